@@ -1,0 +1,360 @@
+"""The SAR classifier: synthetic images are to help it; its features cluster the training set and measure fidelity."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, TypedDict
+
+import numpy as np
+import timm
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import precision_recall_fscore_support
+from torch import Tensor
+from torch.nn import functional
+
+from sarsynth.data.datamodules import ClassificationDataModule, LabelledImages, step_seed
+from sarsynth.fitting import Fitting
+
+WEIGHTS, CONFIG = "classifier.safetensors", "config.json"
+SCHEDULE_FLOOR = (
+    1e-4  # warm-up starts from, and cosine ends at, this share of the peak learning rate (the paper's release)
+)
+MOMENTUM = 0.9  # of SGD
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random views of a training image that leave its class alone.
+
+    SAR geometry is not symmetric: layover and shadow point along range, and a flip must leave that direction as it is.
+    The data set knows which flip does (`data.flip`).
+
+    Attributes:
+        flip: Mirror half of the images: left-right (`horizontal`), upside down (`vertical`), each or `none`.
+        shift: Move by up to this many px, whole ones, in each direction; what comes in is mirrored.
+        crop_scale: Range of the share of the image's area to cut out and enlarge, e.g. (0.08, 1); None is all of it.
+        crop_ratio: Range of the cut-out's width : height.
+    """
+
+    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
+    shift: int = 0
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """Which network, and how it is trained: the keys of a row in `conf/classifier/`.
+
+    Attributes:
+        network: Name of a timm model.
+        options: Further arguments of `timm.create_model`; `pretrained: true` downloads its weights.
+        image_size: Side of the images in px.
+        max_steps: The training budget, the same for every method.
+        batch_size: Images a step.
+        optimizer: `sgd` (momentum 0.9) or `adamw`.
+        learning_rate: Peak of the schedule: linear warm-up, then cosine to nearly zero.
+        weight_decay: As the optimizer defines it.
+        warmup_steps: Steps until the peak.
+        augmentation: Random views of the training images.
+    """
+
+    network: str
+    image_size: int
+    max_steps: int
+    batch_size: int
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """Build a recipe from plain settings, as YAML or JSON give them."""
+        augmentation: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            for key, value in settings.get("augmentation", {}).items()
+        }
+        return cls(**{**settings, "augmentation": Augmentation(**augmentation)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give plain settings that `from_dict` turns back into this recipe, also after a way through JSON."""
+        return asdict(self)
+
+
+class ClassScores(TypedDict):
+    """How well one class is recognised; each in [0, 1], `support` its number of images."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class Scores(TypedDict):
+    """How well a classifier does; each in [0, 1]. `minor_f1` is None if no class is minor."""
+
+    per_class: dict[str, ClassScores]
+    macro_f1: float
+    minor_f1: float | None
+    accuracy: float
+
+
+class Classifier(LightningModule):
+    """A timm network, the statistics its images are normalised with, and how it learns.
+
+    Images are in 0..255 (uint8 or floating), shape (B, C, H, W), everywhere. Initial weights follow from `seed`, all
+    that is random in a training step (views, dropout) from (seed, step).
+
+    Args:
+        recipe: Network and training.
+        classes: Class names, in the order of the logits.
+        mean: Mean of each channel of the real training images, in 0..255, length C.
+        std: Their standard deviation.
+        seed: Of initial weights and training.
+    """
+
+    network: Any  # timm's models share methods, not a type
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, recipe: ClassifierRecipe, classes: Sequence[str], mean: Sequence[float], std: Sequence[float], seed: int
+    ) -> None:
+        super().__init__()
+        self.recipe, self.classes, self.seed = recipe, list(classes), seed
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(step_seed(seed))
+            self.network = timm.create_model(
+                recipe.network, in_chans=len(mean), num_classes=len(self.classes), **recipe.options
+            )
+        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images: logits, shape (B, number of classes)."""
+        return self.network(self._normalised(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Describe images by the pooled features before the last layer, shape (B, F)."""
+        maps = self.network.forward_features(self._normalised(images))
+        return self.network.forward_head(maps, pre_logits=True)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Tie the network's own randomness, such as dropout, to the step."""
+        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 0))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy on random views of a batch."""
+        images, labels = batch
+        generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 1))
+        loss = functional.cross_entropy(self(augment(images, self.recipe.augmentation, generator)), labels)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Set up the recipe's optimizer and a schedule that moves with every step."""
+        recipe = self.recipe
+        common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        optimizer: torch.optim.Optimizer
+        if recipe.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self.parameters(), momentum=MOMENTUM, **common)
+        else:
+            optimizer = torch.optim.AdamW(self.parameters(), **common)
+        lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, recipe.warmup_steps, recipe.max_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
+
+    def save(self, folder: Path) -> None:
+        """Write weights and statistics as safetensors, and a JSON from which `load` rebuilds the rest."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / WEIGHTS)
+        config = {
+            "classes": self.classes,
+            "channels": len(self.mean),
+            "seed": self.seed,
+            "recipe": self.recipe.as_dict(),
+        }
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; the classifier is on the CPU and in evaluation mode."""
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        recipe = config["recipe"]
+        # The weights are all here, so those that training started from need not be downloaded.
+        recipe["options"] = {**recipe["options"], "pretrained": False}
+        unknown = [0.0] * config["channels"]
+        classifier = cls(ClassifierRecipe.from_dict(recipe), config["classes"], unknown, unknown, config["seed"])
+        classifier.load_state_dict(load_file(folder / WEIGHTS))
+        return classifier.eval()
+
+
+def warmup_cosine(step: int, warmup_steps: int, max_steps: int) -> float:
+    """Share of the peak learning rate at a step: linear to 1 at `warmup_steps`, then half a cosine to `max_steps`."""
+    if step < warmup_steps:
+        share = step / warmup_steps
+    else:
+        share = (1 + math.cos(math.pi * (step - warmup_steps) / max(1, max_steps - warmup_steps))) / 2
+    return SCHEDULE_FLOOR + (1 - SCHEDULE_FLOOR) * share
+
+
+def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Draw one random view of every image.
+
+    Cut-out, shift and flip are one affine map, sampled once (bilinear). Flips and shifts alone only move pixels. The
+    cut-out is never larger than the image, so the view is only ever enlarged and cannot alias.
+
+    Args:
+        images: Any dtype, shape (B, C, H, W).
+        augmentation: What may happen.
+        generator: On the CPU, whatever the images' device, so that views do not depend on it.
+
+    Returns:
+        float32, same shape and range.
+    """
+    batch, _, height, width = images.shape
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(batch, generator=generator)
+
+    scale = torch.ones(2, batch)  # width and height of the cut-out, as shares of the image's
+    centre = torch.zeros(2, batch)  # x and y, where the image spans [-1, 1]
+    if augmentation.crop_scale is not None:
+        area = uniform(*augmentation.crop_scale)
+        ratio = uniform(*(math.log(bound) for bound in augmentation.crop_ratio)).exp()
+        scale = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()]).clamp(max=1)
+        centre = (1 - scale) * torch.stack([uniform(-1, 1), uniform(-1, 1)])
+    if augmentation.shift:
+        pixels = torch.randint(-augmentation.shift, augmentation.shift + 1, (2, batch), generator=generator)
+        centre = centre + 2 * pixels / torch.tensor([[width], [height]])
+    flips = {"none": (0.0, 0.0), "horizontal": (0.5, 0.0), "vertical": (0.0, 0.5), "both": (0.5, 0.5)}
+    chance = torch.tensor(flips[augmentation.flip]).view(2, 1)
+    scale = torch.where(torch.rand(2, batch, generator=generator) < chance, -scale, scale)
+
+    maps = torch.zeros(batch, 2, 3)
+    maps[:, 0, 0], maps[:, 1, 1] = scale
+    maps[:, :, 2] = centre.T
+    grid = functional.affine_grid(maps.to(images.device), list(images.shape), align_corners=False)
+    return functional.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+
+
+def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), in 0..255.
+
+    A constant channel gets a deviation of 1, so that it can be divided by.
+    """
+    levels = torch.arange(256, dtype=torch.float64)
+    means, deviations = [], []
+    for channel in images.transpose(0, 1):
+        share = (
+            torch.bincount(channel.flatten(), minlength=256) / channel.numel()
+        )  # exact, and no float copy of the set
+        mean = (share * levels).sum()
+        means.append(mean.item())
+        deviations.append((share * (levels - mean) ** 2).sum().sqrt().item() or 1.0)
+    return means, deviations
+
+
+def fit_classifier(
+    real: LabelledImages,
+    classes: Sequence[str],
+    recipe: ClassifierRecipe,
+    *,
+    synthetic: LabelledImages | None = None,
+    seed: int,
+    fitting: Fitting,
+    title: str = "classifier",
+    checkpoints: Path | None = None,
+    checkpoint_every: int = 0,
+) -> Classifier:
+    """Train a classifier on real images, and on synthetic ones if given, for the recipe's number of steps.
+
+    Args:
+        real: Real training images of side `recipe.image_size`.
+        classes: Names of the labels 0, 1, …
+        recipe: Network and training.
+        synthetic: Images that join the real ones.
+        seed: Of weights, sample order and views.
+        fitting: How training loops run.
+        title: What the progress bar says.
+        checkpoints: Folder of the checkpoint that resumes this training; None keeps none.
+        checkpoint_every: Steps between checkpoints.
+
+    Returns:
+        The classifier after its last step, in evaluation mode.
+    """
+    classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed)
+    data = ClassificationDataModule(
+        real, synthetic, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed
+    )
+    fitting.fit(
+        classifier,
+        data,
+        title=title,
+        max_steps=recipe.max_steps,
+        checkpoints=checkpoints,
+        checkpoint_every=checkpoint_every,
+    )
+    return classifier.eval()
+
+
+@torch.inference_mode()
+def predict(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
+    """Classify uint8 images (N, C, H, W) on the classifier's device: logits on the CPU, float32 (N, classes)."""
+    return _in_batches(classifier, Classifier.forward, images, batch_size)
+
+
+@torch.inference_mode()
+def extract_features(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
+    """Describe uint8 images (N, C, H, W) on the classifier's device: features on the CPU, float32 (N, F)."""
+    return _in_batches(classifier, Classifier.features, images, batch_size)
+
+
+def _in_batches(
+    classifier: Classifier, output: Callable[[Classifier, Tensor], Tensor], images: Tensor, batch_size: int
+) -> Tensor:
+    classifier.eval()
+    batches = images.split(batch_size)
+    return torch.cat([output(classifier, batch.to(classifier.device)).float().cpu() for batch in batches])
+
+
+def scores(logits: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequence[str]) -> Scores:
+    """Score predictions class by class.
+
+    A class that was never predicted has precision 0. Macro-F1 is the mean over the classes that occur in `labels`.
+
+    Args:
+        logits: Shape (N, number of classes).
+        labels: True labels, (N,).
+        classes: Names of the labels 0, 1, …
+        minor: Names of the minor classes.
+    """
+    true, predicted = labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
+    columns = precision_recall_fscore_support(true, predicted, labels=range(len(classes)), zero_division=0)
+    per_class: dict[str, ClassScores] = {
+        name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
+        for name, precision, recall, f1, support in zip(classes, *columns, strict=True)
+    }
+
+    def mean_f1(names: Sequence[str]) -> float | None:
+        values = [per_class[name]["f1"] for name in names if per_class[name]["support"]]
+        return float(np.mean(values)) if values else None
+
+    return {
+        "per_class": per_class,
+        "macro_f1": mean_f1(classes) or 0.0,
+        "minor_f1": mean_f1(minor),
+        "accuracy": float((true == predicted).mean()),
+    }

@@ -1,0 +1,138 @@
+"""The command line: compose the configuration, refuse what is wrong before anything heavy is imported, run.
+
+`train.py`, `generate.py` and `evaluate.py` are this module with three names. A sweep (`-m`) is checked job by job
+before its first job starts. What a user can mend is one line on stderr and exit code 1; a defect keeps its traceback.
+"""
+
+import importlib
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import hydra
+import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.text import Text
+
+from sarsynth.errors import UserError, one_line
+from sarsynth.settings import check, nearest
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def main(script: str) -> None:
+    """Run `train`, `generate` or `evaluate` with the overrides of the command line, and exit."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises errors instead of printing them
+    try:
+        parser = get_args_parser()
+        parser.error = _refuse  # type: ignore[method-assign]  # where argparse would print its usage and exit with 2
+        check_jobs(script, parser.parse_args())
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=script)(job)()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def job(config: DictConfig) -> None:
+    """Run one composed configuration; Hydra calls this, in a sweep once a job."""
+    record = HydraConfig.get()
+    try:
+        settings = check(config)
+        run = importlib.import_module(f"sarsynth.runs.{record.job.config_name}").run
+        run(settings, Path(record.runtime.output_dir))
+    except UserError as error:
+        _fail(str(error))  # here, because Hydra would put a line of its own before an exception
+
+
+def check_jobs(script: str, arguments: Namespace) -> None:
+    """Compose and check every job that a command line asks for.
+
+    Raises:
+        UserError: One of them has an unknown key, option or value.
+    """
+    if any(getattr(arguments, flag) for flag in ("help", "hydra_help", "cfg", "info", "shell_completion")):
+        return
+    if not CONF.is_dir():
+        raise UserError(f"{CONF} is missing; run the scripts of a checkout, installed with `pip install -e .`")
+    search = [f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]"] if arguments.config_dir else []
+    with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
+        for overrides in _jobs(script, arguments, search):
+            check(_compose(script, [*overrides, *search]))
+
+
+def _jobs(script: str, arguments: Namespace, search: list[str]) -> list[list[str]]:
+    """The overrides of each job: those of the command line, or what its sweep makes of them."""
+    swept = [line for line in arguments.overrides if _parse(line).is_sweep_override()]
+    single = [line for line in arguments.overrides if line not in swept]
+    record = _compose(script, [*single, *search], hydra_record=True).hydra
+    if not arguments.multirun and record.mode != RunMode.MULTIRUN:
+        if swept:
+            raise UserError(f"{swept[0]} is a sweep: add -m for one job each, or write key=[a,b] for a list")
+        return [arguments.overrides]
+    preset = [f"{key}={value}" for key, value in (record.sweeper.get("params") or {}).items()]
+    everything = [_parse(line) for line in [*preset, *arguments.overrides]]
+    return BasicSweeper.split_arguments(everything, max_batch_size=None)[0]
+
+
+def _parse(line: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException as error:
+        raise UserError(f"{line} cannot be read as key=value: {str(error).splitlines()[0]}") from error
+
+
+def _compose(script: str, overrides: list[str], hydra_record: bool = False) -> DictConfig:
+    try:
+        return hydra.compose(script, overrides, return_hydra_config=hydra_record)
+    except MissingConfigException as error:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        if not error.options:
+            raise UserError(one_line(error)) from error
+        raise UserError(f"{group}={option} is not an option of {group}; {nearest(option, error.options)}") from error
+    except ConfigCompositionException as error:
+        unknown = re.match(r"Could not override '([^']+)'", str(error))
+        if not unknown or not overrides:
+            raise UserError(one_line(error)) from error
+        key = unknown[1]
+        rest = [override for override in overrides if override.lstrip("+~").split("=")[0] != key]
+        keys = _keys(
+            _compose(script, rest if len(rest) < len(overrides) else [], hydra_record=key.startswith("hydra."))
+        )
+        raise UserError(f"unknown key {key}; {nearest(key, keys)}") from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UserError(one_line(error)) from error
+
+
+def _keys(config: DictConfig) -> list[str]:
+    """Every dotted key of a configuration, sections included."""
+
+    def walk(section: dict[Any, Any], above: str) -> Iterator[str]:
+        for key, value in section.items():
+            yield f"{above}{key}"
+            if isinstance(value, dict):
+                yield from walk(value, f"{above}{key}.")
+
+    return list(walk(cast(dict[Any, Any], OmegaConf.to_container(config)), ""))
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; write -m first if it is a sweep, and settings as key=value")
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), message))
+    sys.exit(1)

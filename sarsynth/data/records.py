@@ -1,0 +1,120 @@
+"""What the study knows about an image before it opens it, and how lists of images are split. Torch-free.
+
+A data set is a `Source`: it lists `ImageRecord`s per split and reads one when asked. Everything that chooses images
+(minor classes, the stratified tenth, held-out parts) works on records alone, so it costs nothing and opens no file.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from difflib import get_close_matches
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from sarsynth.errors import UserError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+MINOR_SHARE = 0.2  # the paper's rule: a class is minor if it holds at most this share of the training images
+
+
+@dataclass(frozen=True, order=True)
+class ImageRecord:
+    """One image: `path` is unique within its source, `label` indexes the source's classes, `text` is its caption."""
+
+    path: str
+    label: int
+    split: Split
+    text: str | None = None
+
+
+class Source(Protocol):
+    """A data set. Any class of this shape can stand behind `data=`, `ors=` or `regular=`; none need inherit."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; a record's label is an index into them."""
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB): the C of every image this source reads."""
+
+    def records(self, split: Split) -> list[ImageRecord]:
+        """List the images of a split, in an order that depends on the data alone; empty if there is no such split."""
+
+    def read(self, record: ImageRecord) -> np.ndarray:
+        """Read one image as uint8, shape (H, W, C); sizes may differ from image to image."""
+
+    def fingerprint(self) -> str:
+        """Hex digest of everything that `records` and `read` can return: content, not where it lies."""
+
+
+def class_counts(records: Iterable[ImageRecord], classes: Sequence[str]) -> dict[str, int]:
+    """Count the images of each class, absent classes as 0, in the order of `classes`."""
+    counts = Counter(record.label for record in records)
+    return {name: counts[label] for label, name in enumerate(classes)}
+
+
+def minor_classes(counts: Mapping[str, int], rule: Literal["auto"] | Sequence[str]) -> list[str]:
+    """Name the minor classes, in the order of `counts`.
+
+    Args:
+        counts: Training images of each class.
+        rule: `auto` for the paper's rule (at most `MINOR_SHARE` of all training images), or the names themselves.
+
+    Raises:
+        UserError: A name in the list is no class.
+    """
+    if isinstance(rule, str):
+        if rule != "auto":
+            raise UserError(f"data.minor={rule}: use `auto` or a list of class names, e.g. [{next(iter(counts), '')}]")
+        total = sum(counts.values())
+        return [name for name, count in counts.items() if count <= MINOR_SHARE * total]
+    for name in rule:
+        if name not in counts:
+            near = get_close_matches(str(name), counts, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"classes: {', '.join(counts)}"
+            raise UserError(f"data.minor: `{name}` is not a class of this data set; {hint}")
+    return [name for name in counts if name in rule]
+
+
+def stratified_split(records: Sequence[ImageRecord], fractions: Sequence[float], seed: int) -> list[list[ImageRecord]]:
+    """Draw disjoint random parts that keep the class shares, and the rest.
+
+    A class is shuffled by (seed, label) alone, so adding images to one class leaves the others' parts as they are.
+
+    Args:
+        records: Images to split; their order does not matter.
+        fractions: Share of every class in each part, in (0, 1). A part takes round(share * n) images of a class, halves
+            up and at least one, as long as there are any.
+        seed: The same seed draws the same parts.
+
+    Returns:
+        One list a fraction, then one list with all that is left; each sorted by path.
+    """
+    parts: list[list[ImageRecord]] = [[] for _ in range(len(fractions) + 1)]
+    for label in sorted({record.label for record in records}):
+        members = sorted(record for record in records if record.label == label)
+        shuffled = [members[i] for i in np.random.default_rng([seed, label]).permutation(len(members))]
+        for part, fraction in zip(parts, fractions, strict=False):
+            size = max(1, math.floor(fraction * len(members) + 0.5))
+            part += shuffled[:size]
+            shuffled = shuffled[size:]
+        parts[-1] += shuffled
+    return [sorted(part) for part in parts]
+
+
+def deci(records: Sequence[ImageRecord], seed: int) -> list[ImageRecord]:
+    """Draw the stratified tenth of the paper's Deci experiments: a tenth of every class, at least one image of each."""
+    return stratified_split(records, [0.1], seed)[0]
+
+
+def digest(records: Iterable[ImageRecord]) -> str:
+    """Hex sha256 of which images these are, in which order, with labels, splits and captions; not of their pixels."""
+    rows = [astuple(record) for record in records]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

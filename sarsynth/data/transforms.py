@@ -1,0 +1,89 @@
+"""Images between disk, memory and models.
+
+Three forms, and nothing else in between:
+  * read from disk: numpy uint8 (H, W, C), any size;
+  * in memory: torch uint8 (N, C, H, W), square, 0..255;
+  * for the diffusion model: torch float (N, 3, H, W), [-1, 1].
+C is 1 (grey) or 3 (RGB) and belongs to the data set; the base always sees three channels.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sarsynth.data.records import ImageRecord, Source
+
+
+def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
+    """Scale an image's shorter side and cut out the central square.
+
+    Bilinear with a filter that widens when shrinking, so that speckle is averaged and not aliased.
+
+    Args:
+        pixels: uint8, shape (H, W, C), C = 1 or 3.
+        image_size: Side of the result in px.
+
+    Returns:
+        uint8, shape (image_size, image_size, C); the very pixels where the image has that size already.
+    """
+    height, width = pixels.shape[:2]
+    if (height, width) == (image_size, image_size):
+        return pixels
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    box = (left, top, left + side, top + side)
+    scaled = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box))
+    return scaled.reshape(image_size, image_size, pixels.shape[2])
+
+
+def load_images(source: Source, records: Sequence[ImageRecord], image_size: int) -> Tensor:
+    """Read images into memory, several at a time.
+
+    Returns:
+        uint8, shape (N, C, image_size, image_size), in the order of `records`.
+    """
+    images = torch.empty(len(records), source.channels, image_size, image_size, dtype=torch.uint8)
+
+    def load(index: int) -> None:
+        pixels = resize(source.read(records[index]), image_size)
+        images[index] = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(load, range(len(records))):  # iterating re-raises what a reader raised
+            pass
+    return images
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Map uint8 0..255 to float32 [-1, 1]; any shape."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Map floats in [-1, 1] to uint8 0..255, rounding to the nearest and clipping what lies outside; any shape."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_channels(images: Tensor, channels: int) -> Tensor:
+    """Change the number of channels: grey to RGB by repeating, RGB to grey by the mean of the three.
+
+    The mean, not luminance, because to a SAR data set the base's three channels are three equal readings of one value.
+
+    Args:
+        images: Shape (N, 1 or 3, H, W), uint8 or floating.
+        channels: 1 or 3.
+
+    Returns:
+        Shape (N, channels, H, W), same dtype and range.
+    """
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return images.expand(-1, channels, -1, -1)
+    mean = images.float().mean(dim=1, keepdim=True)
+    return mean.to(images.dtype) if images.is_floating_point() else mean.round().to(images.dtype)

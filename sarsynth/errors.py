@@ -1,0 +1,14 @@
+"""The one exception that a person at the command line is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    The message is one line: it names the file or key at fault and says what to change. The command line prints it as
+    `error: ...` without a traceback and exits with code 1; a library caller may catch it like any other exception.
+    """
+
+
+def one_line(error: BaseException) -> str:
+    """Shorten a library's message to its first paragraph, on one line."""
+    return " ".join(str(error).strip().split("\n\n")[0].split())

@@ -1,0 +1,87 @@
+"""The SAR training set in K prototypes: which image belongs to which, how classes spread over them. Torch-free."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+
+from sarsynth.errors import UserError
+
+RESTARTS = 10  # of K-means, as in the paper's release; the best of them is kept
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """A division of the training images into K parts.
+
+    Attributes:
+        classes: Class names, in the order of the rows of `counts`.
+        assignments: Part of each training image, int (N,), values 0..K-1, in the order of the training records.
+        counts: Images of each class in each part, int (number of classes, K).
+        nmi: Normalised mutual information of parts and labels: 0 if parts say nothing about the class, 1 if the parts
+            *are* the classes, when `plora` is nothing but `clora`.
+    """
+
+    classes: tuple[str, ...]
+    assignments: np.ndarray
+    counts: np.ndarray
+    nmi: float
+
+    @property
+    def k(self) -> int:
+        """Number of parts, empty ones included."""
+        return self.counts.shape[1]
+
+    @classmethod
+    def of(cls, assignments: np.ndarray, labels: np.ndarray, classes: Sequence[str], k: int) -> Self:
+        """Count a given division, int (N,) each, of images into `k` parts."""
+        counts = np.zeros((len(classes), k), dtype=np.int64)
+        np.add.at(counts, (labels, assignments), 1)
+        nmi = float(normalized_mutual_info_score(labels, assignments))
+        return cls(tuple(classes), np.asarray(assignments, dtype=np.int64), counts, nmi)
+
+    def save(self, file: Path) -> None:
+        """Write everything as one JSON file."""
+        content = {
+            "classes": list(self.classes),
+            "nmi": self.nmi,
+            "counts": dict(zip(self.classes, self.counts.tolist(), strict=True)),
+            "assignments": self.assignments.tolist(),
+        }
+        file.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Read what `save` wrote."""
+        content = json.loads(file.read_text(encoding="utf-8"))
+        counts = np.array([content["counts"][name] for name in content["classes"]], dtype=np.int64)
+        return cls(tuple(content["classes"]), np.array(content["assignments"], dtype=np.int64), counts, content["nmi"])
+
+
+def whole(labels: np.ndarray, classes: Sequence[str]) -> Partition:
+    """Put all images into one part."""
+    return Partition.of(np.zeros(len(labels), dtype=np.int64), labels, classes, k=1)
+
+
+def prototypes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str], k: int, seed: int = 0) -> Partition:
+    """Cluster images by K-means on their features; labels are only counted.
+
+    Args:
+        features: Shape (N, F), used as they are: no scaling, no projection.
+        labels: Int (N,).
+        classes: Names of the labels 0, 1, …
+        k: Number of clusters.
+        seed: Of the initial centres.
+
+    Raises:
+        UserError: There are fewer images than clusters.
+    """
+    if not 1 <= k <= len(features):
+        raise UserError(f"prototypes.k={k}: must be between 1 and the number of training images, {len(features)}")
+    means = KMeans(n_clusters=k, n_init=RESTARTS, random_state=seed)
+    return Partition.of(means.fit_predict(features), labels, classes, k)

@@ -1,0 +1,258 @@
+"""Train a small base from photographs: first its autoencoder, then its U-Net together with its text encoder."""
+
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
+from torch.utils.data import TensorDataset
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sarsynth.base import Base
+from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.data.latents import LatentDataset, encode_images
+from sarsynth.data.transforms import to_float
+from sarsynth.denoising import Denoiser, Draws
+from sarsynth.fitting import Fitting
+
+TEXT_WIDTH = 96
+TEXT_LENGTH = 40
+EMA_EVERY = 10  # optimiser steps between updates of the moving average, whose cost is then nothing
+
+
+class Autoencoding(LightningModule):
+    """Train an autoencoder to give images back: mean absolute and squared error, and a little KL divergence.
+
+    Args:
+        vae: What to train.
+        learning_rate: Peak of the schedule: linear warm-up, then one cosine to zero.
+        warmup_steps: Optimiser steps of warm-up.
+        max_steps: Optimiser steps in all.
+        weight_decay: AdamW's.
+        kl_weight: Weight of the KL divergence per latent value.
+        seed: Of the noise on latents, a function of (seed, step).
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        *,
+        learning_rate: float,
+        warmup_steps: int,
+        max_steps: int,
+        weight_decay: float,
+        kl_weight: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.learning_rate, self.warmup_steps, self.max_steps = learning_rate, warmup_steps, max_steps
+        self.weight_decay, self.kl_weight, self.seed = weight_decay, kl_weight, seed
+
+    def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch of uint8 images (B, 3, H, W)."""
+        images = to_float(batch[0])
+        draw = Draws(self.seed, self.global_step, len(images), self.global_rank, self.trainer.world_size)
+        posterior = self.vae.encode(images).latent_dist
+        noise = draw.normal(posterior.mean.shape[1:]).to(self.device)
+        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        loss = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
+        loss = loss + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with warm-up and cosine, stepped once an optimiser step."""
+        optimizer = torch.optim.AdamW(self.vae.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        lr_scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, self.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
+
+
+def nano_autoencoder() -> AutoencoderKL:
+    """Build the autoencoder of `sd-nano`: factor 4, 16 latent channels, so that speckle survives it."""
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def nano_unet(image_size: int) -> UNet2DConditionModel:
+    """Build the U-Net of `sd-nano`: the blocks of SD v1.5 at three levels.
+
+    Cross-attention stands at the two coarser ones: at the finest it would cost a third of a step on a CPU.
+    """
+    return UNet2DConditionModel(
+        sample_size=image_size // 4,
+        in_channels=16,
+        out_channels=16,
+        block_out_channels=(48, 96, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        # diffusers names the number of heads so for SD v1 configurations.
+        attention_head_dim=(2, 3, 4),
+        cross_attention_dim=TEXT_WIDTH,
+        norm_num_groups=16,
+    )
+
+
+def nano_tokenizer(texts: list[str], vocabulary: int = 900) -> CLIPTokenizer:
+    """Learn a byte-pair vocabulary from texts; every printable ASCII character is in it, so that any prompt has tokens."""
+    characters = [f"{a}{b}" for a in string.printable.strip() for b in "a1"] + list(string.printable.strip())
+    return CLIPTokenizer().train_new_from_iterator(texts + characters, vocab_size=vocabulary)
+
+
+def nano_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Build the text encoder of `sd-nano` for a tokenizer."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        projection_dim=TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TEXT_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def noise_schedule() -> DDPMScheduler:
+    """The noise schedule of SD v1.5."""
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False
+    )
+
+
+def train_autoencoder(
+    images: Tensor,
+    *,
+    seed: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup_steps: int,
+    max_steps: int,
+    weight_decay: float,
+    max_grad_norm: float,
+    kl_weight: float,
+    checkpoint_every: int,
+    fitting: Fitting,
+    checkpoints: Path,
+) -> AutoencoderKL:
+    """Train the autoencoder of `sd-nano`.
+
+    Args:
+        images: uint8, shape (N, 3, H, W).
+        seed: Of weights, order and noise.
+        checkpoints: Folder of the checkpoint that resumes the training.
+    """
+    torch.manual_seed(seed)
+    vae = nano_autoencoder()
+    module = Autoencoding(
+        vae,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        max_steps=max_steps,
+        weight_decay=weight_decay,
+        kl_weight=kl_weight,
+        seed=seed,
+    )
+    fitting.fit(
+        module,
+        SeededDataModule(TensorDataset(images), batch_size=batch_size, max_steps=max_steps, seed=seed),
+        title="autoencoder",
+        max_steps=max_steps,
+        checkpoints=checkpoints,
+        checkpoint_every=checkpoint_every,
+        max_grad_norm=max_grad_norm,
+    )
+    return vae.eval()
+
+
+def measure_latents(vae: AutoencoderKL, images: Tensor) -> float:
+    """Return the scaling factor of an autoencoder: one over the standard deviation of the latents of `images`."""
+    with torch.no_grad():
+        return float(1 / vae.encode(to_float(images)).latent_dist.mean.std())
+
+
+def train_base(
+    vae: AutoencoderKL,
+    images: Tensor,
+    texts: list[str],
+    *,
+    image_size: int,
+    seed: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup_steps: int,
+    max_steps: int,
+    weight_decay: float,
+    max_grad_norm: float,
+    snr_gamma: float,
+    caption_dropout: float,
+    ema_decay: float,
+    checkpoint_every: int,
+    fitting: Fitting,
+    checkpoints: Path,
+    callbacks: Sequence[Callback] = (),
+) -> Base:
+    """Train U-Net and text encoder of `sd-nano` on captioned images; returns the base with averaged weights.
+
+    Args:
+        vae: The trained autoencoder, its scaling factor set.
+        images: uint8, shape (N, 3, image_size, image_size).
+        texts: N captions.
+        caption_dropout: Share of the samples that see the empty caption, which classifier-free guidance needs.
+        ema_decay: Of the moving average over the weights, which begins after warm-up.
+        checkpoints: Folder of the checkpoint that resumes the training.
+        callbacks: More callbacks of the trainer.
+    """
+    torch.manual_seed(seed)
+    tokenizer = nano_tokenizer(texts)
+    base = Base(vae, nano_unet(image_size), nano_text_encoder(tokenizer), tokenizer, noise_schedule())
+    base.unet.requires_grad_(True)
+    base.text_encoder.requires_grad_(True)
+    module = Denoiser(
+        base.unet,
+        base.noise_scheduler,
+        text_encoder=base.text_encoder,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        max_steps=max_steps,
+        weight_decay=weight_decay,
+        snr_gamma=snr_gamma,
+        no_text=base.tokenize([""])[0],
+        caption_dropout=caption_dropout,
+        seed=seed,
+    ).train()
+    fitting.fit(
+        module,
+        SeededDataModule(
+            LatentDataset(encode_images(base, images) | {"input_ids": base.tokenize(texts)}),
+            batch_size=batch_size,
+            max_steps=max_steps,
+            seed=seed,
+        ),
+        title="U-Net and text encoder",
+        max_steps=max_steps,
+        checkpoints=checkpoints,
+        checkpoint_every=checkpoint_every,
+        max_grad_norm=max_grad_norm,
+        callbacks=[EMAWeightAveraging(decay=ema_decay, update_every_n_steps=EMA_EVERY, update_starting_at_step=warmup_steps), *callbacks],
+    )
+    return base.requires_grad_(False).eval()

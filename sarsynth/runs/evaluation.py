@@ -1,0 +1,192 @@
+"""The end of a study: classifiers on real + added images over seeds, fidelity of the synthetic set, one result."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sarsynth import pictures
+from sarsynth.classification import Classifier, ClassScores, extract_features, fit_classifier, predict, scores
+from sarsynth.data.datamodules import LabelledImages, step_seed
+from sarsynth.data.transforms import resize
+from sarsynth.fidelity import ClassFidelity, fidelity
+from sarsynth.runs.study import Study
+from sarsynth.store import Artifact
+
+FIGURES = ("precision", "recall", "f1", "support")
+
+
+def synthetic_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
+    """Read the first images of each class from the method's synthetic set, at the classifier's size."""
+    folder, size = study.synthetic().path, study.settings.classifier.image_size
+    images, labels = [], []
+    for label, name in enumerate(study.classes):
+        for index in range(sizes[name]):
+            with Image.open(folder / "images" / name / f"{index:06d}.png") as picture:
+                pixels = np.asarray(picture)
+            pixels = pixels.reshape(*pixels.shape[:2], -1)
+            images.append(torch.from_numpy(resize(pixels, size).copy()).permute(2, 0, 1))
+            labels.append(label)
+    channels = study.sources["sar"].channels
+    stacked = torch.stack(images) if images else torch.empty(0, channels, size, size, dtype=torch.uint8)
+    return LabelledImages(stacked, torch.tensor(labels, dtype=torch.int64))
+
+
+def repeated_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
+    """Draw real training images of each class again: each once before any is drawn a second time."""
+    real = study.labelled("train")
+    chosen: list[int] = []
+    for label, name in enumerate(study.classes):
+        members = np.flatnonzero(real.labels.numpy() == label)
+        rng = np.random.default_rng(step_seed(study.settings.seed, label))
+        while len(members) and sizes[name] > 0 and len(chosen) < sum(sizes[n] for n in study.classes[: label + 1]):
+            missing = sum(sizes[n] for n in study.classes[: label + 1]) - len(chosen)
+            chosen += rng.permutation(members)[:missing].tolist()
+    return real[torch.tensor(chosen, dtype=torch.int64)]
+
+
+ADDS = {
+    "nothing": lambda study, sizes: None,
+    "real": repeated_images,
+    "synthetic": synthetic_images,
+}
+
+
+def trained(study: Study, seed: int) -> Artifact:
+    """Train one classifier on real + added images and predict the test set: logits.safetensors and scores.json."""
+    recipe, method = study.recipe(), study.settings.method
+    inputs = {"train": study.images("train"), "test": study.images("test")}
+    if method.adds == "synthetic":
+        inputs["synthetic"] = study.synthetic()
+    sizes = study.plan if method.adds != "nothing" else {}
+
+    def build(folder: Path) -> None:
+        classifier = fit_classifier(
+            study.labelled("train"),
+            study.classes,
+            recipe,
+            synthetic=ADDS[method.adds](study, sizes),
+            seed=seed,
+            fitting=study.fitting(f"seed_{seed}"),
+            title=f"classifier, {method.name}, seed {seed}",
+            checkpoints=folder / "checkpoints",
+            checkpoint_every=500,
+        )
+        test = study.labelled("test")
+        logits = predict(classifier, test.images)
+        save_file({"logits": logits, "labels": test.labels}, folder / "logits.safetensors")
+        figures = scores(logits, test.labels, study.classes, study.minor)
+        (folder / "scores.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+    return study.store.make(
+        "evaluation",
+        f"{method.name}-seed-{seed}",
+        {
+            "recipe": recipe.as_dict(),
+            "classes": study.classes,
+            "minor": study.minor,
+            "adds": method.adds,
+            "sizes": sizes,
+            # Which real images are repeated follows from the study's seed.
+            "seed_of_repeats": study.settings.seed if method.adds == "real" else None,
+            "seed": seed,
+        },
+        inputs,
+        build,
+        command=f"python evaluate.py method={method.name} seeds=[{seed}]",
+        collective=True,
+    )
+
+
+def measured(study: Study) -> Artifact:
+    """Compare the synthetic set with the real training images in the study's own feature space: fidelity.json."""
+    classifier, made, real = study.classifier(), study.synthetic(), study.images("train")
+    sizes = study.synthetic_sizes
+
+    def build(folder: Path) -> None:
+        extractor = Classifier.load(classifier.path)
+        ours, theirs = study.labelled("train"), synthetic_images(study, sizes)
+        features = [extract_features(extractor, images) for images in (ours.images, theirs.images)]
+        figures = fidelity(features[0], ours.labels, features[1], theirs.labels, study.classes)
+        (folder / "fidelity.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+    return study.store.make(
+        "evaluation",
+        f"{study.settings.method.name}-fidelity",
+        {"classes": study.classes, "sizes": sizes},
+        {"classifier": classifier, "synthetic": made, "images": real},
+        build,
+        command=f"python evaluate.py method={study.settings.method.name}",
+    )
+
+
+def result(study: Study) -> dict[str, Any]:
+    """Evaluate the method of a study.
+
+    Returns:
+        What `result.json` holds (see README): per-class scores as mean, standard deviation and values over the seeds,
+        fidelity per class, and the fingerprints of everything that it rests on.
+    """
+    settings, inputs = study.settings, {}
+    runs = []
+    for seed in settings.seeds:
+        artifact = trained(study, seed)
+        inputs[f"seed_{seed}"] = artifact.fingerprint
+        runs.append(json.loads((artifact.path / "scores.json").read_text()))
+    figures: dict[str, ClassFidelity] = {}
+    if settings.method.adds == "synthetic":
+        made, artifact = study.synthetic(), measured(study)
+        figures = json.loads((artifact.path / "fidelity.json").read_text())
+        inputs |= {"synthetic": made.fingerprint, "fidelity": artifact.fingerprint}
+    return {
+        "method": settings.method.name,
+        "base": settings.base.name,
+        "data": settings.data.name,
+        "split": settings.data.split,
+        "minor": study.minor,
+        "classes": study.classes,
+        "counts": study.counts,
+        "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
+        "seeds": list(settings.seeds),
+        "classifier": {
+            "per_class": {
+                name: {figure: spread([run["per_class"][name][figure] for run in runs]) for figure in FIGURES}
+                for name in study.classes
+            },
+            **{figure: spread([run[figure] for run in runs]) for figure in ("macro_f1", "minor_f1", "accuracy")},
+        },
+        "fidelity": {"per_class": figures},
+        "inputs": inputs,
+    }
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Summarise one figure over the seeds: mean, sample standard deviation (0 for one seed) and the values."""
+    known = [value for value in values if value is not None]
+    deviation = float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
+    return {"mean": float(np.mean(known)) if known else None, "std": deviation, "values": list(values)}
+
+
+def draw(study: Study, folder: Path) -> list[Path]:
+    """Put the pictures of a synthetic method beside its result: a grid real | synthetic, and a scale strip per class."""
+    if study.settings.method.adds != "synthetic":
+        return []
+    name, real = study.settings.method.name, study.labelled("train")
+    shown = {class_name: min(pictures.COLUMNS, size) for class_name, size in study.synthetic_sizes.items()}
+    made = synthetic_images(study, shown)
+    grid = pictures.real_vs_synthetic_grid(
+        real.images, real.labels, made.images, made.labels, study.classes, title=f"{name}: real and synthetic"
+    )
+    files = [folder / "real_vs_synthetic.png"]
+    grid.save(files[0])
+    strips = study.strips()
+    for class_name in study.classes:
+        files.append(folder / f"strip_{class_name}.png")
+        files[-1].write_bytes((strips.path / f"{class_name}.png").read_bytes())
+    return files

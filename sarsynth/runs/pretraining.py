@@ -1,0 +1,80 @@
+"""Stage `base`: make a small base from photographs, and measure what it knows."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sarsynth.data.records import digest
+from sarsynth.data.transforms import load_images, to_channels
+from sarsynth.errors import UserError
+from sarsynth.pretraining import measure_latents, train_autoencoder, train_base
+from sarsynth.prompts import captions
+from sarsynth.runs.study import Study
+from sarsynth.sim import generic_picture
+from sarsynth.store import Artifact
+
+SCALE_IMAGES = 1000  # that the latents' scaling factor is measured on
+
+
+def make_base(study: Study) -> Artifact:
+    """Train autoencoder, U-Net and text encoder on the photographs of `regular=`; resumes from its checkpoints.
+
+    The autoencoder also sees generic pictures, half of them grey and speckled, as that of Stable Diffusion has seen
+    every kind of picture; the U-Net sees the photographs and the generic pictures in colour.
+    """
+    settings = study.settings
+    recipe, spec, size, seed = settings.train.base, settings.regular, settings.base.image_size, settings.seed
+    assert recipe is not None
+    source = spec.reader.build()
+    records = source.records("train")
+    if not records:
+        raise UserError("regular: no train images; set regular.train to a folder or a list file")
+
+    def build(folder: Path) -> None:
+        checkpoints = folder / "checkpoints"
+        photographs = to_channels(load_images(source, records, size), 3)
+        texts = captions(spec.prompt, records, source.classes)
+        fitting = study.fitting("autoencoder")
+        vae = train_autoencoder(
+            torch.cat([photographs, _generic(recipe.generic_pictures, size, seed, speckled=True)]),
+            seed=seed,
+            fitting=fitting,
+            checkpoints=checkpoints / "autoencoder",
+            **recipe.autoencoder.model_dump(),
+        )
+        vae.register_to_config(scaling_factor=measure_latents(vae, photographs[:SCALE_IMAGES]))
+        shapes = _generic(recipe.generic_pictures // 5, size, seed, speckled=False)
+        images, texts = torch.cat([photographs, shapes]), texts + ["a picture of shapes"] * len(shapes)
+        train_base(
+            vae,
+            images,
+            texts,
+            image_size=size,
+            seed=seed,
+            fitting=study.fitting("base"),
+            checkpoints=checkpoints / "unet",
+            **recipe.unet.model_dump(),
+        ).save(folder)
+
+    return study.store.make(
+        "base",
+        settings.base.name,
+        {
+            "source": source.fingerprint(),
+            "records": digest(records),
+            "prompt": spec.prompt,
+            "image_size": size,
+            "recipe": recipe.model_dump(),
+            "seed": seed,
+        },
+        {},
+        build,
+        command="python train.py stage=base",
+        collective=True,
+    )
+
+
+def _generic(count: int, size: int, seed: int, speckled: bool) -> Tensor:
+    pictures = [torch.from_numpy(generic_picture(seed, i, size, speckled).pixels) for i in range(count)]
+    return torch.stack(pictures).permute(0, 3, 1, 2)

@@ -1,0 +1,78 @@
+"""Make images: seeded noise, classifier-free guidance, any noise scheduler of diffusers."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from sarsynth.base import Base
+from sarsynth.data.datamodules import step_seed
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One image to make.
+
+    Attributes:
+        prompt: Its text.
+        seed: Integers that alone decide its noise, e.g. (seed, label, index).
+    """
+
+    prompt: str
+    seed: tuple[int, ...]
+
+
+@torch.no_grad()
+def sample(
+    base: Base,
+    noise_scheduler: SchedulerMixin,
+    requests: Sequence[SampleRequest],
+    *,
+    image_size: int,
+    guidance_scale: float,
+    num_inference_steps: int,
+    batch_size: int,
+) -> Iterator[Tensor]:
+    """Yield images (B, 3, image_size, image_size) in [-1, 1], in the order of the requests.
+
+    An image is a function of its request and of the adapters that are active on the base, whatever the batch size.
+
+    Args:
+        base: The base, its adapters active at the scales wanted.
+        noise_scheduler: Turns noise predictions into steps.
+        requests: What to make.
+        image_size: Side in pixels, a multiple of the base's latent factor.
+        guidance_scale: 1 is no guidance (Ho and Salimans, arXiv 2207.12598).
+        num_inference_steps: Steps of the scheduler.
+        batch_size: Images at a time.
+    """
+    device = base.unet.device
+    prompts = sorted({request.prompt for request in requests})
+    features = dict(zip(prompts, base.encode_text(prompts), strict=True))
+    (empty,) = base.encode_text([""])
+    side = image_size // base.latent_factor
+    shape = (base.unet.config.in_channels, side, side)
+    for start in range(0, len(requests), batch_size):
+        batch = requests[start : start + batch_size]
+        generators = [torch.Generator().manual_seed(step_seed(*request.seed)) for request in batch]
+        latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+        text_features = torch.stack([features[request.prompt] for request in batch])
+        if guidance_scale != 1:
+            text_features = torch.cat([empty.expand_as(text_features), text_features])
+        noise_scheduler.set_timesteps(num_inference_steps, device=device)
+        # Stochastic schedulers draw from the same generators, one an image.
+        takes_generator = "generator" in inspect.signature(noise_scheduler.step).parameters
+        extra = {"generator": generators} if takes_generator else {}
+        latents = latents * noise_scheduler.init_noise_sigma
+        for timestep in noise_scheduler.timesteps:
+            inputs = noise_scheduler.scale_model_input(latents, timestep)
+            if guidance_scale == 1:
+                noise_pred = base.unet(inputs, timestep, text_features).sample
+            else:
+                unguided, guided = base.unet(torch.cat([inputs, inputs]), timestep, text_features).sample.chunk(2)
+                noise_pred = unguided + guidance_scale * (guided - unguided)
+            latents = noise_scheduler.step(noise_pred, timestep, latents, **extra).prev_sample
+        yield base.decode(latents)

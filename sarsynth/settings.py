@@ -1,0 +1,561 @@
+"""The settings of a study: what the composed configuration must look like, checked before anything heavy is imported.
+
+Values live in `conf/` alone; the models here say which keys there are and what they may hold. A key that names a class
+(`_target_`) is checked against the signature of that class, which is read from its source, not by importing it.
+"""
+
+import ast
+import importlib
+import importlib.util
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sarsynth.errors import UserError, one_line
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: every key is known, none has a default here unless it may be absent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Component(Section):
+    """A class by name and the arguments its constructor gets from the configuration."""
+
+    target: Text = Field(alias="_target_")
+    options: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, keys: Any) -> Any:
+        if not isinstance(keys, Mapping):
+            return keys
+        return {"_target_": keys.get("_target_"), "options": {k: v for k, v in keys.items() if k != "_target_"}}
+
+    def load(self) -> Any:
+        """Import the class."""
+        module, _, name = self.target.rpartition(".")
+        return getattr(importlib.import_module(module), name)
+
+    def build(self, **more: Any) -> Any:
+        """Construct it from the configured arguments and those that only the caller knows."""
+        return self.load()(**self.options, **more)
+
+
+class Base(Section):
+    """The frozen diffusion model. `path` None is the one inside the package; `image_size` in px.
+
+    `config` is for a path to one safetensors file: where its configurations and tokenizer lie, None for the hub.
+    """
+
+    name: Text
+    path: Text | None
+    config: Text | None
+    image_size: Annotated[int, Field(ge=8, multiple_of=8)]
+
+
+class Images(Section):
+    """A set of images for training: its reader, and how captions are made from class names and texts."""
+
+    name: Text
+    prompt: Text
+    reader: Component
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_off_reader(cls, keys: Any) -> Any:
+        if not isinstance(keys, Mapping):
+            return keys
+        ours = set(cls.model_fields) - {"reader"}
+        return {k: keys[k] for k in keys if k in ours} | {"reader": {k: keys[k] for k in keys if k not in ours}}
+
+
+class Encoded(Images):
+    """A set that adapters train on; `flip` adds the mirror image of each, for the denoiser and the classifier."""
+
+    flip: Literal["none", "horizontal", "vertical"]
+
+
+class Data(Encoded):
+    """The SAR set of the study."""
+
+    split: Literal["train", "deci"]
+    minor: Literal["auto"] | tuple[str, ...]
+    flip: Literal["none", "horizontal", "vertical", "both"]
+
+
+class Method(Section):
+    """One row of the results table, in the answers it is made of. `rank` is per adapter."""
+
+    name: Text
+    adds: Literal["nothing", "real", "synthetic"]
+    below: Literal["ors"] | None
+    tunes: Literal["nothing", "adapter"]
+    partition: Literal["whole", "prototypes"] | None
+    rank: Count | None
+    mixing: Literal["own", "uniform", "bias"] | None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        answers = {"partition": self.partition, "rank": self.rank, "mixing": self.mixing}
+        for key, answer in answers.items():
+            if (answer is None) == (self.tunes == "adapter"):
+                raise ValueError(f"tunes={self.tunes} goes with {key}={'null' if answer is not None else '...'}")
+        if self.tunes == "adapter" and (self.mixing == "own") != (self.partition == "whole"):
+            raise ValueError(f"mixing={self.mixing} does not go with partition={self.partition}")
+        return self
+
+
+class Adapter(Section):
+    """Where adapters sit: the name of a pattern, and the patterns (regular expressions on names of U-Net modules)."""
+
+    targets: Text
+    patterns: dict[str, Text]
+
+    @property
+    def target_modules(self) -> str:
+        """The chosen pattern; PEFT wants it to match the whole name of a module."""
+        return self.patterns[self.targets]
+
+
+class Optimisation(Section):
+    """A training loop: AdamW, linear warm-up, one cosine to zero. Steps are optimiser steps."""
+
+    learning_rate: Positive
+    warmup_steps: Whole
+    max_steps: Count
+    batch_size: Count
+    weight_decay: NonNegative
+    max_grad_norm: Positive
+    checkpoint_every: Count
+
+
+class OrsTraining(Optimisation):
+    """Stage `ors`. The rank of SAR adapters belongs to the method."""
+
+    rank: Count
+
+
+class AutoencoderTraining(Optimisation):
+    """First half of stage `base`; `kl_weight` is per latent value."""
+
+    kl_weight: NonNegative
+
+
+class UNetTraining(Optimisation):
+    """Second half of stage `base`; `caption_dropout` is the share of images shown with an empty caption."""
+
+    snr_gamma: Positive | None
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    caption_dropout: Annotated[float, Field(ge=0, le=1)]
+
+
+class BaseTraining(Section):
+    """Stage `base`: the autoencoder first, then the U-Net together with its text encoder.
+
+    `generic_pictures` of shapes on textures join the photographs; the autoencoder alone sees the speckled half of them.
+    """
+
+    generic_pictures: Annotated[int, Field(ge=10)]
+    autoencoder: AutoencoderTraining
+    unet: UNetTraining
+
+
+class Training(Section):
+    """The stages that train. `base` is None for a base that is not made here."""
+
+    base: BaseTraining | None
+    ors: OrsTraining
+    sar: Optimisation
+
+
+class Prototypes(Section):
+    """K-means on the features of the SAR training images."""
+
+    k: Count
+    features: Literal["classifier"]
+
+
+class Augment(Section):
+    """How many synthetic images join each class."""
+
+    plan: Literal["double", "balance"] | dict[str, Whole]
+
+
+class Generate(Section):
+    """The synthetic set. `scales` are w1 (ORS adapter) and w2 (all SAR adapters together)."""
+
+    per_class: Count
+    scales: tuple[float, float]
+    guidance_scale: NonNegative
+    num_inference_steps: Count
+    batch_size: Count
+
+
+class Classifier(Section):
+    """The network whose labels are the point of the study; `options` go to `timm.create_model`.
+
+    `image_size` and `shift` in px; `crop_scale` is a range of shares of the image's area, None crops nothing.
+    """
+
+    network: Text
+    options: dict[str, Any]
+    image_size: Count
+    shift: Whole
+    crop_scale: tuple[Positive, Positive] | None
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: Positive
+    weight_decay: NonNegative
+    warmup_steps: Whole
+    epochs: Count
+    batch_size: Count
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        low, high = self.crop_scale or (1.0, 1.0)
+        if not low <= high <= 1:
+            raise ValueError(f"crop_scale=[{low:g}, {high:g}] should be two rising shares of the image's area, up to 1")
+        return self
+
+
+class Paths(Section):
+    """Folders, relative to where the script is started."""
+
+    logs: Text
+    store: Text
+
+
+class Settings(Section):
+    """The whole composed configuration; one tree for the three scripts."""
+
+    stage: Literal["base", "ors", "classifier", "prototypes", "sar"] | None = None  # train.py alone has it
+    seed: Seed
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    build: Literal["auto", "require"]
+    stage2_on: Literal["ors", "base"]
+    base: Base
+    data: Data
+    ors: Encoded
+    regular: Images
+    method: Method
+    adapter: Adapter
+    train: Training
+    prototypes: Prototypes
+    augment: Augment
+    generate: Generate
+    sampler: Component
+    classifier: Classifier
+    trainer: Component
+    logger: Component | None
+    paths: Paths
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)} should be distinct")
+        if self.adapter.targets not in self.adapter.patterns:
+            hint = nearest(self.adapter.targets, self.adapter.patterns)
+            raise ValueError(f"adapter.targets={self.adapter.targets} is not among adapter.patterns; {hint}")
+        if self.stage == "base" and self.train.base is None:
+            raise ValueError(
+                f"stage=base cannot make base={self.base.name}, which comes trained; base=sd-nano can be made"
+            )
+        return self
+
+
+# Arguments that follow from the stage and the run's folder.
+TRAINER_OURS = frozenset(
+    [
+        "max_steps",
+        "min_steps",
+        "max_epochs",
+        "min_epochs",
+        "gradient_clip_val",
+        "gradient_clip_algorithm",
+        "callbacks",
+        "logger",
+        "default_root_dir",
+        "enable_checkpointing",
+        "enable_progress_bar",
+        "enable_model_summary",
+        "use_distributed_sampler",
+        "log_every_n_steps",
+    ]
+)
+LOGGER_OURS = frozenset(["save_dir", "dir", "version", "id", "name", "group", "experiment"])
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place in the configuration for a component: what it may not say because the code does, and siblings."""
+
+    key: str
+    component: Component
+    ours: frozenset[str] = frozenset()
+    siblings: tuple[str, ...] = ()
+
+
+def _slots(settings: Settings) -> Iterator[_Slot]:
+    for key in ("data", "ors", "regular"):
+        images: Images = getattr(settings, key)
+        yield _Slot(key, images.reader, siblings=tuple(set(type(images).model_fields) - {"reader"}))
+    yield _Slot("sampler", settings.sampler)
+    yield _Slot("trainer", settings.trainer, ours=TRAINER_OURS)
+    if settings.logger:
+        yield _Slot(
+            "logger", settings.logger, ours=frozenset({"save_dir", "dir", "version", "id", "experiment", "group"})
+        )
+
+
+def check(config: DictConfig) -> Settings:
+    """Turn a composed configuration into settings.
+
+    Raises:
+        UserError: A key is unknown or missing, or a value is out of place; the message names the key and what is near.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        choices = _choices(_annotation(Settings, key.split(".")))
+        raise UserError(f"{key} is not set; say {key}={'|'.join(choices) or '...'}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    try:
+        settings = Settings.model_validate(plain)
+    except ValidationError as error:
+        raise UserError(_explain(error)) from error
+    for slot in _slots(settings):
+        _check_component(slot)
+    return settings
+
+
+def scale_warning(settings: Settings) -> str | None:
+    """Say so if w1 + w2 of what the method uses lies outside (0.5, 2), the paper's range; None if all is well."""
+    if settings.method.tunes != "adapter":
+        return None
+    w1, w2 = settings.generate.scales
+    total = w2 + (w1 if settings.method.below else 0.0)
+    if 0.5 < total < 2:
+        return None
+    terms = "w1 + w2" if settings.method.below else "w2"
+    return f"generate.scales: {terms} = {total:g} lies outside (0.5, 2), the range in which the paper's images hold up"
+
+
+def nearest(word: str, valid: Iterable[str], section: str = "") -> str:
+    """Name the valid word nearest to a wrong one, and all of them if they are few.
+
+    Args:
+        word: What was said.
+        valid: What could have been.
+        section: Dotted key of the section whose keys these are, if they are keys.
+    """
+    words = sorted(valid)
+    closest = ".".join(filter(None, [section, *get_close_matches(word, words, n=1, cutoff=0.0)]))
+    return f"the nearest is {closest}" + (f" (of {', '.join(words)})" if 1 < len(words) <= 12 else "")
+
+
+def _explain(error: ValidationError) -> str:
+    """The most telling of pydantic's errors, in one line."""
+    order = ["extra_forbidden", "value", "literal_error", "missing"]
+
+    def rank(detail: Any) -> int:
+        told = detail["type"] if detail["type"] in order else "value"
+        # A union complains once for each of its branches; a word was meant to be one of the words.
+        misread = isinstance(detail["input"], str) != (told == "literal_error")
+        return order.index(told) + len(order) * (told in ("value", "literal_error") and misread)
+
+    first = min(error.errors(include_url=False), key=rank)
+    keys = [str(part) for part in first["loc"] if "[" not in str(part)]  # `dict[str,int]` names a branch, not a key
+    key, value = ".".join(keys).replace(".target", "._target_"), first["input"]
+    match first["type"]:
+        case "extra_forbidden":
+            section = keys[:-1]
+            return f"unknown key {key}; {nearest(keys[-1], _fields(_annotation(Settings, section)), '.'.join(section))}"
+        case "missing":
+            return f"key {key} is missing"
+        case "value_error":
+            return (f"{key}: " if key else "") + first["msg"].removeprefix("Value error, ")
+        case "literal_error":
+            return (
+                f"{key}={value} is not a value of {key}; {nearest(str(value), _choices(_annotation(Settings, keys)))}"
+            )
+    return f"{key}={value}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _annotation(model: Any, keys: Sequence[str]) -> Any:
+    """The type that a dotted key has, None if there is no such key."""
+    for key in keys:
+        fields = _fields(model)
+        if key not in fields:
+            return None
+        model = fields[key]
+    return model
+
+
+def _fields(annotation: Any) -> dict[str, Any]:
+    """The keys that a section (or an optional one) has, and their types."""
+    for model in (annotation, *typing.get_args(annotation)):
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            return {field.alias or name: field.rebuild_annotation() for name, field in model.model_fields.items()}
+    return {}
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a type allows, however deep in a union they stand."""
+    if typing.get_origin(annotation) is Literal:
+        return list(typing.get_args(annotation))
+    return [word for part in typing.get_args(annotation) for word in _choices(part)]
+
+
+# --- Signatures, read from source -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a constructor; `choices` are those of a `Literal`, empty if anything goes."""
+
+    name: str
+    required: bool
+    choices: tuple[str, ...]
+
+
+# Loggers that hand unknown arguments on, and to whom.
+FORWARDS = {"lightning.pytorch.loggers.wandb.WandbLogger": "wandb.sdk.wandb_init.init"}
+
+
+def _check_component(slot: _Slot) -> None:
+    target = slot.component.target
+    parameters = {parameter.name: parameter for parameter in signature(target, f"{slot.key}._target_")}
+    allowed = (set(parameters) - slot.ours) | set(slot.siblings)
+    for name, value in slot.component.options.items():
+        if name in slot.ours:
+            raise UserError(f"{slot.key}.{name} is decided by the run itself; remove it")
+        if name not in allowed:
+            raise UserError(f"unknown key {slot.key}.{name}; {nearest(name, allowed, slot.key)}")
+        choices = parameters[name].choices
+        if choices and isinstance(value, str) and value not in choices:
+            raise UserError(f"{slot.key}.{name}={value} is not a value of {slot.key}.{name}; {nearest(value, choices)}")
+    for parameter in parameters.values():
+        if parameter.required and parameter.name not in slot.component.options and parameter.name not in slot.ours:
+            raise UserError(f"key {slot.key}.{parameter.name} is missing, which {target} needs")
+
+
+def signature(target: str, key: str = "_target_") -> list[Parameter]:
+    """Read the parameters of a class or function from its source, without importing its module.
+
+    Args:
+        target: Dotted path, also through modules that only re-export the name.
+        key: The configuration key that holds it, for the message.
+
+    Raises:
+        UserError: There is no such module, or no such name in it.
+    """
+    found = _definition(target)
+    if found is None:
+        module, _, name = target.rpartition(".")
+        names = _names(module)
+        near = nearest(f"{module}.{name}", {f"{module}.{other}" for other in names}) if names else f"no module {module}"
+        raise UserError(f"{key}={target} does not exist; {near}")
+    module, node = found
+    parameters = _parameters(module, node)
+    if forward := FORWARDS.get(f"{module}.{node.name}"):
+        known = {parameter.name for parameter in parameters}
+        parameters += [parameter for parameter in signature(forward) if parameter.name not in known]
+    return parameters
+
+
+Definition = ast.ClassDef | ast.FunctionDef
+
+
+def _tree(module: str) -> tuple[ast.Module, str] | None:
+    """Parse a module; return its tree and the package that its relative imports start from."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top) if top else None
+    except (ImportError, ValueError):
+        spec = None
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        place = Path(location, *rest)
+        for file, package in [
+            (place / "__init__.py", module),
+            (place.with_name(f"{place.name}.py"), module.rpartition(".")[0]),
+        ]:
+            if file.is_file():
+                return ast.parse(file.read_bytes()), package
+    return None
+
+
+def _definition(target: str) -> tuple[str, Definition] | None:
+    """Find where a class or function is written; return its module and its syntax tree."""
+    module, _, name = target.rpartition(".")
+    if (parsed := _tree(module)) is None:
+        return None
+    tree, package = parsed
+    for node in tree.body:
+        if isinstance(node, Definition) and node.name == name:
+            return module, node
+    for found in ast.walk(tree):
+        if isinstance(found, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * found.level + (found.module or ""), package)
+            for alias in found.names:
+                if (alias.asname or alias.name) == name and f"{origin}.{alias.name}" != target:
+                    return _definition(f"{origin}.{alias.name}")
+    return None
+
+
+def _names(module: str) -> set[str]:
+    """The public classes and functions that a module defines."""
+    parsed = _tree(module)
+    nodes = parsed[0].body if parsed else []
+    return {node.name for node in nodes if isinstance(node, Definition) and not node.name.startswith("_")}
+
+
+def _parameters(module: str, node: Definition) -> list[Parameter]:
+    if isinstance(node, ast.FunctionDef):
+        return _arguments(node)
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            return _arguments(item)[1:]
+    if any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
+        fields = [item for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)]
+        return [_parameter(ast.unparse(field.target), field.annotation, field.value is None) for field in fields]
+    for base in node.bases:
+        if found := _definition(f"{module}.{ast.unparse(base)}"):
+            return _parameters(*found)
+    return []
+
+
+def _arguments(function: ast.FunctionDef) -> list[Parameter]:
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    optional = len(positional) - len(arguments.defaults)
+    return [_parameter(a.arg, a.annotation, index < optional) for index, a in enumerate(positional)] + [
+        _parameter(a.arg, a.annotation, default is None)
+        for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    ]
+
+
+def _parameter(name: str, annotation: ast.expr | None, required: bool) -> Parameter:
+    nodes = list(ast.walk(annotation)) if annotation else []
+    literals = [
+        node for node in nodes if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal")
+    ]
+    free = any(isinstance(node, ast.Name) and node.id == "str" for node in nodes)  # `Literal[...] | str`
+    words = [leaf.value for node in literals for leaf in ast.walk(node.slice) if isinstance(leaf, ast.Constant)]
+    return Parameter(name, required, () if free else tuple(word for word in words if isinstance(word, str)))

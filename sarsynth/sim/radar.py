@@ -1,0 +1,167 @@
+"""The SAR view: one amplitude channel, from above, with speckle, layover, sidelobes and sea clutter.
+
+The sensor looks from the left (towards +column), so tall things are laid over towards column 0.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sarsynth.sim.aerial import pixel_length
+from sarsynth.sim.camera import smooth_noise
+from sarsynth.sim.ships import Ship
+
+
+@dataclass(frozen=True)
+class Radar:
+    """What the sensor is like; the ranges are drawn from anew for every picture.
+
+    Attributes:
+        looks: Independent looks averaged in intensity (the equivalent number of looks of fully developed speckle).
+        clutter: Range of the sea's mean intensity, relative to a ship's deck at about 0.14.
+        texture: Range of the shape of the sea's gamma texture; smaller is spikier (K-distributed clutter).
+        echoes: Mean intensity of one point scatterer.
+        dropout: Share of the point scatterers that are not seen at all.
+    """
+
+    looks: int = 2
+    clutter: tuple[float, float] = (0.01, 0.05)
+    texture: tuple[float, float] = (2.0, 10.0)
+    echoes: float = 6.0
+    dropout: tuple[float, float] = (0.1, 0.55)
+
+
+def speckle(intensity: np.ndarray, looks: int, rng: np.random.Generator) -> np.ndarray:
+    """Multiply intensity by fully developed speckle.
+
+    Args:
+        intensity: Mean intensity, shape (H, W), >= 0.
+        looks: Independent looks; the result's variance is intensity**2 / looks (Goodman, ISBN 978-1510631489).
+        rng: Source of randomness.
+
+    Returns:
+        Intensity of the same shape whose expectation is the input.
+    """
+    return intensity * rng.gamma(looks, 1.0 / looks, intensity.shape)
+
+
+def sea_clutter(shape: tuple[int, int], mean: float, texture: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the sea's local mean intensity: gamma texture of mean `mean` and shape parameter `texture`.
+
+    Speckled with L looks it is K-distributed (Jakeman and Pusey, doi:10.1109/TAP.1976.1141451) with
+    variance / mean**2 = (1 + 1 / texture) * (1 + 1 / L) - 1.
+    """
+    return rng.gamma(texture, mean / texture, shape)
+
+
+def point_spread(side: int, bandwidth: float, pedestal: float) -> np.ndarray:
+    """Return the two-dimensional spectrum of the processor's weighting, shape (side, side).
+
+    Args:
+        side: Pixels.
+        bandwidth: Cut-off in cycles per pixel, at most 0.5.
+        pedestal: Height of the raised cosine at the band's edge: 1 is unweighted (strong sidelobes), 0.08 is Hamming.
+
+    Returns:
+        Weights with unit mean square, so that white noise keeps its power.
+    """
+    frequency = np.fft.fftfreq(side)
+    inside = np.abs(frequency) <= bandwidth
+    window = np.where(inside, pedestal + (1 - pedestal) * np.cos(np.pi * frequency / (2 * bandwidth)) ** 2, 0.0)
+    spectrum = np.outer(window, window)
+    return spectrum / np.sqrt(np.mean(spectrum**2))
+
+
+def draw_radar(ship: Ship, size: int, rng: np.random.Generator, radar: Radar) -> np.ndarray:
+    """Draw one SAR chip.
+
+    Args:
+        ship: What to draw.
+        size: Side in pixels.
+        rng: Source of heading, clutter, scatterers and speckle.
+        radar: The sensor.
+
+    Returns:
+        Amplitude, uint8 of shape (size, size, 1), stretched so that its 99.5th percentile is white.
+    """
+    heading = float(rng.uniform(0, 2 * np.pi))
+    scale = size * pixel_length(ship, rng) / ship.length
+    centre = np.array([size * rng.uniform(0.42, 0.58), size * rng.uniform(0.42, 0.58)])
+    layover = 0.45 / np.tan(rng.uniform(0.5, 0.8))
+    rotation = np.array([[np.cos(heading), np.sin(heading)], [-np.sin(heading), np.cos(heading)]])
+
+    def place(points: np.ndarray) -> np.ndarray:
+        """Ship coordinates (N, 3), metres, to pixels (N, 2) with layover towards the sensor."""
+        pixels = points[:, :2] @ rotation * (1, -1) * scale + centre
+        pixels[:, 0] -= points[:, 2] * scale * layover
+        return pixels
+
+    sea = sea_clutter((size, size), rng.uniform(*radar.clutter), rng.uniform(*radar.texture), rng)
+    swell = np.exp(0.35 * smooth_noise(rng, size, (5, 5)))
+    hull = np.zeros((size, size), np.float32)
+    outline = place(np.column_stack([ship.outline(), np.full(len(ship.outline()), ship.deck)]))
+    cv2.fillPoly(hull, [np.round(outline * 16).astype(np.int32)], 1.0, lineType=cv2.LINE_AA, shift=4)
+    deck = rng.uniform(0.06, 0.2) * np.exp(0.3 * smooth_noise(rng, size, (6, 6)))
+    mean = np.maximum(sea * swell * (1 - hull) + deck * hull, 1e-6)
+
+    points, strengths = _scatterers(ship, scale, rotation, rng, radar)
+    pixels = place(points)
+    spectrum = point_spread(size, rng.uniform(0.24, 0.3), rng.uniform(0.5, 0.9))
+    intensity = np.zeros((size, size))
+    for _ in range(radar.looks):
+        white = rng.standard_normal((2, size, size))
+        field = np.sqrt(mean / 2) * (white[0] + 1j * white[1])
+        # Scatterers keep their place but not their phase from look to look.
+        phase = np.exp(2j * np.pi * rng.random(len(strengths)))
+        inside = np.all((pixels >= 0) & (pixels < size - 1), axis=1)
+        columns, rows = np.floor(pixels[inside]).astype(int).T
+        np.add.at(field, (rows, columns), np.sqrt(strengths[inside]) * phase[inside])
+        intensity += np.abs(np.fft.ifft2(np.fft.fft2(field) * spectrum)) ** 2 / radar.looks
+    amplitude = np.sqrt(intensity)
+    amplitude = np.clip(amplitude / np.percentile(amplitude, 99.5), 0, 1) ** 0.8
+    return np.round(255 * amplitude).astype(np.uint8)[..., None]
+
+
+def _scatterers(
+    ship: Ship, scale: float, rotation: np.ndarray, rng: np.random.Generator, radar: Radar
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 3) in ship coordinates and their intensities (N,): edges and corners of hull and superstructure."""
+    step = 0.8 / scale
+    points: list[np.ndarray] = []
+    echoes: list[np.ndarray] = []
+
+    def line(start, end, echo: float) -> None:
+        start, end = np.asarray(start, float), np.asarray(end, float)
+        count = max(2, int(np.linalg.norm(end - start) / step))
+        points.append(start + (end - start) * rng.random((count, 1)))
+        echoes.append(np.full(count, echo))
+
+    outline = ship.outline()
+    for a, b in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        normal = np.array([b[1] - a[1], a[0] - b[0]]) @ rotation
+        # The wall that faces the sensor makes a double bounce with the water; the far wall is in shadow.
+        facing = -normal[0] / (np.linalg.norm(normal) + 1e-9)
+        line((*a, ship.deck), (*b, ship.deck), 0.22 + 0.5 * max(facing, 0.0))
+    for box in ship.boxes:
+        ring = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1)]
+        for a, b in zip(ring, ring[1:] + ring[:1], strict=True):
+            line((*a, box.z1), (*b, box.z1), box.echo * 0.5)
+    for dome in ship.domes:
+        angles = rng.uniform(0, 2 * np.pi, 14)
+        ring = np.column_stack(
+            [
+                dome.x + dome.r * 0.8 * np.cos(angles),
+                dome.y + dome.r * 0.8 * np.sin(angles),
+                np.full(14, dome.z + 0.6 * dome.r),
+            ]
+        )
+        points.append(ring)
+        echoes.append(np.full(14, dome.echo * 0.4))
+        points.append(np.array([[dome.x, dome.y, dome.z + dome.r]]))
+        echoes.append(np.array([dome.echo * 3.0]))
+    for beam in ship.beams:
+        line(beam.start, beam.end, beam.echo * 0.8)
+    where, strength = np.concatenate(points), np.concatenate(echoes)
+    seen = rng.random(len(where)) > rng.uniform(*radar.dropout)
+    return where[seen], radar.echoes * (strength * rng.exponential(1.0, len(strength)))[seen]

@@ -1,0 +1,98 @@
+"""The world's one door: (seed, index, class, domain) to a picture and its caption."""
+
+import zlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from sarsynth.sim.aerial import draw_aerial
+from sarsynth.sim.camera import SUPERSAMPLING, finish, smooth_noise
+from sarsynth.sim.radar import Radar, draw_radar, point_spread, speckle
+from sarsynth.sim.regular import draw_regular
+from sarsynth.sim.ships import BUILDERS, Ship
+
+CLASSES = tuple(BUILDERS)
+DOMAINS = ("regular", "ors", "sar")
+
+
+class Picture(NamedTuple):
+    """One picture: uint8 pixels of shape (H, W, C) and its caption (None in the domain `sar`)."""
+
+    pixels: np.ndarray
+    text: str | None
+
+
+def _generator(*key: int | str) -> np.random.Generator:
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
+    return np.random.default_rng(words)
+
+
+def ship(seed: int, index: int, class_name: str) -> Ship:
+    """Build the ship that all three domains show for this key."""
+    return BUILDERS[class_name](_generator(seed, index, class_name))
+
+
+def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, radar: Radar | None = None) -> Picture:
+    """Draw one picture of the world.
+
+    Args:
+        seed: Which world, >= 0.
+        index: Which ship of its class, >= 0.
+        class_name: One of CLASSES.
+        domain: One of DOMAINS.
+        size: Side in pixels.
+        radar: The sensor of the domain `sar`.
+
+    Returns:
+        The picture: three channels in `regular` and `ors`, one in `sar`.
+    """
+    rng = _generator(seed, index, class_name, domain)
+    subject = ship(seed, index, class_name)
+    if domain == "sar":
+        return Picture(draw_radar(subject, size, rng, radar or Radar()), None)
+    return Picture(*{"regular": draw_regular, "ors": draw_aerial}[domain](subject, size, rng))
+
+
+def generic_picture(seed: int, index: int, size: int = 64, speckled: bool = True) -> Picture:
+    """Draw shapes on a texture: no ship, nothing from above; what teaches an autoencoder edges, grey and grain.
+
+    Args:
+        seed: Which world.
+        index: Which picture.
+        size: Side in pixels.
+        speckled: Half the pictures become grey, speckled and sprinkled with bright points.
+
+    Returns:
+        A three-channel picture.
+    """
+    rng = _generator(seed, index, "generic")
+    side = size * SUPERSAMPLING
+    cells = int(2 ** rng.uniform(1, 5))
+    canvas = rng.uniform(10, 220, 3) + smooth_noise(rng, side, (cells, cells))[..., None] * rng.uniform(3, 40, 3)
+    canvas = np.ascontiguousarray(canvas, dtype=np.float32)
+    for _ in range(int(rng.integers(2, 9))):
+        middle, radius = rng.uniform(0, side, 2), rng.uniform(0.03, 0.3) * side
+        angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
+        corners = middle + radius * np.column_stack([np.cos(angles), np.sin(angles)])
+        fixed = np.round(corners * 16).astype(np.int32)
+        colour = tuple(float(c) for c in rng.uniform(0, 255, 3))
+        if rng.random() < 0.55:
+            cv2.fillPoly(canvas, [fixed], colour, cv2.LINE_AA, 4)
+        else:
+            cv2.polylines(canvas, [fixed], bool(rng.random() < 0.5), colour, int(rng.integers(2, 7)), cv2.LINE_AA, 4)
+    picture = finish(canvas, size)
+    if speckled and index % 2:
+        mean = (picture.mean(axis=2) / 255) ** 2 * rng.uniform(0.05, 1) + 0.01
+        bright = rng.random((size, size)) < rng.uniform(0, 0.06)
+        # Points bunch together, as they do on anything built.
+        bunch = smooth_noise(rng, size, (6, 6)) > 0.3
+        mean = mean + bright * bunch * rng.exponential(rng.uniform(1, 8), (size, size))
+        spectrum = point_spread(size, rng.uniform(0.22, 0.45), rng.uniform(0.3, 1))
+        looks = int(rng.integers(1, 5))
+        field = np.sqrt(speckle(mean, 1, rng)) * np.exp(2j * np.pi * rng.random((size, size)))
+        amplitude = np.abs(np.fft.ifft2(np.fft.fft2(field) * spectrum))
+        amplitude = np.sqrt((amplitude**2 + (looks - 1) * speckle(mean, looks, rng)) / looks)
+        amplitude = np.clip(amplitude / np.percentile(amplitude, 99.5), 0, 1) ** rng.uniform(0.6, 1)
+        picture = np.repeat(np.round(255 * amplitude).astype(np.uint8)[..., None], 3, axis=2)
+    return Picture(picture, "a picture of shapes")

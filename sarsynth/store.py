@@ -1,0 +1,344 @@
+"""The artifact store: every stage leaves a folder named by what it was made from, and the next stage reads it.
+
+Why ours: joblib.Memory keys a pickled return value by function and arguments, without locks; DVC wants its own pipeline
+file and the working tree, which Hydra's sweeps own already; exca is the closest (pydantic settings, cached folders, a
+read-only mode), but it caches what a method of a config class returns, keyed by that config: no inputs by content, no
+card, no folder in which a killed training resumes. What a folder of our own layout still needs is small: a hash, a
+lock, a hidden partial folder and a rename.
+"""
+
+import hashlib
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from filelock import FileLock, Timeout
+
+from sarsynth import __version__
+from sarsynth.errors import UserError
+
+JSON = Any  # None, bool, int, float or str, or lists and str-keyed mappings of these
+
+CARD = "card.json"
+CHECKPOINTS = "checkpoints"  # a builder's own, inside its partial folder; gone once the artifact is complete
+ATTEMPTS = ".attempts.json"
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder of the store; complete, and never changed again, as soon as it holds its card."""
+
+    kind: str
+    label: str
+    fingerprint: str
+    path: Path
+
+    @property
+    def complete(self) -> bool:
+        """Whether the card, which is written last, is there."""
+        return (self.path / CARD).is_file()
+
+    @property
+    def card(self) -> dict[str, JSON]:
+        """What the artifact is, from what it was made, when, by which code and at what cost."""
+        return json.loads((self.path / CARD).read_text())
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.label}-{self.fingerprint}"
+
+
+def fingerprint(kind: str, settings: Mapping[str, JSON], inputs: Mapping[str, Artifact]) -> str:
+    """Hash everything that decides an artifact's content: 16 hex digits, whatever the order of the keys.
+
+    Raises:
+        TypeError, ValueError: A setting is not JSON (NaN is not).
+    """
+    content = {"kind": kind, "settings": settings, "inputs": {role: made.fingerprint for role, made in inputs.items()}}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class Store:
+    """Artifacts under one root, which may lie on a shared file system.
+
+    Args:
+        root: The folder; made when the first artifact is.
+        build: `auto` makes what is missing, `require` stops there and names the command that makes it.
+        report: Takes one line for each artifact made, reused or waited for.
+        patience: Seconds that a process of rank above 0 waits while nobody builds what it needs.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        build: Literal["auto", "require"] = "auto",
+        report: Callable[[str], None] = print,
+        patience: float = 600.0,
+    ) -> None:
+        self.root = Path(root)
+        self.build = build
+        self.patience = patience
+        self._report = report
+        self._told: set[Artifact] = set()
+
+    def make(
+        self,
+        kind: str,
+        label: str,
+        settings: Mapping[str, JSON],
+        inputs: Mapping[str, Artifact],
+        builder: Callable[[Path], None],
+        *,
+        command: str,
+        collective: bool = False,
+    ) -> Artifact:
+        """Return the artifact of these settings and inputs, building it first if it is not there.
+
+        One process builds, others wait for it. The builder fills a hidden folder, which takes its final name only when
+        complete. After a kill or an exception that folder stays, and the next builder finds it as it was left, with
+        the checkpoints it kept under `checkpoints/`.
+
+        In a distributed job (rank from RANK, LOCAL_RANK or SLURM_PROCID) rank 0 builds and the others wait for the
+        card. All ranks of the job must then ask for the same artifacts in the same order.
+
+        Args:
+            kind: Folder of the store: `adapter`, `classifier`, ...
+            label: Name for people; part of the folder's name, not of the fingerprint.
+            settings: Everything that changes the content, and nothing else (no paths, no speed switches).
+            inputs: The artifacts it is made from, by role.
+            builder: Writes the content into the folder it is given.
+            command: What a person types to make this artifact; quoted under `build=require`.
+            collective: The builder runs a distributed fit, which the ranks above 0 have to join.
+
+        Raises:
+            UserError: The artifact is missing under `build=require`, the store cannot be written, or rank 0 never
+                made it.
+        """
+        label = re.sub(r"[^A-Za-z0-9._-]+", "_", label)
+        digest = fingerprint(kind, settings, inputs)
+        artifact = Artifact(kind, label, digest, self.root / kind / f"{label}-{digest}")
+        if artifact.complete:
+            return self._tell("reused ", artifact)
+        if self.build == "require":
+            raise UserError(f"{artifact} is missing in {self.root} and build=require; make it with: {command}")
+
+        partial = artifact.path.with_name(f".{artifact.path.name}.partial")
+        if _rank() > 0:
+            return self._follow(artifact, partial, builder if collective else None)
+
+        with self._turn(artifact):
+            if artifact.complete:
+                return self._tell("reused ", artifact)
+            record = {
+                "kind": kind,
+                "label": label,
+                "fingerprint": digest,
+                "settings": settings,
+                "inputs": {role: made.fingerprint for role, made in inputs.items()},
+            }
+            seconds = self._build(artifact, partial, record, builder)
+        return self._tell("made   ", artifact, f" in {seconds:.0f} s")
+
+    def find(self, kind: str, reference: str | Path) -> Artifact:
+        """Look a complete artifact up by its folder, or by (the beginning of) its fingerprint.
+
+        Raises:
+            UserError: There is none, or more than one.
+        """
+        if (Path(reference) / CARD).is_file():
+            folders = [Path(reference)]
+        else:
+            folders = [card.parent for card in (self.root / kind).glob(f"*-{reference}*/{CARD}")]
+        found = [folder for folder in folders if not folder.name.startswith(".")]
+        if len(found) != 1:
+            count = "no artifact" if not found else f"{len(found)} artifacts"
+            raise UserError(f"{count} of kind {kind} in {self.root} for {reference}; give its folder or fingerprint")
+        card = json.loads((found[0] / CARD).read_text())
+        if card["kind"] != kind:
+            raise UserError(f"{found[0]} is of kind {card['kind']}, not {kind}; give the folder of another artifact")
+        return Artifact(card["kind"], card["label"], card["fingerprint"], found[0])
+
+    def _build(
+        self, artifact: Artifact, partial: Path, record: dict[str, JSON], builder: Callable[[Path], None]
+    ) -> float:
+        """Fill the partial folder, write its card, give it its name; return the seconds that all attempts took."""
+        if not (partial / CARD).is_file():  # else the last builder died between writing the card and the rename
+            partial.mkdir(parents=True, exist_ok=True)
+            with _Attempt(partial) as attempt:
+                builder(partial)
+            shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+            (partial / ATTEMPTS).unlink()
+            os.sync()  # one call for what may be thousands of small files: all of it is on disk before the card is
+            card = record | {
+                "sarsynth": __version__,
+                "git": _git_commit(),
+                "device": _device(),
+                "seconds": round(attempt.seconds, 3),
+                "peak_memory_bytes": attempt.peak_memory_bytes,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            _write_json(partial / CARD, card)
+        if artifact.path.exists():  # without a card: not ours, and nothing that a reader would take for an artifact
+            shutil.rmtree(artifact.path)
+        os.replace(partial, artifact.path)
+        _fsync(artifact.path.parent)
+        return artifact.card["seconds"]
+
+    def _follow(self, artifact: Artifact, partial: Path, joins: Callable[[Path], None] | None) -> Artifact:
+        """What a process of rank above 0 does: join rank 0's fit if there is one, then wait for the card."""
+        if joins:
+            self._wait(artifact, lambda: artifact.complete or partial.exists())
+            if not artifact.complete:
+                joins(partial)
+        self._wait(artifact, lambda: artifact.complete)
+        return artifact
+
+    def _wait(self, artifact: Artifact, arrived: Callable[[], bool]) -> None:
+        lock, alive = self._lock(artifact), time.monotonic()
+        while not arrived():
+            try:
+                lock.acquire(timeout=0)
+                lock.release()
+            except Timeout:
+                alive = time.monotonic()
+            if time.monotonic() - alive > self.patience:
+                raise UserError(f"{artifact}: nobody has been making it for {self.patience:.0f} s; see rank 0's output")
+            time.sleep(POLL_SECONDS)
+
+    @contextmanager
+    def _turn(self, artifact: Artifact) -> Iterator[None]:
+        """Hold the right to build an artifact, saying so once if another process has it now."""
+        lock = self._lock(artifact)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self._report(f"waiting for {artifact}: another process is making it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _lock(self, artifact: Artifact) -> FileLock:
+        folder = self.root / ".locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (self.root / artifact.kind).mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"paths.store={self.root} cannot be written ({error.strerror}); choose another") from error
+        name = f"{artifact.kind}-{artifact.path.name}.lock"
+        return FileLock(folder / name, poll_interval=POLL_SECONDS)
+
+    def _tell(self, what: str, artifact: Artifact, more: str = "") -> Artifact:
+        """Report an artifact the first time that this process meets it."""
+        if artifact not in self._told and _rank() == 0:
+            self._report(f"{what}{artifact}{more}")
+        self._told.add(artifact)
+        return artifact
+
+
+class _Attempt:
+    """The cost of an artifact, summed in a small file of the partial folder over the attempts it takes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / ATTEMPTS
+        past = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.seconds: float = past.get("seconds", 0.0)
+        self.peak_memory_bytes: int = past.get("peak_memory_bytes", 0)
+        if "started" in past:  # killed, so it could not say how long it worked; the last file it wrote does
+            last = max(file.stat().st_mtime for file in folder.rglob("*"))
+            self.seconds += max(0.0, last - past["started"])
+
+    def __enter__(self) -> Self:
+        _reset_peak_memory()
+        self.began = time.monotonic()
+        _write_json(self.file, self._costs() | {"started": time.time()})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.seconds += time.monotonic() - self.began
+        self.peak_memory_bytes = max(self.peak_memory_bytes, _peak_memory())
+        _write_json(self.file, self._costs())
+
+    def _costs(self) -> dict[str, JSON]:
+        return {"seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes}
+
+
+def _rank() -> int:
+    """This process's number in a distributed job; 0 outside of one."""
+    return next((int(os.environ[key]) for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0)
+
+
+def _write_json(path: Path, content: Mapping[str, JSON]) -> None:
+    """Write whole or not at all, and on disk when it returns."""
+    draft = path.with_name(f"{path.name}.draft")
+    with draft.open("w") as file:
+        json.dump(content, file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    _fsync(path.parent)
+
+
+def _fsync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this code runs from; None for an installed copy."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cuda() -> Any | None:
+    """`torch.cuda` if the builder used it. The store itself never imports torch."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _device() -> str:
+    cuda = _cuda()
+    return cuda.get_device_name() if cuda else "cpu"
+
+
+def _reset_peak_memory() -> None:
+    if cuda := _cuda():
+        cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # where there is no such file, the peak is that of the process's whole life
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from what is resident now
+
+
+def _peak_memory() -> int:
+    """Peak bytes on the accelerator if one was used, else resident in this process."""
+    if cuda := _cuda():
+        return cuda.max_memory_allocated()
+    try:
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+    except (OSError, TypeError):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,251 @@
+"""The classifier: learns, repeats itself, resumes, survives the disk; its views and scores are what they claim."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from sarsynth.classification import (
+    Augmentation,
+    Classifier,
+    ClassifierRecipe,
+    augment,
+    channel_statistics,
+    extract_features,
+    fit_classifier,
+    predict,
+    scores,
+    warmup_cosine,
+)
+from sarsynth.data.datamodules import LabelledImages, StepSampler, step_seed
+from sarsynth.fitting import Fitting
+
+CLASSES = ["upper", "lower"]
+RECIPE = ClassifierRecipe(
+    network="resnet18",
+    options={"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
+    image_size=32,
+    max_steps=12,
+    batch_size=16,
+    optimizer="adamw",
+    learning_rate=1e-2,
+    weight_decay=0.01,
+    warmup_steps=2,
+    augmentation=Augmentation(flip="horizontal", shift=2),
+)
+
+
+def bright_half(count: int, seed: int) -> LabelledImages:
+    """Speckled chips whose upper or lower half is brighter, alternating."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    images = torch.empty(count, 1, 32, 32).exponential_(1 / 30, generator=generator)
+    images[labels == 0, :, :16] *= 3
+    images[labels == 1, :, 16:] *= 3
+    return LabelledImages(images.clamp(max=255).to(torch.uint8), labels)
+
+
+TRAIN, TEST = bright_half(40, seed=0), bright_half(40, seed=1)
+
+
+def fit(recipe: ClassifierRecipe = RECIPE, seed: int = 0, **more) -> Classifier:
+    return fit_classifier(TRAIN, CLASSES, recipe, seed=seed, **{"fitting": Fitting()} | more)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return fit()
+
+
+def same_weights(a: Classifier, b: Classifier) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_learns_two_separable_classes(optimizer: str) -> None:
+    recipe = replace(RECIPE, max_steps=40, optimizer=optimizer)
+    logits = predict(fit(recipe), TEST.images)
+    assert scores(logits, TEST.labels, CLASSES, [])["accuracy"] >= 0.95
+
+
+def test_same_seed_same_weights(classifier: Classifier) -> None:
+    torch.rand(3)  # what others draw must not matter
+    assert same_weights(classifier, fit())
+    assert not same_weights(classifier, fit(seed=1))
+
+
+class Watch(Callback):
+    """Note the step at which a training begins, and break it off at another."""
+
+    def __init__(self, stop: int) -> None:
+        self.stop = stop
+
+    def on_train_start(self, trainer, _) -> None:
+        self.began = trainer.global_step
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.stop:
+            raise RuntimeError("killed")
+
+
+def test_a_resumed_training_is_the_same_training(classifier: Classifier, tmp_path: Path) -> None:
+    class Watched(Fitting):
+        def fit(self, *args, **keys) -> None:
+            super().fit(*args, **keys, callbacks=[watch])
+
+    keep = {"checkpoints": tmp_path, "checkpoint_every": 5, "fitting": Watched()}
+    watch = Watch(stop=7)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(**keep)
+    watch = Watch(stop=-1)
+    resumed = fit(**keep)
+    assert watch.began == 5
+    assert same_weights(classifier, resumed)
+
+
+def test_synthetic_images_join_but_do_not_normalise(classifier: Classifier) -> None:
+    synthetic = LabelledImages(torch.zeros(8, 1, 32, 32, dtype=torch.uint8), torch.zeros(8, dtype=torch.long))
+    mixed = fit(synthetic=synthetic)
+    assert torch.equal(mixed.mean, classifier.mean)
+    assert torch.equal(mixed.std, classifier.std)
+    assert not same_weights(mixed, classifier)
+
+
+def test_save_and_load(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path / "classifier")
+    loaded = Classifier.load(tmp_path / "classifier")
+    assert sorted(path.name for path in (tmp_path / "classifier").iterdir()) == [
+        "classifier.safetensors",
+        "config.json",
+    ]
+    assert json.loads((tmp_path / "classifier/config.json").read_text())["classes"] == CLASSES
+    assert same_weights(loaded, classifier)
+    assert torch.equal(predict(loaded, TEST.images), predict(classifier, TEST.images))
+
+
+def test_recipe_survives_json() -> None:
+    recipe = replace(RECIPE, augmentation=Augmentation(crop_scale=(0.08, 1.0)))
+    assert ClassifierRecipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
+
+
+def test_features_are_what_the_last_layer_sees(classifier: Classifier) -> None:
+    features = extract_features(classifier, TEST.images, batch_size=7)
+    assert features.shape == (40, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier.network.fc(features), predict(classifier, TEST.images))
+
+
+def test_statistics_are_those_of_the_pixels() -> None:
+    images = torch.randint(0, 256, (5, 3, 8, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = channel_statistics(images)
+    floats = images.double().transpose(0, 1).flatten(1)
+    assert mean == pytest.approx(floats.mean(dim=1).tolist())
+    assert std == pytest.approx(floats.std(dim=1, correction=0).tolist())
+    assert channel_statistics(torch.full((2, 1, 4, 4), 7, dtype=torch.uint8)) == ([7.0], [1.0])
+
+
+def views(augmentation: Augmentation, images: Tensor, seed: int = 0) -> Tensor:
+    return augment(images, augmentation, torch.Generator().manual_seed(seed))
+
+
+NOISE = torch.randint(0, 256, (64, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_no_augmentation_changes_nothing() -> None:
+    torch.testing.assert_close(views(Augmentation(), NOISE), NOISE.float(), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(("flip", "axes"), [("horizontal", (3,)), ("vertical", (2,)), ("both", (2, 3))])
+def test_flips_move_whole_images(flip: str, axes: tuple[int, ...]) -> None:
+    candidates = [NOISE.float()]
+    for axis in axes:
+        candidates += [candidate.flip(axis) for candidate in candidates]
+    errors = torch.stack([(views(Augmentation(flip=flip), NOISE) - c).abs().amax((1, 2, 3)) for c in candidates])
+    nearest = errors.min(dim=0)
+    assert nearest.values.max() < 1e-2
+    assert len(nearest.indices.unique()) == len(candidates)
+
+
+def test_shifts_are_whole_pixels_and_mirror_what_comes_in() -> None:
+    padded = torch.cat([NOISE.flip(3)[..., -3:], NOISE, NOISE.flip(3)[..., :3]], dim=3)
+    padded = torch.cat([padded.flip(2)[:, :, -3:], padded, padded.flip(2)[:, :, :3]], dim=2).float()
+    shifted = views(Augmentation(shift=3), NOISE)
+    windows = [
+        (padded[:, :, y : y + 16, x : x + 16] - shifted).abs().amax((1, 2, 3)) for y in range(7) for x in range(7)
+    ]
+    nearest = torch.stack(windows).min(dim=0)
+    assert nearest.values.max() < 1e-2
+    assert len(nearest.indices.unique()) > 20
+
+
+def test_cut_outs_lie_inside_and_have_the_asked_area() -> None:
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    ramps = torch.stack([rows, columns]).expand(500, 2, 16, 16)
+    cut = views(Augmentation(crop_scale=(0.25, 0.25), crop_ratio=(1, 1)), ramps)
+    steps = cut[:, 0, 9, 8] - cut[:, 0, 8, 8]
+    torch.testing.assert_close(steps, torch.full_like(steps, 0.5))
+    assert cut.min() >= 0
+    assert cut.max() <= 15
+    centres = cut[:, :, 7:9, 7:9].mean((2, 3))
+    torch.testing.assert_close(centres.mean(0), torch.tensor([7.5, 7.5]), atol=0.3, rtol=0)
+    assert (centres.amin(0) < 4).all()
+    assert (centres.amax(0) > 11).all()
+
+
+def test_views_follow_from_the_generator_alone() -> None:
+    everything = Augmentation(flip="both", shift=2, crop_scale=(0.5, 1))
+    assert torch.equal(views(everything, NOISE), views(everything, NOISE))
+    assert not torch.equal(views(everything, NOISE), views(everything, NOISE, seed=1))
+
+
+def test_schedule_rises_and_falls() -> None:
+    shares = [warmup_cosine(step, 10, 100) for step in range(101)]
+    assert shares[0] == pytest.approx(1e-4)
+    assert shares[10] == 1
+    assert shares[55] == pytest.approx(0.5, abs=1e-3)
+    assert shares[100] == pytest.approx(1e-4)
+    assert warmup_cosine(0, 0, 100) == 1
+
+
+def test_scores_of_a_known_confusion() -> None:
+    true, predicted = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 0, 1, 1, 0, 1])
+    result = scores(torch.eye(4)[predicted], true, ["a", "b", "c", "absent"], minor=["b", "c"])
+    assert result["per_class"]["a"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "support": 3})
+    assert result["per_class"]["b"] == pytest.approx({"precision": 1 / 3, "recall": 1 / 2, "f1": 0.4, "support": 2})
+    assert result["per_class"]["c"] == {"precision": 0, "recall": 0, "f1": 0, "support": 1}
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 0.4) / 3)
+    assert result["minor_f1"] == pytest.approx(0.2)
+    assert result["accuracy"] == 0.5
+    assert scores(torch.eye(4)[predicted], true, list("abcd"), minor=[])["minor_f1"] is None
+
+
+def test_step_sampler_is_a_shuffled_stream_cut_by_steps() -> None:
+    sampler = StepSampler(size=10, batch_size=4, max_steps=10, seed=0)
+    batches = list(sampler)
+    assert [len(batch) for batch in batches] == [4] * 10 == [4] * len(sampler)
+    stream = torch.cat(batches)
+    for epoch in stream.split(10):
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert stream[:10].tolist() != stream[10:20].tolist()
+    resumed = StepSampler(size=10, batch_size=4, max_steps=10, seed=0, start=lambda: 6)
+    assert torch.equal(torch.cat(list(resumed)), stream[24:])
+
+
+def test_step_sampler_shares_batches_out_and_repeats_small_sets() -> None:
+    whole = StepSampler(size=3, batch_size=8, max_steps=2, seed=5)
+    halves = [StepSampler(3, 8, 2, 5, rank=rank, world_size=2) for rank in range(2)]
+    for batch, *parts in zip(whole, *halves, strict=True):
+        assert torch.equal(torch.stack(parts, dim=1).flatten(), batch)
+        assert torch.bincount(batch, minlength=3).min() >= math.floor(8 / 3)
+
+
+def test_step_seed_mixes() -> None:
+    assert len({step_seed(a, b) for a in range(20) for b in range(20)}) == 400
+    assert step_seed(1, 2) == step_seed(1, 2) >= 0
+    torch.Generator().manual_seed(step_seed(2**31, 10**9))

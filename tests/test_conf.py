@@ -1,0 +1,299 @@
+"""The configuration: every option composes and is checked; whatever is wrong is refused early, in one line."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import DictConfig
+
+from sarsynth import cli
+from sarsynth.errors import UserError
+from sarsynth.settings import Component, Settings, check, scale_warning, signature
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ("train", "generate", "evaluate")
+GROUPS = (
+    "base",
+    "data",
+    "ors",
+    "regular",
+    "method",
+    "classifier",
+    "sampler",
+    "trainer",
+    "logger",
+    "paths",
+    "experiment",
+)
+OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((cli.CONF / group).glob("*.yaml"))]
+
+
+def compose(script: str, *overrides: str) -> DictConfig:
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        return hydra.compose(script, list(overrides))
+
+
+def settings(*overrides: str) -> Settings:
+    return check(compose("evaluate", *overrides))
+
+
+def needed(script: str, group: str, option: str) -> list[str]:
+    """The override that chooses an option, and those that this choice makes necessary."""
+    root = [f"{group}.root=images"] if option == "imagefolder" else []
+    return [f"{group}={option}", *root, *(["stage=sar"] if script == "train" else [])]
+
+
+def test_every_group_is_tested():
+    folders = {path.name for path in cli.CONF.iterdir() if path.is_dir()}
+    assert folders == {*GROUPS, "hydra"}
+    assert {path.stem for path in cli.CONF.glob("*.yaml")} == {*SCRIPTS, "study"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(script, group, option):
+    composed = check(compose(script, *needed(script, group, option)))
+    assert json.dumps(composed.model_dump(mode="json")), "settings go into fingerprints, so they must be JSON"
+    if group in ("base", "data", "ors", "regular", "method"):
+        assert getattr(composed, group).name == option, "an option is named after its file"
+
+
+@pytest.mark.parametrize("stage", ["base", "ors", "classifier", "prototypes", "sar"])
+def test_every_stage_composes(stage):
+    assert check(compose("train", f"stage={stage}")).stage == stage
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_target_resolves(group, option):
+    composed = settings(*needed("evaluate", group, option))
+    part = getattr(composed, group, None)
+    component = getattr(part, "reader", part)
+    if isinstance(component, Component):
+        assert callable(component.load())
+        assert {parameter.name for parameter in signature(component.target)} >= set(component.options)
+
+
+def test_the_callback_of_sweeps_resolves():
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        record = hydra.compose("evaluate", return_hydra_config=True).hydra
+    for callback in record.callbacks.values():
+        assert callable(Component.model_validate(dict(callback)).load())
+
+
+def test_the_demo_is_a_sweep_over_every_method_so_far():
+    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        record = hydra.compose("evaluate", ["experiment=demo"], return_hydra_config=True).hydra
+    assert record.sweeper.params.method.split(",") == ["none", "resample", "lora", "2lora", "plora"]
+
+
+# --- Refusals ---------------------------------------------------------------------------------------------------------
+
+REFUSED = [
+    (["metod=lora"], "unknown key metod; the nearest is method"),
+    (["train.sar.learning_rte=1"], "unknown key train.sar.learning_rte; the nearest is train.sar.learning_rate"),
+    (["+data.rot=images"], "unknown key data.rot; the nearest is data."),
+    (["+generate.per_clas=3"], "unknown key generate.per_clas; the nearest is generate.per_class"),
+    (["+trainer.acelerator=cpu"], "unknown key trainer.acelerator; the nearest is trainer.accelerator"),
+    (["+trainer.max_steps=3"], "trainer.max_steps is decided by the run itself"),
+    (["logger=wandb", "+logger.tagz=[a]"], "unknown key logger.tagz; the nearest is logger.tags"),
+    (["+sampler.timestep_spacing=trailling"], "sampler.timestep_spacing=trailling is not.*the nearest is trailing"),
+    (
+        ["sampler._target_=diffusers.schedulers.scheduling_ddim.DDIMSchedule"],
+        "nearest is .*scheduling_ddim.DDIMScheduler",
+    ),
+    (["method=plorra"], "method=plorra is not an option of method; the nearest is plora"),
+    (["build=requir"], "build=requir is not a value of build; the nearest is require"),
+    (["data.minor=aut"], "data.minor=aut is not a value of data.minor; the nearest is auto"),
+    (["augment.plan=tripple"], "augment.plan=tripple is not a value of augment.plan; the nearest is"),
+    (["adapter.targets=papper"], "adapter.targets=papper .* the nearest is paper"),
+    (["method.rank=0"], "method.rank=0: input should be greater than or equal to 1"),
+    (["method.rank=four"], "method.rank=four: input should be a valid integer"),
+    (["prototypes.k=0"], "prototypes.k=0: "),
+    (["seeds=[]"], "seeds=.*at least 1 item"),
+    (["seeds=[1,1]"], r"seeds=\[1, 1\] should be distinct"),
+    (["generate.scales=[1]"], "key generate.scales.1 is missing"),
+    (["method.tunes=nothing"], "method: tunes=nothing goes with partition=null"),
+    (["data=imagefolder"], "data.root is not set"),
+    (["method=lora,2lora"], "method=lora,2lora is a sweep: add -m"),
+    (["-m", "method=none,lora,loar"], "method=loar is not an option of method; the nearest is lora"),
+    (["-m", "prototypes.k=4,0"], "prototypes.k=0: "),
+    (["seed=${sed}"], "seed: Interpolation key 'sed' not found"),
+    (["seed=[1"], r"seed=\[1 cannot be read as key=value"),
+    (["augment.plan={tanker: -3}"], "augment.plan.tanker=-3: input should be greater than or equal to 0"),
+    (["ors=null"], "Config group override"),
+    (["hydra.swep.dir=x"], "unknown key hydra.swep.dir; the nearest is hydra.sweep.dir"),
+    (["--method", "lora"], "unrecognized arguments: --method"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=[" ".join(overrides) for overrides, _ in REFUSED])
+def test_refusals_name_the_key_and_the_nearest(overrides, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *overrides])
+    with pytest.raises(SystemExit) as stop:
+        cli.main("evaluate")
+    output = capsys.readouterr()
+    assert stop.value.code == 1
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
+    assert re.match(f"error: .*{message}", output.err)
+
+
+def test_the_stage_must_be_said():
+    with pytest.raises(UserError, match=re.escape("stage is not set; say stage=base|ors|classifier|prototypes|sar")):
+        check(compose("train"))
+    with pytest.raises(UserError, match="stage=base cannot make base=sd15"):
+        check(compose("train", "stage=base", "base=sd15"))
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("method/plora.yaml", "rank:", "rnak:", "unknown key method.rnak; the nearest is method.rank"),
+        (
+            "base/sd-nano.yaml",
+            "  per_class:",
+            "  per_klass:",
+            "unknown key generate.per_klass; the nearest is generate.per_class",
+        ),
+        (
+            "study.yaml",
+            "features: classifier",
+            "features: clasifier",
+            "prototypes.features=clasifier .*nearest is classifier",
+        ),
+        (
+            "study.yaml",
+            "method: plora",
+            "method: ploar",
+            "method=ploar is not an option of method; the nearest is plora",
+        ),
+        ("trainer/cpu.yaml", "devices:", "device:", "unknown key trainer.device; the nearest is trainer.devices"),
+        ("paths/default.yaml", "paths.logs", "paths.lgos", "paths.lgos"),
+        ("classifier/small.yaml", "epochs: ", "epochs: [", "small.yaml"),
+    ],
+)
+def test_a_typo_in_a_file_is_refused(file, old, new, message, tmp_path, monkeypatch, capsys):
+    shutil.copytree(cli.CONF, tmp_path / "conf")
+    text = (tmp_path / "conf" / file).read_text()
+    assert old in text
+    (tmp_path / "conf" / file).write_text(text.replace(old, new, 1))
+    monkeypatch.setattr(cli, "CONF", tmp_path / "conf")
+    test_refusals_name_the_key_and_the_nearest([], message, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_refusal_is_quick_and_leaves_nothing(script, tmp_path):
+    body = f"""
+import resource, sys
+from sarsynth.cli import main
+sys.argv = ["{script}.py", "method=lorra"]
+try:
+    main("{script}")
+finally:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print("torch" in sys.modules, used.ru_utime + used.ru_stime)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", body],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    torch, seconds = run.stdout.split()
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: method=lorra is not an option of method; the nearest is lora")
+    assert torch == "False"
+    assert float(seconds) < 3, "processor time; the clock says more on a busy machine"
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- What a run sees --------------------------------------------------------------------------------------------------
+
+
+def test_a_job_gets_settings_and_a_folder_and_errors_become_one_line(tmp_path):
+    body = f"""
+import sys, types
+from sarsynth.cli import main
+from sarsynth.errors import UserError
+def run(settings, run_dir):
+    print(settings.method.name, settings.seed, run_dir.relative_to({str(tmp_path)!r}))
+    if settings.seed == 1: raise UserError("no such folder")
+    if settings.seed == 2: raise KeyboardInterrupt
+sys.modules["sarsynth.runs.evaluate"] = types.SimpleNamespace(run=run)
+sys.argv = ["evaluate.py", *sys.argv[1:], "~hydra.callbacks.sweep"]
+main("evaluate")
+"""
+
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", body, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    single = python("method=lora")
+    assert re.fullmatch(r"lora 0 logs/runs/evaluate/[-_\d]+\n", single.stdout), single
+    sweep = python("-m", "method=lora,2lora")
+    assert re.findall(r"^(2?lora) 0 logs/sweeps/evaluate/[-_\d]+/\d$", sweep.stdout, re.M) == ["lora", "2lora"], sweep
+    demo = python("experiment=demo", "method=none,lora")
+    assert re.findall(r"^(\w+) 0 logs/sweeps", demo.stdout, re.M) == ["none", "lora"], demo
+    failed = python("seed=1")
+    assert (failed.returncode, failed.stderr) == (1, "error: no such folder\n")
+    failed = python("-m", "seed=0,1")
+    assert (failed.returncode, failed.stderr) == (1, "error: no such folder\n")
+    stopped = python("seed=2")
+    assert (stopped.returncode, stopped.stderr) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warns"),
+    [
+        (["method=2lora", "generate.scales=[0.6,1.0]"], False),
+        (["method=2lora", "generate.scales=[1.0,1.0]"], True),
+        (["method=plora", "generate.scales=[0.2,0.3]"], True),
+        (["method=lora", "generate.scales=[1.0,1.0]"], False),
+        (["method=lora", "generate.scales=[0.6,0.5]"], True),
+        (["method=none", "generate.scales=[5,5]"], False),
+    ],
+)
+def test_scales_outside_the_papers_range_warn(overrides, warns):
+    warning = scale_warning(settings(*overrides))
+    assert (warning is not None) == warns
+    assert warning is None or warning.startswith("generate.scales")
+
+
+def test_patterns_of_targets_are_the_papers():
+    rows = {
+        name: settings(f"adapter.targets={name}").adapter.target_modules
+        for name in ("release", "paper", "convolutional")
+    }
+    block = "down_blocks.0.attentions.1.transformer_blocks.0"
+    names = [f"{block}.{a}.{m}" for a in ("attn1", "attn2") for m in ("to_q", "to_k", "to_v", "to_out.0")]
+    convolutions = [
+        *(f"up_blocks.1.resnets.0.{m}" for m in ("conv1", "conv2", "conv_shortcut")),
+        *("down_blocks.0.downsamplers.0.conv", "up_blocks.0.upsamplers.0.conv", "mid_block.resnets.0.conv1"),
+    ]
+    others = [
+        "conv_in",
+        "conv_out",
+        "time_embedding.linear_1",
+        f"{block}.ff.net.0.proj",
+        "mid_block.resnets.0.time_emb_proj",
+    ]
+    matched = {row: {n for n in [*names, *convolutions, *others] if re.fullmatch(rows[row], n)} for row in rows}
+    assert matched["release"] == set(names)
+    assert matched["paper"] == {f"{block}.attn2.{m}" for m in ("to_q", "to_k", "to_v")}
+    assert matched["convolutional"] == {*names, *convolutions}
+
+
+def test_settings_are_strict_about_signatures():
+    names = {parameter.name for parameter in signature("lightning.pytorch.Trainer")}
+    assert {"accelerator", "devices", "precision"} <= names
+    assert "group" in {parameter.name for parameter in signature("lightning.pytorch.loggers.WandbLogger")}
+    with pytest.raises(UserError, match="does not exist; no module diffusrs"):
+        signature("diffusrs.schedulers.DDIMScheduler")

@@ -1,0 +1,6 @@
+"""Make one stage of the study, for example `python train.py stage=ors`."""
+
+from sarsynth.cli import main
+
+if __name__ == "__main__":
+    main("train")
