@@ -1,7 +1,7 @@
 """Low-rank adapters on the frozen U-Net: attach, stack with scales, save, load.
 
-An adapter adds scale * B A x to the output of each layer it targets (Hu et al., arXiv 2106.09685), with lora_alpha equal
-to the rank. Adapters that are active together simply add; the stack is a mapping of names to scales.
+An adapter adds scale * B A x to the output of each layer it targets (Hu et al., arXiv 2106.09685), with lora_alpha
+equal to the rank. Adapters that are active together simply add; the stack is a mapping of names to scales.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 
-from sarsynth.errors import UserError
+from sarsynth.errors import UserError, one_line
 
 WEIGHTS = "adapter.safetensors"
 
@@ -104,8 +104,12 @@ def load(unet: UNet2DConditionModel, name: str, folder: Path) -> None:
         state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
             folder, weight_name=WEIGHTS, local_files_only=True, return_lora_metadata=True
         )
+        wanted = {key.removeprefix("unet.") for key in state}
         unet.load_lora_adapter(state, network_alphas=alphas, adapter_name=name, prefix="unet", metadata=metadata)
+        # The loader only warns of layers that are missing on either side.
+        if not adapted_layers(unet, name) or set(get_peft_model_state_dict(unet, adapter_name=name)) != wanted:
+            raise ValueError("its layers are not those of this U-Net")
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"{folder / WEIGHTS}: no adapter for this base ({str(error).strip().splitlines()[0]}); train it again on this base"
+            f"{folder / WEIGHTS}: no adapter for this base ({one_line(error)[:200]}); train it again on this base"
         ) from error

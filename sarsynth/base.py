@@ -47,7 +47,11 @@ def resolve(path: str | None) -> tuple[Path, str]:
             raise UserError(f"base.path={path}: not on this machine, and the hub gave nothing; {REMEDY}") from error
     if where.is_dir() and not (where / "model_index.json").is_file():
         raise UserError(f"base.path={where}: no model_index.json in this folder; {REMEDY}")
-    files = [where] if where.is_file() else sorted(f for f in where.rglob("*") if f.suffix in (".json", ".safetensors", ".txt"))
+    files = (
+        [where]
+        if where.is_file()
+        else sorted(f for f in where.rglob("*") if f.suffix in (".json", ".safetensors", ".txt"))
+    )
     content = hashlib.sha256()
     for file in files:
         content.update(file.name.encode() + hashlib.file_digest(file.open("rb"), "sha256").digest())

@@ -1,19 +1,25 @@
 """What a person sees while a study runs: one line a stage, bars with the time left, tables."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 160  # a log file has no edge; tables need not be squeezed into eighty columns
+
+LINE_EVERY = 30  # seconds between lines where there is no terminal to draw a bar on
 
 
 @contextmanager
 def progress(title: str, total: int, enabled: bool = True) -> Iterator[Callable[..., None]]:
     """Show a bar over `total` steps; yields a function `advance(steps=1, note="")`.
 
-    The bar goes away at its end: the line that stays is the one that says what was made.
+    The bar goes away at its end: the line that stays is the one that says what was made. Where output goes to a file, a
+    line now and then says how far things are.
     """
     columns = (
         TextColumn("  {task.description}"),
@@ -24,10 +30,17 @@ def progress(title: str, total: int, enabled: bool = True) -> Iterator[Callable[
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not enabled) as bars:
+    bar = enabled and console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not bar) as bars:
         task = bars.add_task(title, total=total, note="")
+        said = time.monotonic()
 
         def advance(steps: int = 1, note: str = "") -> None:
+            nonlocal said
             bars.update(task, advance=steps, note=note)
+            if enabled and not bar and time.monotonic() - said > LINE_EVERY:
+                said, state = time.monotonic(), bars.tasks[0]
+                left = "" if state.time_remaining is None else f", {state.time_remaining:.0f} s left"
+                console.print(f"  {title}: {state.completed:.0f}/{total}{left} {note}")
 
         yield advance

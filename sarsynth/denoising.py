@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
-from diffusers.training_utils import compute_snr
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from sarsynth.data.datamodules import step_seed
@@ -37,9 +37,25 @@ class Draws:
         return torch.randint(below, (self.total,), generator=self.generator)[self.mine]
 
 
-class Denoiser(LightningModule):
-    """The noise-prediction loss of latent diffusion (paper Eq. 1): mean of |noise - unet(noisy latents, t, text)|^2.
+def target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Return what a base is to predict: noise (Ho et al., arXiv 2006.11239) or velocity (arXiv 2202.00512).
 
+    Raises:
+        ValueError: The base predicts something else.
+    """
+    match noise_scheduler.config.prediction_type:
+        case "epsilon":
+            return noise
+        case "v_prediction":
+            return noise_scheduler.get_velocity(latents, noise, timesteps)
+        case other:
+            raise ValueError(f"a base that predicts {other} cannot be trained here")
+
+
+class Denoiser(LightningModule):
+    """The loss of latent diffusion (paper Eq. 1): mean of |noise - unet(noisy latents, t, text)|^2.
+
+    That is what a base predicts noise with, as SD v1.5 does; one that predicts velocity is held to the velocity.
     Only parameters that require gradients are optimised and stored in checkpoints; the frozen base is not.
 
     Args:
@@ -49,7 +65,6 @@ class Denoiser(LightningModule):
         warmup_steps: Optimiser steps of warm-up.
         max_steps: Optimiser steps in all.
         weight_decay: AdamW's.
-        snr_gamma: Weight losses by min(SNR, gamma) / SNR (Hang et al., arXiv 2303.09556); None is the paper's plain loss.
         text_encoder: Tuned along, for training a base; None where text features come with the batch.
         no_text: Token ids (L,) of the empty caption, which a share `caption_dropout` of the samples sees instead.
         seed: Noise and time steps are functions of (seed, step, place in the global batch).
@@ -64,7 +79,6 @@ class Denoiser(LightningModule):
         warmup_steps: int,
         max_steps: int,
         weight_decay: float = 0.01,
-        snr_gamma: float | None = None,
         text_encoder: nn.Module | None = None,
         no_text: Tensor | None = None,
         caption_dropout: float = 0.0,
@@ -74,8 +88,8 @@ class Denoiser(LightningModule):
         self.unet, self.text_encoder = unet, text_encoder
         self.noise_scheduler = noise_scheduler
         self.learning_rate, self.warmup_steps, self.max_steps = learning_rate, warmup_steps, max_steps
-        self.weight_decay, self.snr_gamma = weight_decay, snr_gamma
-        self.no_text, self.caption_dropout, self.seed = no_text, caption_dropout, seed
+        self.weight_decay, self.seed = weight_decay, seed
+        self.no_text, self.caption_dropout = no_text, caption_dropout
         self.strict_loading = False  # checkpoints hold the tuned parameters alone
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -91,23 +105,19 @@ class Denoiser(LightningModule):
         timesteps = draw.integers(self.noise_scheduler.config.num_train_timesteps).to(self.device)
         dropped = draw.uniform() < self.caption_dropout
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
-        noise_pred = self.unet(noisy, timesteps, self._text_features(batch, dropped)).sample
-        loss = F.mse_loss(noise_pred, noise, reduction="none").mean(dim=(1, 2, 3))  # (B,)
-        if self.snr_gamma is not None:
-            snr = compute_snr(self.noise_scheduler, timesteps)
-            loss = loss * snr.clamp(max=self.snr_gamma) / snr
-        loss = loss.mean()
-        self.log("loss", loss, prog_bar=True)
+        prediction = self.unet(noisy, timesteps, self._text_features(batch, dropped)).sample
+        loss = F.mse_loss(prediction, target(self.noise_scheduler, latents, noise, timesteps))
+        self.log("loss", loss)
         return loss
 
     def _text_features(self, batch: dict[str, Tensor], dropped: Tensor) -> Tensor:
         """Text features (B, L, D): as they come, or of the token ids, some of them dropped."""
-        if self.text_encoder is None:
+        if self.text_encoder is None or self.no_text is None:
             return batch["text_features"]
         token_ids = torch.where(dropped[:, None].to(self.device), self.no_text, batch["input_ids"])
         return self.text_encoder(token_ids).last_hidden_state
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW on what is not frozen; warm-up and cosine, stepped once an optimiser step."""
         tuned = [parameter for parameter in self.parameters() if parameter.requires_grad]
         assert tuned, "no parameter requires a gradient"

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 
 from sarsynth.console import progress
 
 CHECKPOINT = "last.ckpt"
+CPU = partial(Trainer, accelerator="cpu", devices=1)
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Fitting:
         logger: Where scalars go; False is nowhere.
     """
 
-    make_trainer: Callable[..., Trainer] = partial(Trainer, accelerator="cpu", devices=1)
+    make_trainer: Callable[..., Trainer] = CPU
     logger: Logger | bool = False
 
     def fit(
@@ -43,7 +45,7 @@ class Fitting:
 
         Args:
             module: What to train.
-            data: Its batches; sample order and noise must be functions of the global step (see data/stream.py).
+            data: Its batches; sample order and noise must be functions of the global step (see data/datamodules.py).
             title: What the progress bar says.
             max_steps: Optimiser steps in all.
             checkpoints: Folder of the checkpoint that resumes this training; None keeps none.
@@ -52,6 +54,8 @@ class Fitting:
             callbacks: More callbacks.
         """
         own: list[Callback] = [StepBar(title, max_steps), *callbacks]
+        if self.logger:
+            own.append(LearningRateMonitor("step"))
         resume = None
         if checkpoints is not None:
             own.append(Resumable(checkpoints, checkpoint_every))

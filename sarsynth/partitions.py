@@ -63,6 +63,16 @@ class Partition:
         return cls(tuple(content["classes"]), np.array(content["assignments"], dtype=np.int64), counts, content["nmi"])
 
 
+def check_k(k: int, images: int) -> None:
+    """Refuse more clusters than images.
+
+    Raises:
+        UserError: There are fewer images than clusters.
+    """
+    if not 1 <= k <= images:
+        raise UserError(f"prototypes.k={k}: must be between 1 and the number of training images, {images}")
+
+
 def whole(labels: np.ndarray, classes: Sequence[str]) -> Partition:
     """Put all images into one part."""
     return Partition.of(np.zeros(len(labels), dtype=np.int64), labels, classes, k=1)
@@ -81,7 +91,6 @@ def prototypes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str],
     Raises:
         UserError: There are fewer images than clusters.
     """
-    if not 1 <= k <= len(features):
-        raise UserError(f"prototypes.k={k}: must be between 1 and the number of training images, {len(features)}")
+    check_k(k, len(features))
     means = KMeans(n_clusters=k, n_init=RESTARTS, random_state=seed)
     return Partition.of(means.fit_predict(features), labels, classes, k)

@@ -3,7 +3,6 @@
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +10,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -68,7 +68,7 @@ class Autoencoding(LightningModule):
         self.log("loss", loss)
         return loss
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine, stepped once an optimiser step."""
         optimizer = torch.optim.AdamW(self.vae.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         lr_scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, self.max_steps)
@@ -110,7 +110,7 @@ def nano_unet(image_size: int) -> UNet2DConditionModel:
 
 
 def nano_tokenizer(texts: list[str], vocabulary: int = 900) -> CLIPTokenizer:
-    """Learn a byte-pair vocabulary from texts; every printable ASCII character is in it, so that any prompt has tokens."""
+    """Learn a byte-pair vocabulary from texts and every printable ASCII character, so that any prompt has tokens."""
     characters = [f"{a}{b}" for a in string.printable.strip() for b in "a1"] + list(string.printable.strip())
     return CLIPTokenizer().train_new_from_iterator(texts + characters, vocab_size=vocabulary)
 
@@ -133,9 +133,19 @@ def nano_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def noise_schedule() -> DDPMScheduler:
-    """The noise schedule of SD v1.5."""
+    """The noise levels of SD v1.5; but the network predicts velocity.
+
+    A small U-Net that predicts noise has to pass all of it through its few channels unharmed, and what it loses is
+    magnified into coloured grain where noise prevails; velocity asks for the picture there (docs/log.md has the trial).
+    """
     return DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        clip_sample=False,
+        prediction_type="v_prediction",
+        steps_offset=1,
     )
 
 
@@ -154,12 +164,9 @@ def train_autoencoder(
     fitting: Fitting,
     checkpoints: Path,
 ) -> AutoencoderKL:
-    """Train the autoencoder of `sd-nano`.
+    """Train the autoencoder of `sd-nano` on uint8 images (N, 3, H, W), from its checkpoint in `checkpoints` if any.
 
-    Args:
-        images: uint8, shape (N, 3, H, W).
-        seed: Of weights, order and noise.
-        checkpoints: Folder of the checkpoint that resumes the training.
+    `seed` decides weights, order and noise; the rest is as in `Autoencoding`.
     """
     torch.manual_seed(seed)
     vae = nano_autoencoder()
@@ -203,7 +210,6 @@ def train_base(
     max_steps: int,
     weight_decay: float,
     max_grad_norm: float,
-    snr_gamma: float,
     caption_dropout: float,
     ema_decay: float,
     checkpoint_every: int,
@@ -213,14 +219,10 @@ def train_base(
 ) -> Base:
     """Train U-Net and text encoder of `sd-nano` on captioned images; returns the base with averaged weights.
 
-    Args:
-        vae: The trained autoencoder, its scaling factor set.
-        images: uint8, shape (N, 3, image_size, image_size).
-        texts: N captions.
-        caption_dropout: Share of the samples that see the empty caption, which classifier-free guidance needs.
-        ema_decay: Of the moving average over the weights, which begins after warm-up.
-        checkpoints: Folder of the checkpoint that resumes the training.
-        callbacks: More callbacks of the trainer.
+    The images are uint8 (N, 3, image_size, image_size) with N texts. A share `caption_dropout` is shown without text:
+    classifier-free guidance needs a model of images without text. The moving average over the weights decays by
+    `ema_decay` every EMA_EVERY steps, and begins after warm-up. The rest is as in `Denoiser`; a checkpoint in
+    `checkpoints` is gone on from.
     """
     torch.manual_seed(seed)
     tokenizer = nano_tokenizer(texts)
@@ -235,7 +237,6 @@ def train_base(
         warmup_steps=warmup_steps,
         max_steps=max_steps,
         weight_decay=weight_decay,
-        snr_gamma=snr_gamma,
         no_text=base.tokenize([""])[0],
         caption_dropout=caption_dropout,
         seed=seed,
@@ -253,6 +254,9 @@ def train_base(
         checkpoints=checkpoints,
         checkpoint_every=checkpoint_every,
         max_grad_norm=max_grad_norm,
-        callbacks=[EMAWeightAveraging(decay=ema_decay, update_every_n_steps=EMA_EVERY, update_starting_at_step=warmup_steps), *callbacks],
+        callbacks=[
+            EMAWeightAveraging(decay=ema_decay, update_every_n_steps=EMA_EVERY, update_starting_at_step=warmup_steps),
+            *callbacks,
+        ],
     )
     return base.requires_grad_(False).eval()

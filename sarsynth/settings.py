@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sarsynth.errors import UserError, one_line
+from sarsynth.errors import UserError
 
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
@@ -96,7 +96,6 @@ class Data(Encoded):
 
     split: Literal["train", "deci"]
     minor: Literal["auto"] | tuple[str, ...]
-    flip: Literal["none", "horizontal", "vertical", "both"]
 
 
 class Method(Section):
@@ -160,7 +159,6 @@ class AutoencoderTraining(Optimisation):
 class UNetTraining(Optimisation):
     """Second half of stage `base`; `caption_dropout` is the share of images shown with an empty caption."""
 
-    snr_gamma: Positive | None
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     caption_dropout: Annotated[float, Field(ge=0, le=1)]
 

@@ -17,7 +17,8 @@ class Tracker:
     """
 
     def __init__(self, make: Callable[[], Logger] | None) -> None:
-        self._make, self._logger, self._broken = make, None, make is None
+        self._make, self._broken = make, make is None
+        self._logger: Logger | None = None
 
     def attempt(self, action: Callable[[Logger], Any]) -> Any:
         """Do something with the logger; the first failure is reported, and ends logging for this run."""

@@ -1,6 +1,7 @@
 """The end of a study: classifiers on real + added images over seeds, fidelity of the synthetic set, one result."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from sarsynth import pictures
-from sarsynth.classification import Classifier, ClassScores, extract_features, fit_classifier, predict, scores
+from sarsynth.classification import Classifier, extract_features, fit_classifier, predict, scores
 from sarsynth.data.datamodules import LabelledImages, step_seed
 from sarsynth.data.transforms import resize
 from sarsynth.fidelity import ClassFidelity, fidelity
@@ -41,13 +41,12 @@ def synthetic_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
 def repeated_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
     """Draw real training images of each class again: each once before any is drawn a second time."""
     real = study.labelled("train")
-    chosen: list[int] = []
+    chosen = []
     for label, name in enumerate(study.classes):
         members = np.flatnonzero(real.labels.numpy() == label)
         rng = np.random.default_rng(step_seed(study.settings.seed, label))
-        while len(members) and sizes[name] > 0 and len(chosen) < sum(sizes[n] for n in study.classes[: label + 1]):
-            missing = sum(sizes[n] for n in study.classes[: label + 1]) - len(chosen)
-            chosen += rng.permutation(members)[:missing].tolist()
+        rounds = [rng.permutation(members) for _ in range(math.ceil(sizes[name] / max(1, len(members))))]
+        chosen += np.concatenate([*rounds, members[:0]])[: sizes[name]].tolist()
     return real[torch.tensor(chosen, dtype=torch.int64)]
 
 
@@ -78,6 +77,8 @@ def trained(study: Study, seed: int) -> Artifact:
             checkpoints=folder / "checkpoints",
             checkpoint_every=500,
         )
+        if classifier.global_rank:
+            return  # rank 0 predicts and writes
         test = study.labelled("test")
         logits = predict(classifier, test.images)
         save_file({"logits": logits, "labels": test.labels}, folder / "logits.safetensors")
@@ -174,7 +175,7 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
-    """Put the pictures of a synthetic method beside its result: a grid real | synthetic, and a scale strip per class."""
+    """Put the pictures of a synthetic method beside its result: real | synthetic, and a scale strip per class."""
     if study.settings.method.adds != "synthetic":
         return []
     name, real = study.settings.method.name, study.labelled("train")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from sarsynth.data.records import digest
@@ -10,7 +11,7 @@ from sarsynth.data.transforms import load_images, to_channels
 from sarsynth.errors import UserError
 from sarsynth.pretraining import measure_latents, train_autoencoder, train_base
 from sarsynth.prompts import captions
-from sarsynth.runs.study import Study
+from sarsynth.runs.study import Study, open_source
 from sarsynth.sim import generic_picture
 from sarsynth.store import Artifact
 
@@ -26,7 +27,7 @@ def make_base(study: Study) -> Artifact:
     settings = study.settings
     recipe, spec, size, seed = settings.train.base, settings.regular, settings.base.image_size, settings.seed
     assert recipe is not None
-    source = spec.reader.build()
+    source = open_source("regular", spec)
     records = source.records("train")
     if not records:
         raise UserError("regular: no train images; set regular.train to a folder or a list file")
@@ -46,7 +47,7 @@ def make_base(study: Study) -> Artifact:
         vae.register_to_config(scaling_factor=measure_latents(vae, photographs[:SCALE_IMAGES]))
         shapes = _generic(recipe.generic_pictures // 5, size, seed, speckled=False)
         images, texts = torch.cat([photographs, shapes]), texts + ["a picture of shapes"] * len(shapes)
-        train_base(
+        base = train_base(
             vae,
             images,
             texts,
@@ -55,7 +56,8 @@ def make_base(study: Study) -> Artifact:
             fitting=study.fitting("base"),
             checkpoints=checkpoints / "unet",
             **recipe.unet.model_dump(),
-        ).save(folder)
+        )
+        rank_zero_only(base.save)(folder)
 
     return study.store.make(
         "base",

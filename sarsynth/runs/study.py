@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -44,6 +45,7 @@ from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.prompts import caption, captions
+from sarsynth.runs.tables import partition_table
 from sarsynth.sampling import SampleRequest, sample
 from sarsynth.settings import Images, Optimisation, Settings
 from sarsynth.store import Artifact, Store
@@ -65,16 +67,14 @@ class Study:
     def __init__(self, settings: Settings, tracker: Tracker) -> None:
         self.settings, self.tracker = settings, tracker
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
+        self._shown: set[Artifact] = set()
 
-    # --- What is there ------------------------------------------------------------------------------------------------
+    # --- What is there -----------------------------------------------------------------------------------------------
 
     @cached_property
     def sources(self) -> dict[Role, Source]:
         """The two image sets of a study."""
-        return {"sar": self._source(self.settings.data), "ors": self._source(self.settings.ors)}
-
-    def _source(self, images: Images) -> Source:
-        return images.reader.build()
+        return {"sar": open_source("data", self.settings.data), "ors": open_source("ors", self.settings.ors)}
 
     @cached_property
     def fingerprints(self) -> dict[Role, str]:
@@ -140,7 +140,7 @@ class Study:
         """How a training loop of one stage runs and where its scalars go."""
         return Fitting(self.settings.trainer.build, self.tracker.stage(stage))
 
-    # --- Caches: what is computed once ----------------------------------------------------------------------------------
+    # --- Caches: what is computed once -------------------------------------------------------------------------------
 
     def images(self, split: Split) -> Artifact:
         """The SAR images of a split at the classifier's size, as tensors."""
@@ -195,7 +195,7 @@ class Study:
             command=f"python train.py stage={role}",
         )
 
-    # --- Stages -------------------------------------------------------------------------------------------------------
+    # --- Stages ------------------------------------------------------------------------------------------------------
 
     def ors_adapter(self) -> Artifact:
         """The view: an adapter trained on optical remote-sensing images."""
@@ -208,7 +208,7 @@ class Study:
         seed = self.settings.seed
 
         def build(folder: Path) -> None:
-            fit_classifier(
+            classifier = fit_classifier(
                 self.labelled("train"),
                 self.classes,
                 recipe,
@@ -216,7 +216,8 @@ class Study:
                 fitting=self.fitting("classifier"),
                 checkpoints=folder / "checkpoints",
                 checkpoint_every=500,
-            ).save(folder)
+            )
+            rank_zero_only(classifier.save)(folder)
 
         return self.store.make(
             "classifier",
@@ -245,8 +246,9 @@ class Study:
         )
 
     def prototypes(self) -> Artifact:
-        """The SAR training set in K clusters of classifier features."""
+        """The SAR training set in K clusters of classifier features; its class x cluster counts are always printed."""
         chosen = self.settings.prototypes
+        partitions.check_k(chosen.k, len(self.training))
         classifier = self.classifier()
 
         def build(folder: Path) -> None:
@@ -256,7 +258,7 @@ class Study:
                 features.numpy(), real.labels.numpy(), self.classes, chosen.k, self.settings.seed
             ).save(folder / "partition.json")
 
-        return self.store.make(
+        made = self.store.make(
             "partition",
             f"prototypes-{chosen.k}",
             {"k": chosen.k, "seed": self.settings.seed},
@@ -264,6 +266,10 @@ class Study:
             build,
             command="python train.py stage=prototypes",
         )
+        if made not in self._shown:
+            self._shown.add(made)
+            console.print(partition_table(Partition.load(made.path / "partition.json")))
+        return made
 
     def partition(self) -> tuple[Partition, dict[str, Artifact]]:
         """How the method divides the SAR training set, and the artifacts that this follows from."""
@@ -341,7 +347,7 @@ class Study:
                 max_grad_norm=recipe.max_grad_norm,
             )
             unet.to(self.device)
-            adapters.save(unet, name, folder)
+            rank_zero_only(adapters.save)(unet, name, folder)
             adapters.detach_all(unet)
 
         return self.store.make(
@@ -362,7 +368,7 @@ class Study:
             collective=True,
         )
 
-    # --- Generation ---------------------------------------------------------------------------------------------------
+    # --- Generation --------------------------------------------------------------------------------------------------
 
     def stack(self) -> tuple[dict[str, Artifact], dict[str, dict[str, float]]]:
         """The method's adapters by name, and for each class the scale of each."""
@@ -427,7 +433,7 @@ class Study:
         )
 
     def strips(self) -> Artifact:
-        """For each class, a few seeds over the scale of the whole stack (paper Figure 1b): strips.safetensors and PNGs."""
+        """For each class, a few seeds over the scale of the whole stack (paper Figure 1b), as a PNG."""
         stack, by_class = self.stack()
 
         def build(folder: Path) -> None:
@@ -486,6 +492,15 @@ class Study:
         )
         for images in batches:
             yield from to_uint8(to_channels(images, self.sources["sar"].channels)).cpu()
+
+
+def open_source(slot: str, images: Images) -> Source:
+    """Build the reader of `data`, `ors` or `regular`; what it refuses is told with the full key."""
+    try:
+        return images.reader.build()
+    except UserError as error:
+        key, given, _ = str(error).partition("=")
+        raise UserError(f"{slot}.{error}" if given and key in images.reader.options else f"{slot}: {error}") from error
 
 
 def _save_png(image: Tensor, file: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.table import Table
 
 from sarsynth.console import console
+from sarsynth.runs.tables import mean_fid, results_table
 
 RESULT = "result.json"
 
@@ -48,12 +48,6 @@ def row(result: Mapping[str, Any]) -> dict[str, Any]:
     return flat | {"fid": mean_fid(result)}
 
 
-def mean_fid(result: Mapping[str, Any]) -> float | None:
-    """Average FID over the classes that have one; None without synthetic images."""
-    known = [figures["fid"] for figures in result["fidelity"]["per_class"].values() if figures["fid"] is not None]
-    return sum(known) / len(known) if known else None
-
-
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Write rows whose columns may differ (jobs on different data)."""
     columns = list(dict.fromkeys(key for one in rows for key in one))
@@ -61,30 +55,3 @@ def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         writer = csv.DictWriter(handle, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, and FID."""
-    first = results[0]
-    seeds = ", ".join(sorted({str(len(result["seeds"])) for result in results}))
-    table = Table(title=f"F1 in % on the real test set, mean ± sd over {seeds} seeds; FID of the synthetic images")
-    table.add_column("method")
-    for name in first["classes"]:
-        mark = "*" if name in first["minor"] else ""
-        table.add_column(f"{name}{mark}", justify="right")
-    for name in ("minor*", "macro", "FID"):
-        table.add_column(name, justify="right")
-    for result in results:
-        scores = result["classifier"]
-        cells = [percent((scores["per_class"].get(name) or {}).get("f1")) for name in first["classes"]]
-        cells += [percent(scores["minor_f1"]), percent(scores["macro_f1"])]
-        distance = mean_fid(result)
-        table.add_row(result["method"], *cells, "" if distance is None else f"{distance:.2f}")
-    return table
-
-
-def percent(figure: Mapping[str, Any] | None) -> str:
-    """Format a figure in percent with its standard deviation."""
-    if figure is None or figure["mean"] is None:
-        return ""
-    return f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}"

@@ -56,11 +56,11 @@ def _draw_wake(canvas: np.ndarray, ship: Ship, camera: Camera, rng: np.random.Ge
     stern = ship.x(0.04)
     half = ship.beam * 0.35
     fan = [(stern, half), (stern, -half), (stern - reach, -spread / 2), (stern - reach, spread / 2)]
-    layer = np.zeros(canvas.shape[:2], np.float32)
+    sharp = np.zeros(canvas.shape[:2], np.float32)
     points = camera.project(np.array([(x, y, 0.0) for x, y in fan]))
-    cv2.fillPoly(layer, [np.round(points).astype(np.int32)], 1.0)
-    layer = cv2.GaussianBlur(layer, (0, 0), canvas.shape[0] / 90)
-    foam = layer * (0.28 + 0.2 * rng.random()) * np.clip(1 + 0.5 * smooth_noise(rng, canvas.shape[0], (40, 40)), 0, 2)
+    cv2.fillPoly(sharp, [np.round(points).astype(np.int32)], 1.0)
+    soft = cv2.GaussianBlur(sharp, (0, 0), canvas.shape[0] / 90)
+    foam = soft * (0.28 + 0.2 * rng.random()) * np.clip(1 + 0.5 * smooth_noise(rng, canvas.shape[0], (40, 40)), 0, 2)
     canvas += foam[..., None] * (225 - canvas)
 
 

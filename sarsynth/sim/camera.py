@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sarsynth.sim.ships import Box, Ship
+from sarsynth.sim.ships import HULL_COLOURS, Beam, Box, Dome, Ship
 
 # Pictures are drawn this many times larger and averaged down: cheap anti-aliasing for sub-pixel masts.
 SUPERSAMPLING = 3
@@ -52,17 +52,13 @@ def _shade(colour: tuple[int, int, int], amount: float) -> np.ndarray:
 
 
 def _faces(box: Box) -> list[tuple[np.ndarray, float]]:
-    """The box's five visible candidates: corners (4, 3) and how light they are."""
-    x0, x1, y0, y1, z0, z1 = box.x0, box.x1, box.y0, box.y1, box.z0, box.z1
-    corner = lambda x, y, z: (x, y, z)  # noqa: E731
-    ring = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-    faces = []
-    for (ax, ay), (bx, by), light in zip(ring, ring[1:] + ring[:1], (0.78, 0.62, 0.7, 0.58), strict=True):
-        faces.append(
-            (np.array([corner(ax, ay, z0), corner(bx, by, z0), corner(bx, by, z1), corner(ax, ay, z1)]), light)
-        )
-    faces.append((np.array([(x, y, z1) for x, y in ring]), 1.0))
-    return faces
+    """The walls and the roof of a box: corners (4, 3), counter-clockwise from outside, and how light each is."""
+    ring = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1)]
+    walls = zip(ring, ring[1:] + ring[:1], (0.78, 0.62, 0.7, 0.58), strict=True)
+    faces = [
+        (np.array([(*a, box.z0), (*b, box.z0), (*b, box.z1), (*a, box.z1)]), lightness) for a, b, lightness in walls
+    ]
+    return [*faces, (np.array([(*corner, box.z1) for corner in ring]), 1.0)]
 
 
 def _towards_camera(face: np.ndarray, camera: Camera) -> bool:
@@ -74,21 +70,20 @@ def _towards_camera(face: np.ndarray, camera: Camera) -> bool:
 
 def draw_ship(canvas: np.ndarray, ship: Ship, camera: Camera, light: float = 1.0) -> None:
     """Paint a ship on a picture of shape (H, W, 3), RGB in [0, 255], float32, in place."""
-    water, deck = ship.outline(), ship.outline()
-    hull = np.array([(x, y, 0.0) for x, y in water]), np.array([(x, y, ship.deck) for x, y in deck])
-    colour = _hull_colour(ship)
-    waterline = camera.project(hull[0])
-    _fill(canvas, waterline, _shade(colour, 0.5 * light))
-    order = np.argsort([camera.nearness(hull[0][[i, (i + 1) % len(water)]]).mean() for i in range(len(water))])
-    for i in order:
-        j = (i + 1) % len(water)
-        wall = np.array([hull[0][i], hull[0][j], hull[1][j], hull[1][i]])
+    outline = ship.outline()
+    waterline, deck = (np.column_stack([outline, np.full(len(outline), height)]) for height in (0.0, ship.deck))
+    colour = HULL_COLOURS[ship.hull_colour]
+    _fill(canvas, camera.project(waterline), _shade(colour, 0.5 * light))
+    following = np.roll(np.arange(len(outline)), -1)
+    for i in np.argsort(camera.nearness((waterline + waterline[following]) / 2)):
+        j = following[i]
+        wall = np.array([waterline[i], waterline[j], deck[j], deck[i]])
         if _towards_camera(wall, camera):
             along = abs(wall[1, 0] - wall[0, 0]) / (np.linalg.norm(wall[1] - wall[0]) + 1e-9)
             _fill(canvas, camera.project(wall), _shade(colour, light * (0.66 + 0.2 * along)))
-    _fill(canvas, camera.project(hull[1]), _shade(ship.deck_colour, light))
+    _fill(canvas, camera.project(deck), _shade(ship.deck_colour, light))
 
-    things: list[tuple[float, object]] = []
+    things: list[tuple[float, Box | Dome | Beam]] = []
     for box in ship.boxes:
         middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, (box.z0 + box.z1) / 2])
         things.append((float(camera.nearness(middle)), box))
@@ -101,7 +96,7 @@ def draw_ship(canvas: np.ndarray, ship: Ship, camera: Camera, light: float = 1.0
             for face, brightness in _faces(thing):
                 if _towards_camera(face, camera):
                     _fill(canvas, camera.project(face), _shade(thing.colour, light * brightness))
-        elif hasattr(thing, "r"):
+        elif isinstance(thing, Dome):
             _draw_dome(canvas, thing, camera, light)
         else:
             ends = camera.project(np.array([thing.start, thing.end]))
@@ -110,13 +105,7 @@ def draw_ship(canvas: np.ndarray, ship: Ship, camera: Camera, light: float = 1.0
             cv2.line(canvas, a, b, tuple(float(c) for c in _shade(thing.colour, 0.9 * light)), width, cv2.LINE_AA, 4)
 
 
-def _hull_colour(ship: Ship):
-    from sarsynth.sim.ships import HULL_COLOURS
-
-    return HULL_COLOURS[ship.hull_colour]
-
-
-def _draw_dome(canvas: np.ndarray, dome, camera: Camera, light: float) -> None:
+def _draw_dome(canvas: np.ndarray, dome: Dome, camera: Camera, light: float) -> None:
     for share, brightness in ((1.0, 0.72), (0.72, 0.9), (0.4, 1.08)):
         # Smaller, lighter discs that move to the upper left: a lit sphere.
         middle = camera.project(np.array([dome.x, dome.y, dome.z + dome.r * 0.25 * (1 - share)]))
@@ -135,6 +124,6 @@ def finish(canvas: np.ndarray, size: int) -> np.ndarray:
 
 
 def smooth_noise(rng: np.random.Generator, size: int, cells: tuple[int, int]) -> np.ndarray:
-    """Return noise of shape (size, size) with the given number of cells (rows, columns), zero mean, about unit range."""
+    """Return noise of shape (size, size), zero mean, about unit deviation, that varies over `cells` (rows, columns)."""
     coarse = rng.standard_normal(cells).astype(np.float32)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)

@@ -3,6 +3,7 @@
 The sensor looks from the left (towards +column), so tall things are laid over towards column 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -131,10 +132,10 @@ def _scatterers(
     points: list[np.ndarray] = []
     echoes: list[np.ndarray] = []
 
-    def line(start, end, echo: float) -> None:
-        start, end = np.asarray(start, float), np.asarray(end, float)
-        count = max(2, int(np.linalg.norm(end - start) / step))
-        points.append(start + (end - start) * rng.random((count, 1)))
+    def line(start: Sequence[float], end: Sequence[float], echo: float) -> None:
+        span = np.subtract(end, start)
+        count = max(2, int(np.linalg.norm(span) / step))
+        points.append(np.asarray(start) + span * rng.random((count, 1)))
         echoes.append(np.full(count, echo))
 
     outline = ship.outline()
@@ -144,8 +145,8 @@ def _scatterers(
         facing = -normal[0] / (np.linalg.norm(normal) + 1e-9)
         line((*a, ship.deck), (*b, ship.deck), 0.22 + 0.5 * max(facing, 0.0))
     for box in ship.boxes:
-        ring = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1)]
-        for a, b in zip(ring, ring[1:] + ring[:1], strict=True):
+        corners = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1)]
+        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
             line((*a, box.z1), (*b, box.z1), box.echo * 0.5)
     for dome in ship.domes:
         angles = rng.uniform(0, 2 * np.pi, 14)

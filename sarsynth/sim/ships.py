@@ -113,11 +113,19 @@ class Ship:
         port = [(x, -y) for x, y in reversed(starboard[:-1])]
         return np.array(starboard + port)
 
-    def box(self, along: tuple[float, float], athwart: tuple[float, float], height: float, colour: RGB, **how: float):
-        """Put a box on the deck (or at height `base`); positions are shares of length and half beam."""
-        z0 = how.get("base", self.deck)
+    def box(
+        self,
+        along: tuple[float, float],
+        athwart: tuple[float, float],
+        height: float,
+        colour: RGB,
+        base: float | None = None,
+        echo: float = 1.0,
+    ) -> None:
+        """Put a box on the deck (or at height `base`, metres); positions are shares of length and half beam."""
+        z0 = self.deck if base is None else base
         corners = (self.x(along[0]), self.x(along[1]), self.y(athwart[0]), self.y(athwart[1]))
-        self.boxes.append(Box(*corners, z0, z0 + height, colour, how.get("echo", 1.0)))
+        self.boxes.append(Box(*corners, z0, z0 + height, colour, echo))
 
     def bar(
         self,
@@ -126,7 +134,7 @@ class Ship:
         width: float,
         colour: RGB,
         echo: float = 1.0,
-    ):
+    ) -> None:
         """Put a beam; along and athwart are shares, heights are metres over the deck."""
         ends = [(self.x(a), self.y(b), self.deck + z) for a, b, z in (start, end)]
         self.beams.append(Beam(ends[0], ends[1], width, colour, echo))

@@ -1,0 +1,63 @@
+"""Tables that a run prints. Torch-free."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from sarsynth.partitions import Partition
+from sarsynth.scales import prototype_weights
+
+
+def partition_table(partition: Partition) -> Table:
+    """Lay out the class x cluster counts, the mixing weights that follow, and how far clusters are from classes."""
+    table = Table(
+        box=SIMPLE_HEAD,
+        title="Training images in each prototype (bias-score weights)",
+        caption=f"normalised mutual information with the classes: {partition.nmi:.2f}; at 1 prototypes are the classes",
+    )
+    table.add_column("class")
+    for part in range(partition.k):
+        table.add_column(str(part), justify="right")
+    for name, row, shares in zip(partition.classes, partition.counts, prototype_weights(partition.counts), strict=True):
+        table.add_row(name, *(f"{count} ({share:.2f})" for count, share in zip(row, shares, strict=True)))
+    table.add_row("all", *map(str, partition.counts.sum(axis=0)))
+    return table
+
+
+def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, and FID."""
+    first = results[0]
+    seeds = ", ".join(sorted({str(len(result["seeds"])) for result in results}))
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        title=f"F1 in % on the real test set, mean ± sd over {seeds} seeds; FID of the synthetic images",
+    )
+    table.add_column("method")
+    for name in first["classes"]:
+        mark = "*" if name in first["minor"] else ""
+        table.add_column(f"{name}{mark}", justify="right")
+    for name in ("minor*", "macro", "FID"):
+        table.add_column(name, justify="right")
+    for result in results:
+        scores = result["classifier"]
+        cells = [percent((scores["per_class"].get(name) or {}).get("f1")) for name in first["classes"]]
+        cells += [percent(scores["minor_f1"]), percent(scores["macro_f1"])]
+        distance = mean_fid(result)
+        table.add_row(result["method"], *cells, "" if distance is None else f"{distance:.2f}")
+    return table
+
+
+def percent(figure: Mapping[str, Any] | None) -> str:
+    """Format a figure in percent with its standard deviation."""
+    if figure is None or figure["mean"] is None:
+        return ""
+    return f"{100 * figure['mean']:.1f}±{100 * figure['std']:.1f}"
+
+
+def mean_fid(result: Mapping[str, Any]) -> float | None:
+    """Average FID over the classes that have one; None without synthetic images."""
+    known = [figures["fid"] for figures in result["fidelity"]["per_class"].values() if figures["fid"] is not None]
+    return sum(known) / len(known) if known else None

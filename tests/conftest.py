@@ -1,0 +1,30 @@
+"""What tests share: the embedded base, and one much smaller that stands in where its weights do not matter."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: no test may depend on a network
+os.environ["WANDB_SILENT"] = "true"
+
+import pytest
+import torch
+from tiny import tiny_base
+
+from sarsynth.base import NANO, Base
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads():
+    """More threads than cores, or two for tensors this small, only cost time."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def nano() -> Base:
+    """The base inside the package, for tests that leave it as they found it."""
+    return Base.load(NANO)
+
+
+@pytest.fixture
+def tiny() -> Base:
+    """A fresh base of random weights."""
+    return tiny_base()
