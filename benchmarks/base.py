@@ -76,8 +76,13 @@ def main(folder: Path) -> None:
     gates["macro-F1 of SAR chips, raw"] = macro_f1(classifier, held_out.images, held_out.labels)
     gates["macro-F1 of SAR chips, encoded and decoded"] = macro_f1(classifier, decoded, held_out.labels)
     gates["PSNR of SAR chips, dB"] = (20 * torch.log10(255 / error.sqrt())).item()
-    (folder / "gates.json").write_text(json.dumps(gates, indent=2) + "\n")
-    console.print_json(json.dumps(gates))
+    (folder / "gates.json").write_text(json.dumps(rounded(gates), indent=2) + "\n")
+    console.print_json(json.dumps(rounded(gates)))
+
+
+def rounded(figures: dict) -> dict:
+    """Keep four digits of each figure."""
+    return {k: rounded(v) if isinstance(v, dict) else round(v, 4) for k, v in figures.items()}
 
 
 if __name__ == "__main__":

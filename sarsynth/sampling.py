@@ -49,6 +49,8 @@ def sample(
         num_inference_steps: Steps of the scheduler.
         batch_size: Images at a time.
     """
+    if not requests:  # as when a resumed run finds the images of a class complete
+        return
     device = base.unet.device
     prompts = sorted({request.prompt for request in requests})
     features = dict(zip(prompts, base.encode_text(prompts), strict=True))

@@ -100,7 +100,7 @@ def trained(study: Study, seed: int) -> Artifact:
         },
         inputs,
         build,
-        command=f"python evaluate.py method={method.name} seeds=[{seed}]",
+        command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed}]"),
         collective=True,
     )
 
@@ -123,7 +123,7 @@ def measured(study: Study) -> Artifact:
         {"classes": study.classes, "sizes": sizes},
         {"classifier": classifier, "synthetic": made, "images": real},
         build,
-        command=f"python evaluate.py method={study.settings.method.name}",
+        command=study.command("evaluate.py", f"method={study.settings.method.name}"),
     )
 
 

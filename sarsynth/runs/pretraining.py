@@ -72,7 +72,7 @@ def make_base(study: Study) -> Artifact:
         },
         {},
         build,
-        command="python train.py stage=base",
+        command=study.command("train.py", "stage=base"),
         collective=True,
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import diffusers
 import transformers
+from hydra.core.hydra_config import HydraConfig
 
 from sarsynth.console import console
 from sarsynth.runs.study import Study
@@ -34,7 +35,7 @@ def session(settings: Settings, folder: Path) -> Iterator[Study]:
     tracker = Tracker(None if logger is None else lambda: logger.build(**where))
     tracker.config(settings.model_dump(mode="json", by_alias=True))
     try:
-        yield Study(settings, tracker)
+        yield Study(settings, tracker, HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
     finally:
         tracker.finish()
 

@@ -6,6 +6,7 @@ by its settings and inputs (the fingerprint), and by its builder, which reads th
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -62,10 +63,11 @@ class Study:
     Args:
         settings: The configuration.
         tracker: Where scalars and pictures of this run go.
+        overrides: What was said on the command line; commands that the study proposes say it again.
     """
 
-    def __init__(self, settings: Settings, tracker: Tracker) -> None:
-        self.settings, self.tracker = settings, tracker
+    def __init__(self, settings: Settings, tracker: Tracker, overrides: Sequence[str] = ()) -> None:
+        self.settings, self.tracker, self.overrides = settings, tracker, overrides
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
         self._shown: set[Artifact] = set()
 
@@ -136,6 +138,12 @@ class Study:
         accelerator = self.settings.trainer.options["accelerator"]
         return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
+    def command(self, script: str, *keys: str) -> str:
+        """Say what a person types to make a part of this very study, e.g. `command("train.py", "stage=ors")`."""
+        said = {key.partition("=")[0] for key in keys} | {"stage", "build"}
+        kept = [override for override in self.overrides if override.partition("=")[0] not in said]
+        return f"python {script} {shlex.join([*keys, *kept])}"
+
     def fitting(self, stage: str) -> Fitting:
         """How a training loop of one stage runs and where its scalars go."""
         return Fitting(self.settings.trainer.build, self.tracker.stage(stage))
@@ -160,7 +168,7 @@ class Study:
             {"source": self.fingerprints["sar"], "records": digest(records), "image_size": size},
             {},
             build,
-            command="python train.py stage=classifier",
+            command=self.command("train.py", "stage=classifier"),
         )
 
     def labelled(self, split: Split) -> LabelledImages:
@@ -192,7 +200,7 @@ class Study:
             },
             {"base": self.base_artifact},
             build,
-            command=f"python train.py stage={role}",
+            command=self.command("train.py", f"stage={role}"),
         )
 
     # --- Stages ------------------------------------------------------------------------------------------------------
@@ -200,7 +208,7 @@ class Study:
     def ors_adapter(self) -> Artifact:
         """The view: an adapter trained on optical remote-sensing images."""
         recipe = self.settings.train.ors
-        return self._adapter("ors", "ors", recipe, recipe.rank, recipe.max_steps, None, {}, "train.py stage=ors")
+        return self._adapter("ors", "ors", recipe, recipe.rank, recipe.max_steps, None, {})
 
     def classifier(self) -> Artifact:
         """The study's own classifier: its features make prototypes and measure fidelity."""
@@ -225,7 +233,7 @@ class Study:
             {"recipe": recipe.as_dict(), "classes": self.classes, "seed": seed},
             {"images": self.images("train")},
             build,
-            command="python train.py stage=classifier",
+            command=self.command("train.py", "stage=classifier"),
             collective=True,
         )
 
@@ -264,7 +272,7 @@ class Study:
             {"k": chosen.k, "seed": self.settings.seed},
             {"classifier": classifier, "images": self.images("train")},
             build,
-            command="python train.py stage=prototypes",
+            command=self.command("train.py", "stage=prototypes"),
         )
         if made not in self._shown:
             self._shown.add(made)
@@ -294,9 +302,8 @@ class Study:
             if size:
                 steps = max(1, round(recipe.max_steps * size / len(self.training)))
                 chosen = torch.from_numpy(np.flatnonzero(partition.assignments == part))
-                command = f"train.py stage=sar method={method.name}"
                 made[name] = self._adapter(
-                    name, "sar", recipe, method.rank, steps, chosen, inputs | ({"ors": below} if below else {}), command
+                    name, "sar", recipe, method.rank, steps, chosen, inputs | ({"ors": below} if below else {})
                 )
         return made
 
@@ -309,7 +316,6 @@ class Study:
         steps: int,
         chosen: Tensor | None,
         inputs: Mapping[str, Artifact],
-        command: str,
     ) -> Artifact:
         """Train one adapter on the latents of a set (or some of its images), on top of the adapter `inputs["ors"]`."""
         spec = AdapterSpec(rank, self.settings.adapter.target_modules)
@@ -364,7 +370,7 @@ class Study:
             },
             {"base": self.base_artifact, "latents": latents, **inputs},
             build,
-            command=f"python {command}",
+            command=self.command("train.py", f"stage={role}"),
             collective=True,
         )
 
@@ -429,7 +435,7 @@ class Study:
             self._recipe_of_images(by_class) | {"sizes": sizes},
             {"base": self.base_artifact, **stack},
             build,
-            command=f"python generate.py method={self.settings.method.name}",
+            command=self.command("generate.py", f"method={self.settings.method.name}"),
         )
 
     def strips(self) -> Artifact:
@@ -454,7 +460,7 @@ class Study:
             self._recipe_of_images(by_class) | {"strip_scales": STRIP_SCALES, "images": STRIP_IMAGES},
             {"base": self.base_artifact, **stack},
             build,
-            command=f"python evaluate.py method={self.settings.method.name}",
+            command=self.command("evaluate.py", f"method={self.settings.method.name}"),
         )
 
     def _recipe_of_images(self, by_class: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -1,0 +1,359 @@
+"""The denoising loss and its training: what moves, what does not, and that a run is a run however it is cut up."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from safetensors.torch import load_file
+from tiny import LENGTH, WIDTH, tiny_base
+from torch import Tensor
+
+from sarsynth import adapters
+from sarsynth.adapters import AdapterSpec
+from sarsynth.base import Base
+from sarsynth.data.datamodules import SeededDataModule, step_seed
+from sarsynth.data.latents import (
+    LatentDataset,
+    encode_images,
+    encode_texts,
+    load_latents,
+    save_latents,
+)
+from sarsynth.denoising import Denoiser, Draws
+from sarsynth.errors import UserError
+from sarsynth.fitting import CHECKPOINT, Fitting
+
+ROOT = Path(__file__).parents[1]
+SPEC = AdapterSpec(2, r".*\.(attn1|attn2)\.(to_q|to_k|to_v|to_out\.0)|.*\.conv1")
+STEPS = 8
+
+
+def latents(count: int = 12, views: int = 2, channels: int = 4) -> dict[str, Tensor]:
+    """Made-up latents of `count` images in two views, with one of three texts each."""
+    draw = torch.Generator().manual_seed(0)
+    shape = (views, count, channels, 8, 8)
+    return {
+        "mean": torch.randn(shape, generator=draw).half(),
+        "deviation": torch.rand(shape, generator=draw).half() / 10,
+        "text_features": torch.randn(3, LENGTH, WIDTH, generator=draw),
+        "text_index": torch.arange(count) % 3,
+    }
+
+
+def stacked(base: Base) -> Base:
+    """Put a fresh `sar` adapter that trains on an `ors` adapter that does not."""
+    for seed, name in enumerate(("ors", "sar")):
+        adapters.attach(base.unet, name, SPEC, seed)
+    for layer in adapters.adapted_layers(base.unet, "ors"):
+        weight = layer.lora_B["ors"].weight
+        weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
+    adapters.activate(base.unet, {"ors": 0.6, "sar": 1.0}, trainable="sar")
+    return base
+
+
+def denoiser(base: Base, **changes) -> Denoiser:
+    settings = {"learning_rate": 1e-2, "warmup_steps": 2, "max_steps": STEPS, "seed": 3}
+    return Denoiser(base.unet, base.noise_scheduler, **(settings | changes))
+
+
+def fit(base: Base, *, fitting: Fitting | None = None, seed: int = 3, batch_size: int = 4, **more) -> Denoiser:
+    """Train what requires gradients for eight steps."""
+    module = denoiser(base, seed=seed)
+    data = SeededDataModule(LatentDataset(latents()), batch_size=batch_size, max_steps=STEPS, seed=seed)
+    (fitting or Fitting()).fit(module, data, title="adapter", max_steps=STEPS, max_grad_norm=1.0, **more)
+    return module
+
+
+def weights(base: Base) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in base.unet.named_parameters()}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+class Kill(Callback):
+    """Die after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("killed")
+
+
+class Losses(Callback):
+    """Note each step's loss."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer, module, outputs, *_) -> None:
+        self.values[trainer.global_step] = outputs["loss"].item()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> tuple[dict[str, Tensor], dict[int, float]]:
+    """Weights and losses of a run that nothing disturbs."""
+    base, losses = stacked(tiny_base()), Losses()
+    fit(base, callbacks=[losses])
+    return weights(base), losses.values
+
+
+# --- The loss ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@torch.no_grad()
+def test_the_loss_is_the_papers_equation(prediction: str):
+    """By hand, for one batch: views, latents, noise and time steps from (seed, step), then the mean square."""
+    base = tiny_base()
+    base.noise_scheduler.register_to_config(prediction_type=prediction)
+    adapters.attach(base.unet, "sar", SPEC, seed=0)  # fresh: the network is still the base
+    module = denoiser(base, max_steps=1, warmup_steps=0)
+    losses, order = Losses(), []
+
+    class Recorded(LatentDataset):
+        def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
+            order.append(indices)
+            return super().__getitem__(indices)
+
+    data = SeededDataModule(Recorded(latents()), batch_size=4, max_steps=1, seed=3)
+    with torch.enable_grad():
+        Fitting().fit(module, data, title="adapter", max_steps=1, callbacks=[losses])
+
+    adapters.detach_all(base.unet)
+    tensors = latents()
+    draw = torch.Generator().manual_seed(step_seed(3, 0))
+    view = torch.randint(2, (4,), generator=draw)
+    chosen = order[0]
+    mean, deviation = tensors["mean"][view, chosen].float(), tensors["deviation"][view, chosen].float()
+    clean = mean + deviation * torch.randn(4, 4, 8, 8, generator=draw)
+    noise = torch.randn(4, 4, 8, 8, generator=draw)
+    timesteps = torch.randint(1000, (4,), generator=draw)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, dim=0)[timesteps].float()[:, None, None, None]
+    noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
+    goal = noise if prediction == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * clean
+    text_features = tensors["text_features"][tensors["text_index"][chosen]]
+    expected = (base.unet(noisy, timesteps, text_features).sample - goal).square().mean().item()
+    assert losses.values[1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_dropped_captions_are_the_empty_one():
+    """All captions dropped is training on the empty caption alone."""
+
+    def losses(dropout: float, captions: list[str]) -> dict[int, float]:
+        base, noted = tiny_base(), Losses()
+        base.unet.requires_grad_(True)
+        base.text_encoder.requires_grad_(True)
+        tensors = {k: v for k, v in latents().items() if not k.startswith("text")}
+        dataset = LatentDataset(tensors | {"input_ids": base.tokenize(captions)})
+        module = denoiser(
+            base,
+            text_encoder=base.text_encoder,
+            no_text=base.tokenize([""])[0],
+            caption_dropout=dropout,
+            max_steps=3,
+        )
+        data = SeededDataModule(dataset, batch_size=4, max_steps=3, seed=3)
+        before = base.text_encoder.embeddings.token_embedding.weight.clone()
+        Fitting().fit(module, data, title="base", max_steps=3, callbacks=[noted])
+        assert not torch.equal(base.text_encoder.embeddings.token_embedding.weight, before), "trains along"
+        return noted.values
+
+    words = ["a SAR image of cargo ship"] * 12
+    assert losses(1.0, words) == losses(0.0, [""] * 12)
+    assert losses(0.0, words) != losses(0.0, [""] * 12)
+
+
+# --- What moves -------------------------------------------------------------------------------------------------------
+
+
+def test_training_sar_on_ors_moves_sar_alone():
+    base = stacked(tiny_base())
+    before = weights(base)
+    buffers = {name: buffer.clone() for name, buffer in base.named_buffers()}
+    fit(base)
+    changed = moved(before, weights(base))
+    assert changed == {name for name in before if ".sar." in name}
+    assert any(".ors." in name for name in before)
+    assert any(".lora_" not in name for name in before)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in base.named_buffers())
+
+
+def test_what_lies_below_matters_to_what_is_learnt(uninterrupted):
+    base = stacked(tiny_base())
+    adapters.activate(base.unet, {"sar": 1.0}, trainable="sar")
+    fit(base)
+    assert any(".sar." in name for name in moved(uninterrupted[0], weights(base)))
+
+
+def test_training_learns():
+    base, losses = tiny_base(), Losses()
+    base.unet.requires_grad_(True)
+    module = denoiser(base, learning_rate=2e-3, max_steps=60)
+    data = SeededDataModule(LatentDataset(latents()), batch_size=8, max_steps=60, seed=3)
+    Fitting().fit(module, data, title="base", max_steps=60, callbacks=[losses])
+    values = list(losses.values.values())
+    assert sum(values[-10:]) < 0.9 * sum(values[:10])
+
+
+# --- A run is a function of its settings ------------------------------------------------------------------------------
+
+
+def test_the_same_settings_give_the_same_weights(uninterrupted):
+    torch.randn(7)  # what others draw must not matter
+    again, other = stacked(tiny_base()), stacked(tiny_base())
+    fit(again)
+    assert not moved(uninterrupted[0], weights(again))
+    fit(other, seed=4)
+    assert moved(uninterrupted[0], weights(other))
+
+
+def test_draws_are_a_function_of_seed_and_step_shared_out_over_processes():
+    def draws(seed: int, step: int, rows: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:
+        draw = Draws(seed, step, rows, rank, world_size)
+        return [draw.integers(2), draw.normal((3, 2)), draw.normal((3,)), draw.integers(1000), draw.uniform()]
+
+    whole = draws(0, 5, 8)
+    assert [len(part) for part in whole] == [8] * 5
+    assert all(torch.equal(a, b) for a, b in zip(whole, draws(0, 5, 8), strict=True))
+    assert not torch.equal(whole[1], draws(0, 6, 8)[1])
+    assert not torch.equal(whole[1], draws(1, 5, 8)[1])
+    shares = [draws(0, 5, 2, rank, 4) for rank in range(4)]
+    for part, *shared in zip(whole, *shares, strict=True):
+        assert torch.equal(torch.stack(shared, dim=1).flatten(0, 1), part)
+
+
+def test_a_killed_run_ends_as_if_it_had_never_been(uninterrupted, tmp_path: Path):
+    keep = {"checkpoints": tmp_path / "checkpoints", "checkpoint_every": 3}
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(stacked(tiny_base()), callbacks=[Kill(5)], **keep)
+    assert [file.name for file in keep["checkpoints"].iterdir()] == [CHECKPOINT]
+    resumed, losses = stacked(tiny_base()), Losses()
+    fit(resumed, callbacks=[losses], **keep)
+    assert list(losses.values) == [4, 5, 6, 7, 8], "it went on from the checkpoint of step 3"
+    assert losses.values == {step: uninterrupted[1][step] for step in losses.values}
+    assert not moved(uninterrupted[0], weights(resumed))
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(uninterrupted, tmp_path: Path):
+    keep = {"checkpoints": tmp_path, "checkpoint_every": 6}
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(stacked(tiny_base()), callbacks=[Kill(2)], **keep)
+    again = stacked(tiny_base())
+    fit(again, **keep)
+    assert not moved(uninterrupted[0], weights(again))
+
+
+def test_a_checkpoint_holds_the_adapter_alone(tmp_path: Path):
+    base = stacked(tiny_base())
+    fit(base, checkpoints=tmp_path, checkpoint_every=4)
+    file = tmp_path / CHECKPOINT
+    content = torch.load(file, weights_only=False)
+    assert content["global_step"] == 4
+    assert set(content["state_dict"]) == {f"unet.{name}" for name in weights(base) if ".sar." in name}
+    moments = content["optimizer_states"][0]["state"]
+    assert len(moments) == len(content["state_dict"])
+    count = adapters.parameters(base.unet, "sar")
+    assert sum(tensor.numel() for tensor in content["state_dict"].values()) == count
+    assert file.stat().st_size < 3 * 4 * count + 1500 * len(moments), "weights and two moments, and their names"
+
+
+# --- Two processes ----------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from safetensors.torch import save_file
+
+sys.path.insert(0, {tests!r})
+from test_denoising import fit, stacked, tiny_base, weights
+from sarsynth.fitting import Fitting
+
+torch.set_num_threads(1)
+base = stacked(tiny_base())
+trainer = partial(Trainer, accelerator="cpu", devices=2, strategy="ddp")
+module = fit(base, fitting=Fitting(trainer), checkpoints=Path({folder!r}), checkpoint_every=5)
+save_file(weights(base), f"{folder}/rank_{{module.global_rank}}.safetensors")
+"""
+
+
+def run_on_two(folder: Path) -> None:
+    folder.mkdir()
+    script = folder / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder)))
+    run = subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_two_processes_train_as_one_does(uninterrupted, tmp_path: Path):
+    """Data-parallel over gloo: the same global batch gives the same weights, on both ranks, up to rounding."""
+    run_on_two(tmp_path / "both")
+    alone = uninterrupted[0]
+    first, second = (load_file(tmp_path / "both" / f"rank_{rank}.safetensors") for rank in (0, 1))
+    assert not moved(first, second)
+    tuned = [name for name in alone if ".sar." in name]
+    a, b = (torch.cat([one[name].flatten() for name in tuned]) for one in (alone, first))
+    assert (a - b).norm() <= 1e-5 * a.norm()
+    assert moved(alone, first) <= set(tuned)
+    # A checkpoint of two processes is one of one process too.
+    resumed = stacked(tiny_base())
+    fit(resumed, checkpoints=tmp_path / "both", checkpoint_every=5)
+    c = torch.cat([weights(resumed)[name].flatten() for name in tuned])
+    assert (a - c).norm() <= 1e-5 * a.norm()
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused():
+    data = SeededDataModule(LatentDataset(latents()), batch_size=5, max_steps=1, seed=0)
+    data.trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(UserError, match="batch_size=5 is not a multiple of 2 processes"):
+        data.train_dataloader()
+
+
+# --- What it trains on ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("flip", "axis"), [("none", None), ("horizontal", 3), ("vertical", 2)])
+def test_encoded_images_are_those_of_the_base(tiny: Base, flip: str, axis: int | None):
+    images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    encoded = encode_images(tiny, images, flip=flip)
+    views = [images] if axis is None else [images, images.flip(axis)]
+    assert encoded["mean"].shape == (len(views), 3, 4, 8, 8)
+    assert encoded["mean"].dtype == torch.float16
+    for got, view in zip(encoded["mean"], views, strict=True):
+        expected, _ = tiny.encode(view.expand(-1, 3, -1, -1).float() / 127.5 - 1)
+        torch.testing.assert_close(got.float(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_encoded_sets_survive_the_disk_and_serve_batches(tiny: Base, tmp_path: Path):
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    texts = ["b", "a", "b", "b", "a"]
+    made = encode_images(tiny, images, flip="horizontal") | encode_texts(tiny, texts)
+    assert len(made["text_features"]) == 2, "each text once"
+    save_latents(made, tmp_path)
+    read = load_latents(tmp_path)
+    assert all(torch.equal(made[name], read[name]) for name in made)
+    dataset = LatentDataset(read, chosen=torch.tensor([4, 2, 0]))
+    assert len(dataset) == 3
+    batch = dataset[torch.tensor([1, 0])]
+    assert torch.equal(batch["mean"], made["mean"][:, [2, 4]].transpose(0, 1).float())
+    torch.testing.assert_close(batch["text_features"], tiny.encode_text(["b", "a"]))

@@ -1,0 +1,163 @@
+"""The tracker: says once what broke, never fails a run, keeps stages apart, and wandb's files can be read back."""
+
+import csv
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from PIL import Image
+from test_denoising import fit, stacked, uninterrupted, weights  # noqa: F401
+from tiny import tiny_base
+from wandb.proto.wandb_internal_pb2 import Record
+
+from sarsynth.fitting import Fitting
+from sarsynth.tracking import Tracker
+
+BLOCK = 32768
+
+
+class Memory(Logger):
+    """Keep what is logged; break at what is in `broken`."""
+
+    name, version = "memory", ""
+
+    def __init__(self, broken: str = "") -> None:
+        super().__init__()
+        self.broken, self.metrics, self.settings, self.ended = broken, [], [], []
+
+    def _break(self, what: str) -> None:
+        if what == self.broken:
+            raise OSError(f"{what}: disk full")
+
+    def log_metrics(self, metrics, step=None) -> None:
+        self._break("metrics")
+        self.metrics.append((step, dict(metrics)))
+
+    def log_hyperparams(self, params, *_, **__) -> None:
+        self._break("settings")
+        self.settings.append(params)
+
+    def finalize(self, status) -> None:
+        self._break("finish")
+        self.ended.append(status)
+
+
+def use_everything(tracker: Tracker, folder: Path) -> None:
+    """What a run does with its tracker."""
+    picture = folder / "grid.png"
+    Image.new("L", (8, 8)).save(picture)
+    tracker.config({"seed": 0, "method": {"name": "lora"}})
+    tracker.stage("ors").log_metrics({"loss": 0.5, "epoch": 0}, step=10)
+    tracker.stage("sar").log_metrics({"loss": 0.25}, step=20)
+    tracker.picture("grid", picture)
+    tracker.table("results", ["method", "f1"], [["lora", 0.5]])
+    tracker.scalars({"macro_f1": 0.5})
+    tracker.finish()
+
+
+def test_each_stage_logs_under_its_own_name(tmp_path: Path):
+    logger = Memory()
+    use_everything(Tracker(lambda: logger), tmp_path)
+    assert logger.settings == [{"seed": 0, "method": {"name": "lora"}}]
+    assert logger.metrics == [(10, {"ors/loss": 0.5}), (20, {"sar/loss": 0.25}), (None, {"macro_f1": 0.5})]
+    assert logger.ended == ["success"]
+
+
+@pytest.mark.parametrize("broken", ["metrics", "settings", "finish"])
+def test_a_logger_that_fails_is_reported_once_and_left_alone(broken: str, tmp_path: Path, capsys):
+    logger = Memory(broken)
+    use_everything(Tracker(lambda: logger), tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("logging stopped: ") == 1
+    assert f"OSError: {broken}: disk full; the run goes on without it" in said
+    if broken == "settings":
+        assert logger.metrics == [], "what follows the first failure is not tried"
+
+
+def test_a_logger_that_cannot_be_built_fails_nothing(tmp_path: Path, capsys):
+    def build() -> Logger:
+        raise ConnectionError("no network")
+
+    use_everything(Tracker(build), tmp_path)
+    assert capsys.readouterr().out.count("ConnectionError: no network") == 1
+
+
+def test_no_logger_logs_nothing(tmp_path: Path, capsys):
+    use_everything(Tracker(None), tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("broken", ["", "metrics"])
+def test_training_is_the_same_whatever_its_logger_does(broken: str, uninterrupted):  # noqa: F811
+    logger = Memory(broken)
+    base = stacked(tiny_base())
+    # Lightning logs every tenth step; these runs have eight.
+    fit(base, fitting=Fitting(logger=Tracker(lambda: logger).stage("sar")))
+    assert all(torch.equal(weights(base)[name], weight) for name, weight in uninterrupted[0].items())
+
+
+def test_losses_and_learning_rate_of_a_training_are_logged(monkeypatch):
+    logger, trainer = Memory(), Fitting().make_trainer
+    every_step = SimpleNamespace(make=lambda **more: trainer(**(more | {"log_every_n_steps": 1})))
+    fit(stacked(tiny_base()), fitting=Fitting(every_step.make, Tracker(lambda: logger).stage("sar")))
+    losses = {step: metrics["sar/loss"] for step, metrics in logger.metrics if "sar/loss" in metrics}
+    rates = [value for _, metrics in logger.metrics for name, value in metrics.items() if name.startswith("sar/lr")]
+    assert len(losses) == 8
+    assert all(value > 0 for value in losses.values())
+    assert rates[0] < max(rates) == pytest.approx(1e-2)
+    assert not any("epoch" in metrics for _, metrics in logger.metrics)
+
+
+def test_csv_lies_in_the_runs_folder(tmp_path: Path):
+    use_everything(Tracker(lambda: CSVLogger(save_dir=str(tmp_path))), tmp_path)
+    (file,) = tmp_path.rglob("metrics.csv")
+    rows = list(csv.DictReader(file.open()))
+    assert [(row["step"], row["ors/loss"], row["sar/loss"]) for row in rows[:2]] == [
+        ("10", "0.5", ""),
+        ("20", "", "0.25"),
+    ]
+    assert rows[-1]["macro_f1"] == "0.5"
+
+
+def records(folder: Path) -> list[Record]:
+    """What an offline run of wandb wrote: protocol buffers in LevelDB's log format, after seven bytes of its own.
+
+    Blocks of 32 KiB hold pieces of records, each after its checksum (4 bytes), its length (2) and whether it is the
+    whole (1), the first, a middle or the last piece of a record.
+    """
+    (file,) = folder.rglob("*.wandb")
+    content = file.read_bytes()
+    found, pieces, place = [], b"", 7
+    while place < len(content):
+        left = BLOCK - place % BLOCK
+        if left < 7:  # too short for a header: padding
+            place += left
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        pieces += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            found.append(Record.FromString(pieces))
+            pieces = b""
+    return found
+
+
+def test_an_offline_run_of_wandb_can_be_read_back(tmp_path: Path):
+    here = {"save_dir": str(tmp_path), "group": "sweep", "name": "lora"}
+    use_everything(Tracker(lambda: WandbLogger(project="p", offline=True, log_model=False, **here)), tmp_path)
+    found = records(tmp_path)
+    kinds = {record.WhichOneof("record_type") for record in found}
+    assert {"run", "history", "exit"} <= kinds, "finished properly"
+    run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
+    assert (run.run_group, run.display_name, run.project) == ("sweep", "lora", "p")
+    keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
+    assert {"ors/loss", "sar/loss", "macro_f1", "grid", "results"} <= keys
+    configured = {item.key or item.nested_key[0] for record in found for item in record.config.update}
+    assert {"seed", "method"} <= configured
+    names = {file.name.split("_")[0] for file in (next(tmp_path.glob("wandb/offline-run-*")) / "files").rglob("*.*")}
+    assert {"grid", "results"} <= names
+    assert wandb.run is None, "the next job of a sweep begins its own"
