@@ -2,6 +2,7 @@
 
 import csv
 import struct
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,8 +150,12 @@ def records(folder: Path) -> list[Record]:
 def test_an_offline_run_of_wandb_can_be_read_back(tmp_path: Path):
     here = {"save_dir": str(tmp_path), "group": "sweep", "name": "lora"}
     use_everything(Tracker(lambda: WandbLogger(project="p", offline=True, log_model=False, **here)), tmp_path)
-    found = records(tmp_path)
-    kinds = {record.WhichOneof("record_type") for record in found}
+    for _ in range(200):  # wandb's own process may write the last records a moment later
+        found = records(tmp_path)
+        kinds = {record.WhichOneof("record_type") for record in found}
+        if "exit" in kinds:
+            break
+        time.sleep(0.1)
     assert {"run", "history", "exit"} <= kinds, "finished properly"
     run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
     assert (run.run_group, run.display_name, run.project) == ("sweep", "lora", "p")

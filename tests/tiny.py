@@ -17,7 +17,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
 
 
 def tiny_base(seed: int = 0, levels: int = 2, layers: int = 1) -> Base:
-    """Build a base with all kinds of blocks of SD v1.5 at a twentieth of its widths; 4 levels of 2 layers are its own."""
+    """Build a base with all kinds of blocks of SD v1.5 at a twentieth of its widths (it has 4 levels of 2 layers)."""
     tokenizer = tiny_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -154,6 +154,7 @@ class Study:
         """The SAR images of a split at the classifier's size, as tensors."""
         records = self.training if split == "train" else self._records("sar", split)
         source, size = self.sources["sar"], self.settings.classifier.image_size
+        user = ("train.py", "stage=classifier") if split == "train" else ("evaluate.py", "method=none")
 
         def build(folder: Path) -> None:
             tensors = {
@@ -168,7 +169,7 @@ class Study:
             {"source": self.fingerprints["sar"], "records": digest(records), "image_size": size},
             {},
             build,
-            command=self.command("train.py", "stage=classifier"),
+            command=self.command(*user),
         )
 
     def labelled(self, split: Split) -> LabelledImages:

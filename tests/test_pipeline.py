@@ -1,0 +1,568 @@
+"""The study end to end, through the command line, on the shipped base: tiny sets, a few steps, 32 px."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from safetensors.torch import load_file
+from test_tracking import records
+from tiny import tiny_base
+
+from sarsynth import adapters, cli
+from sarsynth.adapters import AdapterSpec
+from sarsynth.base import Base
+from sarsynth.data.imagefolder import ImageFolder
+from sarsynth.sim import CLASSES, render
+
+ROOT = Path(__file__).parents[1]
+METHODS = ("none", "resample", "lora", "2lora", "plora")
+COUNTS = {"cargo": 16, "other": 8, "fishing": 5, "tanker": 4, "dredger": 3}
+SIZES = [
+    "base.image_size=32",
+    "train.ors.max_steps=3",
+    "train.ors.warmup_steps=1",
+    "train.ors.batch_size=4",
+    "train.sar.max_steps=3",
+    "train.sar.warmup_steps=1",
+    "train.sar.batch_size=4",
+    "prototypes.k=2",
+    "generate.per_class=3",
+    "generate.num_inference_steps=2",
+    "classifier.epochs=2",
+    "seeds=[0,1]",
+]
+WORLD = ["data.train={" + ", ".join(f"{k}: {v}" for k, v in COUNTS.items()) + "}", "data.test=4", "ors.train=3"]
+TINY = [*SIZES, *WORLD]
+
+Command = Callable[..., SimpleNamespace]
+
+
+def python(folder: Path, script: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as a person does, with `folder` as the working directory."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / f"{script}.py"), *overrides],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch, capsys) -> Command:
+    """Run a script inside this process, which saves imports; `folder` is the working directory."""
+
+    def run(script: str, *overrides: str, folder: Path = tmp_path) -> SimpleNamespace:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *overrides])
+        capsys.readouterr()
+        try:
+            cli.main(script)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        written = capsys.readouterr()
+        return SimpleNamespace(code=code, out=written.out, err=written.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> SimpleNamespace:
+    """A sweep over all methods in a folder of its own. Tests leave it as it is, or copy it."""
+    folder = tmp_path_factory.mktemp("study")
+    run = python(folder, "evaluate", "-m", f"method={','.join(METHODS)}", *TINY)
+    assert run.returncode == 0, run.stderr + run.stdout
+    (sweep,) = (folder / "logs/sweeps/evaluate").iterdir()
+    results = {}
+    for job in sorted(sweep.glob("*/result.json")):
+        content = json.loads(job.read_text())
+        results[content["method"]] = content | {"folder": job.parent}
+    return SimpleNamespace(folder=folder, sweep=sweep, run=run, results=results, store=folder / "logs/store")
+
+
+@pytest.fixture
+def copied(study: SimpleNamespace, tmp_path: Path) -> Path:
+    """A store with all of the study in it, to be tampered with: tmp_path/logs/store."""
+    shutil.copytree(study.store, tmp_path / "logs/store")
+    return tmp_path / "logs/store"
+
+
+def artifact(store: Path, kind: str, label: str) -> Path:
+    (found,) = (store / kind).glob(f"{label}-*")
+    return found
+
+
+def cards(store: Path) -> dict[str, float]:
+    """When each artifact of a store was made."""
+    return {str(card.relative_to(store)): card.stat().st_mtime_ns for card in sorted(store.glob("*/*/card.json"))}
+
+
+def inputs(folder: Path) -> dict[str, str]:
+    return json.loads((folder / "card.json").read_text())["inputs"]
+
+
+# --- What a sweep leaves ----------------------------------------------------------------------------------------------
+
+
+def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
+    assert tuple(study.results) == METHODS
+    assert "Traceback" not in study.run.stderr
+    for content in study.results.values():
+        assert set(content) >= {
+            *("method", "base", "data", "split", "minor", "classes", "seeds", "classifier", "fidelity", "inputs")
+        }
+        assert (content["base"], content["data"], content["split"]) == ("sd-nano", "sim", "train")
+        assert content["classes"] == list(CLASSES)
+        assert content["minor"] == ["fishing", "tanker", "dredger"]
+        assert content["seeds"] == [0, 1]
+        scores = content["classifier"]
+        assert set(scores) == {"per_class", "macro_f1", "minor_f1", "accuracy"}
+        assert list(scores["per_class"]) == content["classes"]
+        for figures in scores["per_class"].values():
+            assert list(figures) == ["precision", "recall", "f1", "support"]
+            assert figures["support"]["values"] == [4, 4], "the test set is untouched"
+        every = [figure for one in scores["per_class"].values() for figure in one.values()]
+        for figure in [*every, scores["macro_f1"], scores["minor_f1"], scores["accuracy"]]:
+            assert set(figure) == {"mean", "std", "values"}
+            assert figure["mean"] == pytest.approx(np.mean(figure["values"]))
+            assert figure["std"] == pytest.approx(np.std(figure["values"], ddof=1))
+        f1 = [one["f1"]["mean"] for one in scores["per_class"].values()]
+        assert scores["macro_f1"]["mean"] == pytest.approx(np.mean(f1))
+        assert scores["minor_f1"]["mean"] == pytest.approx(np.mean(f1[2:]))
+
+
+def test_fidelity_is_of_synthetic_methods(study: SimpleNamespace):
+    for method, content in study.results.items():
+        figures = content["fidelity"]["per_class"]
+        assert list(figures) == ([] if method in ("none", "resample") else list(CLASSES))
+        for name, one in figures.items():
+            assert set(one) == {"fid", "kid", "n_real", "n_synthetic"}
+            assert one["fid"] >= 0
+            # As many as asked for, or as doubling the class needs.
+            wanted = max(3, COUNTS[name] if name in content["minor"] else 0)
+            assert (one["n_real"], one["n_synthetic"]) == (COUNTS[name], wanted)
+
+
+def test_what_a_result_rests_on_is_in_the_store(study: SimpleNamespace):
+    known = {path.parent.name.rpartition("-")[2] for path in study.store.glob("*/*/card.json")}
+    for method, content in study.results.items():
+        roles = {"seed_0", "seed_1"} | (set() if method in ("none", "resample") else {"synthetic", "fidelity"})
+        assert set(content["inputs"]) == roles
+        assert set(content["inputs"].values()) <= known
+
+
+def test_the_sweep_ends_in_a_table_and_the_places_of_the_pictures(study: SimpleNamespace):
+    rows = list(csv.DictReader((study.sweep / "results.csv").open()))
+    assert [row["method"] for row in rows] == list(METHODS)
+    for row, content in zip(rows, study.results.values(), strict=True):
+        means = [value for key, value in row.items() if "macro_f1" in key and "std" not in key]
+        assert float(means[0]) == pytest.approx(content["classifier"]["macro_f1"]["mean"])
+        assert (row["fid"] == "") == (content["method"] in ("none", "resample"))
+    table = study.run.stdout[study.run.stdout.rindex("results") :]
+    assert "± " in study.run.stdout
+    for method, content in study.results.items():
+        pictures = {file.name for file in content["folder"].glob("*.png")}
+        if method in ("none", "resample"):
+            assert pictures == set()
+            continue
+        assert pictures == {"real_vs_synthetic.png", *(f"strip_{name}.png" for name in CLASSES)}
+        for file in content["folder"].glob("*.png"):
+            with Image.open(file) as picture:
+                assert min(picture.size) > 32
+        assert str(content["folder"].relative_to(study.folder)) in study.run.stdout, table
+
+
+def test_methods_share_what_they_have_in_common(study: SimpleNamespace):
+    names = [path.parent.name.rpartition("-")[0] for path in study.store.glob("adapter/*/card.json")]
+    assert sorted(names) == ["ors", "prototype_0", "prototype_1", "sar", "sar"], "one ORS adapter for both methods"
+    assert len(list(study.store.glob("classifier/*/card.json"))) == 1
+    assert len(list(study.store.glob("partition/*/card.json"))) == 1
+    ors = artifact(study.store, "adapter", "ors").name.rpartition("-")[2]
+    below = [inputs(path).get("ors") for path in study.store.glob("adapter/*") if not path.name.startswith("ors-")]
+    assert sorted(below, key=str) == [ors, ors, ors, None] or sorted(below, key=str) == [None, ors, ors, ors]
+    assert study.run.stdout.count("made   adapter/ors-") == 1
+    assert study.run.stdout.count("made   classifier/") == 1
+
+
+def test_a_card_says_what_an_artifact_is(study: SimpleNamespace):
+    for file in study.store.glob("*/*/card.json"):
+        card = json.loads(file.read_text())
+        keys = {"kind", "label", "fingerprint", "settings", "inputs", "sarsynth", "git", "device", "seconds"}
+        assert set(card) == keys | {"peak_memory_bytes", "created"}
+        assert file.parent.name == f"{card['label']}-{card['fingerprint']}"
+        text = json.dumps(card["settings"])
+        assert str(study.folder) not in text, "no paths"
+    assert not list(study.store.glob("*/.*.partial"))
+
+
+def test_a_synthetic_set_is_an_imagefolder(study: SimpleNamespace):
+    for method in ("lora", "2lora", "plora"):
+        folder = artifact(study.store, "synthetic", method)
+        rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+        per_class = {name: max(3, COUNTS[name] if COUNTS[name] <= 5 else 0) for name in CLASSES}
+        assert [row["file_name"] for row in rows] == [
+            f"images/{name}/{index:06d}.png" for name in CLASSES for index in range(per_class[name])
+        ]
+        for row in rows:
+            assert list(row) == ["file_name", "text", "label", "class_name", "seed", "method", "scales", "contour"]
+            assert row["text"] == f"a SAR image of {row['class_name']} ship"
+            assert CLASSES[row["label"]] == row["class_name"]
+            assert (row["seed"], row["method"], row["contour"]) == (0, method, None)
+            sar = {name: scale for name, scale in row["scales"].items() if name != "ors"}
+            assert sum(sar.values()) == pytest.approx(1.0), "w2, shared out over the class's adapters"
+            assert ("ors" in row["scales"]) == (method != "lora")
+        pictures = sorted(folder.rglob("*.png"))
+        assert len(pictures) == len(rows)
+        for file in pictures:
+            with Image.open(file) as picture:
+                assert (picture.mode, picture.size) == ("L", (32, 32))
+        assert len({file.read_bytes() for file in pictures}) == len(pictures), "no image twice"
+        # It reads as a data set of our own too.
+        source = ImageFolder(folder, train="images", val=None, test=None, crop=None, channels=1)
+        assert source.classes == sorted(CLASSES)
+        assert {record.text for record in source.records("train")} == {row["text"] for row in rows}
+
+
+def test_plora_mixes_by_bias_scores(study: SimpleNamespace):
+    partition = json.loads((artifact(study.store, "partition", "prototypes-2") / "partition.json").read_text())
+    counts = np.array([partition["counts"][name] for name in CLASSES], dtype=float)
+    assert counts.sum() == sum(COUNTS.values())
+    shares = counts / np.maximum(counts.sum(axis=0), 1)
+    weights = shares / shares.sum(axis=1, keepdims=True)
+    rows = [json.loads(line) for line in (artifact(study.store, "synthetic", "plora") / "metadata.jsonl").open()]
+    for row in rows:
+        got = [row["scales"].get(f"prototype_{part}", 0.0) for part in range(2)]
+        assert got == pytest.approx(weights[row["label"]])
+
+
+# --- Once -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_makes_nothing(study: SimpleNamespace, command: Command):
+    before = cards(study.store)
+    again = command("evaluate", "-m", f"method={','.join(METHODS)}", *TINY, folder=study.folder)
+    assert again.code == 0
+    assert "made   " not in again.out
+    assert again.out.count("reused ") >= len(METHODS)
+    assert cards(study.store) == before
+    newest = max((study.folder / "logs/sweeps/evaluate").iterdir(), key=lambda path: path.name)
+    assert newest != study.sweep
+    assert (newest / "results.csv").read_bytes() == (study.sweep / "results.csv").read_bytes()
+
+
+def test_what_changes_no_content_makes_nothing(study: SimpleNamespace, command: Command, copied: Path):
+    before = cards(copied)
+    again = command("evaluate", "method=2lora", *TINY, "generate.batch_size=2", "train.sar.checkpoint_every=7")
+    assert again.code == 0
+    assert cards(copied) == before
+
+
+def test_what_changes_content_makes_that_and_what_rests_on_it(study: SimpleNamespace, command: Command, copied: Path):
+    before = set(cards(copied))
+    again = command("evaluate", "method=2lora", *TINY, "generate.guidance_scale=2", "seeds=[0]")
+    assert again.code == 0, again.err
+    new = sorted(name.split("/")[1].rpartition("-")[0] for name in set(cards(copied)) - before)
+    assert new == ["2lora", "2lora-fidelity", "2lora-seed-0", "2lora-strips"], "no training but the last classifier"
+
+
+def test_images_do_not_depend_on_interruption_or_batch(study: SimpleNamespace, command: Command, copied: Path):
+    """A set killed half-way is gone on with: what is there stays, what is missing is what it would have been."""
+    whole = artifact(copied, "synthetic", "2lora")
+    known = {file.relative_to(whole): file.read_bytes() for file in sorted(whole.rglob("*.png"))}
+    partial = whole.with_name(f".{whole.name}.partial")
+    whole.rename(partial)
+    (partial / "card.json").unlink()
+    (partial / "metadata.jsonl").unlink()
+    kept = [file for file in known if file.parent.name in CLASSES[:2]][:-1]
+    for file in known:
+        if file not in kept:
+            (partial / file).unlink()
+    (partial / kept[-1]).with_name("000009.part").write_bytes(b"half a file")
+    stamps = {file: (partial / file).stat().st_mtime_ns for file in kept}
+
+    again = command("generate", "method=2lora", *TINY, "generate.batch_size=2")
+    assert again.code == 0, again.err
+    assert str(whole.relative_to(copied.parent.parent)) in again.out
+    assert {file.relative_to(whole) for file in whole.rglob("*.png")} == set(known)
+    assert {file: (whole / file).stat().st_mtime_ns for file in kept} == stamps
+    for file, content in known.items():
+        (whole / "old.png").write_bytes(content)
+        with Image.open(whole / file) as new, Image.open(whole / "old.png") as old:
+            assert np.abs(np.asarray(new, dtype=int) - np.asarray(old, dtype=int)).max() <= 1
+    metadata = artifact(study.store, "synthetic", "2lora") / "metadata.jsonl"
+    assert (whole / "metadata.jsonl").read_bytes() == metadata.read_bytes()
+
+
+def test_one_stage_makes_what_it_lacks(command: Command, tmp_path: Path):
+    made = command("train", "stage=sar", "method=plora", *TINY)
+    assert made.code == 0, made.err
+    kinds = {name.split("/")[0] for name in cards(tmp_path / "logs/store")}
+    assert kinds == {"adapter", "cache", "classifier", "partition"}
+    for part in range(2):
+        folder = artifact(tmp_path / "logs/store", "adapter", f"prototype_{part}")
+        assert str(folder.relative_to(tmp_path)) in made.out
+        assert [file.name for file in folder.iterdir() if file.name != "card.json"] == [adapters.WEIGHTS]
+    assert "normalised mutual information" in made.out.lower()
+
+
+def test_require_names_the_command_that_makes_what_is_missing(command: Command, tmp_path: Path):
+    """Following it to the letter, again and again, ends with the result."""
+    asked = ["method=lora", *TINY, "seeds=[0]"]
+    store = tmp_path / "logs/store"
+    followed = []
+    for _ in range(10):
+        before = cards(store)
+        run = command("evaluate", *asked, "build=require")
+        assert cards(store) == before
+        if run.code == 0:
+            break
+        refused(run, "build=require; make it with: python ", root=tmp_path / "nothing")
+        missing, line = re.search(r"error: (\S+) is missing in .* make it with: python (.*)", run.err).groups()
+        script, *overrides = shlex.split(line)
+        made = command(script.removesuffix(".py"), *overrides)
+        assert made.code == 0, made.err
+        assert f"made   {missing}" in made.out, "and that makes it"
+        followed.append(line)
+    assert run.code == 0
+    assert 2 <= len(followed) == len(set(followed))
+
+
+# --- Two processes ----------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_leave_the_same_adapters(study: SimpleNamespace, tmp_path: Path):
+    """`trainer=ddp` on the CPU: same global batch, same names in the store, same weights up to rounding."""
+    run = python(
+        tmp_path, "train", "stage=sar", "method=2lora", *TINY,
+        "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    store = tmp_path / "logs/store"
+    assert run.stdout.count("made   adapter/") == 2, "rank 0 alone speaks"
+    for folder in (store / "adapter").iterdir():
+        one, two = (load_file(root / "adapter" / folder.name / adapters.WEIGHTS) for root in (study.store, store))
+        assert one.keys() == two.keys()
+        a, b = (torch.cat([weights[name].flatten() for name in one]) for weights in (one, two))
+        assert (a - b).norm() <= 1e-5 * a.norm()
+    assert not list(store.glob("*/.*.partial"))
+
+
+# --- One's own images -------------------------------------------------------------------------------------------------
+
+
+def write_images(root: Path, counts: dict[str, int], domain: str, first: int = 0) -> None:
+    """A folder per class with PNGs of the embedded world, 40 px."""
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for index in range(first, first + count):
+            pixels = render(0, index, name, domain, 40).pixels
+            Image.fromarray(pixels.squeeze()).save(root / name / f"{index}.png")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> SimpleNamespace:
+    """SAR and ORS images as a user has them, and the overrides that name them."""
+    counts = {"cargo": 8, "tanker": 3}
+    write_images(tmp_path / "sar/train", counts, "sar")
+    write_images(tmp_path / "sar/test", dict.fromkeys(counts, 3), "sar", first=100)
+    write_images(tmp_path / "ors/train", dict.fromkeys(counts, 2), "ors")
+    named = ["data=imagefolder", "data.root=sar", "ors=imagefolder", "ors.root=ors"]
+    return SimpleNamespace(root=tmp_path, overrides=[*named, *SIZES, "data.minor=[tanker]", "seeds=[0]"])
+
+
+def test_a_study_of_ones_own_images(own: SimpleNamespace, command: Command):
+    """By folders and by list file, in one go: the list leaves two images out."""
+    listed = [*(f"train/cargo/{i}.png" for i in range(6)), *(f"train/tanker/{i}.png" for i in range(3))]
+    (own.root / "sar/some.txt").write_text("\n".join(listed))
+    run = command("evaluate", "method=2lora", *own.overrides, "data.train=some.txt")
+    assert run.code == 0, run.err
+    (file,) = own.root.rglob("result.json")
+    content = json.loads(file.read_text())
+    assert (content["data"], content["classes"], content["minor"]) == ("imagefolder", ["cargo", "tanker"], ["tanker"])
+    assert content["classifier"]["per_class"]["cargo"]["support"]["values"] == [3]
+    assert content["fidelity"]["per_class"]["cargo"]["n_real"] == 6
+    assert {file.name for file in file.parent.glob("*.png")} >= {"strip_cargo.png", "strip_tanker.png"}
+
+
+# --- A base of one's own ----------------------------------------------------------------------------------------------
+
+
+def test_a_base_is_made_from_photographs_and_used(command: Command, tmp_path: Path):
+    """Two steps teach nothing; but what they leave is a base like any other."""
+    write_images(tmp_path / "photos/train", {"cargo": 3, "tanker": 3}, "regular")
+    loops = [
+        f"train.base.{part}.{key}={value}"
+        for part in ("autoencoder", "unet")
+        for key, value in {"max_steps": 2, "warmup_steps": 1, "batch_size": 2}.items()
+    ]
+    photos = ["regular=imagefolder", "regular.root=photos", "train.base.generic_pictures=10"]
+    run = command("train", "stage=base", *TINY, *photos, *loops)
+    assert run.code == 0, run.err
+    folder = artifact(tmp_path / "logs/store", "base", "sd-nano")
+    assert str(folder.relative_to(tmp_path)) in run.out
+    assert Base.load(folder).encode_text(["a photo of a cargo"]).isfinite().all()
+    used = command("train", "stage=ors", *TINY, f"base.path={folder}")
+    assert used.code == 0, used.err
+    shipped = command("train", "stage=ors", *TINY)
+    assert shipped.code == 0
+    made = [inputs(path)["base"] for path in (tmp_path / "logs/store/adapter").glob("ors-*")]
+    assert len(made) == len(set(made)) == 2, "an adapter belongs to its base"
+
+
+# --- Bad input --------------------------------------------------------------------------------------------------------
+
+
+def refused(run: SimpleNamespace, *said: str, root: Path, allowed: Sequence[str] = ()) -> None:
+    """One clear line, exit code 1, nothing half-written, and nothing expensive done before."""
+    assert run.code == 1, run.out
+    errors = [line for line in run.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, run.err
+    assert run.err.rstrip().endswith(errors[0])
+    assert "Traceback" not in run.err + run.out
+    for words in said:
+        assert re.search(words, errors[0]), errors[0]
+    store = root / "logs/store"
+    for folder in store.glob("[!.]*/[!.]*"):
+        assert (folder / "card.json").is_file(), folder
+    expensive = {"classifier", "adapter", "partition", "synthetic", "evaluation"} - set(allowed)
+    assert not expensive & {folder.name for folder in store.glob("[!.]*") if any(folder.glob("*/card.json"))}
+    assert not list(root.rglob("result.json"))
+
+
+def break_class(root: Path) -> None:
+    (root / "sar/train/dredger").mkdir()
+
+
+def break_image(root: Path) -> None:
+    (root / "sar/train/tanker/1.png").write_bytes(b"\x89PNG no image")
+
+
+def break_mode(root: Path) -> None:
+    Image.new("CMYK", (40, 40)).save(root / "sar/train/tanker/0.tif")
+
+
+def break_colour(root: Path) -> None:
+    Image.new("RGB", (40, 40), (200, 10, 10)).save(root / "sar/train/tanker/0.png")
+
+
+def break_list(root: Path) -> None:
+    (root / "sar/list.txt").write_text("train/cargo/0.png\ntrain/cargo/77.png\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "overrides", "said"),
+    [
+        (None, ["data.root=nowhere"], ["data.root=nowhere: no such folder"]),
+        (None, ["ors.root=nowhere"], ["ors.root=nowhere: no such folder"]),
+        (None, ["data.train=trian"], [r"data\.train=trian: no such folder or list file", "there: test, train"]),
+        (break_class, [], ["sar/train/dredger: class folder of train without images", "fill it or remove it"]),
+        (break_image, [], ["sar/train/tanker/1.png: cannot be read as an image", "repair or remove it"]),
+        (break_mode, [], ["sar/train/tanker/0.tif: image mode CMYK", "convert it to 8-bit grey"]),
+        (break_colour, [], ["sar/train/tanker/0.png: a colour image", "channels=3"]),
+        (break_list, ["data.train=list.txt"], [r"sar/list.txt, line 2: no file train/cargo/77\.png"]),
+        (None, ["data.test=null"], ["data: no test images; set data.test to"]),
+        (None, ["data.minor=[tankr]"], ["data.minor", "tankr", "tanker"]),
+        (None, ["augment.plan={tankr: 3}"], ["augment.plan", "tankr", "cargo, tanker"]),
+        (None, ["data.prompt='a {klass}'"], ["prompt='a {klass}'", "{class_name} and {text}"]),
+        (None, ["method=plora", "prototypes.k=12"], ["prototypes.k=12: must be between 1 and .* 11"]),
+        (None, ["base.path=no/such/base"], ["base.path=no/such/base: no such folder", "set base.path"]),
+        (None, ["method=plora", "base.path=no/such/base"], ["base.path=no/such/base: no such folder", "set base.path"]),
+        (None, ["method=plora", "data.prompt='a {klass}'"], ["prompt='a {klass}'"]),
+        (None, ["base.path=someone/something"], ["base.path=someone/something", "set base.path"]),
+        (None, ["base.path=sar"], ["base.path=sar: no model_index.json", "set base.path"]),
+        (None, ["base=sd15", "base.image_size=32"], ["stable-diffusion-v1-5", "download", "set base.path"]),
+        (None, ["paths.store=sar/train/cargo/0.png"], ["paths.store=.* cannot be written", "choose another"]),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_bad_input_is_one_line(own: SimpleNamespace, command: Command, damage, overrides: list[str], said: list[str]):
+    if damage:
+        damage(own.root)
+    method = [] if any(one.startswith("method=") for one in overrides) else ["method=2lora"]
+    refused(command("evaluate", *own.overrides, *method, *overrides), *said, root=own.root)
+
+
+def test_an_adapter_of_another_base_is_one_line(copied: Path, command: Command, tmp_path: Path):
+    other = tiny_base()
+    adapters.attach(other.unet, "ors", AdapterSpec(16, r".*\.attn1\.to_q"), seed=0)
+    folder = artifact(copied, "adapter", "ors")
+    adapters.save(other.unet, "ors", folder)
+    run = command("generate", "method=2lora", *TINY, "seed=0", "generate.guidance_scale=1")
+    said = f"{folder.name}/{adapters.WEIGHTS}: no adapter for this base"
+    made_before = ["classifier", "adapter", "partition", "synthetic", "evaluation"]
+    refused(run, said, "train it again", root=tmp_path, allowed=made_before)
+
+
+def test_a_method_without_synthetic_images_generates_none(command: Command, tmp_path: Path):
+    refused(command("generate", "method=resample", *TINY), "method=resample makes no synthetic images", root=tmp_path)
+
+
+def test_a_refusal_of_a_script_is_exit_code_one(own: SimpleNamespace):
+    run = python(own.root, "evaluate", *own.overrides, "method=2lora", "base.path=no/such/base")
+    refused(SimpleNamespace(code=run.returncode, out=run.stdout, err=run.stderr), "base.path", root=own.root)
+
+
+def test_scales_outside_the_range_warn_and_go_on(copied: Path, command: Command):
+    few = ["generate.per_class=1", "augment.plan={}"]
+    run = command("generate", "method=2lora", *TINY, *few, "generate.scales=[1.2,1.0]")
+    assert run.code == 0, run.err
+    assert "warning: " in run.out
+    assert "2.2 lies outside (0.5, 2)" in run.out
+
+
+# --- Logging ----------------------------------------------------------------------------------------------------------
+
+
+def test_csv_is_the_logger_by_default(study: SimpleNamespace):
+    """A training of three steps logs no loss yet; the final figures are there, and the configuration."""
+    files = list(study.sweep.rglob("metrics.csv"))
+    assert len(files) == len(METHODS)
+    assert len(list(study.sweep.rglob("hparams.yaml"))) == len(METHODS)
+
+
+def test_wandb_has_a_run_a_job_and_a_group_a_sweep(copied: Path, command: Command, tmp_path: Path):
+    run = command(
+        "evaluate", "-m", "method=lora,2lora", *TINY, "train.sar.max_steps=10", "seeds=[0]",
+        "logger=wandb", "logger.offline=true",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    (sweep,) = (tmp_path / "logs/sweeps/evaluate").iterdir()
+    runs = []
+    for job in ("0", "1"):
+        found = records(sweep / job)
+        kinds = {record.WhichOneof("record_type") for record in found}
+        assert {"run", "history"} <= kinds
+        about = next(record.run for record in found if record.WhichOneof("record_type") == "run")
+        runs.append((about.run_group, about.display_name))
+        keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
+        assert {"sar/loss", "macro_f1", "real_vs_synthetic", "strip_tanker", "results"} <= keys
+        assert any("lr" in key for key in keys)
+        configured = {item.key or item.nested_key[0] for record in found for item in record.config.update}
+        assert {"method", "seed", "base"} <= configured
+    assert runs == [(sweep.name, "lora-sim"), (sweep.name, "2lora-sim")]
+
+
+def test_a_logger_that_raises_stops_nothing(study: SimpleNamespace, command: Command, copied: Path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(CSVLogger, "log_metrics", fail)
+    run = command("evaluate", "method=lora", *TINY, "train.sar.max_steps=10", "seeds=[0]")
+    assert run.code == 0, run.err
+    assert run.out.count("logging stopped: OSError: disk full") == 1
+    assert "method" in run.out and "lora" in run.out

@@ -1,0 +1,216 @@
+"""Stable Diffusion v1.5 as it is, but for its weights, which are random: adapters attach, train and generate."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PNDMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from test_conf import settings
+from tiny import tiny_tokenizer
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from sarsynth import adapters
+from sarsynth.adapters import AdapterSpec
+from sarsynth.base import Base, resolve
+from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.data.latents import LatentDataset, encode_images, encode_texts
+from sarsynth.denoising import Denoiser
+from sarsynth.fitting import Fitting
+from sarsynth.sampling import SampleRequest, sample
+
+SIZE = 64  # px: what 512 px do to the adapters, a sixty-fourth of the pixels does too
+
+
+def sd15_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(320, 640, 1280, 1280),
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        layers_per_block=2,
+        attention_head_dim=8,
+        cross_attention_dim=768,
+    )
+
+
+def sd15_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        sample_size=512,
+    )
+
+
+def sd15_text_encoder() -> CLIPTextModel:
+    """CLIP ViT-L/14's."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=768,
+            intermediate_size=3072,
+            projection_dim=768,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            max_position_embeddings=77,
+            hidden_act="quick_gelu",
+            bos_token_id=0,
+            eos_token_id=2,
+        )
+    )
+
+
+def write(model: nn.Module, folder: Path, name: str) -> None:
+    """Write a model that lives on the meta device with random weights in half precision."""
+    table = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).half()
+
+    def random(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim == 1:  # biases and the scales of norms
+            return torch.zeros(tensor.shape, dtype=torch.half)
+        values = table.repeat(tensor.numel() // len(table) + 1)[: tensor.numel()]
+        return (values / (tensor.numel() / len(tensor)) ** 0.5).view(tensor.shape)  # keeps variance from layer to layer
+
+    norms = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm | nn.LayerNorm)}
+    ones = {n: torch.ones(w.shape, dtype=torch.half) for n, w in model.state_dict().items() if n in norms}
+    weights = ones | {n: random(w) for n, w in model.state_dict().items() if n not in norms}
+    if isinstance(model, CLIPTextModel):  # names as in the published folder
+        weights = {f"text_model.{n.removeprefix('text_model.')}": w for n, w in weights.items()}
+    folder.mkdir(parents=True)
+    save_file(weights, folder / name, {"format": "pt"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Iterator[Path]:
+    """A folder as one downloads it, in half precision: 2 GB, gone after the tests."""
+    root = tmp_path_factory.mktemp("sd15")
+    with torch.device("meta"):
+        unet, vae, text_encoder = sd15_unet(), sd15_vae(), sd15_text_encoder()
+    write(unet, root / "unet", "diffusion_pytorch_model.safetensors")
+    write(vae, root / "vae", "diffusion_pytorch_model.safetensors")
+    write(text_encoder, root / "text_encoder", "model.safetensors")
+    unet.save_config(root / "unet")
+    vae.save_config(root / "vae")
+    text_encoder.config.save_pretrained(root / "text_encoder")
+    tiny_tokenizer().save_pretrained(root / "tokenizer")
+    PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    ).save_config(root / "scheduler")
+    (root / "model_index.json").write_text(INDEX)
+    yield root
+    shutil.rmtree(root)
+
+
+INDEX = """{
+  "_class_name": "StableDiffusionPipeline",
+  "_diffusers_version": "0.6.0",
+  "feature_extractor": ["transformers", "CLIPImageProcessor"],
+  "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+  "scheduler": ["diffusers", "PNDMScheduler"],
+  "text_encoder": ["transformers", "CLIPTextModel"],
+  "tokenizer": ["transformers", "CLIPTokenizer"],
+  "unet": ["diffusers", "UNet2DConditionModel"],
+  "vae": ["diffusers", "AutoencoderKL"]
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Base:
+    return Base.load(resolve(str(folder))[0])
+
+
+def pattern(targets: str) -> str:
+    return settings("base=sd15", f"adapter.targets={targets}").adapter.target_modules
+
+
+def test_its_size_is_that_of_stable_diffusion():
+    with torch.device("meta"):
+        parts = sd15_unet(), sd15_vae(), sd15_text_encoder()
+    counts = [sum(p.numel() for p in part.parameters()) for part in parts]
+    assert counts == [859_520_964, 83_653_863, 123_060_480]
+
+
+@pytest.mark.parametrize(("targets", "layers", "each"), [("release", 128, 199_296), ("paper", 48, 74_496)])
+@pytest.mark.parametrize("rank", [4, 16])
+def test_adapters_sit_where_the_release_and_the_paper_say(targets: str, layers: int, each: int, rank: int):
+    """On the meta device: no weights, exact counts."""
+    with torch.device("meta"):
+        unet = sd15_unet()
+        assert adapters.attach(unet, "sar", AdapterSpec(rank, pattern(targets)), seed=0) == layers
+    assert adapters.parameters(unet, "sar") == each * rank
+    found = adapters.adapted_layers(unet, "sar")
+    assert all(isinstance(layer.get_base_layer(), nn.Linear) for layer in found)
+
+
+def test_the_default_targets_are_the_releases():
+    chosen = settings("base=sd15")
+    assert chosen.adapter.target_modules == pattern("release")
+    assert chosen.base.path == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert chosen.base.image_size == 256
+
+
+@torch.no_grad()
+def test_its_door(base: Base):
+    assert base.latent_factor == 8
+    assert base.noise_scheduler.config.prediction_type == "epsilon"
+    assert base.noise_scheduler.config.beta_schedule == "scaled_linear"
+    assert base.vae.config.scaling_factor == 0.18215
+    assert all(parameter.dtype == torch.float32 for parameter in base.parameters())
+    assert base.encode_text(["a SAR image"]).shape == (1, 77, 768)
+    mean, deviation = base.encode(torch.zeros(1, 3, SIZE, SIZE))
+    assert mean.shape == deviation.shape == (1, 4, SIZE // 8, SIZE // 8)
+
+
+def test_weights_come_from_the_folder(base: Base, folder: Path):
+    """Under the names of the published files, none left at its initial value."""
+    text = load_file(folder / "text_encoder" / "model.safetensors")
+    name = "encoder.layers.3.self_attn.q_proj.weight"
+    held = {k.removeprefix("text_model."): w for k, w in base.text_encoder.state_dict().items()}
+    assert torch.equal(held[name], text[f"text_model.{name}"].float())
+    unet = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    name = "up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_v.weight"
+    assert torch.equal(base.unet.state_dict()[name], unet[name].float())
+
+
+def test_one_training_step_and_a_short_generation(base: Base, tmp_path: Path):
+    """The study's own path: encode, train an adapter, save, load, generate over the scale."""
+    images = torch.randint(0, 256, (2, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    prompt = "a SAR image of cargo ship"
+    encoded = encode_images(base, images, flip="horizontal") | encode_texts(base, [prompt] * 2)
+
+    adapters.attach(base.unet, "sar", AdapterSpec(4, pattern("release")), seed=0)
+    adapters.activate(base.unet, {"sar": 1.0}, trainable="sar")
+    module = Denoiser(base.unet, base.noise_scheduler, learning_rate=1e-2, warmup_steps=0, max_steps=2, seed=0)
+    data = SeededDataModule(LatentDataset(encoded), batch_size=1, max_steps=1, seed=0)
+    fixed = base.unet.conv_in.weight.clone()
+    Fitting().fit(module, data, title="adapter", max_steps=1, max_grad_norm=1.0)
+    moved = [layer.lora_B["sar"].weight.abs().max() for layer in adapters.adapted_layers(base.unet, "sar")]
+    assert min(moved) > 0, "one step moves B of every layer"
+    assert torch.equal(base.unet.conv_in.weight, fixed)
+
+    adapters.save(base.unet, "sar", tmp_path)
+    adapters.detach_all(base.unet)
+    adapters.load(base.unet, "sar", tmp_path)
+    assert adapters.parameters(base.unet, "sar") == 4 * 199_296
+    noise_scheduler = DPMSolverMultistepScheduler.from_config(base.noise_scheduler.config)
+    recipe = {"image_size": SIZE, "guidance_scale": 7.5, "num_inference_steps": 2, "batch_size": 1}
+    made = []
+    for scale in (0.0, 1.0):
+        adapters.activate(base.unet, {"sar": scale})
+        made += list(sample(base, noise_scheduler, [SampleRequest(prompt, (0, 0, 0))], **recipe))
+    assert made[0].shape == (1, 3, SIZE, SIZE)
+    assert all(image.isfinite().all() for image in made)
+    assert not torch.equal(*made)
+    adapters.detach_all(base.unet)
