@@ -293,6 +293,7 @@ class Study:
 
         The parts share the budget of samples in proportion to their images.
         """
+        self._check()
         method, recipe = self.settings.method, self.settings.train.sar
         assert method.rank is not None
         partition, inputs = self.partition()
@@ -375,10 +376,17 @@ class Study:
             collective=True,
         )
 
+    def _check(self) -> None:
+        """Refuse now what the last stage would refuse after hours of training the first ones."""
+        captions(self.settings.data.prompt, self.training, self.classes)
+        if self.settings.method.partition == "prototypes":
+            partitions.check_k(self.settings.prototypes.k, len(self.training))
+
     # --- Generation --------------------------------------------------------------------------------------------------
 
     def stack(self) -> tuple[dict[str, Artifact], dict[str, dict[str, float]]]:
         """The method's adapters by name, and for each class the scale of each."""
+        self._check()
         method, (w1, w2) = self.settings.method, self.settings.generate.scales
         stack = {"ors": self.ors_adapter()} if method.below else {}
         if method.tunes == "nothing":
