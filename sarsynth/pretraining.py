@@ -137,6 +137,8 @@ def noise_schedule() -> DDPMScheduler:
 
     A small U-Net that predicts noise has to pass all of it through its few channels unharmed, and what it loses is
     magnified into coloured grain where noise prevails; velocity asks for the picture there (docs/log.md has the trial).
+    The last level is pure noise, which is what sampling starts from (Lin et al., arXiv 2305.08891): otherwise a trace of
+    each picture's mean brightness is left in it, and images of dark domains such as SAR come out grey.
     """
     return DDPMScheduler(
         beta_start=0.00085,
@@ -145,7 +147,8 @@ def noise_schedule() -> DDPMScheduler:
         num_train_timesteps=1000,
         clip_sample=False,
         prediction_type="v_prediction",
-        steps_offset=1,
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
     )
 
 
