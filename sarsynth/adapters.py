@@ -1,19 +1,26 @@
-"""Low-rank adapters on the frozen U-Net: attach, stack with scales, save, load.
+"""Low-rank adapters of the U-Net: begin, save, load, and fold a stack of them into the weights.
 
-An adapter adds scale * B A x to the output of each layer it targets (Hu et al., arXiv 2106.09685), with lora_alpha
-equal to the rank. Adapters that are active together simply add; the stack is a mapping of names to scales.
+An adapter adds B A to the weight W of each layer it targets (Hu et al., arXiv 2106.09685), with lora_alpha equal to the
+rank. A stack is a list of adapters with scales; its layers compute with W + sum_j s_j B_j A_j. Files are in the naming
+of PEFT and diffusers; those of kohya's trainers (A1111, ComfyUI) are read and written too.
 """
 
-from collections.abc import Mapping
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from sarsynth.errors import UserError, one_line
 
@@ -26,90 +33,192 @@ class AdapterSpec:
 
     Attributes:
         rank: PEFT's r.
-        target_modules: Regular expression over the U-Net's module names.
+        target_modules: Regular expression over the U-Net's module names, which has to match the whole name.
     """
 
     rank: int
     target_modules: str
 
 
-def attach(unet: UNet2DConditionModel, name: str, spec: AdapterSpec, seed: int) -> int:
-    """Attach a fresh adapter that changes nothing yet (B = 0, A ~ N(0, 1 / rank)); it alone is trainable and active.
+class LowRank(NamedTuple):
+    """The update of one layer: `a` (R, in, *kernel) and `b` (out, R, *ones), as PEFT's lora_A and lora_B have them."""
 
-    Returns:
-        The number of layers it sits on.
+    a: Tensor
+    b: Tensor
+
+    def delta(self) -> Tensor:
+        """B A in the shape of the layer's weight, (out, in, *kernel)."""
+        return (self.b.flatten(1) @ self.a.flatten(1)).unflatten(1, self.a.shape[1:])
+
+
+Adapter = Mapping[str, LowRank]  # by the U-Net's module names
+Stack = Sequence[tuple[Adapter, float]]
+
+
+def fresh(unet: UNet2DConditionModel, spec: AdapterSpec, seed: int) -> dict[str, LowRank]:
+    """Begin an adapter that changes nothing yet: B = 0, A ~ N(0, 1 / rank²), PEFT's `gaussian`; on the U-Net's device.
 
     Raises:
         UserError: No layer of the U-Net matches.
     """
+    generator = torch.Generator().manual_seed(seed)
+    adapter = {}
+    for name, layer in unet.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and re.fullmatch(spec.target_modules, name):
+            out, *rest = layer.weight.shape
+            a = torch.randn(spec.rank, *rest, generator=generator) / spec.rank
+            b = torch.zeros(out, spec.rank, *(1 for _ in rest[1:]))
+            adapter[name] = LowRank(a.to(layer.weight), b.to(layer.weight))
+    if not adapter:
+        raise UserError(f"adapter.targets: no layer of this base matches '{spec.target_modules}'")
+    return adapter
+
+
+def parameters(adapter: Adapter) -> int:
+    """Count the weights of an adapter."""
+    return sum(layer.a.numel() + layer.b.numel() for layer in adapter.values())
+
+
+def count(file: Path) -> int:
+    """Count the weights in a safetensors file without reading them."""
+    with safe_open(file, "pt") as handle:
+        return sum(math.prod(handle.get_slice(key).get_shape()) for key in handle.keys())  # noqa: SIM118
+
+
+def concatenate(stack: Stack) -> dict[str, LowRank]:
+    """Join a stack into one adapter whose rank is the sum of theirs; the scales go into B. It is exact."""
+    names = dict.fromkeys(name for adapter, _ in stack for name in adapter)
+    parts = {name: [(adapter[name], scale) for adapter, scale in stack if name in adapter] for name in names}
+    return {
+        name: LowRank(torch.cat([part.a for part, _ in of]), torch.cat([scale * part.b for part, scale in of], dim=1))
+        for name, of in parts.items()
+    }
+
+
+@contextmanager
+def folded(unet: UNet2DConditionModel, stack: Stack) -> Iterator[None]:
+    """Compute with W + sum_j s_j B_j A_j inside the block, at the cost of the base alone.
+
+    The base's weights are kept aside and put back, so that afterwards they are what they were bit for bit.
+    """
+    layers = dict(unet.named_modules())
+    with torch.no_grad():
+        changed = {
+            name: layers[name].weight.data + of.delta().to(layers[name].weight)
+            for name, of in concatenate([(adapter, scale) for adapter, scale in stack if scale]).items()
+        }
+    with replaced(unet, {f"{name}.weight": weight for name, weight in changed.items()}):
+        yield
+
+
+@contextmanager
+def replaced(unet: UNet2DConditionModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Compute with other weights, by parameter name, inside the block; the U-Net's own come back afterwards."""
+    parameters = {name: unet.get_parameter(name) for name in weights}
+    kept = {name: parameter.data for name, parameter in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = weights[name].to(parameter)
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = kept[name]
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def save(adapter: Adapter, file: Path) -> None:
+    """Write an adapter as safetensors with its configuration inside, for `load_lora_weights` of diffusers."""
+    ranks = {name: len(layer.a) for name, layer in adapter.items()}
+    rank = max(ranks.values())
+    others = {name: of for name, of in ranks.items() if of != rank}  # where the adapters of a stack differ in layers
     config = LoraConfig(
-        r=spec.rank, lora_alpha=spec.rank, init_lora_weights="gaussian", target_modules=spec.target_modules
+        r=rank, lora_alpha=rank, rank_pattern=others, alpha_pattern=others, target_modules=sorted(adapter)
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            unet.add_adapter(config, name)
-        except ValueError as error:
-            raise UserError(f"adapter.targets: no layer of this base matches '{spec.target_modules}'") from error
-    return len(adapted_layers(unet, name))
-
-
-def adapted_layers(unet: UNet2DConditionModel, name: str) -> list[BaseTunerLayer]:
-    """Return the layers that carry the adapter `name`."""
-    return [m for m in unet.modules() if isinstance(m, BaseTunerLayer) and name in getattr(m, "lora_A", {})]
-
-
-def activate(unet: UNet2DConditionModel, scales: Mapping[str, float], trainable: str | None = None) -> None:
-    """Make a stack of attached adapters active at the given scales; freeze all of it but `trainable`."""
-    if scales:
-        unet.enable_lora()
-        unet.set_adapters(list(scales), list(scales.values()))
-    elif getattr(unet, "peft_config", None):
-        unet.disable_lora()
-    # Activating an adapter makes PEFT unfreeze it, also one that lies below the one that trains.
-    for module in unet.modules():
-        if isinstance(module, BaseTunerLayer):
-            for name in module.lora_A:
-                module.set_requires_grad(name, requires_grad=name == trainable)
-
-
-def detach_all(unet: UNet2DConditionModel) -> None:
-    """Remove every adapter; the U-Net is the base again."""
-    if getattr(unet, "peft_config", None):
-        unet.unload_lora()
-
-
-def parameters(unet: UNet2DConditionModel, name: str) -> int:
-    """Count the weights of one adapter."""
-    return sum(p.numel() for key, p in unet.named_parameters() if ".lora_" in key and f".{name}." in key)
-
-
-def save(unet: UNet2DConditionModel, name: str, folder: Path) -> None:
-    """Write one adapter as safetensors with its configuration inside, for `load_lora_weights` of diffusers."""
     StableDiffusionPipeline.save_lora_weights(
-        folder,
-        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=name),
-        unet_lora_adapter_metadata=unet.peft_config[name].to_dict(),
-        weight_name=WEIGHTS,
+        file.parent,
+        unet_lora_layers=_state(adapter),
+        unet_lora_adapter_metadata=config.to_dict(),
+        weight_name=file.name,
     )
 
 
-def load(unet: UNet2DConditionModel, name: str, folder: Path) -> None:
-    """Attach a saved adapter, frozen, under a name.
+def save_kohya(adapter: Adapter, file: Path) -> None:
+    """Write an adapter with the keys of kohya's trainers, as A1111 and ComfyUI read them; alpha is the rank."""
+    state = {f"unet.{name}": weight for name, weight in _state(adapter).items()}
+    save_file({name: tensor.contiguous() for name, tensor in convert_state_dict_to_kohya(state).items()}, file)
+
+
+def load(unet: UNet2DConditionModel, file: Path) -> dict[str, LowRank]:
+    """Read an adapter of this U-Net, of diffusers, PEFT or kohya; on the U-Net's device.
 
     Raises:
-        UserError: The file is missing or does not fit this U-Net.
+        UserError: The file is missing, holds something else or values that are not finite, or does not fit this U-Net.
     """
+    layers = {name: layer.weight for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
     try:
-        state, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
-            folder, weight_name=WEIGHTS, local_files_only=True, return_lora_metadata=True
-        )
-        wanted = {key.removeprefix("unet.") for key in state}
-        unet.load_lora_adapter(state, network_alphas=alphas, adapter_name=name, prefix="unet", metadata=metadata)
-        # The loader only warns of layers that are missing on either side.
-        if not adapted_layers(unet, name) or set(get_peft_model_state_dict(unet, adapter_name=name)) != wanted:
-            raise ValueError("its layers are not those of this U-Net")
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        with safe_open(file, "pt") as handle:  # safetensors only: a pickle from outside could run code
+            state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+            metadata = json.loads((handle.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        adapter = _adapter(state, metadata, layers)
+        _check_fit(adapter, layers)
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
-            f"{folder / WEIGHTS}: no adapter for this base ({one_line(error)[:200]}); train it again on this base"
+            f"{file}: no adapter for this base ({one_line(error)[:200]}); train it again on this base, or name another"
         ) from error
+    return {name: LowRank(a.to(unet.device), b.to(unet.device)) for name, (a, b) in adapter.items()}
+
+
+def _state(adapter: Adapter) -> dict[str, Tensor]:
+    """Name the matrices as PEFT does."""
+    return {
+        f"{name}.lora_{matrix}.weight": weight.detach().cpu().contiguous()
+        for name, layer in adapter.items()
+        for matrix, weight in (("A", layer.a), ("B", layer.b))
+    }
+
+
+def _adapter(state: dict[str, Tensor], metadata: Mapping[str, Any], layers: Mapping[str, Tensor]) -> Adapter:
+    """Put an adapter together from a file's tensors, whose strength alpha / rank goes into B."""
+    others = sorted(key for key in state if key.startswith(("lora_te", "text_encoder")))
+    if others:
+        raise ValueError(f"it adapts the text encoder too ({others[0]}), which stays frozen here")
+    # kohya writes underscores where the U-Net has dots, which only the U-Net itself can tell apart.
+    kohya = {f"lora_unet_{name.replace('.', '_')}": name for name in layers}
+    alphas: dict[str, float] = {}
+    for key in [key for key in state if key.startswith("lora_unet_")]:
+        name, _, part = key.partition(".")
+        if name not in kohya:
+            raise ValueError(f"this U-Net has no layer {name.removeprefix('lora_unet_')}")
+        if part == "alpha":
+            alphas[kohya[name]] = float(state.pop(key))
+        else:
+            matrix = part.replace("lora_down", "lora_A").replace("lora_up", "lora_B")
+            state[f"{kohya[name]}.{matrix}"] = state.pop(key)
+    state = {key.removeprefix("unet."): weight for key, weight in state.items()}
+    if not any(".lora_A." in key for key in state):
+        state = convert_unet_state_dict_to_peft(state)  # of diffusers before it used PEFT
+    everywhere, patterns = metadata.get("unet.lora_alpha"), metadata.get("unet.alpha_pattern") or {}
+    adapter = {}
+    for key in [key for key in state if key.endswith(".lora_A.weight")]:
+        name = key.removesuffix(".lora_A.weight")
+        a, b = state.pop(key).float(), state.pop(f"{name}.lora_B.weight").float()
+        alpha = alphas.get(name, patterns.get(name, everywhere))
+        adapter[name] = LowRank(a, b if alpha is None else b * (alpha / len(a)))
+    if state:
+        raise ValueError(f"{min(state)} is no part of a LoRA")
+    return adapter
+
+
+def _check_fit(adapter: Adapter, layers: Mapping[str, Tensor]) -> None:
+    if not adapter:
+        raise ValueError("it holds no layer")
+    for name, (a, b) in adapter.items():
+        if name not in layers:
+            raise ValueError(f"this U-Net has no layer {name}")
+        here, there = tuple(layers[name].shape), (len(b), *a.shape[1:])
+        if here != there or b.shape[1:] != (len(a), *(1 for _ in here[2:])):
+            raise ValueError(f"{name} is of shape {here} here and {there} there")
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise ValueError(f"{name} has values that are not finite")

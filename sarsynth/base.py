@@ -104,6 +104,12 @@ class Base(nn.Module):
         noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         return cls(pipe.vae, pipe.unet, pipe.text_encoder, pipe.tokenizer, noise_scheduler)
 
+    def forget_unet(self, seed: int) -> None:
+        """Give the U-Net random weights, as before any training."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.unet = UNet2DConditionModel.from_config(self.unet.config)
+
     def save(self, folder: Path) -> None:
         """Write the base in diffusers' layout, half precision, safetensors."""
         pipe = StableDiffusionPipeline(

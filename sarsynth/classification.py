@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict
 
@@ -17,8 +18,8 @@ from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional
 
-from sarsynth.data.datamodules import ClassificationDataModule, LabelledImages, step_seed
-from sarsynth.fitting import Fitting
+from sarsynth.data.datamodules import LabelledImages, mixed, step_seed
+from sarsynth.fitting import Fitting, check_finite, learning_rate_share
 
 WEIGHTS, CONFIG = "classifier.safetensors", "config.json"
 SCHEDULE_FLOOR = (
@@ -158,7 +159,11 @@ class Classifier(LightningModule):
         """Cross-entropy on random views of a batch."""
         images, labels = batch
         generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 1))
-        loss = functional.cross_entropy(self(augment(images, self.recipe.augmentation, generator)), labels)
+        logits = self(augment(images, self.recipe.augmentation, generator))
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        names = [f"an image of {self.classes[label]}" for label in labels.tolist()]
+        check_finite(losses.detach(), "loss", self.global_step, names)
+        loss = losses.mean()
         self.log("loss", loss)
         return loss
 
@@ -171,9 +176,10 @@ class Classifier(LightningModule):
             optimizer = torch.optim.SGD(self.parameters(), momentum=MOMENTUM, **common)
         else:
             optimizer = torch.optim.AdamW(self.parameters(), **common)
-        lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, recipe.warmup_steps, recipe.max_steps)
+        schedule = partial(
+            learning_rate_share, warmup_steps=recipe.warmup_steps, max_steps=recipe.max_steps, floor=SCHEDULE_FLOOR
         )
+        lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
     def save(self, folder: Path) -> None:
@@ -199,15 +205,6 @@ class Classifier(LightningModule):
         classifier = cls(ClassifierRecipe.from_dict(recipe), config["classes"], unknown, unknown, config["seed"])
         classifier.load_state_dict(load_file(folder / WEIGHTS))
         return classifier.eval()
-
-
-def warmup_cosine(step: int, warmup_steps: int, max_steps: int) -> float:
-    """Share of the peak learning rate at a step: linear to 1 at `warmup_steps`, then half a cosine to `max_steps`."""
-    if step < warmup_steps:
-        share = step / warmup_steps
-    else:
-        share = (1 + math.cos(math.pi * (step - warmup_steps) / max(1, max_steps - warmup_steps))) / 2
-    return SCHEDULE_FLOOR + (1 - SCHEDULE_FLOOR) * share
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
@@ -296,9 +293,7 @@ def fit_classifier(
         The classifier after its last step, in evaluation mode.
     """
     classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed)
-    data = ClassificationDataModule(
-        real, synthetic, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed
-    )
+    data = mixed(real, synthetic, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed)
     fitting.fit(
         classifier,
         data,

@@ -1,20 +1,60 @@
 """Run Lightning's Trainer so that a killed training goes on where it stopped and ends as if it had never stopped."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, WeightAveraging
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from sarsynth.console import progress
+from sarsynth.errors import UserError
 
 CHECKPOINT = "last.ckpt"
 CPU = partial(Trainer, accelerator="cpu", devices=1)
+
+
+class NotFiniteError(UserError):
+    """A loss or a gradient is NaN or infinite; nothing has been changed by it."""
+
+
+def check_finite(values: Tensor, what: str, step: int, names: Sequence[str]) -> None:
+    """Stop a training before values that are not finite reach a weight.
+
+    Args:
+        values: Shape (N,).
+        what: Of what they are the values.
+        step: The step that they would have been used for.
+        names: Whose values they are, (N,).
+
+    Raises:
+        NotFiniteError: Some are NaN or infinite; the message names whose.
+    """
+    finite = values.isfinite()
+    if not finite.all():
+        culprits = [name for name, good in zip(names, finite.tolist(), strict=True) if not good]
+        raise NotFiniteError(f"step {step}: the {what} is not finite for {', '.join(culprits)}")
+
+
+def learning_rate_share(
+    step: int, *, warmup_steps: int, max_steps: int, decay: Literal["cosine", "constant"] = "cosine", floor: float = 0.0
+) -> float:
+    """Share of the peak learning rate: linear from `floor` to 1 at `warmup_steps`, then half a cosine or constant."""
+    if step < warmup_steps:
+        share = step / warmup_steps
+    elif decay == "constant":
+        share = 1.0
+    else:
+        progressed = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
+        share = (1 + math.cos(math.pi * progressed)) / 2
+    return floor + (1 - floor) * share
 
 
 @dataclass(frozen=True)
@@ -52,6 +92,9 @@ class Fitting:
             checkpoint_every: Steps between checkpoints.
             max_grad_norm: Clip gradients to this global norm.
             callbacks: More callbacks.
+
+        Raises:
+            UserError: A loss or gradient is not finite; names the samples, the step and the last good checkpoint.
         """
         own: list[Callback] = [StepBar(title, max_steps), *callbacks]
         if self.logger:
@@ -73,8 +116,12 @@ class Fitting:
             use_distributed_sampler=False,
             log_every_n_steps=10,
         )
-        # Our own checkpoint: it holds optimiser states beside tensors, which weights_only refuses.
-        trainer.fit(module, data, ckpt_path=resume if resume and resume.is_file() else None, weights_only=False)
+        try:
+            # Our own checkpoint: it holds optimiser states beside tensors, which weights_only refuses.
+            trainer.fit(module, data, ckpt_path=resume if resume and resume.is_file() else None, weights_only=False)
+        except NotFiniteError as error:
+            kept = f"the last good checkpoint is {resume}" if resume and resume.is_file() else "no checkpoint yet"
+            raise UserError(f"{title}, {error}; {kept}; mend the images or lower the learning rate") from error
 
 
 class Resumable(Callback):
@@ -93,6 +140,30 @@ class Resumable(Callback):
                 with staged.open("rb") as handle:
                     os.fsync(handle.fileno())
                 os.replace(staged, self.folder / CHECKPOINT)
+
+
+class MovingAverage(WeightAveraging):
+    """End a training with an exponential moving average of its weights.
+
+    The decay grows to its value as (1 + n) / (10 + n), so that the first weights do not weigh on a short training.
+
+    Args:
+        decay: Of the average, in [0, 1).
+        every: Optimiser steps between updates; with some, the average costs nothing.
+    """
+
+    def __init__(self, decay: float, every: int = 1) -> None:
+        super().__init__(avg_fn=partial(_moving_average, decay=decay))
+        self.every = every
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Update after every so many optimiser steps, and never for an epoch."""
+        return step_idx is not None and step_idx % self.every == 0
+
+
+def _moving_average(average: Tensor, current: Tensor, updates: Tensor | int, *, decay: float) -> Tensor:
+    slower = min(decay, (1 + int(updates)) / (10 + int(updates)))
+    return torch.lerp(current, average, slower)
 
 
 class StepBar(Callback):

@@ -21,6 +21,7 @@ class Partition:
 
     Attributes:
         classes: Class names, in the order of the rows of `counts`.
+        names: Names of the adapters that train on the parts, in the order of the columns of `counts`.
         assignments: Part of each training image, int (N,), values 0..K-1, in the order of the training records.
         counts: Images of each class in each part, int (number of classes, K).
         nmi: Normalised mutual information of parts and labels: 0 if parts say nothing about the class, 1 if the parts
@@ -28,6 +29,7 @@ class Partition:
     """
 
     classes: tuple[str, ...]
+    names: tuple[str, ...]
     assignments: np.ndarray
     counts: np.ndarray
     nmi: float
@@ -38,17 +40,18 @@ class Partition:
         return self.counts.shape[1]
 
     @classmethod
-    def of(cls, assignments: np.ndarray, labels: np.ndarray, classes: Sequence[str], k: int) -> Self:
-        """Count a given division, int (N,) each, of images into `k` parts."""
-        counts = np.zeros((len(classes), k), dtype=np.int64)
+    def of(cls, assignments: np.ndarray, labels: np.ndarray, classes: Sequence[str], names: Sequence[str]) -> Self:
+        """Count a given division, int (N,) each, of images into named parts."""
+        counts = np.zeros((len(classes), len(names)), dtype=np.int64)
         np.add.at(counts, (labels, assignments), 1)
         nmi = float(normalized_mutual_info_score(labels, assignments))
-        return cls(tuple(classes), np.asarray(assignments, dtype=np.int64), counts, nmi)
+        return cls(tuple(classes), tuple(names), np.asarray(assignments, dtype=np.int64), counts, nmi)
 
     def save(self, file: Path) -> None:
         """Write everything as one JSON file."""
         content = {
             "classes": list(self.classes),
+            "names": list(self.names),
             "nmi": self.nmi,
             "counts": dict(zip(self.classes, self.counts.tolist(), strict=True)),
             "assignments": self.assignments.tolist(),
@@ -60,7 +63,8 @@ class Partition:
         """Read what `save` wrote."""
         content = json.loads(file.read_text(encoding="utf-8"))
         counts = np.array([content["counts"][name] for name in content["classes"]], dtype=np.int64)
-        return cls(tuple(content["classes"]), np.array(content["assignments"], dtype=np.int64), counts, content["nmi"])
+        assignments = np.array(content["assignments"], dtype=np.int64)
+        return cls(tuple(content["classes"]), tuple(content["names"]), assignments, counts, content["nmi"])
 
 
 def check_k(k: int, images: int) -> None:
@@ -75,7 +79,38 @@ def check_k(k: int, images: int) -> None:
 
 def whole(labels: np.ndarray, classes: Sequence[str]) -> Partition:
     """Put all images into one part."""
-    return Partition.of(np.zeros(len(labels), dtype=np.int64), labels, classes, k=1)
+    return Partition.of(np.zeros(len(labels), dtype=np.int64), labels, classes, ["sar"])
+
+
+def class_groups(labels: np.ndarray, classes: Sequence[str], minor: Sequence[str]) -> Partition:
+    """Give each minor class a part of its own, and the other classes together the last one.
+
+    Raises:
+        UserError: No class is minor.
+    """
+    if not minor:
+        raise UserError("data.minor: no class is minor, so there are no class groups; name some, or choose a method")
+    rest = len(minor)
+    groups = np.array([minor.index(name) if name in minor else rest for name in classes])
+    names = [*(f"sar_{name}" for name in minor), "sar_rest"]
+    return Partition.of(groups[labels], labels, classes, names[: int(groups.max()) + 1])
+
+
+def apportion(total: int, weights: np.ndarray) -> np.ndarray:
+    """Share a whole number out in proportion to weights, at least 1 each, by the largest remainder.
+
+    Args:
+        total: What is shared, at least as many as there are weights.
+        weights: Positive, shape (K,).
+
+    Returns:
+        Int (K,), with the sum `total`.
+    """
+    shares = 1 + (total - len(weights)) * weights / weights.sum()
+    whole = np.floor(shares).astype(np.int64)
+    order = np.argsort(-(shares - whole), kind="stable")
+    whole[order[: total - whole.sum()]] += 1
+    return whole
 
 
 def prototypes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str], k: int, seed: int = 0) -> Partition:
@@ -93,4 +128,5 @@ def prototypes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str],
     """
     check_k(k, len(features))
     means = KMeans(n_clusters=k, n_init=RESTARTS, random_state=seed)
-    return Partition.of(means.fit_predict(features), labels, classes, k)
+    names = [f"prototype_{part}" for part in range(k)]
+    return Partition.of(means.fit_predict(features), labels, classes, names)

@@ -2,14 +2,13 @@
 
 import string
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -19,8 +18,8 @@ from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.latents import LatentDataset, encode_images
 from sarsynth.data.transforms import to_float
-from sarsynth.denoising import Denoiser, Draws
-from sarsynth.fitting import Fitting
+from sarsynth.denoising import Denoiser, Draws, Track
+from sarsynth.fitting import Fitting, MovingAverage, check_finite, learning_rate_share
 
 TEXT_WIDTH = 96
 TEXT_LENGTH = 40
@@ -65,13 +64,15 @@ class Autoencoding(LightningModule):
         decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
         loss = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
         loss = loss + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        check_finite(loss.detach()[None], "loss", self.global_step, ["the batch"])
         self.log("loss", loss)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine, stepped once an optimiser step."""
         optimizer = torch.optim.AdamW(self.vae.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        lr_scheduler = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, self.max_steps)
+        schedule = partial(learning_rate_share, warmup_steps=self.warmup_steps, max_steps=self.max_steps)
+        lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
 
@@ -137,8 +138,8 @@ def noise_schedule() -> DDPMScheduler:
 
     A small U-Net that predicts noise has to pass all of it through its few channels unharmed, and what it loses is
     magnified into coloured grain where noise prevails; velocity asks for the picture there (docs/log.md has the trial).
-    The last level is pure noise, which is what sampling starts from (Lin et al., arXiv 2305.08891): otherwise a trace of
-    each picture's mean brightness is left in it, and images of dark domains such as SAR come out grey.
+    The last level is pure noise, which is what sampling starts from (Lin et al., arXiv 2305.08891): otherwise a trace
+    of each picture's mean brightness is left in it, and images of dark domains such as SAR come out grey.
     """
     return DDPMScheduler(
         beta_start=0.00085,
@@ -184,7 +185,7 @@ def train_autoencoder(
     )
     fitting.fit(
         module,
-        SeededDataModule(TensorDataset(images), batch_size=batch_size, max_steps=max_steps, seed=seed),
+        SeededDataModule.whole(TensorDataset(images), batch_size=batch_size, max_steps=max_steps, seed=seed),
         title="autoencoder",
         max_steps=max_steps,
         checkpoints=checkpoints,
@@ -224,7 +225,7 @@ def train_base(
 
     The images are uint8 (N, 3, image_size, image_size) with N texts. A share `caption_dropout` is shown without text:
     classifier-free guidance needs a model of images without text. The moving average over the weights decays by
-    `ema_decay` every EMA_EVERY steps, and begins after warm-up. The rest is as in `Denoiser`; a checkpoint in
+    `ema_decay` every EMA_EVERY steps. The rest is as in `Denoiser`; a checkpoint in
     `checkpoints` is gone on from.
     """
     torch.manual_seed(seed)
@@ -232,21 +233,18 @@ def train_base(
     base = Base(vae, nano_unet(image_size), nano_text_encoder(tokenizer), tokenizer, noise_schedule())
     base.unet.requires_grad_(True)
     base.text_encoder.requires_grad_(True)
+    tuned = [*base.unet.parameters(), *base.text_encoder.parameters()]
     module = Denoiser(
         base.unet,
         base.noise_scheduler,
+        [Track("base", tuned, learning_rate, warmup_steps, max_steps, weight_decay, seed)],
         text_encoder=base.text_encoder,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        max_steps=max_steps,
-        weight_decay=weight_decay,
         no_text=base.tokenize([""])[0],
         caption_dropout=caption_dropout,
-        seed=seed,
     ).train()
     fitting.fit(
         module,
-        SeededDataModule(
+        SeededDataModule.whole(
             LatentDataset(encode_images(base, images) | {"input_ids": base.tokenize(texts)}),
             batch_size=batch_size,
             max_steps=max_steps,
@@ -258,7 +256,7 @@ def train_base(
         checkpoint_every=checkpoint_every,
         max_grad_norm=max_grad_norm,
         callbacks=[
-            EMAWeightAveraging(decay=ema_decay, update_every_n_steps=EMA_EVERY, update_starting_at_step=warmup_steps),
+            MovingAverage(ema_decay, EMA_EVERY),
             *callbacks,
         ],
     )

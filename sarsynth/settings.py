@@ -99,30 +99,41 @@ class Data(Encoded):
 
 
 class Method(Section):
-    """One row of the results table, in the answers it is made of. `rank` is per adapter."""
+    """One row of the results table, in the answers it is made of.
+
+    `start` is what a whole U-Net is tuned from; `rank` is that of all the method's SAR adapters together.
+    """
 
     name: Text
     adds: Literal["nothing", "real", "synthetic"]
     below: Literal["ors"] | None
-    tunes: Literal["nothing", "adapter"]
-    partition: Literal["whole", "prototypes"] | None
+    tunes: Literal["nothing", "adapter", "unet"]
+    start: Literal["base", "random"] | None
+    partition: Literal["whole", "classes", "prototypes"] | None
     rank: Count | None
     mixing: Literal["own", "uniform", "bias"] | None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        answers = {"partition": self.partition, "rank": self.rank, "mixing": self.mixing}
-        for key, answer in answers.items():
-            if (answer is None) == (self.tunes == "adapter"):
-                raise ValueError(f"tunes={self.tunes} goes with {key}={'null' if answer is not None else '...'}")
-        if self.tunes == "adapter" and (self.mixing == "own") != (self.partition == "whole"):
+        tuned = {"partition": "adapter", "rank": "adapter", "mixing": "adapter", "start": "unet"}
+        for key, tunes in tuned.items():
+            if (getattr(self, key) is None) == (self.tunes == tunes):
+                wanted = "..." if self.tunes == tunes else "null"
+                raise ValueError(f"tunes={self.tunes} goes with {key}={wanted}")
+        if self.tunes == "adapter" and (self.mixing == "own") == (self.partition == "prototypes"):
             raise ValueError(f"mixing={self.mixing} does not go with partition={self.partition}")
+        if self.tunes == "unet" and self.below:
+            raise ValueError(f"tunes=unet goes with below=null, not {self.below}")
         return self
 
 
 class Adapter(Section):
-    """Where adapters sit: the name of a pattern, and the patterns (regular expressions on names of U-Net modules)."""
+    """Where adapters sit: the name of a pattern, and the patterns (regular expressions on names of U-Net modules).
 
+    `path` is a LoRA trained elsewhere, which then is the method's SAR adapter.
+    """
+
+    path: Text | None
     targets: Text
     patterns: dict[str, Text]
 
@@ -148,6 +159,13 @@ class OrsTraining(Optimisation):
     """Stage `ors`. The rank of SAR adapters belongs to the method."""
 
     rank: Count
+
+
+class Tuning(Optimisation):
+    """A whole U-Net; what is kept is the moving average of its weights."""
+
+    decay: Literal["cosine", "constant"]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
 
 
 class AutoencoderTraining(Optimisation):
@@ -180,6 +198,8 @@ class Training(Section):
     base: BaseTraining | None
     ors: OrsTraining
     sar: Optimisation
+    finetune: Tuning
+    scratch: Tuning
 
 
 class Prototypes(Section):
@@ -242,6 +262,10 @@ class Settings(Section):
     """The whole composed configuration; one tree for the three scripts."""
 
     stage: Literal["base", "ors", "classifier", "prototypes", "sar"] | None = None  # train.py alone has it
+    # generate.py alone has these: instead of images, a LoRA file of all that the method does for a class
+    export: Text | None = None
+    export_format: Literal["diffusers", "kohya"] | None = None
+    class_name: Text | None = None
     seed: Seed
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     build: Literal["auto", "require"]
@@ -269,6 +293,10 @@ class Settings(Section):
         if self.adapter.targets not in self.adapter.patterns:
             hint = nearest(self.adapter.targets, self.adapter.patterns)
             raise ValueError(f"adapter.targets={self.adapter.targets} is not among adapter.patterns; {hint}")
+        if self.export and not self.class_name:
+            raise ValueError(f"export={self.export} needs class_name=..., the class that the file is to make images of")
+        if self.adapter.path and self.method.partition not in (None, "whole"):
+            raise ValueError(f"adapter.path is one adapter, and method={self.method.name} has several; use method=lora")
         if self.stage == "base" and self.train.base is None:
             raise ValueError(
                 f"stage=base cannot make base={self.base.name}, which comes trained; base=sd-nano can be made"

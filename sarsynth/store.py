@@ -16,10 +16,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -34,6 +35,7 @@ JSON = Any  # None, bool, int, float or str, or lists and str-keyed mappings of 
 CARD = "card.json"
 CHECKPOINTS = "checkpoints"  # a builder's own, inside its partial folder; gone once the artifact is complete
 ATTEMPTS = ".attempts.json"
+FILLED = ".filled"  # the builder is through; what is left are cards and names
 POLL_SECONDS = 0.2
 
 
@@ -58,6 +60,45 @@ class Artifact:
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.label}-{self.fingerprint}"
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """An artifact that somebody asks for.
+
+    Attributes:
+        kind: Folder of the store: `adapter`, `classifier`, ...
+        name: For people; as a label it is part of the folder's name, not of the fingerprint.
+        settings: Everything that changes the content, and nothing else (no paths, no speed switches).
+        inputs: The artifacts it is made from, by role.
+        command: What a person types to make this artifact; quoted under `build=require`.
+    """
+
+    kind: str
+    name: str
+    settings: Mapping[str, JSON]
+    inputs: Mapping[str, Artifact]
+    command: str
+
+    @property
+    def label(self) -> str:
+        """The name in letters that any file system takes."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", self.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the content."""
+        return fingerprint(self.kind, self.settings, self.inputs)
+
+    def card(self) -> dict[str, JSON]:
+        """What the card says before the artifact is made."""
+        return {
+            "kind": self.kind,
+            "label": self.label,
+            "fingerprint": self.fingerprint,
+            "settings": self.settings,
+            "inputs": {role: made.fingerprint for role, made in self.inputs.items()},
+        }
 
 
 def fingerprint(kind: str, settings: Mapping[str, JSON], inputs: Mapping[str, Artifact]) -> str:
@@ -105,52 +146,60 @@ class Store:
         command: str,
         collective: bool = False,
     ) -> Artifact:
-        """Return the artifact of these settings and inputs, building it first if it is not there.
+        """Return one artifact, building it first if it is not there: `make_all` of one `Request`."""
+        request = Request(kind, label, settings, inputs, command)
+        return self.make_all([request], lambda folders: builder(folders[request]), collective=collective)[request]
 
-        One process builds, others wait for it. The builder fills a hidden folder, which takes its final name only when
-        complete. After a kill or an exception that folder stays, and the next builder finds it as it was left, with
-        the checkpoints it kept under `checkpoints/`.
+    def make_all(
+        self,
+        requests: Sequence[Request],
+        builder: Callable[[Mapping[Request, Path]], None],
+        *,
+        collective: bool = False,
+    ) -> dict[Request, Artifact]:
+        """Return artifacts, building those that are not there in one go.
+
+        One process builds, others wait for it. The builder fills a hidden folder for each request that is missing;
+        they take their final names only when all are filled. After a kill or an exception those folders stay, and the
+        next builder finds them as they were left, with the checkpoints it kept under `checkpoints/` of the first.
 
         In a distributed job (rank from RANK, LOCAL_RANK or SLURM_PROCID) rank 0 builds and the others wait for the
-        card. All ranks of the job must then ask for the same artifacts in the same order.
+        cards. All ranks of the job must then ask for the same artifacts in the same order.
 
         Args:
-            kind: Folder of the store: `adapter`, `classifier`, ...
-            label: Name for people; part of the folder's name, not of the fingerprint.
-            settings: Everything that changes the content, and nothing else (no paths, no speed switches).
-            inputs: The artifacts it is made from, by role.
-            builder: Writes the content into the folder it is given.
-            command: What a person types to make this artifact; quoted under `build=require`.
+            requests: What is asked for.
+            builder: Writes the content of each missing request into its folder.
             collective: The builder runs a distributed fit, which the ranks above 0 have to join.
 
         Raises:
-            UserError: The artifact is missing under `build=require`, the store cannot be written, or rank 0 never
+            UserError: An artifact is missing under `build=require`, the store cannot be written, or rank 0 never
                 made it.
         """
-        label = re.sub(r"[^A-Za-z0-9._-]+", "_", label)
-        digest = fingerprint(kind, settings, inputs)
-        artifact = Artifact(kind, label, digest, self.root / kind / f"{label}-{digest}")
-        if artifact.complete:
-            return self._tell("reused ", artifact)
-        if self.build == "require":
-            raise UserError(f"{artifact} is missing in {self.root} and build=require; make it with: {command}")
+        artifacts = {request: self._artifact(request) for request in requests}
+        missing = [request for request, artifact in artifacts.items() if not artifact.complete]
+        if missing and self.build == "require":
+            raise UserError(
+                f"{artifacts[missing[0]]} is missing in {self.root} and build=require; "
+                f"make it with: {missing[0].command}"
+            )
+        if missing and _rank() > 0:
+            self._follow([artifacts[request] for request in missing], missing, builder if collective else None)
+        elif missing:
+            with ExitStack() as turns:
+                # In one order for everybody, so that no two processes wait for each other.
+                for artifact in sorted((artifacts[request] for request in missing), key=lambda made: made.path):
+                    turns.enter_context(self._turn(artifact))
+                missing = [request for request in missing if not artifacts[request].complete]
+                if missing:
+                    self._build({request: artifacts[request] for request in missing}, builder)
+        for request, artifact in artifacts.items():
+            made = request in missing
+            self._tell("made   " if made else "reused ", artifact, f" in {artifact.card['seconds']:.0f} s" * made)
+        return artifacts
 
-        partial = artifact.path.with_name(f".{artifact.path.name}.partial")
-        if _rank() > 0:
-            return self._follow(artifact, partial, builder if collective else None)
-
-        with self._turn(artifact):
-            if artifact.complete:
-                return self._tell("reused ", artifact)
-            record = {
-                "kind": kind,
-                "label": label,
-                "fingerprint": digest,
-                "settings": settings,
-                "inputs": {role: made.fingerprint for role, made in inputs.items()},
-            }
-            seconds = self._build(artifact, partial, record, builder)
-        return self._tell("made   ", artifact, f" in {seconds:.0f} s")
+    def _artifact(self, request: Request) -> Artifact:
+        name = f"{request.label}-{request.fingerprint}"
+        return Artifact(request.kind, request.label, request.fingerprint, self.root / request.kind / name)
 
     def find(self, kind: str, reference: str | Path) -> Artifact:
         """Look a complete artifact up by its folder, or by (the beginning of) its fingerprint.
@@ -171,40 +220,61 @@ class Store:
             raise UserError(f"{found[0]} is of kind {card['kind']}, not {kind}; give the folder of another artifact")
         return Artifact(card["kind"], card["label"], card["fingerprint"], found[0])
 
-    def _build(
-        self, artifact: Artifact, partial: Path, record: dict[str, JSON], builder: Callable[[Path], None]
-    ) -> float:
-        """Fill the partial folder, write its card, give it its name; return the seconds that all attempts took."""
-        if not (partial / CARD).is_file():  # else the last builder died between writing the card and the rename
-            partial.mkdir(parents=True, exist_ok=True)
-            with _Attempt(partial) as attempt:
-                builder(partial)
-            shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
-            (partial / ATTEMPTS).unlink()
-            os.sync()  # one call for what may be thousands of small files: all of it is on disk before the card is
-            card = record | {
-                "sarsynth": __version__,
-                "git": _git_commit(),
-                "device": _device(),
-                "seconds": round(attempt.seconds, 3),
-                "peak_memory_bytes": attempt.peak_memory_bytes,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-            _write_json(partial / CARD, card)
-        if artifact.path.exists():  # without a card: not ours, and nothing that a reader would take for an artifact
-            shutil.rmtree(artifact.path)
-        os.replace(partial, artifact.path)
-        _fsync(artifact.path.parent)
-        return artifact.card["seconds"]
+    def _build(self, artifacts: Mapping[Request, Artifact], builder: Callable[[Mapping[Request, Path]], None]) -> None:
+        """Fill the partial folders, write their cards, give them their names.
 
-    def _follow(self, artifact: Artifact, partial: Path, joins: Callable[[Path], None] | None) -> Artifact:
-        """What a process of rank above 0 does: join rank 0's fit if there is one, then wait for the card."""
+        The first one is the last to get its card and its name: as long as it is not complete, whoever comes after a
+        kill finds in its folder how far the others had come.
+        """
+        partials = {request: _partial(artifact) for request, artifact in artifacts.items()}
+        first, *others = partials
+        lead = partials[first]
+        if not _filled(lead):
+            for partial in partials.values():
+                partial.mkdir(parents=True, exist_ok=True)
+            with _Attempt(lead):
+                builder(partials)
+            os.sync()  # one call for what may be thousands of small files: all of it is on disk before the cards are
+            (lead / FILLED).touch()
+            shutil.rmtree(lead / CHECKPOINTS, ignore_errors=True)
+        cost = json.loads((lead / ATTEMPTS).read_text()) if (lead / ATTEMPTS).exists() else {}
+        facts = {
+            "sarsynth": __version__,
+            "git": _git_commit(),
+            "device": _device(),
+            "seconds": round(cost.get("seconds", 0.0) / len(partials), 3),
+            "peak_memory_bytes": cost.get("peak_memory_bytes", 0),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        for request in (*others, first):
+            if not (partials[request] / CARD).is_file():
+                _write_json(partials[request] / CARD, request.card() | facts)
+        for request in (*others, first):
+            artifact, partial = artifacts[request], partials[request]
+            for note in (ATTEMPTS, FILLED):
+                (partial / note).unlink(missing_ok=True)
+            if artifact.path.exists():  # without a card: not ours, nothing that a reader would take for an artifact
+                shutil.rmtree(artifact.path)
+            os.replace(partial, artifact.path)
+            _fsync(artifact.path.parent)
+
+    def _follow(
+        self,
+        artifacts: Sequence[Artifact],
+        requests: Sequence[Request],
+        joins: Callable[[Mapping[Request, Path]], None] | None,
+    ) -> None:
+        """What a process of rank above 0 does: join rank 0's fit if there is one, then wait for the cards."""
+
+        def complete() -> bool:
+            return all(artifact.complete for artifact in artifacts)
+
+        partials = [_partial(artifact) for artifact in artifacts]
         if joins:
-            self._wait(artifact, lambda: artifact.complete or partial.exists())
-            if not artifact.complete:
-                joins(partial)
-        self._wait(artifact, lambda: artifact.complete)
-        return artifact
+            self._wait(artifacts[0], lambda: complete() or partials[0].exists())
+            if not complete() and not _filled(partials[0]):
+                joins(dict(zip(requests, partials, strict=True)))
+        self._wait(artifacts[0], complete)
 
     def _wait(self, artifact: Artifact, arrived: Callable[[], bool]) -> None:
         lock, alive = self._lock(artifact), time.monotonic()
@@ -248,6 +318,15 @@ class Store:
             self._report(f"{what}{artifact}{more}")
         self._told.add(artifact)
         return artifact
+
+
+def _partial(artifact: Artifact) -> Path:
+    return artifact.path.with_name(f".{artifact.path.name}.partial")
+
+
+def _filled(partial: Path) -> bool:
+    """Whether the builder was through with this folder (and those filled with it) when it was left."""
+    return (partial / FILLED).exists() or (partial / CARD).is_file()
 
 
 class _Attempt:

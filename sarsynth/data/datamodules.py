@@ -1,7 +1,8 @@
 """What a Trainer reads from: images in memory, in an order that is a function of (seed, step)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -36,69 +37,86 @@ def step_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
-class StepSampler(Sampler[Tensor]):
-    """Yield the indices of each training step's batch, a function of (seed, step) and of nothing else.
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The samples of one training, step by step: a function of (seed, step) and of nothing else.
 
     Epoch after epoch is one endless shuffled stream, cut into batches of equal size; an epoch's order follows from
     (seed, epoch). A batch may span two epochs, so there are no short batches, and a set smaller than a batch repeats.
 
-    Args:
-        size: Number of images, at least 1.
-        batch_size: Images a step, over all processes.
-        max_steps: Steps in all; also the length of the sampler, whatever it starts from.
+    Attributes:
+        rows: Which samples of the data set, int64 (N,), N >= 1.
+        max_steps: Batches in all.
         seed: Of the shuffling.
+    """
+
+    rows: Tensor
+    max_steps: int
+    seed: int
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """Rows of one step, int64 (batch_size,)."""
+        size = len(self.rows)
+        first, last = step * batch_size, (step + 1) * batch_size
+        epochs = range(first // size, (last - 1) // size + 1)
+        stream = np.concatenate([np.random.default_rng([self.seed, epoch]).permutation(size) for epoch in epochs])
+        offset = first - epochs[0] * size
+        return self.rows[torch.from_numpy(stream[offset : offset + batch_size])]
+
+
+class PackedSampler(Sampler[Tensor]):
+    """Yield the rows of each training step: the batches of all streams that have not ended, one after the other.
+
+    Args:
+        streams: One for each training that shares the run.
+        batch_size: Samples a step of each, over all processes.
         start: Gives the step to begin with when iteration begins: a resumed run goes on where it stopped.
-        rank: This process among `world_size`; each takes every world_size-th image of a batch.
+        rank: This process among `world_size`; each takes every world_size-th sample of a batch.
         world_size: Number of processes.
     """
 
     def __init__(
         self,
-        size: int,
+        streams: Sequence[Stream],
         batch_size: int,
-        max_steps: int,
-        seed: int,
         start: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.size, self.batch_size, self.max_steps, self.seed = size, batch_size, max_steps, seed
+        self.streams, self.batch_size = streams, batch_size
         self.start, self.rank, self.world_size = start, rank, world_size
 
     def __len__(self) -> int:
-        return self.max_steps
+        return max(stream.max_steps for stream in self.streams)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for step in range(self.start(), self.max_steps):
-            yield self.batch(step)[self.rank :: self.world_size]
-
-    def batch(self, step: int) -> Tensor:
-        """Indices of all images of one step, int64 (batch_size,)."""
-        first, last = step * self.batch_size, (step + 1) * self.batch_size
-        epochs = range(first // self.size, (last - 1) // self.size + 1)
-        stream = np.concatenate([np.random.default_rng([self.seed, epoch]).permutation(self.size) for epoch in epochs])
-        offset = first - epochs[0] * self.size
-        return torch.from_numpy(stream[offset : offset + self.batch_size])
+        for step in range(self.start(), len(self)):
+            batches = [s.batch(step, self.batch_size) for s in self.streams if step < s.max_steps]
+            yield torch.cat([batch[self.rank :: self.world_size] for batch in batches])
 
 
 class SeededDataModule(LightningDataModule):
-    """Serve a data set in the global batches of a `StepSampler`, shared out over the trainer's processes.
+    """Serve a data set in the global batches of one or more streams, shared out over the trainer's processes.
 
     The Trainer must not put a sampler of its own in place of ours: `use_distributed_sampler=False`.
 
     Args:
-        dataset: Indexed by a whole batch of indices at a time, int64 (B,).
-        batch_size: Samples a step, over all processes.
-        max_steps: Batches in all.
-        seed: Of the sample order.
+        dataset: Indexed by a whole batch of rows at a time, int64 (B,).
+        streams: One for each training that shares the run.
+        batch_size: Samples a step of each stream, over all processes.
 
     Raises:
         UserError: The batch cannot be shared out evenly (when training begins).
     """
 
-    def __init__(self, dataset: Dataset, *, batch_size: int, max_steps: int, seed: int) -> None:
+    def __init__(self, dataset: Dataset, streams: Sequence[Stream], *, batch_size: int) -> None:
         super().__init__()
-        self.dataset, self.batch_size, self.max_steps, self.seed = dataset, batch_size, max_steps, seed
+        self.dataset, self.streams, self.batch_size = dataset, streams, batch_size
+
+    @classmethod
+    def whole(cls, dataset: Dataset, *, batch_size: int, max_steps: int, seed: int) -> Self:
+        """Serve all of a data set in one stream."""
+        return cls(dataset, [Stream(torch.arange(len(dataset)), max_steps, seed)], batch_size=batch_size)  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader that begins where the trainer stands, and fetches each batch at once."""
@@ -106,11 +124,9 @@ class SeededDataModule(LightningDataModule):
         assert trainer is not None
         if self.batch_size % trainer.world_size:
             raise UserError(f"batch_size={self.batch_size} is not a multiple of {trainer.world_size} processes")
-        sampler = StepSampler(
-            len(self.dataset),  # type: ignore[arg-type]
+        sampler = PackedSampler(
+            self.streams,
             self.batch_size,
-            self.max_steps,
-            self.seed,
             start=lambda: trainer.global_step,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
@@ -118,22 +134,13 @@ class SeededDataModule(LightningDataModule):
         return DataLoader(self.dataset, sampler=sampler, batch_size=None)
 
 
-class ClassificationDataModule(SeededDataModule):
-    """Real images and the synthetic ones that join them, mixed evenly into every training batch.
+def mixed(
+    real: LabelledImages, synthetic: LabelledImages | None, *, batch_size: int, max_steps: int, seed: int
+) -> SeededDataModule:
+    """Serve real images and those that join them, mixed evenly into every batch: (uint8 (B, C, H, W), int64 (B,)).
 
-    Batches are (uint8 (B, C, H, W), int64 (B,)).
-
-    Args:
-        real: The real training images; normalisation statistics come from these alone.
-        synthetic: Images that join them, or None. Repeated real images do as well.
-        batch_size: Images a step, over all processes.
-        max_steps: The budget; more images mean fewer epochs, not a longer training.
-        seed: Of the sample order.
+    The budget is in steps: more images mean fewer epochs, not a longer training.
     """
-
-    def __init__(
-        self, real: LabelledImages, synthetic: LabelledImages | None, *, batch_size: int, max_steps: int, seed: int
-    ) -> None:
-        self.training = real if synthetic is None else real + synthetic
-        dataset = TensorDataset(self.training.images, self.training.labels)
-        super().__init__(dataset, batch_size=batch_size, max_steps=max_steps, seed=seed)
+    training = real if synthetic is None else real + synthetic
+    dataset = TensorDataset(training.images, training.labels)
+    return SeededDataModule.whole(dataset, batch_size=batch_size, max_steps=max_steps, seed=seed)

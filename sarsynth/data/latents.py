@@ -65,25 +65,23 @@ def load_latents(folder: Path) -> dict[str, Tensor]:
 
 
 class LatentDataset(Dataset[dict[str, Tensor]]):
-    """Encoded images by index; asked for a whole batch of indices at a time.
+    """Encoded images by row; asked for a whole batch of rows at a time.
 
     Args:
         tensors: `mean`, `deviation` (V, N, C, h, w), and either `text_features` (U, L, D) with `text_index` (N,) or
             `input_ids` (N, L).
-        chosen: Indices of the images to serve, shape (M,); None is all of them.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], chosen: Tensor | None = None) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
-        self.chosen = torch.arange(tensors["mean"].shape[1]) if chosen is None else chosen
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return self.tensors["mean"].shape[1]
 
-    def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
-        """Return `mean` and `deviation` (B, V, C, h, w), float32, and the text of a batch."""
-        rows = self.chosen[indices]
+    def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return `mean` and `deviation` (B, V, C, h, w), float32, the text of a batch, and its `row` (B,)."""
         batch = {name: self.tensors[name][:, rows].transpose(0, 1).float() for name in ("mean", "deviation")}
+        batch["row"] = rows
         if "input_ids" in self.tensors:
             return batch | {"input_ids": self.tensors["input_ids"][rows]}
         return batch | {"text_features": self.tensors["text_features"][self.tensors["text_index"][rows]]}

@@ -16,6 +16,7 @@ from sarsynth.classification import Classifier, extract_features, fit_classifier
 from sarsynth.data.datamodules import LabelledImages, step_seed
 from sarsynth.data.transforms import resize
 from sarsynth.fidelity import ClassFidelity, fidelity
+from sarsynth.runs.adapters import budget
 from sarsynth.runs.study import Study
 from sarsynth.store import Artifact
 
@@ -155,6 +156,7 @@ def result(study: Study) -> dict[str, Any]:
         "counts": study.counts,
         "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
         "seeds": list(settings.seeds),
+        "training": budget(study),
         "classifier": {
             "per_class": {
                 name: {figure: spread([run["per_class"][name][figure] for run in runs]) for figure in FIGURES}

@@ -7,10 +7,11 @@ by its settings and inputs (the fingerprint), and by its builder, which reads th
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sarsynth import adapters, partitions, pictures, scales
-from sarsynth.adapters import AdapterSpec
+from sarsynth import partitions, pictures, scales
+from sarsynth.adapters import Adapter, concatenate, folded, load
 from sarsynth.base import Base, resolve
 from sarsynth.classification import (
     Augmentation,
@@ -30,31 +31,25 @@ from sarsynth.classification import (
     fit_classifier,
 )
 from sarsynth.console import console, progress
-from sarsynth.data.datamodules import LabelledImages, SeededDataModule
-from sarsynth.data.latents import (
-    LatentDataset,
-    encode_images,
-    encode_texts,
-    load_latents,
-    save_latents,
-)
+from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.latents import encode_images, encode_texts, save_latents
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
-from sarsynth.denoising import Denoiser
 from sarsynth.errors import UserError
 from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.prompts import caption, captions
+from sarsynth.runs import adapters
+from sarsynth.runs.adapters import Role
 from sarsynth.runs.tables import partition_table
 from sarsynth.sampling import SampleRequest, sample
-from sarsynth.settings import Images, Optimisation, Settings
+from sarsynth.settings import Images, Settings, nearest
 from sarsynth.store import Artifact, Store
 from sarsynth.tracking import Tracker
 
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
 STRIP_IMAGES = 4  # a class and scale
-Role = Literal["ors", "sar"]
 
 
 class Study:
@@ -70,6 +65,8 @@ class Study:
         self.settings, self.tracker, self.overrides = settings, tracker, overrides
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
         self._shown: set[Artifact] = set()
+        self._bases: dict[Artifact, Base] = {}
+        self._adapters: dict[Artifact, Adapter] = {}
 
     # --- What is there -----------------------------------------------------------------------------------------------
 
@@ -91,10 +88,19 @@ class Study:
     @cached_property
     def training(self) -> list[ImageRecord]:
         """The SAR training images of this study's split."""
-        records = self._records("sar", "train")
+        records = self.records("sar", "train")
         return deci(records, self.settings.seed) if self.settings.data.split == "deci" else records
 
-    def _records(self, role: Role, split: Split) -> list[ImageRecord]:
+    def training_records(self, role: Role) -> list[ImageRecord]:
+        """What an adapter of one kind trains on."""
+        return self.training if role == "sar" else self.records("ors", "train")
+
+    def records(self, role: Role, split: Split) -> list[ImageRecord]:
+        """List a split of one set.
+
+        Raises:
+            UserError: It is empty.
+        """
         records = self.sources[role].records(split)
         if not records:
             key = "data" if role == "sar" else "ors"
@@ -152,7 +158,7 @@ class Study:
 
     def images(self, split: Split) -> Artifact:
         """The SAR images of a split at the classifier's size, as tensors."""
-        records = self.training if split == "train" else self._records("sar", split)
+        records = self.training if split == "train" else self.records("sar", split)
         source, size = self.sources["sar"], self.settings.classifier.image_size
         user = ("train.py", "stage=classifier") if split == "train" else ("evaluate.py", "method=none")
 
@@ -180,7 +186,7 @@ class Study:
     def latents(self, role: Role) -> Artifact:
         """Latents and text features of the training images of one set."""
         spec = self.settings.data if role == "sar" else self.settings.ors
-        records = self.training if role == "sar" else self._records("ors", "train")
+        records = self.training_records(role)
         source, size = self.sources[role], self.settings.base.image_size
 
         def build(folder: Path) -> None:
@@ -208,8 +214,7 @@ class Study:
 
     def ors_adapter(self) -> Artifact:
         """The view: an adapter trained on optical remote-sensing images."""
-        recipe = self.settings.train.ors
-        return self._adapter("ors", "ors", recipe, recipe.rank, recipe.max_steps, None, {})
+        return adapters.train(self, [adapters.ors_training(self)])["ors"]
 
     def classifier(self) -> Artifact:
         """The study's own classifier: its features make prototypes and measure fidelity."""
@@ -283,98 +288,29 @@ class Study:
     def partition(self) -> tuple[Partition, dict[str, Artifact]]:
         """How the method divides the SAR training set, and the artifacts that this follows from."""
         labels = np.array([record.label for record in self.training])
-        if self.settings.method.partition == "prototypes":
-            made = self.prototypes()
-            return Partition.load(made.path / "partition.json"), {"partition": made}
+        match self.settings.method.partition:
+            case "prototypes":
+                made = self.prototypes()
+                return Partition.load(made.path / "partition.json"), {"partition": made}
+            case "classes":
+                return partitions.class_groups(labels, self.classes, self.minor), {}
         return partitions.whole(labels, self.classes), {}
 
     def sar_adapters(self) -> dict[str, Artifact]:
-        """The modality: the method's SAR adapters by name, one for each part of its partition that holds images.
-
-        The parts share the budget of samples in proportion to their images.
-        """
+        """The modality: the method's SAR adapters by name, one for each part of its partition that holds images."""
         self._check()
-        method, recipe = self.settings.method, self.settings.train.sar
-        assert method.rank is not None
-        partition, inputs = self.partition()
-        below = self.ors_adapter() if method.below and self.settings.stage2_on == "ors" else None
-        made = {}
-        for part, size in enumerate(partition.counts.sum(axis=0)):
-            name = "sar" if partition.k == 1 else f"prototype_{part}"
-            if size:
-                steps = max(1, round(recipe.max_steps * size / len(self.training)))
-                chosen = torch.from_numpy(np.flatnonzero(partition.assignments == part))
-                made[name] = self._adapter(
-                    name, "sar", recipe, method.rank, steps, chosen, inputs | ({"ors": below} if below else {})
-                )
-        return made
+        if self.settings.adapter.path is not None:
+            return {"sar": adapters.imported(Path(self.settings.adapter.path))}
+        return adapters.train(self, adapters.sar_trainings(self))
 
-    def _adapter(
-        self,
-        name: str,
-        role: Role,
-        recipe: Optimisation,
-        rank: int,
-        steps: int,
-        chosen: Tensor | None,
-        inputs: Mapping[str, Artifact],
-    ) -> Artifact:
-        """Train one adapter on the latents of a set (or some of its images), on top of the adapter `inputs["ors"]`."""
-        spec = AdapterSpec(rank, self.settings.adapter.target_modules)
-        latents = self.latents(role)
-        warmup = min(recipe.warmup_steps, steps // 10) if chosen is not None else recipe.warmup_steps
-        seed = self.settings.seed
-        w1 = self.settings.generate.scales[0]
-
-        def build(folder: Path) -> None:
-            unet = self.base.unet
-            adapters.detach_all(unet)
-            stack = {}
-            if "ors" in inputs:
-                adapters.load(unet, "ors", inputs["ors"].path)
-                stack["ors"] = w1
-            adapters.attach(unet, name, spec, seed)
-            adapters.activate(unet, stack | {name: 1.0}, trainable=name)
-            denoiser = Denoiser(
-                unet,
-                self.base.noise_scheduler,
-                learning_rate=recipe.learning_rate,
-                warmup_steps=warmup,
-                max_steps=steps,
-                weight_decay=recipe.weight_decay,
-                seed=seed,
-            )
-            dataset = LatentDataset(load_latents(latents.path), chosen)
-            self.fitting(name).fit(
-                denoiser,
-                SeededDataModule(dataset, batch_size=recipe.batch_size, max_steps=steps, seed=seed),
-                title=f"adapter {name}",
-                max_steps=steps,
-                checkpoints=folder / "checkpoints",
-                checkpoint_every=recipe.checkpoint_every,
-                max_grad_norm=recipe.max_grad_norm,
-            )
-            unet.to(self.device)
-            rank_zero_only(adapters.save)(unet, name, folder)
-            adapters.detach_all(unet)
-
-        return self.store.make(
-            "adapter",
-            name,
-            {
-                "rank": rank,
-                "target_modules": spec.target_modules,
-                "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every"})
-                | {"max_steps": steps, "warmup_steps": warmup},
-                "chosen": None if chosen is None else chosen.tolist(),
-                "scale_below": w1 if "ors" in inputs else None,
-                "seed": seed,
-            },
-            {"base": self.base_artifact, "latents": latents, **inputs},
-            build,
-            command=self.command("train.py", f"stage={role}"),
-            collective=True,
-        )
+    def tuned(self) -> list[Artifact]:
+        """What stage `sar` of the method makes: its adapters, or a base of its own."""
+        match self.settings.method.tunes:
+            case "adapter":
+                return list(self.sar_adapters().values())
+            case "unet":
+                return [adapters.tuned_base(self)]
+        raise UserError(f"method={self.settings.method.name} tunes nothing; choose another method")
 
     def _check(self) -> None:
         """Refuse now what the last stage would refuse after hours of training the first ones."""
@@ -384,28 +320,30 @@ class Study:
 
     # --- Generation --------------------------------------------------------------------------------------------------
 
-    def stack(self) -> tuple[dict[str, Artifact], dict[str, dict[str, float]]]:
-        """The method's adapters by name, and for each class the scale of each."""
+    def recipe_of_images(self) -> "ImageRecipe":
+        """What the method's images are made with: its base, its adapters, and for each class their scales."""
         self._check()
         method, (w1, w2) = self.settings.method, self.settings.generate.scales
-        stack = {"ors": self.ors_adapter()} if method.below else {}
+        if method.tunes == "unet":
+            return ImageRecipe(adapters.tuned_base(self), {}, {name: {} for name in self.classes})
+        below = {"ors": self.ors_adapter()} if method.below else {}
         if method.tunes == "nothing":
-            return stack, {name: dict.fromkeys(stack, w1) for name in self.classes}
+            return ImageRecipe(self.base_artifact, below, {name: dict.fromkeys(below, w1) for name in self.classes})
+        assert method.mixing is not None
         partition, _ = self.partition()
         made = self.sar_adapters()
-        assert method.mixing is not None
         weights = scales.MIXINGS[method.mixing](partition.counts)
         by_class = {
-            class_name: dict.fromkeys(stack, w1)
-            | {name: w2 * float(weights[label][0 if name == "sar" else int(name.rpartition("_")[2])]) for name in made}
+            class_name: dict.fromkeys(below, w1)
+            | {name: w2 * float(weights[label][partition.names.index(name)]) for name in made}
             for label, class_name in enumerate(self.classes)
         }
-        return stack | made, by_class
+        return ImageRecipe(self.base_artifact, below | made, by_class)
 
     def synthetic(self) -> Artifact:
         """The method's synthetic set: Hugging Face imagefolder, images/<class>/<index>.png and metadata.jsonl."""
         sizes = self.synthetic_sizes
-        stack, by_class = self.stack()
+        recipe = self.recipe_of_images()
 
         def build(folder: Path) -> None:
             rows = []
@@ -417,7 +355,7 @@ class Study:
                     missing = [index for index, file in enumerate(files) if not (folder / file).exists()]
                     advance(len(files) - len(missing))
                     for index, image in zip(
-                        missing, self._sample(stack, by_class[class_name], label, missing), strict=True
+                        missing, self._sample(recipe, recipe.scales[class_name], label, missing), strict=True
                     ):
                         _save_png(image, folder / files[index])
                         advance()
@@ -430,7 +368,7 @@ class Study:
                             "class_name": class_name,
                             "seed": self.settings.seed,
                             "method": self.settings.method.name,
-                            "scales": by_class[class_name],
+                            "scales": recipe.scales[class_name],
                             "contour": None,
                         }
                         for file in files
@@ -441,23 +379,23 @@ class Study:
         return self.store.make(
             "synthetic",
             self.settings.method.name,
-            self._recipe_of_images(by_class) | {"sizes": sizes},
-            {"base": self.base_artifact, **stack},
+            self._settings_of_images(recipe) | {"sizes": sizes},
+            recipe.inputs,
             build,
             command=self.command("generate.py", f"method={self.settings.method.name}"),
         )
 
     def strips(self) -> Artifact:
         """For each class, a few seeds over the scale of the whole stack (paper Figure 1b), as a PNG."""
-        stack, by_class = self.stack()
+        recipe = self.recipe_of_images()
 
         def build(folder: Path) -> None:
             with progress("scale strips", len(self.classes) * len(STRIP_SCALES) * STRIP_IMAGES) as advance:
                 for label, class_name in enumerate(self.classes):
                     columns = []
                     for scale in STRIP_SCALES:
-                        scaled = {name: scale * value for name, value in by_class[class_name].items()}
-                        columns.append(torch.stack(list(self._sample(stack, scaled, label, range(STRIP_IMAGES)))))
+                        scaled = {name: scale * value for name, value in recipe.scales[class_name].items()}
+                        columns.append(torch.stack(list(self._sample(recipe, scaled, label, range(STRIP_IMAGES)))))
                         advance(STRIP_IMAGES)
                     images = torch.stack(columns, dim=1)  # (seeds, scales, C, H, W)
                     title = f"{self.settings.method.name}: {class_name}"
@@ -466,15 +404,15 @@ class Study:
         return self.store.make(
             "cache",
             f"{self.settings.method.name}-strips",
-            self._recipe_of_images(by_class) | {"strip_scales": STRIP_SCALES, "images": STRIP_IMAGES},
-            {"base": self.base_artifact, **stack},
+            self._settings_of_images(recipe) | {"strip_scales": STRIP_SCALES, "images": STRIP_IMAGES},
+            recipe.inputs,
             build,
             command=self.command("evaluate.py", f"method={self.settings.method.name}"),
         )
 
-    def _recipe_of_images(self, by_class: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    def _settings_of_images(self, recipe: "ImageRecipe") -> dict[str, Any]:
         return {
-            "scales": by_class,
+            "scales": recipe.scales,
             "classes": self.classes,
             "channels": self.sources["sar"].channels,
             "prompt": self.settings.data.prompt,
@@ -486,27 +424,73 @@ class Study:
         }
 
     def _sample(
-        self, stack: Mapping[str, Artifact], by_name: Mapping[str, float], label: int, indices: Sequence[int]
-    ) -> Any:
+        self, recipe: "ImageRecipe", by_name: Mapping[str, float], label: int, indices: Sequence[int]
+    ) -> Iterator[Tensor]:
         """Yield uint8 images (C, H, W) of one class, by index, with the stack at the given scales."""
-        unet = self.base.unet
-        for name, artifact in stack.items():
-            if name not in getattr(unet, "peft_config", {}):
-                adapters.load(unet, name, artifact.path)
-        adapters.activate(unet, {name: scale for name, scale in by_name.items() if scale})
+        base = self._load(recipe.base)
+        stack = [(self._adapter(base, recipe.adapters[name]), scale) for name, scale in by_name.items() if scale]
         settings = self.settings.generate
         prompt = caption(self.settings.data.prompt, self.classes[label])
-        batches = sample(
-            self.base,
-            self.settings.sampler.load().from_config(self.base.noise_scheduler.config, **self.settings.sampler.options),
-            [SampleRequest(prompt, (self.settings.seed, label, index)) for index in indices],
-            image_size=self.settings.base.image_size,
-            guidance_scale=settings.guidance_scale,
-            num_inference_steps=settings.num_inference_steps,
-            batch_size=settings.batch_size,
-        )
-        for images in batches:
-            yield from to_uint8(to_channels(images, self.sources["sar"].channels)).cpu()
+        with folded(base.unet, stack):
+            batches = sample(
+                base,
+                self.settings.sampler.load().from_config(base.noise_scheduler.config, **self.settings.sampler.options),
+                [SampleRequest(prompt, (self.settings.seed, label, index)) for index in indices],
+                image_size=self.settings.base.image_size,
+                guidance_scale=settings.guidance_scale,
+                num_inference_steps=settings.num_inference_steps,
+                batch_size=settings.batch_size,
+            )
+            for images in batches:
+                yield from to_uint8(to_channels(images, self.sources["sar"].channels)).cpu()
+
+    def export(self, class_name: str) -> Adapter:
+        """All that the method does to the base for one class, as one adapter.
+
+        Raises:
+            UserError: There is no such class, or the method is no stack of adapters.
+        """
+        if class_name not in self.classes:
+            raise UserError(f"class_name={class_name}: {nearest(class_name, self.classes)}")
+        if self.settings.method.tunes != "adapter":
+            raise UserError(f"method={self.settings.method.name} has no adapters to export; choose another method")
+        recipe = self.recipe_of_images()
+        base = self._load(recipe.base)
+        named = recipe.scales[class_name].items()
+        return concatenate([(self._adapter(base, recipe.adapters[name]), scale) for name, scale in named if scale])
+
+    def _load(self, artifact: Artifact) -> Base:
+        """A base in memory: the study's own, or the last one that was tuned from it."""
+        if artifact == self.base_artifact:
+            return self.base
+        if artifact not in self._bases:
+            self._bases = {artifact: Base.load(artifact.path).to(self.device)}
+        return self._bases[artifact]
+
+    def _adapter(self, base: Base, artifact: Artifact) -> Adapter:
+        if artifact not in self._adapters:
+            self._adapters[artifact] = load(base.unet, adapters.weights_of(artifact))
+        return self._adapters[artifact]
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """What the images of a method are made with.
+
+    Attributes:
+        base: The study's base, or the one that the method tuned.
+        adapters: By name.
+        scales: For each class, the scale of each adapter.
+    """
+
+    base: Artifact
+    adapters: Mapping[str, Artifact]
+    scales: Mapping[str, Mapping[str, float]]
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        """All of them, by role."""
+        return {"base": self.base, **self.adapters}
 
 
 def open_source(slot: str, images: Images) -> Source:

@@ -23,5 +23,5 @@ STAGES: dict[str, Callable[[Study], list[Artifact]]] = {
     "ors": lambda study: [study.ors_adapter()],
     "classifier": lambda study: [study.classifier()],
     "prototypes": lambda study: [study.prototypes()],
-    "sar": lambda study: list(study.sar_adapters().values()),
+    "sar": lambda study: study.tuned(),
 }

@@ -1,0 +1,300 @@
+"""The tuned parts of a study: what decides each of them, and the runs that train them, together where they can.
+
+Adapters that train on the same latents, on top of the same frozen adapter and in equal batches share a run
+(see routing.py): the prototypes of a method, its class groups, or with `pack=true` the cells of a sweep.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from sarsynth import adapters, partitions
+from sarsynth.adapters import AdapterSpec
+from sarsynth.base import Base
+from sarsynth.data.datamodules import SeededDataModule, Stream
+from sarsynth.data.latents import LatentDataset, load_latents
+from sarsynth.denoising import Denoiser, Track
+from sarsynth.errors import UserError
+from sarsynth.fitting import MovingAverage
+from sarsynth.routing import routed
+from sarsynth.settings import Optimisation
+from sarsynth.store import CHECKPOINTS, Artifact, Request
+
+if TYPE_CHECKING:
+    from sarsynth.runs.study import Study
+
+Role = Literal["ors", "sar"]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One adapter to be trained, and everything that decides it.
+
+    Attributes:
+        name: Of the adapter, as the stack knows it.
+        role: Which images it trains on.
+        spec: What it looks like.
+        recipe: How it trains; `steps` and `warmup` are those of this adapter.
+        rows: Which of the images.
+        latents: Those images, encoded.
+        below: The frozen adapter that it trains on top of, None for the base alone.
+        scale_below: At which scale.
+        seed: Of its weights, sample order and noise.
+        request: What the store makes of it.
+    """
+
+    name: str
+    role: Role
+    spec: AdapterSpec
+    recipe: Optimisation
+    steps: int
+    warmup: int
+    rows: Sequence[int]
+    latents: Artifact
+    below: Artifact | None
+    scale_below: float | None
+    seed: int
+    request: Request
+
+    @property
+    def company(self) -> tuple[Any, ...]:
+        """What adapters must have in common to train in one run."""
+        recipe = self.recipe
+        return self.latents, self.below, self.scale_below, recipe.batch_size, recipe.max_grad_norm
+
+
+def ors_training(study: "Study") -> Training:
+    """The view: an adapter on optical remote-sensing images."""
+    recipe = study.settings.train.ors
+    rows = range(len(study.records("ors", "train")))
+    return _training(study, "ors", "ors", recipe, recipe.rank, recipe.max_steps, rows, {}, whole=True)
+
+
+def sar_trainings(study: "Study") -> list[Training]:
+    """The modality: the method's SAR adapters, one for each part of its partition that holds images.
+
+    The parts share the rank equally, and the budget of samples in proportion to their images, so that every method has
+    as many of both as the others.
+
+    Raises:
+        UserError: There is less rank than there are parts.
+    """
+    settings, method = study.settings, study.settings.method
+    assert method.rank is not None
+    recipe = settings.train.sar
+    partition, inputs = study.partition()
+    sizes = partition.counts.sum(axis=0)
+    parts = np.flatnonzero(sizes)
+    if method.rank < len(parts):
+        raise UserError(f"method.rank={method.rank} is shared by {len(parts)} adapters; give it at least one each")
+    ranks = partitions.apportion(method.rank, np.ones(len(parts)))
+    steps = partitions.apportion(recipe.max_steps, sizes[parts])
+    if method.below and settings.stage2_on == "ors":
+        inputs = inputs | {"ors": study.ors_adapter()}
+    return [
+        _training(
+            study,
+            partition.names[part],
+            "sar",
+            recipe,
+            int(rank),
+            int(budget),
+            np.flatnonzero(partition.assignments == part).tolist(),
+            inputs,
+            whole=partition.k == 1,
+        )
+        for part, rank, budget in zip(parts, ranks, steps, strict=True)
+    ]
+
+
+def _training(
+    study: "Study",
+    name: str,
+    role: Role,
+    recipe: Optimisation,
+    rank: int,
+    steps: int,
+    rows: Sequence[int],
+    inputs: Mapping[str, Artifact],
+    *,
+    whole: bool,
+) -> Training:
+    settings = study.settings
+    spec = AdapterSpec(rank, settings.adapter.target_modules)
+    latents = study.latents(role)
+    below = inputs.get("ors")
+    scale_below = settings.generate.scales[0] if below else None
+    warmup = recipe.warmup_steps if whole else min(recipe.warmup_steps, steps // 10)
+    request = Request(
+        "adapter",
+        name,
+        {
+            "rank": rank,
+            "target_modules": spec.target_modules,
+            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every"})
+            | {"max_steps": steps, "warmup_steps": warmup},
+            "rows": None if whole else list(rows),
+            "scale_below": scale_below,
+            "seed": settings.seed,
+        },
+        {"base": study.base_artifact, "latents": latents, **inputs},
+        study.command("train.py", f"stage={role}"),
+    )
+    return Training(name, role, spec, recipe, steps, warmup, rows, latents, below, scale_below, settings.seed, request)
+
+
+def train(study: "Study", trainings: Iterable[Training]) -> dict[str, Artifact]:
+    """Make adapters, those that are missing in as few runs as possible; by name."""
+    runs: dict[tuple[Any, ...], list[Training]] = {}
+    for training in trainings:
+        runs.setdefault(training.company, []).append(training)
+    made: dict[str, Artifact] = {}
+    for run in runs.values():
+        artifacts = study.store.make_all(
+            [training.request for training in run],
+            lambda folders, run=run: _fit(study, [one for one in run if one.request in folders], folders),  # type: ignore[misc]
+            collective=True,
+        )
+        made |= {training.name: artifacts[training.request] for training in run}
+    return made
+
+
+def _fit(study: "Study", run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
+    """Train adapters that keep company."""
+    first = run[0]
+    unet = study.base.unet
+    below = [] if first.below is None else [(adapters.load(unet, weights_of(first.below)), first.scale_below or 0.0)]
+    begun = [adapters.fresh(unet, training.spec, training.seed) for training in run]
+    title = f"adapter {first.name}" if len(run) == 1 else f"adapters {first.name} … {run[-1].name}"
+    # A checkpoint belongs to the adapters that it was made with.
+    company = hashlib.sha256("".join(one.request.fingerprint for one in run).encode()).hexdigest()[:16]
+    with adapters.folded(unet, below), routed(unet, begun) as routing:
+        tracks = [
+            Track(
+                one.name,
+                routing.parameters(index),
+                one.recipe.learning_rate,
+                one.warmup,
+                one.steps,
+                one.recipe.weight_decay,
+                one.seed,
+            )
+            for index, one in enumerate(run)
+        ]
+        denoiser = Denoiser(
+            unet,
+            study.base.noise_scheduler,
+            tracks,
+            route=routing.route,
+            names=[record.path for record in study.training_records(first.role)],
+        )
+        streams = [Stream(torch.tensor(list(one.rows)), one.steps, one.seed) for one in run]
+        study.fitting(first.role).fit(
+            denoiser,
+            SeededDataModule(
+                LatentDataset(load_latents(first.latents.path)), streams, batch_size=first.recipe.batch_size
+            ),
+            title=title,
+            max_steps=max(one.steps for one in run),
+            checkpoints=folders[first.request] / CHECKPOINTS / company,
+            checkpoint_every=first.recipe.checkpoint_every,
+            max_grad_norm=first.recipe.max_grad_norm,
+        )
+        for index, one in enumerate(run):
+            rank_zero_only(adapters.save)(routing.adapter(index), folders[one.request] / adapters.WEIGHTS)
+    unet.to(study.device)  # Lightning leaves what it trained on the CPU
+
+
+def weights_of(adapter: Artifact) -> Path:
+    """The file of an adapter: inside an artifact of the store, or what `adapter.path` names."""
+    return adapter.path if adapter.path.is_file() else adapter.path / adapters.WEIGHTS
+
+
+def imported(file: Path) -> Artifact:
+    """Stand for an adapter that was trained elsewhere; its fingerprint is that of its content.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    try:
+        with file.open("rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
+    return Artifact("adapter", file.stem, content[:16], file)
+
+
+def tuned_base(study: "Study") -> Artifact:
+    """Tune the whole U-Net, from the base's weights or from random ones; what comes out is a base of its own."""
+    method, settings = study.settings.method, study.settings
+    recipe = settings.train.finetune if method.start == "base" else settings.train.scratch
+    latents = study.latents("sar")
+
+    def build(folder: Path) -> None:
+        base = Base.load(study.base_artifact.path, settings.base.config)
+        if method.start == "random":
+            base.forget_unet(settings.seed)
+        base.unet.requires_grad_(True)
+        track = Track(
+            method.name,
+            list(base.unet.parameters()),
+            recipe.learning_rate,
+            recipe.warmup_steps,
+            recipe.max_steps,
+            recipe.weight_decay,
+            settings.seed,
+            recipe.decay,
+        )
+        names = [record.path for record in study.training]
+        dataset = LatentDataset(load_latents(latents.path))
+        study.fitting(method.name).fit(
+            Denoiser(base.unet, base.noise_scheduler, [track], names=names).train(),
+            SeededDataModule.whole(
+                dataset, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=settings.seed
+            ),
+            title=f"U-Net, {method.name}",
+            max_steps=recipe.max_steps,
+            checkpoints=folder / CHECKPOINTS,
+            checkpoint_every=recipe.checkpoint_every,
+            max_grad_norm=recipe.max_grad_norm,
+            callbacks=[MovingAverage(recipe.ema_decay)],
+        )
+        rank_zero_only(base.save)(folder)
+
+    return study.store.make(
+        "base",
+        f"{settings.base.name}-{method.name}",
+        {
+            "start": method.start,
+            "recipe": recipe.model_dump(exclude={"checkpoint_every"}),
+            "seed": settings.seed,
+        },
+        {"base": study.base_artifact, "latents": latents},
+        build,
+        command=study.command("train.py", "stage=sar", f"method={method.name}"),
+        collective=True,
+    )
+
+
+def budget(study: "Study") -> dict[str, int]:
+    """What a method tunes on SAR images: its trainable parameters, and the samples that they saw."""
+    settings, method = study.settings, study.settings.method
+    match method.tunes:
+        case "unet":
+            recipe = settings.train.finetune if method.start == "base" else settings.train.scratch
+            file = tuned_base(study).path / "unet" / "diffusion_pytorch_model.safetensors"
+            return {"trainable_parameters": adapters.count(file), "samples_seen": recipe.max_steps * recipe.batch_size}
+        case "adapter" if settings.adapter.path is None:
+            trainings = sar_trainings(study)
+            made = train(study, trainings)
+            return {
+                "trainable_parameters": sum(adapters.count(weights_of(adapter)) for adapter in made.values()),
+                "samples_seen": sum(one.steps * one.recipe.batch_size for one in trainings),
+            }
+    return {"trainable_parameters": 0, "samples_seen": 0}
