@@ -18,6 +18,7 @@ from sarsynth.console import progress
 from sarsynth.errors import UserError
 
 CHECKPOINT = "last.ckpt"
+NAMED = 8  # samples in a message
 CPU = partial(Trainer, accelerator="cpu", devices=1)
 
 
@@ -40,7 +41,8 @@ def check_finite(values: Tensor, what: str, step: int, names: Sequence[str]) -> 
     finite = values.isfinite()
     if not finite.all():
         culprits = [name for name, good in zip(names, finite.tolist(), strict=True) if not good]
-        raise NotFiniteError(f"step {step}: the {what} is not finite for {', '.join(culprits)}")
+        more = f" and {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
+        raise NotFiniteError(f"step {step}: the {what} is not finite for {', '.join(culprits[:NAMED])}{more}")
 
 
 def learning_rate_share(

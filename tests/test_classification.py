@@ -20,10 +20,10 @@ from sarsynth.classification import (
     fit_classifier,
     predict,
     scores,
-    warmup_cosine,
 )
-from sarsynth.data.datamodules import LabelledImages, StepSampler, step_seed
-from sarsynth.fitting import Fitting
+from sarsynth.data.datamodules import LabelledImages, PackedSampler, Stream, step_seed
+from sarsynth.errors import UserError
+from sarsynth.fitting import Fitting, learning_rate_share
 
 CLASSES = ["upper", "lower"]
 RECIPE = ClassifierRecipe(
@@ -205,12 +205,21 @@ def test_views_follow_from_the_generator_alone() -> None:
 
 
 def test_schedule_rises_and_falls() -> None:
-    shares = [warmup_cosine(step, 10, 100) for step in range(101)]
+    shares = [learning_rate_share(step, warmup_steps=10, max_steps=100, floor=1e-4) for step in range(102)]
     assert shares[0] == pytest.approx(1e-4)
     assert shares[10] == 1
     assert shares[55] == pytest.approx(0.5, abs=1e-3)
-    assert shares[100] == pytest.approx(1e-4)
-    assert warmup_cosine(0, 0, 100) == 1
+    assert shares[100] == shares[101] == pytest.approx(1e-4)
+    assert learning_rate_share(0, warmup_steps=0, max_steps=100) == 1
+    constant = [learning_rate_share(step, warmup_steps=4, max_steps=10, decay="constant") for step in range(12)]
+    assert constant == [0, 0.25, 0.5, 0.75, *[1] * 8]
+
+
+def test_a_training_that_diverges_stops_and_says_where() -> None:
+    with pytest.raises(
+        UserError, match=r"classifier, step \d+: the (loss|gradient) is not finite for an image of .* and 8 more;"
+    ):
+        fit(replace(RECIPE, optimizer="sgd", learning_rate=1e30, warmup_steps=0))
 
 
 def test_scores_of_a_known_confusion() -> None:
@@ -225,24 +234,41 @@ def test_scores_of_a_known_confusion() -> None:
     assert scores(torch.eye(4)[predicted], true, list("abcd"), minor=[])["minor_f1"] is None
 
 
-def test_step_sampler_is_a_shuffled_stream_cut_by_steps() -> None:
-    sampler = StepSampler(size=10, batch_size=4, max_steps=10, seed=0)
+def stream(size: int, max_steps: int, seed: int) -> Stream:
+    return Stream(torch.arange(size), max_steps, seed)
+
+
+def test_a_stream_is_shuffled_and_cut_by_steps() -> None:
+    sampler = PackedSampler([stream(10, 10, 0)], batch_size=4)
     batches = list(sampler)
     assert [len(batch) for batch in batches] == [4] * 10 == [4] * len(sampler)
-    stream = torch.cat(batches)
-    for epoch in stream.split(10):
+    rows = torch.cat(batches)
+    for epoch in rows.split(10):
         assert sorted(epoch.tolist()) == list(range(10))
-    assert stream[:10].tolist() != stream[10:20].tolist()
-    resumed = StepSampler(size=10, batch_size=4, max_steps=10, seed=0, start=lambda: 6)
-    assert torch.equal(torch.cat(list(resumed)), stream[24:])
+    assert rows[:10].tolist() != rows[10:20].tolist()
+    resumed = PackedSampler([stream(10, 10, 0)], batch_size=4, start=lambda: 6)
+    assert torch.equal(torch.cat(list(resumed)), rows[24:])
 
 
-def test_step_sampler_shares_batches_out_and_repeats_small_sets() -> None:
-    whole = StepSampler(size=3, batch_size=8, max_steps=2, seed=5)
-    halves = [StepSampler(3, 8, 2, 5, rank=rank, world_size=2) for rank in range(2)]
+def test_batches_are_shared_out_and_small_sets_repeat() -> None:
+    whole = PackedSampler([stream(3, 2, 5)], 8)
+    halves = [PackedSampler([stream(3, 2, 5)], 8, rank=rank, world_size=2) for rank in range(2)]
     for batch, *parts in zip(whole, *halves, strict=True):
         assert torch.equal(torch.stack(parts, dim=1).flatten(), batch)
         assert torch.bincount(batch, minlength=3).min() >= math.floor(8 / 3)
+
+
+def test_streams_that_share_a_run_are_what_they_are_alone() -> None:
+    rows = torch.tensor([7, 3, 11, 4])
+    streams = [stream(10, 5, 0), Stream(rows, 3, 1)]
+    alone = [[one.batch(step, 4) for step in range(one.max_steps)] for one in streams]
+    packed = list(PackedSampler(streams, 4))
+    assert [len(batch) for batch in packed] == [8, 8, 8, 4, 4]
+    for step, batch in enumerate(packed):
+        assert torch.equal(batch, torch.cat([one[step] for one in alone if step < len(one)]))
+    assert set(torch.cat(alone[1]).tolist()) <= set(rows.tolist())
+    shares = [list(PackedSampler(streams, 4, rank=rank, world_size=2)) for rank in range(2)]
+    assert torch.equal(torch.stack([shares[0][0], shares[1][0]], dim=1).flatten(), packed[0])
 
 
 def test_step_seed_mixes() -> None:

@@ -14,7 +14,7 @@ from tiny import LENGTH, WIDTH, tiny_base
 from torch import Tensor
 
 from sarsynth import adapters
-from sarsynth.adapters import AdapterSpec
+from sarsynth.adapters import AdapterSpec, LowRank, folded
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, step_seed
 from sarsynth.data.latents import (
@@ -24,9 +24,10 @@ from sarsynth.data.latents import (
     load_latents,
     save_latents,
 )
-from sarsynth.denoising import Denoiser, Draws
+from sarsynth.denoising import Denoiser, Draws, Track
 from sarsynth.errors import UserError
-from sarsynth.fitting import CHECKPOINT, Fitting
+from sarsynth.fitting import CHECKPOINT, Fitting, MovingAverage
+from sarsynth.routing import routed
 
 ROOT = Path(__file__).parents[1]
 SPEC = AdapterSpec(2, r".*\.(attn1|attn2)\.(to_q|to_k|to_v|to_out\.0)|.*\.conv1")
@@ -45,37 +46,47 @@ def latents(count: int = 12, views: int = 2, channels: int = 4) -> dict[str, Ten
     }
 
 
-def stacked(base: Base) -> Base:
-    """Put a fresh `sar` adapter that trains on an `ors` adapter that does not."""
-    for seed, name in enumerate(("ors", "sar")):
-        adapters.attach(base.unet, name, SPEC, seed)
-    for layer in adapters.adapted_layers(base.unet, "ors"):
-        weight = layer.lora_B["ors"].weight
-        weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1
-    adapters.activate(base.unet, {"ors": 0.6, "sar": 1.0}, trainable="sar")
-    return base
+def track(parameters, **changes) -> Track:
+    settings = {"learning_rate": 1e-2, "warmup_steps": 2, "max_steps": STEPS, "weight_decay": 0.01, "seed": 3}
+    return Track("sar", list(parameters), **(settings | changes))
 
 
-def denoiser(base: Base, **changes) -> Denoiser:
-    settings = {"learning_rate": 1e-2, "warmup_steps": 2, "max_steps": STEPS, "seed": 3}
-    return Denoiser(base.unet, base.noise_scheduler, **(settings | changes))
+def below(base: Base) -> dict[str, LowRank]:
+    """An adapter that is there already."""
+    begun = adapters.fresh(base.unet, SPEC, 0)
+    draw = torch.Generator().manual_seed(0)
+    return {name: LowRank(a, torch.randn(b.shape, generator=draw) * 0.1) for name, (a, b) in begun.items()}
 
 
-def fit(base: Base, *, fitting: Fitting | None = None, seed: int = 3, batch_size: int = 4, **more) -> Denoiser:
-    """Train what requires gradients for eight steps."""
-    module = denoiser(base, seed=seed)
-    data = SeededDataModule(LatentDataset(latents()), batch_size=batch_size, max_steps=STEPS, seed=seed)
-    (fitting or Fitting()).fit(module, data, title="adapter", max_steps=STEPS, max_grad_norm=1.0, **more)
-    return module
+def fit(
+    base: Base | None = None, *, scale: float = 0.6, fitting: Fitting | None = None, seed: int = 3, **more
+) -> dict[str, LowRank]:
+    """Train a fresh `sar` adapter for eight steps, on top of a folded `ors` adapter."""
+    base = base or tiny_base()
+    with folded(base.unet, [(below(base), scale)]), routed(base.unet, [adapters.fresh(base.unet, SPEC, 1)]) as routing:
+        tracks = [track(routing.parameters(0), seed=seed)]
+        module = Denoiser(base.unet, base.noise_scheduler, tracks, route=routing.route)
+        data = SeededDataModule.whole(LatentDataset(latents()), batch_size=4, max_steps=STEPS, seed=seed)
+        (fitting or Fitting()).fit(module, data, title="adapter", max_steps=STEPS, max_grad_norm=1.0, **more)
+        return routing.adapter(0)
+
+
+def flat(adapter: dict[str, LowRank]) -> Tensor:
+    return torch.cat([part.flatten() for layer in adapter.values() for part in layer])
+
+
+def fit_all(base: Base, *, steps: int, batch_size: int = 8, **more) -> None:
+    """Train a whole U-Net."""
+    base.unet.requires_grad_(True)
+    module = Denoiser(
+        base.unet, base.noise_scheduler, [track(base.unet.parameters(), learning_rate=2e-3, max_steps=steps)]
+    )
+    data = SeededDataModule.whole(LatentDataset(latents()), batch_size=batch_size, max_steps=steps, seed=3)
+    Fitting().fit(module, data, title="base", max_steps=steps, **more)
 
 
 def weights(base: Base) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in base.unet.named_parameters()}
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    assert before.keys() == after.keys()
-    return {name for name in before if not torch.equal(before[name], after[name])}
 
 
 class Kill(Callback):
@@ -100,11 +111,11 @@ class Losses(Callback):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted() -> tuple[dict[str, Tensor], dict[int, float]]:
+def uninterrupted() -> tuple[Tensor, dict[int, float]]:
     """Weights and losses of a run that nothing disturbs."""
-    base, losses = stacked(tiny_base()), Losses()
-    fit(base, callbacks=[losses])
-    return weights(base), losses.values
+    losses = Losses()
+    made = fit(callbacks=[losses])
+    return flat(made), losses.values
 
 
 # --- The loss ---------------------------------------------------------------------------------------------------------
@@ -116,8 +127,6 @@ def test_the_loss_is_the_papers_equation(prediction: str):
     """By hand, for one batch: views, latents, noise and time steps from (seed, step), then the mean square."""
     base = tiny_base()
     base.noise_scheduler.register_to_config(prediction_type=prediction)
-    adapters.attach(base.unet, "sar", SPEC, seed=0)  # fresh: the network is still the base
-    module = denoiser(base, max_steps=1, warmup_steps=0)
     losses, order = Losses(), []
 
     class Recorded(LatentDataset):
@@ -125,11 +134,11 @@ def test_the_loss_is_the_papers_equation(prediction: str):
             order.append(indices)
             return super().__getitem__(indices)
 
-    data = SeededDataModule(Recorded(latents()), batch_size=4, max_steps=1, seed=3)
-    with torch.enable_grad():
+    data = SeededDataModule.whole(Recorded(latents()), batch_size=4, max_steps=1, seed=3)
+    with torch.enable_grad(), routed(base.unet, [adapters.fresh(base.unet, SPEC, 0)]) as routing:
+        module = Denoiser(base.unet, base.noise_scheduler, [track(routing.parameters(0), max_steps=1)])
         Fitting().fit(module, data, title="adapter", max_steps=1, callbacks=[losses])
 
-    adapters.detach_all(base.unet)
     tensors = latents()
     draw = torch.Generator().manual_seed(step_seed(3, 0))
     view = torch.randint(2, (4,), generator=draw)
@@ -156,14 +165,15 @@ def test_dropped_captions_are_the_empty_one():
         base.text_encoder.requires_grad_(True)
         tensors = {k: v for k, v in latents().items() if not k.startswith("text")}
         dataset = LatentDataset(tensors | {"input_ids": base.tokenize(captions)})
-        module = denoiser(
-            base,
+        module = Denoiser(
+            base.unet,
+            base.noise_scheduler,
+            [track([*base.unet.parameters(), *base.text_encoder.parameters()], max_steps=3)],
             text_encoder=base.text_encoder,
             no_text=base.tokenize([""])[0],
             caption_dropout=dropout,
-            max_steps=3,
         )
-        data = SeededDataModule(dataset, batch_size=4, max_steps=3, seed=3)
+        data = SeededDataModule.whole(dataset, batch_size=4, max_steps=3, seed=3)
         before = base.text_encoder.embeddings.token_embedding.weight.clone()
         Fitting().fit(module, data, title="base", max_steps=3, callbacks=[noted])
         assert not torch.equal(base.text_encoder.embeddings.token_embedding.weight, before), "trains along"
@@ -178,30 +188,28 @@ def test_dropped_captions_are_the_empty_one():
 
 
 def test_training_sar_on_ors_moves_sar_alone():
-    base = stacked(tiny_base())
-    before = weights(base)
-    buffers = {name: buffer.clone() for name, buffer in base.named_buffers()}
-    fit(base)
-    changed = moved(before, weights(base))
-    assert changed == {name for name in before if ".sar." in name}
-    assert any(".ors." in name for name in before)
-    assert any(".lora_" not in name for name in before)
-    assert all(torch.equal(buffer, buffers[name]) for name, buffer in base.named_buffers())
+    base = tiny_base()
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    ors = below(base)
+    known = flat(ors)
+    made = fit(base)
+    assert torch.equal(flat(ors), known)
+    after = base.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    begun = adapters.fresh(base.unet, SPEC, 1)
+    for name, (a, b) in made.items():
+        assert not torch.equal(a, begun[name].a)
+        assert b.abs().max() > 0
 
 
 def test_what_lies_below_matters_to_what_is_learnt(uninterrupted):
-    base = stacked(tiny_base())
-    adapters.activate(base.unet, {"sar": 1.0}, trainable="sar")
-    fit(base)
-    assert any(".sar." in name for name in moved(uninterrupted[0], weights(base)))
+    assert not torch.allclose(flat(fit(scale=0.0)), uninterrupted[0])
 
 
 def test_training_learns():
-    base, losses = tiny_base(), Losses()
-    base.unet.requires_grad_(True)
-    module = denoiser(base, learning_rate=2e-3, max_steps=60)
-    data = SeededDataModule(LatentDataset(latents()), batch_size=8, max_steps=60, seed=3)
-    Fitting().fit(module, data, title="base", max_steps=60, callbacks=[losses])
+    losses = Losses()
+    fit_all(tiny_base(), steps=60, callbacks=[losses])
     values = list(losses.values.values())
     assert sum(values[-10:]) < 0.9 * sum(values[:10])
 
@@ -211,11 +219,8 @@ def test_training_learns():
 
 def test_the_same_settings_give_the_same_weights(uninterrupted):
     torch.randn(7)  # what others draw must not matter
-    again, other = stacked(tiny_base()), stacked(tiny_base())
-    fit(again)
-    assert not moved(uninterrupted[0], weights(again))
-    fit(other, seed=4)
-    assert moved(uninterrupted[0], weights(other))
+    assert torch.equal(flat(fit()), uninterrupted[0])
+    assert not torch.equal(flat(fit(seed=4)), uninterrupted[0])
 
 
 def test_draws_are_a_function_of_seed_and_step_shared_out_over_processes():
@@ -236,36 +241,70 @@ def test_draws_are_a_function_of_seed_and_step_shared_out_over_processes():
 def test_a_killed_run_ends_as_if_it_had_never_been(uninterrupted, tmp_path: Path):
     keep = {"checkpoints": tmp_path / "checkpoints", "checkpoint_every": 3}
     with pytest.raises(RuntimeError, match="killed"):
-        fit(stacked(tiny_base()), callbacks=[Kill(5)], **keep)
+        fit(callbacks=[Kill(5)], **keep)
     assert [file.name for file in keep["checkpoints"].iterdir()] == [CHECKPOINT]
-    resumed, losses = stacked(tiny_base()), Losses()
-    fit(resumed, callbacks=[losses], **keep)
+    losses = Losses()
+    resumed = fit(callbacks=[losses], **keep)
     assert list(losses.values) == [4, 5, 6, 7, 8], "it went on from the checkpoint of step 3"
     assert losses.values == {step: uninterrupted[1][step] for step in losses.values}
-    assert not moved(uninterrupted[0], weights(resumed))
+    assert torch.equal(flat(resumed), uninterrupted[0])
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(uninterrupted, tmp_path: Path):
     keep = {"checkpoints": tmp_path, "checkpoint_every": 6}
     with pytest.raises(RuntimeError, match="killed"):
-        fit(stacked(tiny_base()), callbacks=[Kill(2)], **keep)
-    again = stacked(tiny_base())
-    fit(again, **keep)
-    assert not moved(uninterrupted[0], weights(again))
+        fit(callbacks=[Kill(2)], **keep)
+    assert torch.equal(flat(fit(**keep)), uninterrupted[0])
 
 
 def test_a_checkpoint_holds_the_adapter_alone(tmp_path: Path):
-    base = stacked(tiny_base())
-    fit(base, checkpoints=tmp_path, checkpoint_every=4)
+    made = fit(checkpoints=tmp_path, checkpoint_every=4)
     file = tmp_path / CHECKPOINT
     content = torch.load(file, weights_only=False)
     assert content["global_step"] == 4
-    assert set(content["state_dict"]) == {f"unet.{name}" for name in weights(base) if ".sar." in name}
+    assert all(".lora_" in name for name in content["state_dict"])
     moments = content["optimizer_states"][0]["state"]
-    assert len(moments) == len(content["state_dict"])
-    count = adapters.parameters(base.unet, "sar")
+    assert len(moments) == len(content["state_dict"]) == 2 * len(made)
+    count = adapters.parameters(made)
     assert sum(tensor.numel() for tensor in content["state_dict"].values()) == count
     assert file.stat().st_size < 3 * 4 * count + 1500 * len(moments), "weights and two moments, and their names"
+
+
+# --- The moving average of a whole U-Net ------------------------------------------------------------------------------
+
+
+def test_the_average_is_the_weighted_mean_of_the_weights():
+    """By hand: each update moves it by 1 - min(decay, (1 + n) / (10 + n)) towards the present weights."""
+    seen: list[dict[str, Tensor]] = []
+
+    class Note(Callback):
+        def on_train_batch_end(self, trainer, module, *_) -> None:
+            seen.append({name: p.detach().clone() for name, p in module.unet.named_parameters()})
+
+    base = tiny_base()
+    fit_all(base, steps=6, callbacks=[Note(), MovingAverage(0.25)])
+    expected = seen[0]  # the first update is the first weights themselves
+    for n, now in enumerate(seen[1:], start=1):
+        slow = min(0.25, (1 + n) / (10 + n))
+        expected = {name: slow * expected[name] + (1 - slow) * now[name] for name in now}
+    assert slow == 0.25
+    for name, parameter in base.unet.named_parameters():
+        torch.testing.assert_close(parameter, expected[name], rtol=1e-5, atol=1e-6)
+    assert any(not torch.equal(parameter, seen[-1][name]) for name, parameter in base.unet.named_parameters())
+
+
+def test_a_killed_average_ends_as_if_it_had_never_been(tmp_path: Path):
+    def average(every: int) -> list[Callback]:
+        return [MovingAverage(0.5, every)]
+
+    whole, resumed = tiny_base(), tiny_base()
+    fit_all(whole, steps=8, callbacks=average(2))
+    keep = {"checkpoints": tmp_path, "checkpoint_every": 3}
+    with pytest.raises(RuntimeError, match="killed"):
+        fit_all(tiny_base(), steps=8, callbacks=[*average(2), Kill(5)], **keep)
+    fit_all(resumed, steps=8, callbacks=average(2), **keep)
+    known = weights(whole)
+    assert all(torch.equal(weight, known[name]) for name, weight in weights(resumed).items())
 
 
 # --- Two processes ----------------------------------------------------------------------------------------------------
@@ -280,14 +319,13 @@ from lightning.pytorch import Trainer
 from safetensors.torch import save_file
 
 sys.path.insert(0, {tests!r})
-from test_denoising import fit, stacked, tiny_base, weights
+from test_denoising import fit, flat
 from sarsynth.fitting import Fitting
 
 torch.set_num_threads(1)
-base = stacked(tiny_base())
 trainer = partial(Trainer, accelerator="cpu", devices=2, strategy="ddp")
-module = fit(base, fitting=Fitting(trainer), checkpoints=Path({folder!r}), checkpoint_every=5)
-save_file(weights(base), f"{folder}/rank_{{module.global_rank}}.safetensors")
+made = fit(fitting=Fitting(trainer), checkpoints=Path({folder!r}), checkpoint_every=5)
+save_file({{"sar": flat(made)}}, f"{folder}/rank_{{torch.distributed.get_rank()}}.safetensors")
 """
 
 
@@ -309,21 +347,16 @@ def test_two_processes_train_as_one_does(uninterrupted, tmp_path: Path):
     """Data-parallel over gloo: the same global batch gives the same weights, on both ranks, up to rounding."""
     run_on_two(tmp_path / "both")
     alone = uninterrupted[0]
-    first, second = (load_file(tmp_path / "both" / f"rank_{rank}.safetensors") for rank in (0, 1))
-    assert not moved(first, second)
-    tuned = [name for name in alone if ".sar." in name]
-    a, b = (torch.cat([one[name].flatten() for name in tuned]) for one in (alone, first))
-    assert (a - b).norm() <= 1e-5 * a.norm()
-    assert moved(alone, first) <= set(tuned)
+    first, second = (load_file(tmp_path / "both" / f"rank_{rank}.safetensors")["sar"] for rank in (0, 1))
+    assert torch.equal(first, second)
+    assert (alone - first).norm() <= 1e-5 * alone.norm()
     # A checkpoint of two processes is one of one process too.
-    resumed = stacked(tiny_base())
-    fit(resumed, checkpoints=tmp_path / "both", checkpoint_every=5)
-    c = torch.cat([weights(resumed)[name].flatten() for name in tuned])
-    assert (a - c).norm() <= 1e-5 * a.norm()
+    resumed = flat(fit(checkpoints=tmp_path / "both", checkpoint_every=5))
+    assert (alone - resumed).norm() <= 1e-5 * alone.norm()
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    data = SeededDataModule(LatentDataset(latents()), batch_size=5, max_steps=1, seed=0)
+    data = SeededDataModule.whole(LatentDataset(latents()), batch_size=5, max_steps=1, seed=0)
     data.trainer = SimpleNamespace(world_size=2)
     with pytest.raises(UserError, match="batch_size=5 is not a multiple of 2 processes"):
         data.train_dataloader()
@@ -352,8 +385,9 @@ def test_encoded_sets_survive_the_disk_and_serve_batches(tiny: Base, tmp_path: P
     save_latents(made, tmp_path)
     read = load_latents(tmp_path)
     assert all(torch.equal(made[name], read[name]) for name in made)
-    dataset = LatentDataset(read, chosen=torch.tensor([4, 2, 0]))
-    assert len(dataset) == 3
-    batch = dataset[torch.tensor([1, 0])]
+    dataset = LatentDataset(read)
+    assert len(dataset) == 5
+    batch = dataset[torch.tensor([2, 4])]
+    assert batch["row"].tolist() == [2, 4]
     assert torch.equal(batch["mean"], made["mean"][:, [2, 4]].transpose(0, 1).float())
     torch.testing.assert_close(batch["text_features"], tiny.encode_text(["b", "a"]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sarsynth.errors import UserError
-from sarsynth.partitions import Partition, prototypes, whole
+from sarsynth.partitions import Partition, apportion, class_groups, prototypes, whole
 
 CLASSES = ["cargo", "tanker"]
 LABELS = np.repeat([0, 1], 30)
@@ -45,13 +45,36 @@ def test_whole_is_one_part() -> None:
     partition = whole(LABELS, CLASSES)
     assert partition.counts.tolist() == [[30], [30]]
     assert partition.nmi == 0
+    assert partition.names == ("sar",)
+
+
+def test_class_groups_are_each_minor_class_and_the_rest() -> None:
+    labels = np.array([0, 0, 1, 2, 2, 3, 0])
+    partition = class_groups(labels, ["cargo", "tanker", "other", "dredger"], ["tanker", "dredger"])
+    assert partition.names == ("sar_tanker", "sar_dredger", "sar_rest")
+    assert partition.assignments.tolist() == [2, 2, 0, 2, 2, 1, 2]
+    assert partition.counts.tolist() == [[0, 0, 3], [1, 0, 0], [0, 0, 2], [0, 1, 0]]
+    everything = class_groups(np.array([0, 1]), CLASSES, CLASSES)
+    assert everything.names == ("sar_cargo", "sar_tanker"), "no adapter for a rest that is empty"
+    with pytest.raises(UserError, match=r"data\.minor: no class is minor"):
+        class_groups(labels, ["cargo", "tanker", "other", "dredger"], [])
+
+
+def test_shares_are_whole_and_add_up() -> None:
+    for total, weights in [(600, [389, 171, 81, 32]), (16, [1, 1, 1]), (4, [1000, 1, 1, 1]), (7, [3.0])]:
+        shares = apportion(total, np.array(weights))
+        assert shares.sum() == total
+        assert shares.min() >= 1
+        exact = 1 + (total - len(weights)) * np.array(weights) / np.sum(weights)
+        assert np.abs(shares - exact).max() < 1
+    assert apportion(16, np.ones(4)).tolist() == [4, 4, 4, 4]
 
 
 def test_save_and_load(tmp_path: Path) -> None:
     partition = prototypes(np.random.default_rng(1).normal(size=(60, 8)), LABELS, ["größe", "tanker"], k=3)
     partition.save(tmp_path / "partition.json")
     loaded = Partition.load(tmp_path / "partition.json")
-    assert (loaded.classes, loaded.nmi) == (partition.classes, partition.nmi)
+    assert (loaded.classes, loaded.names, loaded.nmi) == (partition.classes, partition.names, partition.nmi)
     np.testing.assert_array_equal(loaded.counts, partition.counts)
     np.testing.assert_array_equal(loaded.assignments, partition.assignments)
 

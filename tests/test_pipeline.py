@@ -124,7 +124,8 @@ def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
     assert "Traceback" not in study.run.stderr
     for content in study.results.values():
         assert set(content) >= {
-            *("method", "base", "data", "split", "minor", "classes", "seeds", "classifier", "fidelity", "inputs")
+            *("method", "base", "data", "split", "minor", "classes", "seeds", "classifier", "fidelity", "inputs"),
+            "training",
         }
         assert (content["base"], content["data"], content["split"]) == ("sd-nano", "sim", "train")
         assert content["classes"] == list(CLASSES)
@@ -499,9 +500,8 @@ def test_bad_input_is_one_line(own: SimpleNamespace, command: Command, damage, o
 
 def test_an_adapter_of_another_base_is_one_line(copied: Path, command: Command, tmp_path: Path):
     other = tiny_base()
-    adapters.attach(other.unet, "ors", AdapterSpec(16, r".*\.attn1\.to_q"), seed=0)
     folder = artifact(copied, "adapter", "ors")
-    adapters.save(other.unet, "ors", folder)
+    adapters.save(adapters.fresh(other.unet, AdapterSpec(16, r".*\.attn1\.to_q"), 0), folder / adapters.WEIGHTS)
     run = command("generate", "method=2lora", *TINY, "seed=0", "generate.guidance_scale=1")
     said = f"{folder.name}/{adapters.WEIGHTS}: no adapter for this base"
     made_before = ["classifier", "adapter", "partition", "synthetic", "evaluation"]

@@ -18,8 +18,9 @@ from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base, resolve
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.latents import LatentDataset, encode_images, encode_texts
-from sarsynth.denoising import Denoiser
+from sarsynth.denoising import Denoiser, Track
 from sarsynth.fitting import Fitting
+from sarsynth.routing import routed
 from sarsynth.sampling import SampleRequest, sample
 
 SIZE = 64  # px: what 512 px do to the adapters, a sixty-fourth of the pixels does too
@@ -148,10 +149,10 @@ def test_adapters_sit_where_the_release_and_the_paper_say(targets: str, layers: 
     """On the meta device: no weights, exact counts."""
     with torch.device("meta"):
         unet = sd15_unet()
-        assert adapters.attach(unet, "sar", AdapterSpec(rank, pattern(targets)), seed=0) == layers
-    assert adapters.parameters(unet, "sar") == each * rank
-    found = adapters.adapted_layers(unet, "sar")
-    assert all(isinstance(layer.get_base_layer(), nn.Linear) for layer in found)
+        adapter = adapters.fresh(unet, AdapterSpec(rank, pattern(targets)), seed=0)
+    assert len(adapter) == layers
+    assert adapters.parameters(adapter) == each * rank
+    assert all(isinstance(unet.get_submodule(name), nn.Linear) for name in adapter)
 
 
 def test_the_default_targets_are_the_releases():
@@ -186,31 +187,29 @@ def test_weights_come_from_the_folder(base: Base, folder: Path):
 
 def test_one_training_step_and_a_short_generation(base: Base, tmp_path: Path):
     """The study's own path: encode, train an adapter, save, load, generate over the scale."""
-    images = torch.randint(0, 256, (2, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    chips = torch.randint(0, 256, (2, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     prompt = "a SAR image of cargo ship"
-    encoded = encode_images(base, images, flip="horizontal") | encode_texts(base, [prompt] * 2)
+    encoded = encode_images(base, chips, flip="horizontal") | encode_texts(base, [prompt] * 2)
 
-    adapters.attach(base.unet, "sar", AdapterSpec(4, pattern("release")), seed=0)
-    adapters.activate(base.unet, {"sar": 1.0}, trainable="sar")
-    module = Denoiser(base.unet, base.noise_scheduler, learning_rate=1e-2, warmup_steps=0, max_steps=2, seed=0)
-    data = SeededDataModule(LatentDataset(encoded), batch_size=1, max_steps=1, seed=0)
+    data = SeededDataModule.whole(LatentDataset(encoded), batch_size=1, max_steps=1, seed=0)
     fixed = base.unet.conv_in.weight.clone()
-    Fitting().fit(module, data, title="adapter", max_steps=1, max_grad_norm=1.0)
-    moved = [layer.lora_B["sar"].weight.abs().max() for layer in adapters.adapted_layers(base.unet, "sar")]
-    assert min(moved) > 0, "one step moves B of every layer"
+    with routed(base.unet, [adapters.fresh(base.unet, AdapterSpec(4, pattern("release")), seed=0)]) as routing:
+        track = Track("sar", routing.parameters(0), 1e-2, 0, 2, 0.01, seed=0)
+        module = Denoiser(base.unet, base.noise_scheduler, [track], route=routing.route)
+        Fitting().fit(module, data, title="adapter", max_steps=1, max_grad_norm=1.0)
+        made = routing.adapter(0)
+    assert min(layer.b.abs().max() for layer in made.values()) > 0, "one step moves B of every layer"
     assert torch.equal(base.unet.conv_in.weight, fixed)
 
-    adapters.save(base.unet, "sar", tmp_path)
-    adapters.detach_all(base.unet)
-    adapters.load(base.unet, "sar", tmp_path)
-    assert adapters.parameters(base.unet, "sar") == 4 * 199_296
+    adapters.save(made, tmp_path / adapters.WEIGHTS)
+    adapter = adapters.load(base.unet, tmp_path / adapters.WEIGHTS)
+    assert adapters.parameters(adapter) == 4 * 199_296
     noise_scheduler = DPMSolverMultistepScheduler.from_config(base.noise_scheduler.config)
     recipe = {"image_size": SIZE, "guidance_scale": 7.5, "num_inference_steps": 2, "batch_size": 1}
-    made = []
+    images = []
     for scale in (0.0, 1.0):
-        adapters.activate(base.unet, {"sar": scale})
-        made += list(sample(base, noise_scheduler, [SampleRequest(prompt, (0, 0, 0))], **recipe))
-    assert made[0].shape == (1, 3, SIZE, SIZE)
-    assert all(image.isfinite().all() for image in made)
-    assert not torch.equal(*made)
-    adapters.detach_all(base.unet)
+        with adapters.folded(base.unet, [(adapter, scale)]):
+            images += list(sample(base, noise_scheduler, [SampleRequest(prompt, (0, 0, 0))], **recipe))
+    assert images[0].shape == (1, 3, SIZE, SIZE)
+    assert all(image.isfinite().all() for image in images)
+    assert not torch.equal(*images)
