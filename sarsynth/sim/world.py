@@ -17,10 +17,14 @@ DOMAINS = ("regular", "ors", "sar")
 
 
 class Picture(NamedTuple):
-    """One picture: uint8 pixels of shape (H, W, C) and its caption (None in the domain `sar`)."""
+    """One picture: uint8 pixels of shape (H, W, C), its caption (None in the domain `sar`), and the ship's box.
+
+    The box (x0, y0, x1, y1) in px is known in the domain `ors`.
+    """
 
     pixels: np.ndarray
     text: str | None
+    box: tuple[float, float, float, float] | None = None
 
 
 def _generator(*key: int | str) -> np.random.Generator:
