@@ -137,7 +137,7 @@ def read_maps(root: Path, classes: Sequence[str], image_size: int) -> Maps:
     """Read a folder of contour maps: PNGs in a folder per class; what is brighter than half is an edge.
 
     Raises:
-        UserError: There is no such folder, none of its folders is named after a class, or a file is no map of that size.
+        UserError: There is no such folder, nothing in it for any class, or a file is no map of that size.
     """
     if not root.is_dir():
         raise UserError(f"contours.root={root}: no such folder")

@@ -130,10 +130,7 @@ class ImageFolder:
             records = [record for split in SPLITS for record in self._records[split]]
             with ThreadPoolExecutor() as pool:
                 contents = list(pool.map(self._hash, records))
-            rows = sorted(
-                (*astuple(record), content)
-                for record, content in zip(records, contents, strict=True)
-            )
+            rows = sorted((*astuple(record), content) for record, content in zip(records, contents, strict=True))
             whole = json.dumps([self.classes, self.crop, self.channels, rows])
             self._fingerprint = hashlib.sha256(whole.encode()).hexdigest()
         return self._fingerprint

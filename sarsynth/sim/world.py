@@ -55,7 +55,9 @@ def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, 
     subject = ship(seed, index, class_name)
     if domain == "sar":
         return Picture(draw_radar(subject, size, rng, radar or Radar()), None)
-    return Picture(*{"regular": draw_regular, "ors": draw_aerial}[domain](subject, size, rng))
+    if domain == "regular":
+        return Picture(*draw_regular(subject, size, rng))
+    return Picture(*draw_aerial(subject, size, rng))
 
 
 def generic_picture(seed: int, index: int, size: int = 64, speckled: bool = True) -> Picture:
