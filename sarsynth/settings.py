@@ -293,7 +293,9 @@ class Paths(Section):
 class Settings(Section):
     """The whole composed configuration; one tree for the three scripts."""
 
-    stage: Literal["base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None  # train.py alone has it
+    stage: Literal["base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = (
+        None  # train.py alone has it
+    )
     seed: Seed
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     build: Literal["auto", "require"]

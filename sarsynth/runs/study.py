@@ -46,15 +46,19 @@ from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.prompts import caption, captions
+from sarsynth.runs import contours
+from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import partition_table
-from sarsynth.sampling import SampleRequest, sample
-from sarsynth.settings import Images, Optimisation, Settings
+from sarsynth.sampling import Control, SampleRequest, sample
+from sarsynth.settings import Encoded, Images, Optimisation, Settings
 from sarsynth.store import Artifact, Store
 from sarsynth.tracking import Tracker
 
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
 STRIP_IMAGES = 4  # a class and scale
-Role = Literal["ors", "sar"]
+Role = Literal["ors", "sar", "regular"]
+SLOTS: dict[Role, str] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
+STAGES: dict[Role, str] = {"sar": "sar", "ors": "ors", "regular": "controlnet"}  # that train on latents
 
 
 class Study:
@@ -75,8 +79,8 @@ class Study:
 
     @cached_property
     def sources(self) -> dict[Role, Source]:
-        """The two image sets of a study."""
-        return {"sar": open_source("data", self.settings.data), "ors": open_source("ors", self.settings.ors)}
+        """The image sets of a study; the photographs teach a ControlNet, if asked to."""
+        return {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
 
     @cached_property
     def fingerprints(self) -> dict[Role, str]:
@@ -97,9 +101,22 @@ class Study:
     def _records(self, role: Role, split: Split) -> list[ImageRecord]:
         records = self.sources[role].records(split)
         if not records:
-            key = "data" if role == "sar" else "ors"
+            key = SLOTS[role]
             raise UserError(f"{key}: no {split} images; set {key}.{split} to a folder, a list file or a fraction")
         return records
+
+    def images_of(self, role: Role) -> Images:
+        """The settings of an image set."""
+        return getattr(self.settings, SLOTS[role])
+
+    def flip(self, role: Role) -> str:
+        """Which mirror images join those of a set."""
+        images = self.images_of(role)
+        return images.flip if isinstance(images, Encoded) else "none"
+
+    def training_records(self, role: Role) -> list[ImageRecord]:
+        """The images of a set that are trained on."""
+        return self.training if role == "sar" else self._records(role, "train")
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -179,14 +196,13 @@ class Study:
 
     def latents(self, role: Role) -> Artifact:
         """Latents and text features of the training images of one set."""
-        spec = self.settings.data if role == "sar" else self.settings.ors
-        records = self.training if role == "sar" else self._records("ors", "train")
+        spec, flip, records = self.images_of(role), self.flip(role), self.training_records(role)
         source, size = self.sources[role], self.settings.base.image_size
 
         def build(folder: Path) -> None:
             images = load_images(source, records, size)
             texts = captions(spec.prompt, records, source.classes)
-            encoded = encode_images(self.base, images, flip=spec.flip, title=f"encoding {role.upper()} images")
+            encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
             save_latents(encoded | encode_texts(self.base, texts), folder)
 
         return self.store.make(
@@ -197,11 +213,11 @@ class Study:
                 "records": digest(records),
                 "image_size": size,
                 "prompt": spec.prompt,
-                "flip": spec.flip,
+                "flip": flip,
             },
             {"base": self.base_artifact},
             build,
-            command=self.command("train.py", f"stage={role}"),
+            command=self.command("train.py", f"stage={STAGES[role]}"),
         )
 
     # --- Stages ------------------------------------------------------------------------------------------------------
@@ -402,9 +418,19 @@ class Study:
         }
         return stack | made, by_class
 
+    @cached_property
+    def guides(self) -> Guides:
+        """The contours that images follow."""
+        return contours.guides(self)
+
+    @cached_property
+    def control(self) -> Control | None:
+        """What makes images follow them."""
+        return contours.control(self)
+
     def synthetic(self) -> Artifact:
         """The method's synthetic set: Hugging Face imagefolder, images/<class>/<index>.png and metadata.jsonl."""
-        sizes = self.synthetic_sizes
+        sizes, guides = self.synthetic_sizes, self.guides
         stack, by_class = self.stack()
 
         def build(folder: Path) -> None:
@@ -431,10 +457,11 @@ class Study:
                             "seed": self.settings.seed,
                             "method": self.settings.method.name,
                             "scales": by_class[class_name],
-                            "contour": None,
+                            "contour": guides.name(label, index),
                         }
-                        for file in files
+                        for index, file in enumerate(files)
                     ]
+            guides.report(folder)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
 
@@ -442,7 +469,7 @@ class Study:
             "synthetic",
             self.settings.method.name,
             self._recipe_of_images(by_class) | {"sizes": sizes},
-            {"base": self.base_artifact, **stack},
+            {"base": self.base_artifact, **stack, **guides.inputs},
             build,
             command=self.command("generate.py", f"method={self.settings.method.name}"),
         )
@@ -467,7 +494,7 @@ class Study:
             "cache",
             f"{self.settings.method.name}-strips",
             self._recipe_of_images(by_class) | {"strip_scales": STRIP_SCALES, "images": STRIP_IMAGES},
-            {"base": self.base_artifact, **stack},
+            {"base": self.base_artifact, **stack, **self.guides.inputs},
             build,
             command=self.command("evaluate.py", f"method={self.settings.method.name}"),
         )
@@ -482,6 +509,7 @@ class Study:
             "guidance_scale": self.settings.generate.guidance_scale,
             "num_inference_steps": self.settings.generate.num_inference_steps,
             "sampler": self.settings.sampler.model_dump(by_alias=True),
+            "contours": self.guides.recipe,
             "seed": self.settings.seed,
         }
 
@@ -499,11 +527,15 @@ class Study:
         batches = sample(
             self.base,
             self.settings.sampler.load().from_config(self.base.noise_scheduler.config, **self.settings.sampler.options),
-            [SampleRequest(prompt, (self.settings.seed, label, index)) for index in indices],
+            [
+                SampleRequest(prompt, (self.settings.seed, label, index), self.guides.contour(label, index))
+                for index in indices
+            ],
             image_size=self.settings.base.image_size,
             guidance_scale=settings.guidance_scale,
             num_inference_steps=settings.num_inference_steps,
             batch_size=settings.batch_size,
+            control=self.control,
         )
         for images in batches:
             yield from to_uint8(to_channels(images, self.sources["sar"].channels)).cpu()
