@@ -221,9 +221,9 @@ def load_controlnet(where: Path, base: Base) -> ControlNetModel:
             if loaded["missing_keys"]:
                 raise ValueError(f"it has no {min(loaded['missing_keys'])}")
     except Exception as error:  # the loaders raise almost anything at a folder or a file of another kind
-        # What is missing in a file stays without memory, which the loader is the first to notice.
-        missing = isinstance(error, NotImplementedError)
-        told = "weights of a ControlNet are missing" if missing else f"{type(error).__name__}: {one_line(error)[:200]}"
+        told = f"{type(error).__name__}: {one_line(error).partition('. ')[0][:200]}"
+        if isinstance(error, NotImplementedError):  # what is missing in a file stays without memory until it is moved
+            told = "weights of a ControlNet are missing"
         raise UserError(f"base.controlnet={where}: {told}; {CONTROLNET_REMEDY}") from error
     _check_fit(where, controlnet.config, base.unet.config, base.vae.config)
     return controlnet.requires_grad_(False).eval()

@@ -197,8 +197,8 @@ class Contours(Section):
 
     `thresholds` are Canny's, `blur` in px. `root` is a folder of contour maps that join those of the sources' images.
     An image gives a contour if it has up to `max_instances` objects, all whole, of which no two have more than
-    `max_overlap` (a share of the smaller box) in common. A contour serves up to `reuse_cap` images. `conditioning_scale`
-    is that of the ControlNet, `guidance_interval` the shares of the sampling steps between which it acts.
+    `max_overlap` (a share of the smaller box) in common. A contour serves up to `reuse_cap` images.
+    `conditioning_scale` is that of the ControlNet, which acts between two shares of the sampling steps.
     """
 
     name: Text
@@ -227,7 +227,7 @@ class Contours(Section):
 
 
 class ControlNet(Section):
-    """Which ControlNet is used, `base.controlnet` or one trained by stage `controlnet`; and on what, from what, that is."""
+    """Which ControlNet is used, `base.controlnet` or the one of stage `controlnet`: trained on what, begun from what."""
 
     use: Literal["base", "trained"]
     on: Literal["ors", "sar", "regular"]
@@ -293,9 +293,8 @@ class Paths(Section):
 class Settings(Section):
     """The whole composed configuration; one tree for the three scripts."""
 
-    stage: Literal["base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = (
-        None  # train.py alone has it
-    )
+    # train.py alone has it
+    stage: Literal["base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None
     seed: Seed
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     build: Literal["auto", "require"]
