@@ -5,12 +5,15 @@ h = H / factor. Text features have shape (B, L, D). This is the only file that k
 """
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -23,6 +26,16 @@ REMEDY = (
     f"download {HUB_ID} (its folder, or v1-5-pruned-emaonly.safetensors) and set base.path to it, or use base=sd-nano"
 )
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+
+NANO_CONTROLNET = NANO.parent / "controlnet"
+CONTROLNET_HUB_ID = "lllyasviel/control_v11p_sd15_canny"
+CONTROLNET_REMEDY = (
+    f"download {CONTROLNET_HUB_ID} (its folder, or one safetensors file) and set base.controlnet to it, or train one: "
+    "controlnet.use=trained controlnet.init=unet"
+)
+CONTROLNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+# Channels of the layers that bring a contour to the size of the latents, by how many times smaller that is.
+CONTOUR_CHANNELS = {2: (16, 32), 4: (16, 32, 64), 8: (16, 32, 96, 256)}
 
 
 def resolve(path: str | None) -> tuple[Path, str]:
@@ -37,16 +50,31 @@ def resolve(path: str | None) -> tuple[Path, str]:
     Raises:
         UserError: There is none.
     """
-    where = NANO if path is None else Path(path).expanduser()
+    patterns = [*(f"{part}/*" for part in PARTS), "*.json"]
+    return _resolve("base.path", path, NANO, "model_index.json", patterns, REMEDY)
+
+
+def resolve_controlnet(path: str | None) -> tuple[Path, str]:
+    """Find a ControlNet as `resolve` finds a base; None is the one inside the package, which belongs to `sd-nano`."""
+    return _resolve(
+        "base.controlnet", path, NANO_CONTROLNET, CONTROLNET_FILES[0], list(CONTROLNET_FILES), CONTROLNET_REMEDY
+    )
+
+
+def _resolve(
+    key: str, path: str | None, embedded: Path, index: str, patterns: Sequence[str], remedy: str
+) -> tuple[Path, str]:
+    """Find what a key names; a folder of it holds the file `index`, a hub's repository files of these patterns."""
+    where = embedded if path is None else Path(path).expanduser()
     if not where.exists():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-            raise UserError(f"base.path={path}: no such folder or file; {REMEDY}")
+            raise UserError(f"{key}={path or 'null'}: no such folder or file; {remedy}")
         try:
-            where = Path(snapshot_download(str(path), allow_patterns=[f"{part}/*" for part in PARTS] + ["*.json"]))
+            where = Path(snapshot_download(str(path), allow_patterns=list(patterns)))
         except Exception as error:  # no network, no such repository, no permission: all end here
-            raise UserError(f"base.path={path}: not on this machine, and the hub gave nothing; {REMEDY}") from error
-    if where.is_dir() and not (where / "model_index.json").is_file():
-        raise UserError(f"base.path={where}: no model_index.json in this folder; {REMEDY}")
+            raise UserError(f"{key}={path}: not on this machine, and the hub gave nothing; {remedy}") from error
+    if where.is_dir() and not (where / index).is_file():
+        raise UserError(f"{key}={where}: no {index} in this folder; {remedy}")
     files = (
         [where]
         if where.is_file()
@@ -152,3 +180,91 @@ class Base(nn.Module):
     def encode_text(self, texts: list[str]) -> Tensor:
         """Map texts to features (B, L, D)."""
         return self.text_encoder(self.tokenize(texts).to(self.text_encoder.device)).last_hidden_state
+
+
+# --- ControlNet -------------------------------------------------------------------------------------------------------
+
+
+def new_controlnet(base: Base, seed: int) -> ControlNetModel:
+    """Begin a ControlNet (Zhang et al., arXiv 2302.05543) from a base: a copy of the U-Net's way down, adding nothing.
+
+    It takes contours of shape (B, 3, H, W) in [0, 1].
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _controlnet_of(base, load_weights_from_unet=True)
+
+
+def _controlnet_of(base: Base, *, load_weights_from_unet: bool) -> ControlNetModel:
+    return ControlNetModel.from_unet(
+        base.unet,
+        conditioning_embedding_out_channels=CONTOUR_CHANNELS[base.latent_factor],
+        load_weights_from_unet=load_weights_from_unet,
+    )
+
+
+def load_controlnet(where: Path, base: Base) -> ControlNetModel:
+    """Load a frozen ControlNet for a base.
+
+    Args:
+        where: What `resolve_controlnet` returned: a folder in diffusers' layout, or one safetensors file.
+        base: What it is to steer.
+
+    Raises:
+        UserError: There is none at `where`, or one for another architecture.
+    """
+    options = {"torch_dtype": torch.float32, "local_files_only": True}
+    try:
+        if where.is_file():
+            with TemporaryDirectory() as folder:  # the file has no configuration, but what fits the base has only one
+                with torch.device("meta"):
+                    _controlnet_of(base, load_weights_from_unet=False).save_config(folder)
+                controlnet = ControlNetModel.from_single_file(str(where), config=folder, **options)
+        else:
+            controlnet, loaded = ControlNetModel.from_pretrained(
+                where, use_safetensors=True, output_loading_info=True, **options
+            )
+            if loaded["missing_keys"]:
+                raise ValueError(f"it has no {min(loaded['missing_keys'])}")
+    except Exception as error:  # the loaders raise almost anything at a folder or a file of another kind
+        told = f"{type(error).__name__}: {one_line(error).partition('. ')[0][:200]}"
+        if isinstance(error, NotImplementedError):  # what is missing in a file stays without memory until it is moved
+            told = "weights of a ControlNet are missing"
+        raise UserError(f"base.controlnet={where}: {told}; {CONTROLNET_REMEDY}") from error
+    _check_fit(where, controlnet.config, base.unet.config, base.vae.config)
+    return controlnet.requires_grad_(False).eval()
+
+
+def save_controlnet(controlnet: ControlNetModel, folder: Path) -> None:
+    """Write a ControlNet in diffusers' layout, half precision, safetensors."""
+    controlnet.half().save_pretrained(folder, safe_serialization=True)
+    controlnet.float()
+
+
+def check_controlnet(where: Path, base: Path) -> None:
+    """Refuse a ControlNet of another architecture by its configuration, where there is one; loads no weights.
+
+    Args:
+        where: What `resolve_controlnet` returned.
+        base: What `resolve` returned.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    if where.is_dir() and base.is_dir():
+        files = (where / "config.json", base / "unet" / "config.json", base / "vae" / "config.json")
+        _check_fit(where, *(json.loads(file.read_text()) for file in files))
+
+
+def _check_fit(where: Path, controlnet: Mapping[str, Any], unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    """Compare configurations."""
+    keys = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
+    pairs = {key: (controlnet.get(key), unet.get(key)) for key in keys}
+    channels = controlnet.get("conditioning_embedding_out_channels", CONTOUR_CHANNELS[8])
+    pairs["latent factor"] = (2 ** (len(channels) - 1), 2 ** (len(vae["block_out_channels"]) - 1))
+    for key, (theirs, ours) in pairs.items():
+        if json.dumps(theirs) != json.dumps(ours):  # whether list or tuple
+            raise UserError(
+                f"base.controlnet={where}: made for another architecture ({key} {theirs}, this base has {ours}); "
+                f"{CONTROLNET_REMEDY}"
+            )

@@ -99,7 +99,8 @@ class Denoiser(LightningModule):
         route: Tells the routed layers which adapters a batch is for; None where nothing is routed.
         names: The images of the data set, by row, for the message about one that does harm.
         text_encoder: Tuned along, for training a base; None where text features come with the batch.
-        no_text: Token ids (L,) of the empty caption, which a share `caption_dropout` of the samples sees instead.
+        no_text: The empty caption, which a share `caption_dropout` of the samples sees instead: its token ids (L,), or
+            its text features (L, D) where there is no text encoder; None where no caption is dropped.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Denoiser(LightningModule):
         mean, deviation = (batch[name][torch.arange(len(view)), view] for name in ("mean", "deviation"))  # (B, C, h, w)
         latents = mean + deviation * jitter.to(self.device)
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
-        prediction = self.unet(noisy, timesteps, self._text_features(batch, dropped)).sample
+        prediction = self.predict(noisy, timesteps, self._text_features(batch, dropped), batch, view)
         errors = F.mse_loss(prediction, target(self.noise_scheduler, latents, noise, timesteps), reduction="none")
         errors = errors.flatten(1).mean(dim=1)  # (B,)
         self._samples = batch["row"]
@@ -150,6 +151,12 @@ class Denoiser(LightningModule):
         if len(self.tracks) > 1:
             self.log_dict({f"loss_{self.tracks[index].name}": loss for index, loss in zip(active, losses, strict=True)})
         return losses.sum() + self._nothing(active)
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor], view: Tensor
+    ) -> Tensor:
+        """Predict the noise in latents (B, C, h, w); which view (B,) of an image they are is of no matter here."""
+        return self.unet(noisy, timesteps, text_features).sample
 
     def _name(self, row: int) -> str:
         return self.names[row] if self.names else f"image {row}"
@@ -171,11 +178,12 @@ class Denoiser(LightningModule):
         return sum((0.0 * parameter.sum() for track in ended for parameter in track.parameters), torch.zeros(()))
 
     def _text_features(self, batch: dict[str, Tensor], dropped: Tensor) -> Tensor:
-        """Text features (B, L, D): as they come, or of the token ids, some of them dropped."""
-        if self.text_encoder is None or self.no_text is None:
-            return batch["text_features"]
-        token_ids = torch.where(dropped[:, None].to(self.device), self.no_text, batch["input_ids"])
-        return self.text_encoder(token_ids).last_hidden_state
+        """Text features (B, L, D), some captions being dropped: as they come, or of the token ids."""
+        text = batch["text_features" if self.text_encoder is None else "input_ids"]
+        if self.no_text is not None:
+            shape = (-1, *(1 for _ in text.shape[1:]))
+            text = torch.where(dropped.view(shape).to(self.device), self.no_text.to(self.device), text)
+        return text if self.text_encoder is None else self.text_encoder(text).last_hidden_state
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, a group a track, each with its own schedule."""

@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from diffusers import SchedulerMixin
+from diffusers import ControlNetModel, SchedulerMixin
 from torch import Tensor
 
 from sarsynth.base import Base
+from sarsynth.control import residuals, to_control
 from sarsynth.data.datamodules import step_seed
 
 
@@ -19,10 +20,32 @@ class SampleRequest:
     Attributes:
         prompt: Its text.
         seed: Integers that alone decide its noise, e.g. (seed, label, index).
+        contour: What it is to follow, uint8 (image_size, image_size), 255 on edges; None where nothing controls.
     """
 
     prompt: str
     seed: tuple[int, ...]
+    contour: Tensor | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Control:
+    """How contours steer the base.
+
+    Attributes:
+        controlnet: On the device of the base.
+        conditioning_scale: Factor on what it adds; 0 is the base alone.
+        guidance_interval: Shares of the steps, 0 to 1, between which it acts.
+    """
+
+    controlnet: ControlNetModel
+    conditioning_scale: float
+    guidance_interval: tuple[float, float]
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether it acts in a step, as diffusers' pipelines decide: in those that lie wholly in the interval."""
+        start, end = self.guidance_interval
+        return start <= step / steps and (step + 1) / steps <= end
 
 
 @torch.no_grad()
@@ -35,6 +58,7 @@ def sample(
     guidance_scale: float,
     num_inference_steps: int,
     batch_size: int,
+    control: Control | None = None,
 ) -> Iterator[Tensor]:
     """Yield images (B, 3, image_size, image_size) in [-1, 1], in the order of the requests.
 
@@ -48,6 +72,7 @@ def sample(
         guidance_scale: 1 is no guidance (Ho and Salimans, arXiv 2207.12598).
         num_inference_steps: Steps of the scheduler.
         batch_size: Images at a time.
+        control: How each request's contour steers its image; None looks at no contour.
     """
     if not requests:  # as when a resumed run finds the images of a class complete
         return
@@ -62,19 +87,32 @@ def sample(
         generators = [torch.Generator().manual_seed(step_seed(*request.seed)) for request in batch]
         latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         text_features = torch.stack([features[request.prompt] for request in batch])
+        contours = _contours(batch).to(device) if control else None
         if guidance_scale != 1:
             text_features = torch.cat([empty.expand_as(text_features), text_features])
+            contours = None if contours is None else torch.cat([contours, contours])
         noise_scheduler.set_timesteps(num_inference_steps, device=device)
         # Stochastic schedulers draw from the same generators, one an image.
         takes_generator = "generator" in inspect.signature(noise_scheduler.step).parameters
         extra = {"generator": generators} if takes_generator else {}
         latents = latents * noise_scheduler.init_noise_sigma
-        for timestep in noise_scheduler.timesteps:
+        for step, timestep in enumerate(noise_scheduler.timesteps):
             inputs = noise_scheduler.scale_model_input(latents, timestep)
-            if guidance_scale == 1:
-                noise_pred = base.unet(inputs, timestep, text_features).sample
-            else:
-                unguided, guided = base.unet(torch.cat([inputs, inputs]), timestep, text_features).sample.chunk(2)
+            if guidance_scale != 1:
+                inputs = torch.cat([inputs, inputs])
+            steering = {}
+            if control and contours is not None and control.acts(step, len(noise_scheduler.timesteps)):
+                steering = residuals(
+                    control.controlnet, inputs, timestep, text_features, contours, control.conditioning_scale
+                )
+            noise_pred = base.unet(inputs, timestep, text_features, **steering).sample
+            if guidance_scale != 1:
+                unguided, guided = noise_pred.chunk(2)
                 noise_pred = unguided + guidance_scale * (guided - unguided)
             latents = noise_scheduler.step(noise_pred, timestep, latents, **extra).prev_sample
         yield base.decode(latents)
+
+
+def _contours(requests: Sequence[SampleRequest]) -> Tensor:
+    """Contours as a ControlNet takes them: (B, 3, H, W) in [0, 1]."""
+    return to_control(torch.stack([request.contour for request in requests if request.contour is not None]))

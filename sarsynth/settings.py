@@ -24,6 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -61,11 +62,13 @@ class Base(Section):
     """The frozen diffusion model. `path` None is the one inside the package; `image_size` in px.
 
     `config` is for a path to one safetensors file: where its configurations and tokenizer lie, None for the hub.
+    `controlnet` None is the ControlNet inside the package.
     """
 
     name: Text
     path: Text | None
     config: Text | None
+    controlnet: Text | None
     image_size: Annotated[int, Field(ge=8, multiple_of=8)]
 
 
@@ -178,7 +181,13 @@ class UNetTraining(Optimisation):
     """Second half of stage `base`; `caption_dropout` is the share of images shown with an empty caption."""
 
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    caption_dropout: Annotated[float, Field(ge=0, le=1)]
+    caption_dropout: Share
+
+
+class ControlNetTraining(Optimisation):
+    """Stage `controlnet`; `caption_dropout` is the share of images shown with an empty caption."""
+
+    caption_dropout: Share
 
 
 class BaseTraining(Section):
@@ -200,6 +209,49 @@ class Training(Section):
     sar: Optimisation
     finetune: Tuning
     scratch: Tuning
+    controlnet: ControlNetTraining
+
+
+class Contours(Section):
+    """Where the contours come from that images follow, and how: `sources` none and `root` None follow nothing.
+
+    `thresholds` are Canny's, `blur` in px. `root` is a folder of contour maps that join those of the sources' images.
+    An image gives a contour if it has up to `max_instances` objects, all whole, of which no two have more than
+    `max_overlap` (a share of the smaller box) in common. A contour serves up to `reuse_cap` images.
+    `conditioning_scale` is that of the ControlNet, which acts between two shares of the sampling steps.
+    """
+
+    name: Text
+    sources: tuple[Literal["data", "ors"], ...]
+    root: Text | None
+    thresholds: tuple[NonNegative, NonNegative]
+    blur: NonNegative
+    max_instances: Count
+    max_overlap: Share
+    reuse_cap: Count
+    conditioning_scale: NonNegative
+    guidance_interval: tuple[Share, Share]
+
+    @property
+    def wanted(self) -> bool:
+        """Whether images follow contours at all."""
+        return bool(self.sources or self.root)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        for key in ("thresholds", "guidance_interval"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise ValueError(f"{key}=[{low:g}, {high:g}] should be two rising numbers")
+        return self
+
+
+class ControlNet(Section):
+    """Which ControlNet is used, `base.controlnet` or that of stage `controlnet`: trained on what, begun from what."""
+
+    use: Literal["base", "trained"]
+    on: Literal["ors", "sar", "regular"]
+    init: Literal["shipped", "unet"]
 
 
 class Prototypes(Section):
@@ -261,7 +313,8 @@ class Paths(Section):
 class Settings(Section):
     """The whole composed configuration; one tree for the three scripts."""
 
-    stage: Literal["base", "ors", "classifier", "prototypes", "sar"] | None = None  # train.py alone has it
+    # train.py alone has it
+    stage: Literal["base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None
     # generate.py alone has these: instead of images, a LoRA file of all that the method does for a class
     export: Text | None = None
     export_format: Literal["diffusers", "kohya"] | None = None
@@ -278,6 +331,8 @@ class Settings(Section):
     adapter: Adapter
     train: Training
     prototypes: Prototypes
+    contours: Contours
+    controlnet: ControlNet
     augment: Augment
     generate: Generate
     sampler: Component

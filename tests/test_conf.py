@@ -24,6 +24,7 @@ GROUPS = (
     "ors",
     "regular",
     "method",
+    "contours",
     "classifier",
     "sampler",
     "trainer",
@@ -60,11 +61,11 @@ def test_every_group_is_tested():
 def test_every_option_composes(script, group, option):
     composed = check(compose(script, *needed(script, group, option)))
     assert json.dumps(composed.model_dump(mode="json")), "settings go into fingerprints, so they must be JSON"
-    if group in ("base", "data", "ors", "regular", "method"):
+    if group in ("base", "data", "ors", "regular", "method", "contours"):
         assert getattr(composed, group).name == option, "an option is named after its file"
 
 
-@pytest.mark.parametrize("stage", ["base", "ors", "classifier", "prototypes", "sar"])
+@pytest.mark.parametrize("stage", ["base", "ors", "classifier", "prototypes", "sar", "controlnet"])
 def test_every_stage_composes(stage):
     assert check(compose("train", f"stage={stage}")).stage == stage
 
@@ -145,7 +146,9 @@ def test_refusals_name_the_key_and_the_nearest(overrides, message, monkeypatch, 
 
 
 def test_the_stage_must_be_said():
-    with pytest.raises(UserError, match=re.escape("stage is not set; say stage=base|ors|classifier|prototypes|sar")):
+    with pytest.raises(
+        UserError, match=re.escape("stage is not set; say stage=base|ors|classifier|prototypes|sar|controlnet")
+    ):
         check(compose("train"))
     with pytest.raises(UserError, match="stage=base cannot make base=sd15"):
         check(compose("train", "stage=base", "base=sd15"))

@@ -6,13 +6,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from sarsynth.data.records import SPLITS, ImageRecord, Split, stratified_split
+from sarsynth.data.records import SPLITS, ImageRecord, Instance, Split, stratified_split
 from sarsynth.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -30,6 +31,8 @@ class ImageFolder:
       * None: there is no such split.
     A `metadata.jsonl` in `root` or any folder on the way to an image (Hugging Face's imagefolder: `file_name` relative
     to the file, `text`, and `class_name` or `label`) gives captions; where it names a class, it wins over the folder.
+    Its `objects` (Hugging Face's object detection: `bbox`, a list of [x, y, width, height] in px, and if need be the
+    lists `truncated` and `difficult`) are the instances of an image.
 
     Hidden files and files of other types are passed over. Classes are sorted by name.
 
@@ -83,7 +86,13 @@ class ImageFolder:
         labels = {name: label for label, name in enumerate(self.classes)}
         self._records: dict[Split, list[ImageRecord]] = {
             split: [
-                ImageRecord(path, labels[name], split, self._row(PurePosixPath(path)).get("text"))
+                ImageRecord(
+                    path,
+                    labels[name],
+                    split,
+                    self._row(PurePosixPath(path)).get("text"),
+                    self._instances(PurePosixPath(path)),
+                )
                 for path, name in sorted(classes[split].items())
             ]
             for split in SPLITS
@@ -116,15 +125,12 @@ class ImageFolder:
         return pixels if self.crop is None else centre_crop(pixels, self.crop)
 
     def fingerprint(self) -> str:
-        """Hex sha256 over each image's relative path, bytes, label, split and text, and classes, crop and channels."""
+        """Hex sha256 over each image's record and bytes, and classes, crop and channels."""
         if self._fingerprint is None:
             records = [record for split in SPLITS for record in self._records[split]]
             with ThreadPoolExecutor() as pool:
                 contents = list(pool.map(self._hash, records))
-            rows = sorted(
-                (record.path, content, record.label, record.split, record.text)
-                for record, content in zip(records, contents, strict=True)
-            )
+            rows = sorted((*astuple(record), content) for record, content in zip(records, contents, strict=True))
             whole = json.dumps([self.classes, self.crop, self.channels, rows])
             self._fingerprint = hashlib.sha256(whole.encode()).hexdigest()
         return self._fingerprint
@@ -218,8 +224,35 @@ class ImageFolder:
                 raise UserError(f"{file}, line {number}: `text` must be a string")
             if not (self.root / path).is_file():
                 raise UserError(f"{file}, line {number}: no file {path} in {self.root}")
+            if not _are_objects(row.get("objects", {})):
+                raise UserError(
+                    f"{file}, line {number}: `objects` must hold `bbox`, a list of [x, y, width, height], and may hold "
+                    "`truncated` and `difficult`, equally long lists of true and false"
+                )
             rows[path] = row
         return rows
+
+    def _instances(self, path: PurePosixPath) -> tuple[Instance, ...]:
+        """The objects of an image, in pixels of what `read` returns."""
+        objects = self._row(path).get("objects") or {}
+        boxes = objects.get("bbox", [])
+        left, top = self._cut_off(path) if boxes and self.crop is not None else (0, 0)
+        flags = [objects.get(flag, [False] * len(boxes)) for flag in ("truncated", "difficult")]
+        return tuple(
+            Instance((x - left, y - top, x - left + width, y - top + height), bool(truncated), bool(difficult))
+            for (x, y, width, height), truncated, difficult in zip(boxes, *flags, strict=True)
+        )
+
+    def _cut_off(self, path: PurePosixPath) -> tuple[int, int]:
+        """Pixels that the crop takes away on the left and above, negative where it adds some."""
+        assert self.crop is not None
+        try:
+            with Image.open(self.root / path) as image:
+                size = image.size
+        except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
+            raise UserError(f"{self.root / path}: cannot be read as an image ({error}); repair or remove it") from error
+        horizontal, vertical = (_offset(length, self.crop) for length in size)
+        return horizontal, vertical
 
     def _check_splits(self, classes: Mapping[Split, Mapping[str, str]], trained: bool) -> None:
         """Refuse images in two splits and classes that are tested but never trained."""
@@ -245,7 +278,7 @@ class ImageFolder:
             )
         self._records["train"] = rest
         for split, part in zip(fractions, parts, strict=True):
-            self._records[split] = [ImageRecord(r.path, r.label, split, r.text) for r in part]
+            self._records[split] = [replace(record, split=split) for record in part]
 
 
 def centre_crop(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -260,9 +293,14 @@ def centre_crop(pixels: np.ndarray, side: int) -> np.ndarray:
         Shape (side, side, C).
     """
     missing = [max(0, side - length) for length in pixels.shape[:2]]
+    top, left = (max(0, _offset(length, side)) for length in pixels.shape[:2])
     pixels = np.pad(pixels, [(m // 2, m - m // 2) for m in missing] + [(0, 0)], mode="reflect")
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
+
+
+def _offset(length: int, side: int) -> int:
+    """Where a central cut of `side` px begins; negative where the image is shorter and is filled up."""
+    return (length - side) // 2 if length >= side else -((side - length) // 2)
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -286,6 +324,20 @@ def _lines(file: Path) -> list[tuple[int, str]]:
 def _named_class(row: Mapping[str, Any]) -> str | None:
     name = row.get("class_name", row.get("label"))
     return None if name is None else str(name)
+
+
+def _are_objects(objects: Any) -> bool:
+    """Whether metadata has the form of Hugging Face's object detection."""
+    if not isinstance(objects, Mapping):
+        return objects is None
+    boxes = objects.get("bbox", [])
+    flags = [objects.get(flag, boxes) for flag in ("truncated", "difficult")]
+    return (
+        isinstance(boxes, list)
+        and all(isinstance(flag, list) and len(flag) == len(boxes) for flag in flags)
+        and all(isinstance(box, list) and len(box) == 4 for box in boxes)
+        and all(isinstance(value, int | float) for box in boxes for value in box)
+    )
 
 
 def _check_fractions(fractions: Mapping[Split, float], trained: bool) -> None:

@@ -23,14 +23,30 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 MINOR_SHARE = 0.2  # the paper's rule: a class is minor if it holds at most this share of the training images
 
 
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in px; x1 and y1 are where the next pixel begins
+
+
+@dataclass(frozen=True, order=True)
+class Instance:
+    """One object in an image: where it lies, and whether who marked it saw it cut off or hard to make out."""
+
+    box: Box
+    truncated: bool = False
+    difficult: bool = False
+
+
 @dataclass(frozen=True, order=True)
 class ImageRecord:
-    """One image: `path` is unique within its source, `label` indexes the source's classes, `text` is its caption."""
+    """One image: `path` is unique within its source, `label` indexes the source's classes, `text` is its caption.
+
+    `instances` are the objects that somebody marked in it.
+    """
 
     path: str
     label: int
     split: Split
     text: str | None = None
+    instances: tuple[Instance, ...] = ()
 
 
 class Source(Protocol):
@@ -115,6 +131,6 @@ def deci(records: Sequence[ImageRecord], seed: int) -> list[ImageRecord]:
 
 
 def digest(records: Iterable[ImageRecord]) -> str:
-    """Hex sha256 of which images these are, in which order, with labels, splits and captions; not of their pixels."""
+    """Hex sha256 of which images these are, in which order, with all that is known of them; not of their pixels."""
     rows = [astuple(record) for record in records]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from sarsynth.data.records import ImageRecord, Split
+from sarsynth.data.records import ImageRecord, Instance, Split
 from sarsynth.errors import UserError
 from sarsynth.sim import CLASSES, DOMAINS, render
 
@@ -39,7 +39,7 @@ class Simulated:
         """List the images of a split, class by class."""
         return [
             ImageRecord(
-                f"{name}/{FIRST_INDEX[split] + index}", label, split, self._text(name, FIRST_INDEX[split] + index)
+                f"{name}/{FIRST_INDEX[split] + index}", label, split, *self._facts(name, FIRST_INDEX[split] + index)
             )
             for label, name in enumerate(self.classes)
             for index in range(self.sizes[split].get(name, 0))
@@ -55,16 +55,20 @@ class Simulated:
         content = hashlib.sha256(repr((self.domain, self.seed, self.sizes, self.image_size)).encode())
         for name in self.classes:
             picture = render(self.seed, 0, name, self.domain, self.image_size)
-            content.update(picture.pixels.tobytes() + str(picture.text).encode())
+            content.update(picture.pixels.tobytes() + repr(picture[1:]).encode())
         return content.hexdigest()
 
-    def _text(self, name: str, index: int) -> str | None:
-        return None if self.domain == "sar" else _caption(self.seed, index, name, self.domain, self.image_size)
+    def _facts(self, name: str, index: int) -> tuple[str | None, tuple[Instance, ...]]:
+        return (None, ()) if self.domain == "sar" else _facts(self.seed, index, name, self.domain, self.image_size)
 
 
 @lru_cache(maxsize=100_000)
-def _caption(seed: int, index: int, name: str, domain: str, size: int) -> str | None:
-    return render(seed, index, name, domain, size).text
+def _facts(seed: int, index: int, name: str, domain: str, size: int) -> tuple[str | None, tuple[Instance, ...]]:
+    """The caption of a picture, and its ship where the picture says where that lies."""
+    picture = render(seed, index, name, domain, size)
+    if picture.box is None:
+        return picture.text, ()
+    return picture.text, (Instance(picture.box, truncated=min(picture.box) < 0 or max(picture.box) > size),)
 
 
 def _by_class(sizes: int | Mapping[str, int]) -> dict[str, int]:

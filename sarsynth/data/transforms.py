@@ -33,12 +33,17 @@ def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
     height, width = pixels.shape[:2]
     if (height, width) == (image_size, image_size):
         return pixels
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    box = (left, top, left + side, top + side)
+    box = central_square(height, width)
     scaled = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box))
     return scaled.reshape(image_size, image_size, pixels.shape[2])
+
+
+def central_square(height: int, width: int) -> tuple[int, int, int, int]:
+    """Return the box (x0, y0, x1, y1) of an image's largest central square, px."""
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return left, top, left + side, top + side
 
 
 def load_images(source: Source, records: Sequence[ImageRecord], image_size: int) -> Tensor:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,9 +27,7 @@ from sarsynth.settings import Optimisation
 from sarsynth.store import CHECKPOINTS, Artifact, Request
 
 if TYPE_CHECKING:
-    from sarsynth.runs.study import Study
-
-Role = Literal["ors", "sar"]
+    from sarsynth.runs.study import Role, Study
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,7 @@ class Training:
     """
 
     name: str
-    role: Role
+    role: "Role"
     spec: AdapterSpec
     recipe: Optimisation
     steps: int
@@ -72,7 +70,7 @@ class Training:
 def ors_training(study: "Study") -> Training:
     """The view: an adapter on optical remote-sensing images."""
     recipe = study.settings.train.ors
-    rows = range(len(study.records("ors", "train")))
+    rows = range(len(study.training_records("ors")))
     return _training(study, "ors", "ors", recipe, recipe.rank, recipe.max_steps, rows, {}, whole=True)
 
 
@@ -116,7 +114,7 @@ def sar_trainings(study: "Study") -> list[Training]:
 def _training(
     study: "Study",
     name: str,
-    role: Role,
+    role: "Role",
     recipe: Optimisation,
     rank: int,
     steps: int,

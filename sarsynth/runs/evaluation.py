@@ -107,13 +107,23 @@ def trained(study: Study, seed: int) -> Artifact:
 
 
 def measured(study: Study) -> Artifact:
-    """Compare the synthetic set with the real training images in the study's own feature space: fidelity.json."""
+    """Compare the synthetic set with the real training images in the study's own feature space: fidelity.json.
+
+    Where images follow the contours of real ones, the first of each class follow one real image each, in their order;
+    then these pairs are compared, as in the paper, and nothing else.
+    """
     classifier, made, real = study.classifier(), study.synthetic(), study.images("train")
+    paired = "data" in study.settings.contours.sources
     sizes = study.synthetic_sizes
+    if paired:
+        sizes = {name: min(size, study.counts[name]) for name, size in sizes.items()}
 
     def build(folder: Path) -> None:
         extractor = Classifier.load(classifier.path)
         ours, theirs = study.labelled("train"), synthetic_images(study, sizes)
+        if paired:
+            of_class = [torch.nonzero(ours.labels == label)[:, 0] for label in range(len(study.classes))]
+            ours = ours[torch.cat([rows[: sizes[name]] for rows, name in zip(of_class, study.classes, strict=True)])]
         features = [extract_features(extractor, images) for images in (ours.images, theirs.images)]
         figures = fidelity(features[0], ours.labels, features[1], theirs.labels, study.classes)
         (folder / "fidelity.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -121,7 +131,7 @@ def measured(study: Study) -> Artifact:
     return study.store.make(
         "evaluation",
         f"{study.settings.method.name}-fidelity",
-        {"classes": study.classes, "sizes": sizes},
+        {"classes": study.classes, "sizes": sizes, "paired": paired},
         {"classifier": classifier, "synthetic": made, "images": real},
         build,
         command=study.command("evaluate.py", f"method={study.settings.method.name}"),

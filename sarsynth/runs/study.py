@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,16 +40,19 @@ from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.prompts import caption, captions
-from sarsynth.runs import adapters
-from sarsynth.runs.adapters import Role
+from sarsynth.runs import adapters, contours
+from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import partition_table
-from sarsynth.sampling import SampleRequest, sample
-from sarsynth.settings import Images, Settings, nearest
+from sarsynth.sampling import Control, SampleRequest, sample
+from sarsynth.settings import Encoded, Images, Settings, nearest
 from sarsynth.store import Artifact, Store
 from sarsynth.tracking import Tracker
 
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
 STRIP_IMAGES = 4  # a class and scale
+Role = Literal["ors", "sar", "regular"]
+SLOTS: dict[Role, str] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
+STAGES: dict[Role, str] = {"sar": "sar", "ors": "ors", "regular": "controlnet"}  # that train on latents
 
 
 class Study:
@@ -72,8 +75,8 @@ class Study:
 
     @cached_property
     def sources(self) -> dict[Role, Source]:
-        """The two image sets of a study."""
-        return {"sar": open_source("data", self.settings.data), "ors": open_source("ors", self.settings.ors)}
+        """The image sets of a study; the photographs teach a ControlNet, if asked to."""
+        return {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
 
     @cached_property
     def fingerprints(self) -> dict[Role, str]:
@@ -91,10 +94,6 @@ class Study:
         records = self.records("sar", "train")
         return deci(records, self.settings.seed) if self.settings.data.split == "deci" else records
 
-    def training_records(self, role: Role) -> list[ImageRecord]:
-        """What an adapter of one kind trains on."""
-        return self.training if role == "sar" else self.records("ors", "train")
-
     def records(self, role: Role, split: Split) -> list[ImageRecord]:
         """List a split of one set.
 
@@ -103,9 +102,22 @@ class Study:
         """
         records = self.sources[role].records(split)
         if not records:
-            key = "data" if role == "sar" else "ors"
+            key = SLOTS[role]
             raise UserError(f"{key}: no {split} images; set {key}.{split} to a folder, a list file or a fraction")
         return records
+
+    def images_of(self, role: Role) -> Images:
+        """The settings of an image set."""
+        return getattr(self.settings, SLOTS[role])
+
+    def flip(self, role: Role) -> str:
+        """Which mirror images join those of a set."""
+        images = self.images_of(role)
+        return images.flip if isinstance(images, Encoded) else "none"
+
+    def training_records(self, role: Role) -> list[ImageRecord]:
+        """The images of a set that are trained on."""
+        return self.training if role == "sar" else self.records(role, "train")
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -185,14 +197,13 @@ class Study:
 
     def latents(self, role: Role) -> Artifact:
         """Latents and text features of the training images of one set."""
-        spec = self.settings.data if role == "sar" else self.settings.ors
-        records = self.training_records(role)
+        spec, flip, records = self.images_of(role), self.flip(role), self.training_records(role)
         source, size = self.sources[role], self.settings.base.image_size
 
         def build(folder: Path) -> None:
             images = load_images(source, records, size)
             texts = captions(spec.prompt, records, source.classes)
-            encoded = encode_images(self.base, images, flip=spec.flip, title=f"encoding {role.upper()} images")
+            encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
             save_latents(encoded | encode_texts(self.base, texts), folder)
 
         return self.store.make(
@@ -203,11 +214,11 @@ class Study:
                 "records": digest(records),
                 "image_size": size,
                 "prompt": spec.prompt,
-                "flip": spec.flip,
+                "flip": flip,
             },
             {"base": self.base_artifact},
             build,
-            command=self.command("train.py", f"stage={role}"),
+            command=self.command("train.py", f"stage={STAGES[role]}"),
         )
 
     # --- Stages ------------------------------------------------------------------------------------------------------
@@ -340,9 +351,19 @@ class Study:
         }
         return ImageRecipe(self.base_artifact, below | made, by_class)
 
+    @cached_property
+    def guides(self) -> Guides:
+        """The contours that images follow."""
+        return contours.guides(self)
+
+    @cached_property
+    def control(self) -> Control | None:
+        """What makes images follow them."""
+        return contours.control(self)
+
     def synthetic(self) -> Artifact:
         """The method's synthetic set: Hugging Face imagefolder, images/<class>/<index>.png and metadata.jsonl."""
-        sizes = self.synthetic_sizes
+        sizes, guides = self.synthetic_sizes, self.guides
         recipe = self.recipe_of_images()
 
         def build(folder: Path) -> None:
@@ -369,10 +390,11 @@ class Study:
                             "seed": self.settings.seed,
                             "method": self.settings.method.name,
                             "scales": recipe.scales[class_name],
-                            "contour": None,
+                            "contour": guides.name(label, index),
                         }
-                        for file in files
+                        for index, file in enumerate(files)
                     ]
+            guides.report(folder)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
 
@@ -380,7 +402,7 @@ class Study:
             "synthetic",
             self.settings.method.name,
             self._settings_of_images(recipe) | {"sizes": sizes},
-            recipe.inputs,
+            {**recipe.inputs, **guides.inputs},
             build,
             command=self.command("generate.py", f"method={self.settings.method.name}"),
         )
@@ -405,7 +427,7 @@ class Study:
             "cache",
             f"{self.settings.method.name}-strips",
             self._settings_of_images(recipe) | {"strip_scales": STRIP_SCALES, "images": STRIP_IMAGES},
-            recipe.inputs,
+            {**recipe.inputs, **self.guides.inputs},
             build,
             command=self.command("evaluate.py", f"method={self.settings.method.name}"),
         )
@@ -420,6 +442,7 @@ class Study:
             "guidance_scale": self.settings.generate.guidance_scale,
             "num_inference_steps": self.settings.generate.num_inference_steps,
             "sampler": self.settings.sampler.model_dump(by_alias=True),
+            "contours": self.guides.recipe,
             "seed": self.settings.seed,
         }
 
@@ -435,11 +458,15 @@ class Study:
             batches = sample(
                 base,
                 self.settings.sampler.load().from_config(base.noise_scheduler.config, **self.settings.sampler.options),
-                [SampleRequest(prompt, (self.settings.seed, label, index)) for index in indices],
+                [
+                    SampleRequest(prompt, (self.settings.seed, label, index), self.guides.contour(label, index))
+                    for index in indices
+                ],
                 image_size=self.settings.base.image_size,
                 guidance_scale=settings.guidance_scale,
                 num_inference_steps=settings.num_inference_steps,
                 batch_size=settings.batch_size,
+                control=self.control,
             )
             for images in batches:
                 yield from to_uint8(to_channels(images, self.sources["sar"].channels)).cpu()

@@ -26,6 +26,17 @@ def partition_table(partition: Partition) -> Table:
     return table
 
 
+def contours_table(kept: Mapping[str, Mapping[str, tuple[int, int]]]) -> Table:
+    """Lay out, by class and source, how many images gave a contour, of how many."""
+    table = Table(box=SIMPLE_HEAD, title="Images that give contours")
+    table.add_column("class")
+    for source in next(iter(kept.values())):
+        table.add_column(source, justify="right")
+    for name, sources in kept.items():
+        table.add_row(name, *(f"{used} of {total}" for used, total in sources.values()))
+    return table
+
+
 def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, and FID."""
     first = results[0]

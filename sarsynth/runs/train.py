@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sarsynth.console import console
+from sarsynth.runs.contours import trained_controlnet
 from sarsynth.runs.pretraining import make_base
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
@@ -24,4 +25,5 @@ STAGES: dict[str, Callable[[Study], list[Artifact]]] = {
     "classifier": lambda study: [study.classifier()],
     "prototypes": lambda study: [study.prototypes()],
     "sar": lambda study: study.tuned(),
+    "controlnet": lambda study: [trained_controlnet(study)],
 }

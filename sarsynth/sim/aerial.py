@@ -10,7 +10,9 @@ SEAS = ((20, 52, 78), (26, 70, 84), (44, 70, 80), (14, 38, 66))
 COMPASS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
 
 
-def draw_aerial(ship: Ship, size: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+def draw_aerial(
+    ship: Ship, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, str, tuple[float, float, float, float]]:
     """Draw one aerial image.
 
     Args:
@@ -19,8 +21,9 @@ def draw_aerial(ship: Ship, size: int, rng: np.random.Generator) -> tuple[np.nda
         rng: Source of heading, sea, wake and visibility.
 
     Returns:
-        The picture, uint8 of shape (size, size, 3), and its keywords in the order of the paper's four aspects:
-        relation to other ships, visibility, sailing direction, attributes of parts.
+        The picture, uint8 of shape (size, size, 3), its keywords in the order of the paper's four aspects (relation to
+        other ships, visibility, sailing direction, attributes of parts), and the box (x0, y0, x1, y1) around the hull
+        in px, which may reach beyond the picture.
     """
     side = size * SUPERSAMPLING
     heading = float(rng.uniform(0, 2 * np.pi))
@@ -43,7 +46,9 @@ def draw_aerial(ship: Ship, size: int, rng: np.random.Generator) -> tuple[np.nda
     words.append(f"heading {COMPASS[round(heading / (np.pi / 4)) % 8]}")
     words += ["wake" if wake else "no wake", "rough sea" if rough > 0.5 else "calm sea"]
     words += [f"{ship.hull_colour} hull", *ship.parts]
-    return picture, ", ".join(words)
+    hull = camera.project(np.column_stack([ship.outline(), np.full(len(ship.outline()), ship.deck)])) / SUPERSAMPLING
+    (x0, y0), (x1, y1) = hull.min(axis=0).tolist(), hull.max(axis=0).tolist()
+    return picture, ", ".join(words), (x0, y0, x1, y1)
 
 
 def pixel_length(ship: Ship, rng: np.random.Generator) -> float:

@@ -17,10 +17,14 @@ DOMAINS = ("regular", "ors", "sar")
 
 
 class Picture(NamedTuple):
-    """One picture: uint8 pixels of shape (H, W, C) and its caption (None in the domain `sar`)."""
+    """One picture: uint8 pixels of shape (H, W, C), its caption (None in the domain `sar`), and the ship's box.
+
+    The box (x0, y0, x1, y1) in px is known in the domain `ors`.
+    """
 
     pixels: np.ndarray
     text: str | None
+    box: tuple[float, float, float, float] | None = None
 
 
 def _generator(*key: int | str) -> np.random.Generator:
@@ -51,7 +55,9 @@ def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, 
     subject = ship(seed, index, class_name)
     if domain == "sar":
         return Picture(draw_radar(subject, size, rng, radar or Radar()), None)
-    return Picture(*{"regular": draw_regular, "ors": draw_aerial}[domain](subject, size, rng))
+    if domain == "regular":
+        return Picture(*draw_regular(subject, size, rng))
+    return Picture(*draw_aerial(subject, size, rng))
 
 
 def generic_picture(seed: int, index: int, size: int = 64, speckled: bool = True) -> Picture:

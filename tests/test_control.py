@@ -1,0 +1,271 @@
+"""ControlNets: they begin by changing nothing, steer images batched, train alone, lie on disk as diffusers has them."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from tiny import noisy, predict, tiny_base
+from torch import Tensor
+
+from sarsynth.base import Base, load_controlnet, new_controlnet, resolve_controlnet, save_controlnet
+from sarsynth.contours import pack
+from sarsynth.control import ContourDataset, ControlTraining, residuals, to_control
+from sarsynth.data.datamodules import SeededDataModule, step_seed
+from sarsynth.data.latents import encode_images, encode_texts
+from sarsynth.data.transforms import to_uint8
+from sarsynth.denoising import Track
+from sarsynth.errors import UserError
+from sarsynth.fitting import CHECKPOINT, Fitting
+from sarsynth.sampling import Control, SampleRequest, sample
+
+SIZE = 16  # px
+
+
+def random_contours(count: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).random((count, SIZE, SIZE)) > 0.8) * np.uint8(255)
+
+
+REQUESTS = [
+    SampleRequest(prompt, (7, index), torch.from_numpy(contour))
+    for index, (prompt, contour) in enumerate(zip(["a photo", "tanker", "a photo"], random_contours(3), strict=True))
+]
+
+
+@pytest.fixture
+def base() -> Base:
+    return tiny_base()
+
+
+def trained(base: Base, seed: int = 3) -> ControlNetModel:
+    """A ControlNet whose last layers are not zero any more."""
+    controlnet = new_controlnet(base, seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in controlnet.parameters():
+        if not parameter.any():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return controlnet.requires_grad_(False)
+
+
+def images(base: Base, control: Control | None, requests=REQUESTS, **changes) -> Tensor:
+    scheduler = diffusers.DDIMScheduler.from_config(base.noise_scheduler.config)
+    recipe = {"image_size": SIZE, "guidance_scale": 3.0, "num_inference_steps": 4, "batch_size": 4}
+    return torch.cat(list(sample(base, scheduler, requests, control=control, **(recipe | changes))))
+
+
+# --- Sampling ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_one_changes_nothing(base: Base):
+    fresh = Control(new_controlnet(base, seed=0), 1.0, (0.0, 1.0))
+    torch.testing.assert_close(images(base, fresh), images(base, None), rtol=0, atol=1e-6)
+
+
+def test_scale_zero_and_an_empty_interval_are_the_base_alone(base: Base):
+    network = trained(base)
+    plain, steered = images(base, None), images(base, Control(network, 1.0, (0.0, 1.0)))
+    assert (plain - steered).abs().max() > 0.05
+    torch.testing.assert_close(images(base, Control(network, 0.0, (0.0, 1.0))), plain, rtol=0, atol=1e-6)
+    torch.testing.assert_close(images(base, Control(network, 1.0, (0.4, 0.5))), plain, rtol=0, atol=1e-6)
+
+
+def test_the_contour_is_followed_not_only_present(base: Base):
+    network = Control(trained(base), 1.0, (0.0, 1.0))
+    other = [SampleRequest(r.prompt, r.seed, torch.zeros_like(r.contour)) for r in REQUESTS]
+    assert (images(base, network) - images(base, network, other)).abs().amax(dim=(1, 2, 3)).min() > 0.01
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_an_image_does_not_depend_on_its_batch(base: Base, guidance_scale: float):
+    control = Control(trained(base), 0.7, (0.0, 0.8))
+    known = to_uint8(images(base, control, guidance_scale=guidance_scale)).int()
+    for batch_size in (1, 2):
+        again = to_uint8(images(base, control, guidance_scale=guidance_scale, batch_size=batch_size)).int()
+        assert (again - known).abs().max() <= 1
+    backwards = to_uint8(images(base, control, REQUESTS[::-1], guidance_scale=guidance_scale)).int()
+    assert (backwards.flip(0) - known).abs().max() <= 1
+
+
+def test_both_halves_of_guidance_are_one_batch(base: Base, monkeypatch):
+    network, rows = trained(base), []
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda x, *rest, **more: rows.append(len(x)) or forward(x, *rest, **more))
+    images(base, Control(network, 1.0, (0.0, 1.0)))
+    assert rows == [6] * 4
+    rows.clear()
+    images(base, Control(network, 1.0, (0.25, 0.75)))
+    assert rows == [6] * 2, "in the two middle ones of four steps"
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.0, 0.5), (0.5, 1.0)])
+def test_images_are_those_of_diffusers(base: Base, interval: tuple[float, float]):
+    network, request = trained(base), REQUESTS[1]
+    pipe = StableDiffusionControlNetPipeline(
+        base.vae,
+        base.text_encoder,
+        base.tokenizer,
+        base.unet,
+        network,
+        diffusers.DDIMScheduler.from_config(base.noise_scheduler.config),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(step_seed(*request.seed))
+    (known,) = pipe(
+        prompt_embeds=base.encode_text([request.prompt]),
+        negative_prompt_embeds=base.encode_text([""]),
+        image=to_control(request.contour[None]),
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        latents=torch.randn(1, 4, 8, 8, generator=generator),
+        controlnet_conditioning_scale=0.7,
+        control_guidance_start=interval[0],
+        control_guidance_end=interval[1],
+        output_type="pt",
+    ).images
+    (made,) = images(base, Control(network, 0.7, interval), [request])
+    torch.testing.assert_close(made, 2 * known - 1, rtol=0, atol=1e-4)
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+def training(base: Base, controlnet: ControlNetModel, steps: int) -> ControlTraining:
+    (no_text,) = base.encode_text([""])
+    track = Track("controlnet", list(controlnet.requires_grad_(True).parameters()), 1e-2, 1, steps, 0.01, seed=5)
+    return ControlTraining(controlnet, base.unet, base.noise_scheduler, [track], no_text=no_text, caption_dropout=0.5)
+
+
+def dataset(base: Base, flip: str = "none") -> ContourDataset:
+    contours = random_contours(6)
+    pictures = torch.from_numpy(contours)[:, None]  # an image is its own contour
+    encoded = encode_images(base, pictures, flip=flip) | encode_texts(base, ["a photo", "tanker"] * 3)
+    return ContourDataset(encoded, torch.from_numpy(pack(contours)), flip)
+
+
+@pytest.mark.parametrize(("flip", "axis"), [("none", None), ("horizontal", 2), ("vertical", 1)])
+def test_mirrored_images_come_with_mirrored_contours(base: Base, flip: str, axis: int | None):
+    chosen = torch.tensor([4, 1])
+    batch = dataset(base, flip)[chosen]
+    known = torch.from_numpy(random_contours(6))[chosen]
+    assert batch["contour"].shape[:2] == batch["mean"].shape[:2] == (2, 1 if axis is None else 2)
+    assert torch.equal(batch["contour"][:, 0], known)
+    if axis is not None:
+        assert torch.equal(batch["contour"][:, 1], known.flip(axis))
+
+
+def fit(base: Base, controlnet: ControlNetModel, steps: int, folder: Path | None = None, stop: int = 0) -> None:
+    Fitting().fit(
+        training(base, controlnet, steps),
+        SeededDataModule.whole(dataset(base), batch_size=4, max_steps=steps, seed=5),
+        title="ControlNet",
+        max_steps=stop or steps,
+        checkpoints=folder,
+        checkpoint_every=2,
+        max_grad_norm=1.0,
+    )
+
+
+def test_it_learns_and_the_base_does_not(base: Base):
+    before, controlnet = predict(base), new_controlnet(base, seed=0)
+    begun = {name: weight.clone() for name, weight in controlnet.state_dict().items()}
+    fit(base, controlnet, 4)
+    assert torch.equal(predict(base), before)
+    moved = {name for name, weight in controlnet.state_dict().items() if not torch.equal(weight, begun[name])}
+    assert {"controlnet_mid_block.weight", "controlnet_cond_embedding.conv_out.weight", "conv_in.weight"} <= moved
+    latents, timesteps, text = noisy(base)
+    one, other = torch.from_numpy(random_contours(2))[:, None]
+    with torch.no_grad():
+        steered = [
+            base.unet(
+                latents,
+                timesteps,
+                text,
+                **residuals(controlnet, latents, timesteps, text, to_control(c).repeat(2, 1, 1, 1)),
+            ).sample
+            for c in (one, other)
+        ]
+    assert not torch.allclose(steered[0], steered[1])
+
+
+def test_a_new_one_begins_with_the_loss_of_the_base(base: Base):
+    """The loss of the first step is that of the U-Net alone on the same draws; a trained one has another."""
+    losses = []
+    for controlnet in (new_controlnet(base, seed=0), trained(base), new_controlnet(base, seed=1)):
+        module = training(base, controlnet, 1)
+        module.log = lambda name, loss: losses.append(float(loss))
+        Fitting().fit(
+            module, SeededDataModule.whole(dataset(base), batch_size=4, max_steps=1, seed=5), title="", max_steps=1
+        )
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_killed_training_ends_as_if_it_had_not_been(base: Base, tmp_path: Path):
+    whole, resumed = new_controlnet(base, seed=0), new_controlnet(base, seed=0)
+    fit(base, whole, 5)
+    fit(base, new_controlnet(base, seed=0), 5, tmp_path, stop=3)
+    kept = torch.load(tmp_path / CHECKPOINT, weights_only=False)["state_dict"]
+    assert all(name.startswith("controlnet.") for name in kept), "the frozen U-Net is not in it"
+    fit(base, resumed, 5, tmp_path)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_is_saved_and_loaded_by_folder_and_by_file(base: Base, tmp_path: Path):
+    network = trained(base)
+    save_controlnet(network, tmp_path / "saved")
+    weights = tmp_path / "saved/diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_size < 2.2 * sum(p.numel() for p in network.parameters()) + 50_000, "half precision"
+    for path in (tmp_path / "saved", weights):
+        where, content = resolve_controlnet(str(path))
+        loaded = load_controlnet(where, base)
+        assert len(content) == 64
+        assert all(p.dtype == torch.float32 and not p.requires_grad for p in loaded.parameters())
+        for name, weight in network.state_dict().items():  # saving rounds those in memory too
+            assert torch.equal(loaded.state_dict()[name], weight)
+
+
+def test_a_new_one_is_a_copy_of_the_way_down(nano: Base):
+    controlnet = new_controlnet(nano, seed=0)
+    assert torch.equal(
+        controlnet.down_blocks[0].resnets[0].conv1.weight, nano.unet.down_blocks[0].resnets[0].conv1.weight
+    )
+    assert not any(block.weight.any() for block in controlnet.controlnet_down_blocks)
+    latents = torch.zeros(1, 16, 16, 16)
+    with torch.no_grad():
+        residuals(controlnet, latents, torch.tensor(5), nano.encode_text([""]), torch.zeros(1, 3, 64, 64))
+    assert torch.equal(
+        controlnet.controlnet_cond_embedding.conv_in.weight,
+        new_controlnet(nano, seed=0).controlnet_cond_embedding.conv_in.weight,
+    )
+
+
+def test_others_are_one_line(base: Base, nano: Base, tmp_path: Path):
+    save_controlnet(trained(base), tmp_path / "tiny")
+    base.save(tmp_path / "base")
+    no_weights = tmp_path / "empty"
+    no_weights.mkdir()
+    (no_weights / "config.json").write_text(json.dumps({"_class_name": "ControlNetModel"}))
+    wrong = [
+        (tmp_path / "tiny", nano, "made for another architecture"),
+        (tmp_path / "tiny/diffusion_pytorch_model.safetensors", nano, ".*expected shape"),
+        (tmp_path / "base/unet", base, ".*it has no controlnet_cond_embedding"),
+        (tmp_path / "base/unet/diffusion_pytorch_model.safetensors", base, "weights of a ControlNet are missing"),
+        (no_weights, base, "OSError"),
+    ]
+    for where, steered, said in wrong:
+        with pytest.raises(UserError, match=f"base.controlnet={where}: {said}.*set base.controlnet") as caught:
+            load_controlnet(where, steered)
+        assert "\n" not in str(caught.value)
+    for path in ("no/such/thing", "someone/something", str(tmp_path / "base")):
+        with pytest.raises(UserError, match=f"base.controlnet={path}.*set base.controlnet"):
+            resolve_controlnet(path)
