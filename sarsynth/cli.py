@@ -2,9 +2,11 @@
 
 `train.py`, `generate.py` and `evaluate.py` are this module with three names. A sweep (`-m`) is checked job by job
 before its first job starts. What a user can mend is one line on stderr and exit code 1; a defect keeps its traceback.
+A job of a sweep that fails leaves its reason in its folder, and the others go on (`sarsynth.runs.sweep` sums them up).
 """
 
 import importlib
+import logging
 import os
 import re
 import sys
@@ -27,7 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from sarsynth.errors import UserError, one_line
+from sarsynth.console import tag_lines
+from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.settings import check, nearest
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -50,12 +53,32 @@ def main(script: str) -> None:
 def job(config: DictConfig) -> None:
     """Run one composed configuration; Hydra calls this, in a sweep once a job."""
     record = HydraConfig.get()
+    folder, script = Path(record.runtime.output_dir), str(record.job.config_name)
+    if record.mode != RunMode.MULTIRUN:
+        try:
+            _run(script, config, folder)
+        except UserError as error:
+            _fail(str(error))  # here, because Hydra would put a line of its own before an exception
+        return
+    if record.runtime.choices["hydra/launcher"] != "basic":
+        tag_lines(f"#{record.job.num} ")
+    (folder / ERROR_FILE).unlink(missing_ok=True)
     try:
-        settings = check(config)
-        run = importlib.import_module(f"sarsynth.runs.{record.job.config_name}").run
-        run(settings, Path(record.runtime.output_dir))
+        _run(script, config, folder)
     except UserError as error:
-        _fail(str(error))  # here, because Hydra would put a line of its own before an exception
+        message = one_line(error)
+    except Exception as error:
+        logging.getLogger(__name__).exception("a defect")
+        message = f"{type(error).__name__}: {one_line(error)}; traceback in {record.job.name}.log"
+    else:
+        return
+    (folder / ERROR_FILE).write_text(f"{message}\n", encoding="utf-8")
+    _print_error(f"#{record.job.num}: {message}")
+
+
+def _run(script: str, config: DictConfig, folder: Path) -> None:
+    settings = check(config)
+    importlib.import_module(f"sarsynth.runs.{script}").run(settings, folder)
 
 
 def check_jobs(script: str, arguments: Namespace) -> None:
@@ -102,7 +125,9 @@ def _compose(script: str, overrides: list[str], hydra_record: bool = False) -> D
         group, _, option = (error.missing_cfg_file or "").rpartition("/")
         if not error.options:
             raise UserError(one_line(error)) from error
-        raise UserError(f"{group}={option} is not an option of {group}; {nearest(option, error.options)}") from error
+        extra = "; more come with pip install -e '.[sweeps]'" if group == "hydra/launcher" else ""
+        near = nearest(option, error.options)
+        raise UserError(f"{group}={option} is not an option of {group}; {near}{extra}") from error
     except ConfigCompositionException as error:
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         if not unknown or not overrides:
@@ -134,5 +159,9 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), message))
+    _print_error(message)
     sys.exit(1)
+
+
+def _print_error(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), message))

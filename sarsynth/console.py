@@ -1,8 +1,10 @@
 """What a person sees while a study runs: one line a stage, bars with the time left, tables."""
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,6 +14,28 @@ if not console.is_terminal:
     console.width = 160  # a log file has no edge; tables need not be squeezed into eighty columns
 
 LINE_EVERY = 30  # seconds between lines where there is no terminal to draw a bar on
+
+
+class _Tagged(io.TextIOBase):
+    """A stream that begins every line with a tag, and is no terminal."""
+
+    def __init__(self, stream: IO[str], tag: str) -> None:
+        self.stream, self.tag = stream, tag
+
+    def write(self, text: str) -> int:
+        return self.stream.write("".join(self.tag + line for line in text.splitlines(keepends=True)))
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def tag_lines(tag: str) -> None:
+    """Begin each line that this process prints with a tag, and draw no bars: jobs side by side share the screen."""
+    if isinstance(console.file, _Tagged):
+        console.file.tag = tag
+    else:
+        console.width -= len(tag)
+        console.file = cast(IO[str], _Tagged(console.file, tag))
 
 
 @contextmanager

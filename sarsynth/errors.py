@@ -1,5 +1,7 @@
 """The one exception that a person at the command line is meant to read."""
 
+ERROR_FILE = "error.txt"  # one line in the folder of a sweep's job that failed
+
 
 class UserError(Exception):
     """Something the user can mend.

@@ -2,7 +2,7 @@
 
 All are one layout: rows of equally large image tiles with a name to the left of each row, groups of columns with a
 heading over each, and a title. Small images are enlarged by whole factors without smoothing, so that every pixel stays
-what it is.
+what it is. Torch-free: images are arrays, or tensors on the CPU, which become arrays.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import torch
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 COLUMNS = 6  # images of a class on each side of a comparison
 TILE = 160  # px: images are enlarged by the largest whole factor that keeps them within, larger ones stay as they are
@@ -22,10 +21,10 @@ PAPER, INK, MUTED, RULE, EMPTY = "#ffffff", "#1d232b", "#69727d", "#d5dae0", "#f
 
 
 def real_vs_synthetic_grid(
-    real: Tensor,
-    real_labels: Tensor,
-    synthetic: Tensor,
-    synthetic_labels: Tensor,
+    real: ArrayLike,
+    real_labels: ArrayLike,
+    synthetic: ArrayLike,
+    synthetic_labels: ArrayLike,
     classes: Sequence[str],
     *,
     title: str,
@@ -42,14 +41,12 @@ def real_vs_synthetic_grid(
         title: Heading of the picture.
         columns: At most this many images on each side, evenly spread over those of a class.
     """
-    real_rows, synthetic_rows = (
-        [_spread(images[labels == label], columns) for label in range(len(classes))]
-        for images, labels in ((real, real_labels), (synthetic, synthetic_labels))
-    )
-    return _compose([("real", real_rows), ("synthetic", synthetic_rows)], classes, title)
+    sides = {"real": (real, real_labels), "synthetic": (synthetic, synthetic_labels)}
+    groups = [(side, _by_class(images, labels, len(classes), columns)) for side, (images, labels) in sides.items()]
+    return compose(groups, classes, title)
 
 
-def strip(images: Tensor, scales: Sequence[float], *, title: str, seeds: Sequence[int] | None = None) -> Image.Image:
+def strip(images: ArrayLike, scales: Sequence[float], *, title: str, seeds: Sequence[int] | None = None) -> Image.Image:
     """Show what the adapters' scale does to one class (the paper's Figure 1b): scales across, seeds down.
 
     Args:
@@ -58,11 +55,14 @@ def strip(images: Tensor, scales: Sequence[float], *, title: str, seeds: Sequenc
         title: Heading of the picture.
         seeds: Seed of each row, to name it by; None leaves rows without names.
     """
-    groups = [(f"scale {scale:g}", [[row[column]] for row in images]) for column, scale in enumerate(scales)]
-    return _compose(groups, [f"seed {seed}" for seed in seeds] if seeds is not None else [""] * len(images), title)
+    rows = np.asarray(images)
+    groups = [(f"scale {scale:g}", [[row[column]] for row in rows]) for column, scale in enumerate(scales)]
+    return compose(groups, [f"seed {seed}" for seed in seeds] if seeds is not None else [""] * len(rows), title)
 
 
-def sample_grid(images: Tensor, labels: Tensor, classes: Sequence[str], *, title: str, columns: int = 8) -> Image.Image:
+def sample_grid(
+    images: ArrayLike, labels: ArrayLike, classes: Sequence[str], *, title: str, columns: int = 8
+) -> Image.Image:
     """Show some images of each class, a class a row.
 
     Args:
@@ -72,30 +72,40 @@ def sample_grid(images: Tensor, labels: Tensor, classes: Sequence[str], *, title
         title: Heading of the picture.
         columns: At most this many images a row, evenly spread over those of a class.
     """
-    rows = [_spread(images[labels == label], columns) for label in range(len(classes))]
-    return _compose([("", rows)], classes, title)
+    return compose([("", _by_class(images, labels, len(classes), columns))], classes, title)
 
 
-def _spread(images: Tensor, most: int) -> list[Tensor]:
-    """Choose up to `most` images, evenly spread: neighbours in a data set are often views of one object."""
-    chosen = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
-    return [images[index] for index in chosen]
+def _by_class(images: ArrayLike, labels: ArrayLike, classes: int, most: int) -> list[list[np.ndarray]]:
+    """Choose up to `most` images a class, evenly spread: neighbours in a data set are often views of one object."""
+    pixels, chosen = np.asarray(images), []
+    for label in range(classes):
+        members = pixels[np.asarray(labels) == label]
+        chosen.append(list(members[np.linspace(0, len(members) - 1, min(most, len(members))).round().astype(int)]))
+    return chosen
 
 
-def _compose(groups: Sequence[tuple[str, list[list[Tensor]]]], row_names: Sequence[str], title: str) -> Image.Image:
-    """Lay out groups of columns side by side: (heading, rows of images) each; rows may be short and are filled up."""
+def compose(
+    groups: Sequence[tuple[str, Sequence[Sequence[np.ndarray]]]], row_names: Sequence[str], title: str
+) -> Image.Image:
+    """Lay out groups of columns side by side.
+
+    Args:
+        groups: Heading and rows of images of each, uint8 (1 or 3, H, W); rows may be short and are filled up.
+        row_names: Name of each row, of one line or more.
+        title: Heading of the picture.
+    """
     tile_width, tile_height = _tile_size([image for _, rows in groups for row in rows for image in row])
     widths = [max([1, *(len(row) for row in rows)]) for _, rows in groups]  # in tiles
     small, large = _font("DejaVuSans.ttf", 15), _font("DejaVuSans-Bold.ttf", 20)
-
-    def group_width(tiles: int) -> int:
-        return tiles * (tile_width + GAP) - GAP
-
-    named = max(small.getlength(name) for name in row_names)
+    across = [
+        max(tiles * (tile_width + GAP) - GAP, round(small.getlength(heading)))
+        for tiles, (heading, _) in zip(widths, groups, strict=True)
+    ]
+    named = max(small.getlength(line) for name in row_names for line in name.split("\n"))
     left = MARGIN + (round(named) + 14 if named else 0)
     headed = any(heading for heading, _ in groups)
     top = MARGIN + 40 + (26 if headed else 0)
-    right = left + sum(map(group_width, widths)) + GROUP_GAP * (len(groups) - 1)
+    right = left + sum(across) + GROUP_GAP * (len(groups) - 1)
     width = max(right, MARGIN + round(large.getlength(title))) + MARGIN
     bottom = top + len(row_names) * (tile_height + GAP) - GAP
     picture = Image.new("RGB", (width, bottom + MARGIN), PAPER)
@@ -104,10 +114,10 @@ def _compose(groups: Sequence[tuple[str, list[list[Tensor]]]], row_names: Sequen
 
     for index, name in enumerate(row_names):
         middle = top + index * (tile_height + GAP) + tile_height / 2
-        draw.text((left - 14, middle), name, fill=INK, font=small, anchor="rm")
+        draw.text((left - 14, middle), name, fill=INK, font=small, anchor="rm", align="right")
     x = left
-    for tiles, (heading, rows) in zip(widths, groups, strict=True):
-        centre = x + group_width(tiles) / 2
+    for tiles, wide, (heading, rows) in zip(widths, across, groups, strict=True):
+        centre = x + wide / 2
         draw.text((centre, top - 17), heading, fill=MUTED, font=small, anchor="mm")
         if x > left and headed:
             draw.line([(x - GROUP_GAP // 2 - 1, top - 26), (x - GROUP_GAP // 2 - 1, bottom)], fill=RULE)
@@ -119,11 +129,11 @@ def _compose(groups: Sequence[tuple[str, list[list[Tensor]]]], row_names: Sequen
                     picture.paste(_tile(row[column], tile_width, tile_height), corner)
                 else:
                     draw.rectangle([corner, (corner[0] + tile_width - 1, y + tile_height - 1)], fill=EMPTY)
-        x += group_width(tiles) + GROUP_GAP
+        x += wide + GROUP_GAP
     return picture
 
 
-def _tile_size(images: Sequence[Tensor]) -> tuple[int, int]:
+def _tile_size(images: Sequence[np.ndarray]) -> tuple[int, int]:
     """Width and height of all tiles: those of the images, times the largest whole factor that fits."""
     if not images:
         return TILE, TILE
@@ -132,8 +142,8 @@ def _tile_size(images: Sequence[Tensor]) -> tuple[int, int]:
     return width * factor, height * factor
 
 
-def _tile(image: Tensor, width: int, height: int) -> Image.Image:
-    pixels = image.detach().to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+def _tile(image: np.ndarray, width: int, height: int) -> Image.Image:
+    pixels = image.transpose(1, 2, 0)
     return Image.fromarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2)).resize(
         (width, height), Image.Resampling.NEAREST
     )

@@ -262,9 +262,10 @@ class Prototypes(Section):
 
 
 class Augment(Section):
-    """How many synthetic images join each class."""
+    """How many synthetic images join each class: `ratio` times what `plan` says."""
 
     plan: Literal["double", "balance"] | dict[str, Whole]
+    ratio: NonNegative
 
 
 class Generate(Section):

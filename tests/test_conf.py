@@ -31,6 +31,7 @@ GROUPS = (
     "logger",
     "paths",
     "experiment",
+    "sweep",
 )
 OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((cli.CONF / group).glob("*.yaml"))]
 
@@ -230,8 +231,9 @@ def run(settings, run_dir):
     if settings.seed == 1: raise UserError("no such folder")
     if settings.seed == 2: raise KeyboardInterrupt
 sys.modules["sarsynth.runs.evaluate"] = types.SimpleNamespace(run=run)
-sys.argv = ["evaluate.py", *sys.argv[1:], "~hydra.callbacks.sweep"]
+sys.argv = ["evaluate.py", *sys.argv[1:]]
 main("evaluate")
+print("torch" in sys.modules)
 """
 
     def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -240,15 +242,16 @@ main("evaluate")
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     single = python("method=lora")
-    assert re.fullmatch(r"lora 0 logs/runs/evaluate/[-_\d]+\n", single.stdout), single
+    assert re.fullmatch(r"lora 0 logs/runs/evaluate/[-_\d]+\nFalse\n", single.stdout), single
     sweep = python("-m", "method=lora,2lora")
     assert re.findall(r"^(2?lora) 0 logs/sweeps/evaluate/[-_\d]+/\d$", sweep.stdout, re.M) == ["lora", "2lora"], sweep
+    assert sweep.stdout.endswith("False\n"), "the process that starts jobs needs no torch"
     demo = python("experiment=demo", "method=none,lora")
     assert re.findall(r"^(\w+) 0 logs/sweeps", demo.stdout, re.M) == ["none", "lora"], demo
     failed = python("seed=1")
     assert (failed.returncode, failed.stderr) == (1, "error: no such folder\n")
     failed = python("-m", "seed=0,1")
-    assert (failed.returncode, failed.stderr) == (1, "error: no such folder\n")
+    assert (failed.returncode, failed.stderr) == (1, "error: #1: no such folder\n")
     stopped = python("seed=2")
     assert (stopped.returncode, stopped.stderr) == (130, "")
 

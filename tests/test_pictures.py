@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sarsynth.pictures import real_vs_synthetic_grid, sample_grid, strip
+from sarsynth.pictures import compose, real_vs_synthetic_grid, sample_grid, strip
 
 
 def flat(count: int, channels: int = 1, size: int = 64) -> torch.Tensor:
@@ -48,3 +48,14 @@ def test_large_images_keep_their_size_and_long_titles_fit() -> None:
     picture = sample_grid(images, labels, ["a"], title="a very long title " * 5)
     assert picture.width > 900
     assert flat_tiles(picture, 256, 1) == {1}
+
+
+def test_headings_wider_than_their_images_and_names_of_many_lines_fit() -> None:
+    one, two = flat(2, size=16).numpy()
+    heading = "plora_uniform scales=[0.65,0.75]"
+    short = compose([("a", [[one]]), ("b", [[two]])], ["row"], "t")
+    long = compose([(heading, [[one]]), ("b", [[two]])], ["row"], "t")
+    named = compose([("a", [[one]]), ("b", [[two]])], ["row\ncargo 3\ntanker 4"], "t")
+    assert flat_tiles(long, 160, 2) == flat_tiles(named, 160, 2) == {1, 2}
+    assert long.width > short.width and named.width > short.width
+    assert named.height == short.height

@@ -181,7 +181,11 @@ def test_the_sweep_ends_in_a_table_and_the_places_of_the_pictures(study: SimpleN
         if method in ("none", "resample"):
             assert pictures == set()
             continue
-        assert pictures == {"real_vs_synthetic.png", *(f"strip_{name}.png" for name in CLASSES)}
+        assert pictures == {
+            "real_vs_synthetic.png",
+            *(f"strip_{name}.png" for name in CLASSES),
+            *(["prototypes.png"] if method == "plora" else []),
+        }
         for file in content["folder"].glob("*.png"):
             with Image.open(file) as picture:
                 assert min(picture.size) > 32

@@ -16,11 +16,13 @@ from sarsynth.classification import Classifier, extract_features, fit_classifier
 from sarsynth.data.datamodules import LabelledImages, step_seed
 from sarsynth.data.transforms import resize
 from sarsynth.fidelity import ClassFidelity, fidelity
+from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
 from sarsynth.runs.study import Study
 from sarsynth.store import Artifact
 
 FIGURES = ("precision", "recall", "f1", "support")
+LARGEST = 5  # classes of a prototype that its picture names
 
 
 def synthetic_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
@@ -138,6 +140,20 @@ def measured(study: Study) -> Artifact:
     )
 
 
+def about(study: Study) -> dict[str, Any]:
+    """Say what a study is of: what `result.json` begins with, whichever script writes it."""
+    settings = study.settings
+    return {
+        "method": settings.method.name,
+        "base": settings.base.name,
+        "data": settings.data.name,
+        "split": settings.data.split,
+        "minor": study.minor,
+        "classes": study.classes,
+        "counts": study.counts,
+    }
+
+
 def result(study: Study) -> dict[str, Any]:
     """Evaluate the method of a study.
 
@@ -156,14 +172,7 @@ def result(study: Study) -> dict[str, Any]:
         made, artifact = study.synthetic(), measured(study)
         figures = json.loads((artifact.path / "fidelity.json").read_text())
         inputs |= {"synthetic": made.fingerprint, "fidelity": artifact.fingerprint}
-    return {
-        "method": settings.method.name,
-        "base": settings.base.name,
-        "data": settings.data.name,
-        "split": settings.data.split,
-        "minor": study.minor,
-        "classes": study.classes,
-        "counts": study.counts,
+    return about(study) | {
         "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
         "seeds": list(settings.seeds),
         "training": budget(study),
@@ -187,7 +196,7 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
-    """Put the pictures of a synthetic method beside its result: real | synthetic, and a scale strip per class."""
+    """Put the pictures of a synthetic method beside its result: real | synthetic, and what adapters and prototypes add."""
     if study.settings.method.adds != "synthetic":
         return []
     name, real = study.settings.method.name, study.labelled("train")
@@ -198,8 +207,26 @@ def draw(study: Study, folder: Path) -> list[Path]:
     )
     files = [folder / "real_vs_synthetic.png"]
     grid.save(files[0])
-    strips = study.strips()
-    for class_name in study.classes:
-        files.append(folder / f"strip_{class_name}.png")
-        files[-1].write_bytes((strips.path / f"{class_name}.png").read_bytes())
+    if study.settings.method.tunes == "adapter":
+        strips = study.strips()
+        for class_name in study.classes:
+            files.append(folder / f"strip_{class_name}.png")
+            files[-1].write_bytes((strips.path / f"{class_name}.png").read_bytes())
+    if study.settings.method.partition == "prototypes":
+        files.append(draw_prototypes(study, folder))
     return files
+
+
+def draw_prototypes(study: Study, folder: Path) -> Path:
+    """Show real images of each prototype, a row each, and its largest classes (the paper's Figure A1)."""
+    partition, real = Partition.load(study.prototypes().path / "partition.json"), study.labelled("train")
+    names = []
+    for part, counts in enumerate(partition.counts.T):
+        largest = sorted(zip(counts.tolist(), partition.classes, strict=True), key=lambda pair: -pair[0])[:LARGEST]
+        names.append("\n".join([f"prototype {part}", *(f"{name} {count}" for count, name in largest if count)]))
+    file = folder / "prototypes.png"
+    title = f"real images of each prototype (normalised mutual information with the classes: {partition.nmi:.2f})"
+    pictures.sample_grid(real.images, partition.assignments, names, title=title, columns=2 * pictures.COLUMNS).save(
+        file
+    )
+    return file

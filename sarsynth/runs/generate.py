@@ -1,34 +1,40 @@
-"""The synthetic set of a method: `python generate.py method=2lora`."""
+"""The synthetic set of a method: `python generate.py method=2lora`; its pictures lie in the run's folder."""
 
+import json
 from pathlib import Path
 
 from sarsynth.adapters import save, save_kohya
 from sarsynth.console import console
 from sarsynth.errors import UserError
+from sarsynth.runs.evaluation import about, draw
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
+from sarsynth.runs.sweep import RESULT
 from sarsynth.settings import Settings
 
 
 def run(settings: Settings, folder: Path) -> None:
-    """Make the set, or a LoRA file of one class, and say where it lies."""
+    """Make the set, say where it lies, and show it; or write a LoRA file of one class."""
     if settings.method.adds != "synthetic":
         raise UserError(f"method={settings.method.name} makes no synthetic images; choose another method")
     with session(settings, folder) as study:
-        console.print(
-            f"  {study.synthetic().path if settings.export is None else export(study, Path(settings.export))}"
-        )
+        if settings.export is not None:
+            console.print(f"  {export(study, Path(settings.export))}")
+            return
+        made = study.synthetic()
+        console.print(f"  {made.path}")
+        record = about(study) | {"inputs": {"synthetic": made.fingerprint}}
+        (folder / RESULT).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for file in draw(study, folder):
+            console.print(f"  {file}")
 
 
 def export(study: Study, target: Path) -> Path:
     """Write what a method does for a class as one LoRA file."""
     settings = study.settings
     assert settings.class_name is not None
-    file = (
-        target
-        if target.suffix == ".safetensors"
-        else target / f"{settings.method.name}-{settings.class_name}.safetensors"
-    )
+    name = f"{settings.method.name}-{settings.class_name}.safetensors"
+    file = target if target.suffix == ".safetensors" else target / name
     adapter = study.export(settings.class_name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

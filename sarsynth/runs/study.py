@@ -132,7 +132,8 @@ class Study:
     @cached_property
     def plan(self) -> dict[str, int]:
         """Images that join each class."""
-        return added(self.settings.augment.plan, self.counts, self.minor)
+        augment = self.settings.augment
+        return added(augment.plan, self.counts, self.minor, augment.ratio)
 
     @property
     def synthetic_sizes(self) -> dict[str, int]:

@@ -37,8 +37,13 @@ def contours_table(kept: Mapping[str, Mapping[str, tuple[int, int]]]) -> Table:
     return table
 
 
-def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, and FID."""
+def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str] = ()) -> Table:
+    """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, and FID.
+
+    Args:
+        results: The contents of result.json, a row each.
+        overrides: What sets each row apart from the others besides its method; a column if it is anything.
+    """
     first = results[0]
     seeds = ", ".join(sorted({str(len(result["seeds"])) for result in results}))
     table = Table(
@@ -47,14 +52,17 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
         title=f"F1 in % on the real test set, mean ± sd over {seeds} seeds; FID of the synthetic images",
     )
     table.add_column("method")
+    if any(overrides):
+        table.add_column("overrides")
     for name in first["classes"]:
         mark = "*" if name in first["minor"] else ""
         table.add_column(f"{name}{mark}", justify="right")
     for name in ("minor*", "macro", "FID"):
         table.add_column(name, justify="right")
-    for result in results:
+    for index, result in enumerate(results):
         scores = result["classifier"]
-        cells = [percent((scores["per_class"].get(name) or {}).get("f1")) for name in first["classes"]]
+        cells = [overrides[index]] if any(overrides) else []
+        cells += [percent((scores["per_class"].get(name) or {}).get("f1")) for name in first["classes"]]
         cells += [percent(scores["minor_f1"]), percent(scores["macro_f1"])]
         distance = mean_fid(result)
         table.add_row(result["method"], *cells, "" if distance is None else f"{distance:.2f}")

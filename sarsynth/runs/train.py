@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sarsynth.console import console
 from sarsynth.runs.contours import trained_controlnet
+from sarsynth.runs.evaluation import draw_prototypes
 from sarsynth.runs.pretraining import make_base
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
@@ -17,6 +18,8 @@ def run(settings: Settings, folder: Path) -> None:
     with session(settings, folder) as study:
         for artifact in STAGES[settings.stage or ""](study):
             console.print(f"  {artifact.path}")
+        if settings.stage == "prototypes":
+            console.print(f"  {draw_prototypes(study, folder)}")
 
 
 STAGES: dict[str, Callable[[Study], list[Artifact]]] = {
