@@ -31,7 +31,7 @@ from rich.text import Text
 
 from sarsynth.console import tag_lines
 from sarsynth.errors import ERROR_FILE, UserError, one_line
-from sarsynth.settings import check, nearest
+from sarsynth.settings import Settings, check, nearest
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -42,7 +42,9 @@ def main(script: str) -> None:
     try:
         parser = get_args_parser()
         parser.error = _refuse  # type: ignore[method-assign]  # where argparse would print its usage and exit with 2
-        check_jobs(script, parser.parse_args())
+        jobs = check_jobs(script, parser.parse_args())
+        if len(jobs) > 1 and all(settings.pack for settings, _ in jobs):
+            importlib.import_module("sarsynth.runs.packing").run(jobs)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=script)(job)()
     except UserError as error:
         _fail(str(error))
@@ -81,20 +83,23 @@ def _run(script: str, config: DictConfig, folder: Path) -> None:
     importlib.import_module(f"sarsynth.runs.{script}").run(settings, folder)
 
 
-def check_jobs(script: str, arguments: Namespace) -> None:
+def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[str]]]:
     """Compose and check every job that a command line asks for.
+
+    Returns:
+        The settings and overrides of each; none if it asks for no job.
 
     Raises:
         UserError: One of them has an unknown key, option or value.
     """
     if any(getattr(arguments, flag) for flag in ("help", "hydra_help", "cfg", "info", "shell_completion")):
-        return
+        return []
     if not CONF.is_dir():
         raise UserError(f"{CONF} is missing; run the scripts of a checkout, installed with `pip install -e .`")
     search = [f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]"] if arguments.config_dir else []
     with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
-        for overrides in _jobs(script, arguments, search):
-            check(_compose(script, [*overrides, *search]))
+        jobs = _jobs(script, arguments, search)
+        return [(check(_compose(script, [*overrides, *search])), overrides) for overrides in jobs]
 
 
 def _jobs(script: str, arguments: Namespace, search: list[str]) -> list[list[str]]:

@@ -323,6 +323,7 @@ class Settings(Section):
     seed: Seed
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     build: Literal["auto", "require"]
+    pack: bool
     stage2_on: Literal["ors", "base"]
     base: Base
     data: Data

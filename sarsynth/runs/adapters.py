@@ -35,6 +35,7 @@ class Training:
     """One adapter to be trained, and everything that decides it.
 
     Attributes:
+        study: Whose it is.
         name: Of the adapter, as the stack knows it.
         role: Which images it trains on.
         spec: What it looks like.
@@ -47,6 +48,7 @@ class Training:
         request: What the store makes of it.
     """
 
+    study: "Study"
     name: str
     role: "Role"
     spec: AdapterSpec
@@ -144,28 +146,31 @@ def _training(
         {"base": study.base_artifact, "latents": latents, **inputs},
         study.command("train.py", f"stage={role}"),
     )
-    return Training(name, role, spec, recipe, steps, warmup, rows, latents, below, scale_below, settings.seed, request)
+    return Training(
+        study, name, role, spec, recipe, steps, warmup, rows, latents, below, scale_below, settings.seed, request
+    )
 
 
-def train(study: "Study", trainings: Iterable[Training]) -> dict[str, Artifact]:
+def train(trainings: Iterable[Training]) -> dict[str, Artifact]:
     """Make adapters, those that are missing in as few runs as possible; by name."""
     runs: dict[tuple[Any, ...], list[Training]] = {}
     for training in trainings:
         runs.setdefault(training.company, []).append(training)
     made: dict[str, Artifact] = {}
     for run in runs.values():
-        artifacts = study.store.make_all(
+        artifacts = run[0].study.store.make_all(
             [training.request for training in run],
-            lambda folders, run=run: _fit(study, [one for one in run if one.request in folders], folders),  # type: ignore[misc]
+            lambda folders, run=run: _fit([one for one in run if one.request in folders], folders),  # type: ignore[misc]
             collective=True,
         )
         made |= {training.name: artifacts[training.request] for training in run}
     return made
 
 
-def _fit(study: "Study", run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
+def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
     """Train adapters that keep company."""
     first = run[0]
+    study = first.study
     unet = study.base.unet
     below = [] if first.below is None else [(adapters.load(unet, weights_of(first.below)), first.scale_below or 0.0)]
     begun = [adapters.fresh(unet, training.spec, training.seed) for training in run]
@@ -290,7 +295,7 @@ def budget(study: "Study") -> dict[str, int]:
             return {"trainable_parameters": adapters.count(file), "samples_seen": recipe.max_steps * recipe.batch_size}
         case "adapter" if settings.adapter.path is None:
             trainings = sar_trainings(study)
-            made = train(study, trainings)
+            made = train(trainings)
             return {
                 "trainable_parameters": sum(adapters.count(weights_of(adapter)) for adapter in made.values()),
                 "samples_seen": sum(one.steps * one.recipe.batch_size for one in trainings),

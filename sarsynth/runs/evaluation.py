@@ -196,7 +196,7 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
-    """Put the pictures of a synthetic method beside its result: real | synthetic, and what adapters and prototypes add."""
+    """Put the pictures of a synthetic method beside its result: real | synthetic, scale strips, prototypes."""
     if study.settings.method.adds != "synthetic":
         return []
     name, real = study.settings.method.name, study.labelled("train")

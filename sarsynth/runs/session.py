@@ -24,7 +24,7 @@ def session(settings: Settings, folder: Path) -> Iterator[Study]:
         settings: The composed configuration.
         folder: Hydra's folder of this run.
     """
-    _quieten()
+    quieten()
     if warning := scale_warning(settings):
         console.print(f"[yellow]warning:[/] {warning}")
     logger = settings.logger
@@ -40,7 +40,7 @@ def session(settings: Settings, folder: Path) -> Iterator[Study]:
         tracker.finish()
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep the libraries' notes about themselves off the screen; errors and our own lines stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

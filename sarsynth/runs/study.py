@@ -226,7 +226,7 @@ class Study:
 
     def ors_adapter(self) -> Artifact:
         """The view: an adapter trained on optical remote-sensing images."""
-        return adapters.train(self, [adapters.ors_training(self)])["ors"]
+        return adapters.train([adapters.ors_training(self)])["ors"]
 
     def classifier(self) -> Artifact:
         """The study's own classifier: its features make prototypes and measure fidelity."""
@@ -313,7 +313,7 @@ class Study:
         self._check()
         if self.settings.adapter.path is not None:
             return {"sar": adapters.imported(Path(self.settings.adapter.path))}
-        return adapters.train(self, adapters.sar_trainings(self))
+        return adapters.train(adapters.sar_trainings(self))
 
     def tuned(self) -> list[Artifact]:
         """What stage `sar` of the method makes: its adapters, or a base of its own."""
