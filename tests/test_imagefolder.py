@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sarsynth.data.imagefolder import ImageFolder, centre_crop
-from sarsynth.data.records import ImageRecord
+from sarsynth.data.records import ImageRecord, Instance
 from sarsynth.errors import UserError
 
 
@@ -261,3 +261,53 @@ def test_fingerprint_follows_content_not_place(root: Path, tmp_path_factory: pyt
 def test_readers_do_not_import_torch() -> None:
     code = "import sys, sarsynth.data.imagefolder, sarsynth.data.records; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- Objects ----------------------------------------------------------------------------------------------------------
+
+SHIPS = {"bbox": [[2, 3, 4, 5], [6, 0, 1.5, 2]], "truncated": [False, True], "difficult": [1, 0]}
+
+
+def test_objects_are_the_instances_of_an_image(root: Path) -> None:
+    none, before = folder(root).records("train"), folder(root).fingerprint()
+    assert all(record.instances == () for record in none)
+    write_metadata(root / "train", {"file_name": "cargo/1.PNG", "objects": SHIPS})
+    source = folder(root)
+    (record,) = (record for record in source.records("train") if record.path == "train/cargo/1.PNG")
+    assert record.instances == (
+        Instance((2, 3, 6, 8), truncated=False, difficult=True),
+        Instance((6, 0, 7.5, 2), truncated=True, difficult=False),
+    )
+    assert source.fingerprint() != before
+    write_metadata(root / "train", {"file_name": "cargo/1.PNG", "objects": {"bbox": SHIPS["bbox"][:1]}})
+    (record,) = (record for record in folder(root).records("train") if record.path == "train/cargo/1.PNG")
+    assert record.instances == (Instance((2, 3, 6, 8)),)
+
+
+@pytest.mark.parametrize("crop", [5, 6, 13])
+def test_objects_move_with_the_crop(tmp_path: Path, crop: int) -> None:
+    pixels = np.zeros((9, 12), np.uint8)
+    pixels[4:6, 5:8] = 255
+    write(tmp_path / "train/a/1.png", pixels)
+    write_metadata(tmp_path / "train", {"file_name": "a/1.png", "objects": {"bbox": [[5, 4, 3, 2]]}})
+    source = folder(tmp_path, crop=crop)
+    (record,) = source.records("train")
+    rows, columns = np.nonzero(source.read(record)[..., 0])
+    assert record.instances[0].box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        [],
+        {"bbox": 3},
+        {"bbox": [[1, 2, 3]]},
+        {"bbox": [[1, 2, 3, "4"]]},
+        {"bbox": [[1, 2, 3, 4]], "truncated": []},
+        {"bbox": [[1, 2, 3, 4]], "difficult": [True, False]},
+    ],
+)
+def test_objects_of_another_form_are_refused(root: Path, objects: Any) -> None:
+    write_metadata(root / "train", {"file_name": "cargo/1.PNG", "objects": objects})
+    with pytest.raises(UserError, match=r"metadata\.jsonl, line 1: `objects` must hold `bbox`"):
+        folder(root)

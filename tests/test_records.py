@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sarsynth.data.records import ImageRecord, class_counts, deci, digest, minor_classes, stratified_split
+from sarsynth.data.records import ImageRecord, Instance, class_counts, deci, digest, minor_classes, stratified_split
 from sarsynth.errors import UserError
 
 CLASSES = ["cargo", "other", "fishing", "tanker", "dredger"]
@@ -62,8 +62,14 @@ def test_digest_sees_every_field_and_the_order() -> None:
     records = make_records({"a": 2})
     others = [
         replace(records[0], **{key: value})
-        for key, value in [("path", "x"), ("label", 1), ("split", "val"), ("text", "")]
+        for key, value in [
+            ("path", "x"),
+            ("label", 1),
+            ("split", "val"),
+            ("text", ""),
+            ("instances", (Instance((0, 0, 1, 1)),)),
+        ]
     ]
     digests = {digest(records), digest(records[::-1]), *(digest([other, records[1]]) for other in others)}
-    assert len(digests) == 6
+    assert len(digests) == 7
     assert digest(records) == digest(list(records))

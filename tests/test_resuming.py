@@ -1,4 +1,4 @@
-"""Killed with SIGKILL, anywhere, again and again: what stands in the end is what an undisturbed run leaves, bit for bit."""
+"""Killed with SIGKILL, anywhere, again and again: what stands in the end is what an undisturbed run leaves."""
 
 import os
 import random

@@ -7,7 +7,7 @@ from sarsynth.data.records import class_counts, minor_classes
 from sarsynth.data.simulated import Simulated
 from sarsynth.errors import UserError
 from sarsynth.sim import CLASSES, DOMAINS, generic_picture, render
-from sarsynth.sim.aerial import COMPASS
+from sarsynth.sim.aerial import COMPASS, draw_aerial
 from sarsynth.sim.radar import Radar, draw_radar, point_spread, sea_clutter, speckle
 from sarsynth.sim.ships import Ship
 from sarsynth.sim.world import ship
@@ -240,3 +240,24 @@ def test_what_the_world_has_not_is_refused():
         simulated(domain="lidar")
     with pytest.raises(UserError, match="`tankr` is not a class of the simulated world; it has cargo"):
         simulated(train={"tankr": 3})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_box_of_an_aerial_view_is_around_the_hull(seed):
+    white = Ship("cargo", 100.0, 20.0, 0.5, 0.1, "white", (255, 255, 255))
+    pixels, _, box = draw_aerial(white, 128, np.random.default_rng(seed))
+    rows, columns = np.nonzero(pixels.min(axis=2) > 210)
+    found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    np.testing.assert_allclose(box, found, atol=1.5)
+
+
+def test_an_aerial_view_has_one_instance_and_knows_when_it_is_cut_off():
+    for record in Simulated("ors", 0, 2, 0, 64).records("train"):
+        (instance,) = record.instances
+        assert instance.truncated == (min(instance.box) < 0 or max(instance.box) > 64)
+        assert not instance.difficult
+
+
+@pytest.mark.parametrize("domain", ["regular", "sar"])
+def test_other_views_have_no_boxes(domain):
+    assert not any(record.instances for record in Simulated(domain, 0, 1, 0, 32).records("train"))
