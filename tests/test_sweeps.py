@@ -32,7 +32,7 @@ TINY = [
     "base.image_size=32",
     *(f"train.{role}.{key}={n}" for role in ("ors", "sar") for key, n in [("max_steps", 2), ("warmup_steps", 1)]),
     *("train.ors.batch_size=4", "train.sar.batch_size=4", "prototypes.k=2", "generate.per_class=2"),
-    *("generate.num_inference_steps=2", "classifier.epochs=2", "seeds=[0]"),
+    *("generate.num_inference_steps=1", "generate.guidance_scale=1", "classifier.epochs=1", "seeds=[0]"),
     *("data.train={cargo: 12, other: 6, fishing: 3, tanker: 2, dredger: 2}", "data.test=2", "ors.train=2"),
 ]
 
@@ -276,7 +276,7 @@ def scripted(monkeypatch) -> None:
 
 
 def test_a_failed_job_takes_no_other_with_it(scripted, tmp_path: Path):
-    run = here(tmp_path, "evaluate", "-m", "method=none", "seed=0,1,2,4")
+    run = here(tmp_path, "evaluate", "-m", "method=none", "prototypes.k=3", "seed=0,1,2,4")
     assert run.code == 1
     assert run.err.splitlines() == [
         "error: #1: images/ has no tankers; add some",
