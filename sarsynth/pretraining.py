@@ -113,7 +113,9 @@ def nano_unet(image_size: int) -> UNet2DConditionModel:
 def nano_tokenizer(texts: list[str], vocabulary: int = 900) -> CLIPTokenizer:
     """Learn a byte-pair vocabulary from texts and every printable ASCII character, so that any prompt has tokens."""
     characters = [f"{a}{b}" for a in string.printable.strip() for b in "a1"] + list(string.printable.strip())
-    return CLIPTokenizer().train_new_from_iterator(texts + characters, vocab_size=vocabulary)
+    tokenizer = CLIPTokenizer().train_new_from_iterator(texts + characters, vocab_size=vocabulary)
+    tokenizer.model_max_length = TEXT_LENGTH
+    return tokenizer
 
 
 def nano_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from safetensors.torch import load_file
@@ -23,21 +24,29 @@ from tiny import tiny_base
 
 from sarsynth import adapters, cli
 from sarsynth.adapters import AdapterSpec
-from sarsynth.base import Base
+from sarsynth.base import NANO, Base
+from sarsynth.data.datamodules import step_seed
 from sarsynth.data.imagefolder import ImageFolder
 from sarsynth.sim import CLASSES, render
 
 ROOT = Path(__file__).parents[1]
-METHODS = ("none", "resample", "lora", "2lora", "plora")
+UNTRAINED, TUNED = ("none", "resample", "frozen"), ("scratch", "finetune")
+STACKS = ("lora", "2lora", "clora", "plora_uniform", "plora")
+METHODS = (*UNTRAINED, *TUNED, *STACKS)
 COUNTS = {"cargo": 16, "other": 8, "fishing": 5, "tanker": 4, "dredger": 3}
 SIZES = [
     "base.image_size=32",
     "train.ors.max_steps=3",
     "train.ors.warmup_steps=1",
     "train.ors.batch_size=4",
-    "train.sar.max_steps=3",
+    "train.sar.max_steps=6",
     "train.sar.warmup_steps=1",
     "train.sar.batch_size=4",
+    *(
+        f"train.{one}.{key}"
+        for one in ("finetune", "scratch")
+        for key in ("max_steps=2", "warmup_steps=0", "batch_size=4")
+    ),
     "prototypes.k=2",
     "generate.per_class=3",
     "generate.num_inference_steps=2",
@@ -183,8 +192,8 @@ def test_the_sweep_ends_in_a_table_and_the_places_of_the_pictures(study: SimpleN
             continue
         assert pictures == {
             "real_vs_synthetic.png",
-            *(f"strip_{name}.png" for name in CLASSES),
-            *(["prototypes.png"] if method == "plora" else []),
+            *(f"strip_{name}.png" for name in CLASSES if method in STACKS),
+            *(["prototypes.png"] if method.startswith("plora") else []),
         }
         for file in content["folder"].glob("*.png"):
             with Image.open(file) as picture:
@@ -194,14 +203,107 @@ def test_the_sweep_ends_in_a_table_and_the_places_of_the_pictures(study: SimpleN
 
 def test_methods_share_what_they_have_in_common(study: SimpleNamespace):
     names = [path.parent.name.rpartition("-")[0] for path in study.store.glob("adapter/*/card.json")]
-    assert sorted(names) == ["ors", "prototype_0", "prototype_1", "sar", "sar"], "one ORS adapter for both methods"
+    groups = ["sar_dredger", "sar_fishing", "sar_rest", "sar_tanker"]
+    known = ["ors", "prototype_0", "prototype_1", "sar", "sar", *groups]
+    assert sorted(names) == known, "one ORS adapter for four methods, two prototypes for two"
     assert len(list(study.store.glob("classifier/*/card.json"))) == 1
     assert len(list(study.store.glob("partition/*/card.json"))) == 1
     ors = artifact(study.store, "adapter", "ors").name.rpartition("-")[2]
     below = [inputs(path).get("ors") for path in study.store.glob("adapter/*") if not path.name.startswith("ors-")]
-    assert sorted(below, key=str) == [ors, ors, ors, None] or sorted(below, key=str) == [None, ors, ors, ors]
+    assert below.count(ors) == 1 + 2 + 4
+    assert below.count(None) == 1
     assert study.run.stdout.count("made   adapter/ors-") == 1
     assert study.run.stdout.count("made   classifier/") == 1
+    bases = sorted(path.parent.name.rpartition("-")[0] for path in study.store.glob("base/*/card.json"))
+    assert bases == ["sd-nano-finetune", "sd-nano-scratch"]
+
+
+def test_budgets_are_equal_and_stated(study: SimpleNamespace):
+    """All stacks have rank 16 and see six steps of four samples, however many adapters share them."""
+    training = {method: content["training"] for method, content in study.results.items()}
+    for method in STACKS:
+        assert training[method]["samples_seen"] == 24
+        assert training[method]["trainable_parameters"] == training["lora"]["trainable_parameters"] > 0
+    for method in UNTRAINED:
+        assert training[method] == {"trainable_parameters": 0, "samples_seen": 0}
+    unet = sum(p.numel() for p in Base.load(NANO).unet.parameters())
+    for method in TUNED:
+        assert training[method] == {"trainable_parameters": unet, "samples_seen": 8}
+
+
+def test_a_tuned_base_is_a_base(study: SimpleNamespace):
+    """From random weights or from the base's own, and only the U-Net has moved."""
+    nano = Base.load(NANO)
+    for method in TUNED:
+        base = Base.load(artifact(study.store, "base", f"sd-nano-{method}"))
+        for part in ("vae", "text_encoder"):
+            ours, known = getattr(base, part).state_dict(), getattr(nano, part).state_dict()
+            assert all(torch.equal(ours[name], weight) for name, weight in known.items())
+        ours, known = (torch.cat([p.flatten() for p in one.unet.parameters()]) for one in (base, nano))
+        near = torch.nn.functional.cosine_similarity(ours, known, dim=0).item()
+        assert near > 0.99 if method == "finetune" else near < 0.6
+        assert not torch.equal(ours, known)
+
+
+@pytest.mark.parametrize("kind", ["diffusers", "kohya"])
+def test_an_exported_class_makes_the_same_images_elsewhere(copied: Path, command: Command, tmp_path: Path, kind: str):
+    """In a plain pipeline of diffusers, from the same noise, within two grey levels of ours."""
+    run = command(
+        "generate", "method=plora", *TINY, f"export={tmp_path}/out", "class_name=tanker", f"export_format={kind}"
+    )
+    assert run.code == 0, run.err
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["plora-tanker.safetensors"]
+    pipe = StableDiffusionPipeline.from_pretrained(NANO, safety_checker=None, dtype=torch.float32)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.load_lora_weights(tmp_path / "out", weight_name="plora-tanker.safetensors")
+    pipe.set_progress_bar_config(disable=True)
+    side = 32 // 4
+    noise = torch.randn(1, 16, side, side, generator=torch.Generator().manual_seed(step_seed(0, 3, 0)))
+    made = pipe(
+        "a SAR image of tanker ship", height=32, width=32, num_inference_steps=2, guidance_scale=3.0,
+        latents=noise, output_type="np",
+    ).images[0]  # fmt: skip
+    theirs = made.mean(axis=2) * 255
+    with Image.open(artifact(copied, "synthetic", "plora") / "images/tanker/000000.png") as picture:
+        ours = np.asarray(picture, dtype=float)
+    assert np.abs(ours - theirs).max() <= 2
+
+
+def test_an_adapter_from_elsewhere_takes_the_place_of_the_methods_own(copied: Path, command: Command, tmp_path: Path):
+    """Ours by its path gives our images; one of another base, or that is not there, is one line."""
+    known = artifact(copied, "synthetic", "lora")
+    sar = next(path for path in (copied / "adapter").glob("sar-*") if "ors" not in inputs(path))
+    adapters.save_kohya(adapters.load(Base.load(NANO).unet, sar / adapters.WEIGHTS), tmp_path / "own.safetensors")
+    run = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/own.safetensors")
+    assert run.code == 0, run.err
+    (made,) = (path for path in (copied / "synthetic").glob("lora-*") if path.name != known.name)
+    for file in sorted(known.rglob("*.png")):
+        with Image.open(file) as one, Image.open(made / file.relative_to(known)) as other:
+            assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
+    adapters.save(adapters.fresh(tiny_base().unet, AdapterSpec(2, r".*\.to_q"), 0), tmp_path / "other.safetensors")
+    for name, said in {
+        "other": "no adapter for this base",
+        "none": "cannot be read",
+    }.items():
+        refusal = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/{name}.safetensors")
+        assert (refusal.code, refusal.err.count("error: ")) == (1, 1)
+        assert f"{name}.safetensors: {said}" in refusal.err
+    several = command("generate", "method=plora", *TINY, f"adapter.path={tmp_path}/own.safetensors")
+    assert "adapter.path is one adapter, and method=plora has several" in several.err
+
+
+def test_packed_jobs_find_their_adapters_made_together(study: SimpleNamespace, command: Command, tmp_path: Path):
+    """Ranks and rates in one run; each adapter is, within rounding, the one that its job makes alone."""
+    asked = ["stage=sar", "method=lora", *TINY]
+    run = command("train", "-m", *asked, "method.rank=2,16", "train.sar.learning_rate=1e-3,1e-2", "pack=true")
+    assert run.code == 0, run.err
+    assert run.out.index("adapters of all jobs") < run.out.index("method.rank=2")
+    assert run.out.count("made   adapter/") == 4
+    assert run.out[run.out.index("method.rank=2") :].count("made   adapter/") == 0
+    known = next(path for path in (study.store / "adapter").glob("sar-*") if "ors" not in inputs(path))
+    one, other = (load_file(root / adapters.WEIGHTS) for root in (known, tmp_path / "logs/store/adapter" / known.name))
+    a, b = (torch.cat([weights[name].flatten() for name in one]) for weights in (one, other))
+    assert (a - b).norm() <= 1e-4 * a.norm()
 
 
 def test_a_card_says_what_an_artifact_is(study: SimpleNamespace):

@@ -83,7 +83,7 @@ def sar_trainings(study: "Study") -> list[Training]:
     as many of both as the others.
 
     Raises:
-        UserError: There is less rank than there are parts.
+        UserError: There is less rank, or there are fewer steps, than parts.
     """
     settings, method = study.settings, study.settings.method
     assert method.rank is not None
@@ -91,8 +91,9 @@ def sar_trainings(study: "Study") -> list[Training]:
     partition, inputs = study.partition()
     sizes = partition.counts.sum(axis=0)
     parts = np.flatnonzero(sizes)
-    if method.rank < len(parts):
-        raise UserError(f"method.rank={method.rank} is shared by {len(parts)} adapters; give it at least one each")
+    for key, total in (("method.rank", method.rank), ("train.sar.max_steps", recipe.max_steps)):
+        if total < len(parts):
+            raise UserError(f"{key}={total} is shared by {len(parts)} adapters; raise it to one each at least")
     ranks = partitions.apportion(method.rank, np.ones(len(parts)))
     steps = partitions.apportion(recipe.max_steps, sizes[parts])
     if method.below and settings.stage2_on == "ors":
