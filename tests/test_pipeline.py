@@ -239,9 +239,10 @@ def test_a_tuned_base_is_a_base(study: SimpleNamespace):
         for part in ("vae", "text_encoder"):
             ours, known = getattr(base, part).state_dict(), getattr(nano, part).state_dict()
             assert all(torch.equal(ours[name], weight) for name, weight in known.items())
-        ours, known = (torch.cat([p.flatten() for p in one.unet.parameters()]) for one in (base, nano))
+        # Not those of normalisation, which begin at one.
+        ours, known = (torch.cat([p.flatten() for p in one.unet.parameters() if p.dim() > 1]) for one in (base, nano))
         near = torch.nn.functional.cosine_similarity(ours, known, dim=0).item()
-        assert near > 0.99 if method == "finetune" else near < 0.6
+        assert near > 0.99 if method == "finetune" else abs(near) < 0.1
         assert not torch.equal(ours, known)
 
 

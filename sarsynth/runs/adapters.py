@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sarsynth import adapters, partitions
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base
-from sarsynth.data.datamodules import SeededDataModule, Stream
+from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
 from sarsynth.data.latents import LatentDataset, load_latents
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
@@ -243,7 +243,8 @@ def tuned_base(study: "Study") -> Artifact:
     def build(folder: Path) -> None:
         base = Base.load(study.base_artifact.path, settings.base.config)
         if method.start == "random":
-            base.forget_unet(settings.seed)
+            # Not the seed itself: the embedded base may have begun with the very weights that it gives.
+            base.forget_unet(step_seed(settings.seed, 1))
         base.unet.requires_grad_(True)
         track = Track(
             method.name,
