@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sarsynth.data.imagefolder import ImageFolder, centre_crop
+from sarsynth.data.files import centre_crop
+from sarsynth.data.readers.imagefolder import ImageFolder
 from sarsynth.data.records import ImageRecord, Instance
 from sarsynth.errors import UserError
 
@@ -27,7 +28,9 @@ def write(path: Path, pixels: np.ndarray | None = None, mode: str | None = None)
 
 
 def folder(root: Path, **keys: Any) -> ImageFolder:
-    return ImageFolder(root, **{"train": "train", "val": None, "test": None, "crop": None, "channels": 1} | keys)
+    return ImageFolder(
+        root, **{"train": "train", "val": None, "test": None, "unnamed": None, "crop": None, "channels": 1} | keys
+    )
 
 
 def write_metadata(folder: Path, *rows: dict[str, Any]) -> None:
@@ -133,12 +136,26 @@ def test_grey_and_colour(tmp_path: Path) -> None:
         one.read(third)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "P", "I;16", "1", "LA"])
+@pytest.mark.parametrize("mode", ["I;16", "1", "CMYK", "F"])
 def test_other_modes_are_refused(tmp_path: Path, mode: str) -> None:
-    write(tmp_path / "train/a/odd.png", mode=mode)
+    write(tmp_path / "train/a/odd.tif", mode=mode)
     source = folder(tmp_path)
-    with pytest.raises(UserError, match=rf"odd\.png: image mode {mode}; convert it"):
+    with pytest.raises(UserError, match=rf"odd\.tif: image mode {mode}; convert it"):
         source.read(source.records("train")[0])
+
+
+def test_captioned_images_without_a_class(tmp_path: Path) -> None:
+    for name in ["train/1.png", "train/2.png", "train/barge/3.png"]:
+        write(tmp_path / name)
+    rows = [{"file_name": "1.png", "text": "a ship"}, {"file_name": "barge/3.png", "text": "a barge", "group": "P1"}]
+    write_metadata(tmp_path / "train", *rows)
+    source = folder(tmp_path, unnamed="ship")
+    assert source.classes == ["barge", "ship"]
+    assert [(record.path, record.label, record.text, record.group) for record in source.records("train")] == [
+        ("train/1.png", 1, "a ship", None),
+        ("train/barge/3.png", 0, "a barge", "P1"),
+    ]
+    assert folder(tmp_path).classes == ["barge"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +184,7 @@ def test_crop_is_central_and_mirrors_beyond_the_edge(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"train": "trian"}, r"train=trian: no such folder or list file .*there: test, train"),
+        ({"train": "trian"}, r"train=trian: no such folder or list file .*there: test/, train/"),
         ({"test": "missing.txt"}, r"test=missing\.txt: no such folder or list file"),
         ({"test": "train"}, r"1\.PNG: in train and test; splits must not share images"),
         ({"test": 1.5}, r"test=1\.5: a fraction must lie between 0 and 1"),
@@ -259,7 +276,7 @@ def test_fingerprint_follows_content_not_place(root: Path, tmp_path_factory: pyt
 
 
 def test_readers_do_not_import_torch() -> None:
-    code = "import sys, sarsynth.data.imagefolder, sarsynth.data.records; sys.exit('torch' in sys.modules)"
+    code = "import sys, sarsynth.data.readers.imagefolder, sarsynth.data.records; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

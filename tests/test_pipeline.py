@@ -26,7 +26,7 @@ from sarsynth import adapters, cli
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import NANO, Base
 from sarsynth.data.datamodules import step_seed
-from sarsynth.data.imagefolder import ImageFolder
+from sarsynth.data.readers.imagefolder import ImageFolder
 from sarsynth.sim import CLASSES, render
 
 ROOT = Path(__file__).parents[1]
@@ -341,7 +341,7 @@ def test_a_synthetic_set_is_an_imagefolder(study: SimpleNamespace):
                 assert (picture.mode, picture.size) == ("L", (32, 32))
         assert len({file.read_bytes() for file in pictures}) == len(pictures), "no image twice"
         # It reads as a data set of our own too.
-        source = ImageFolder(folder, train="images", val=None, test=None, crop=None, channels=1)
+        source = ImageFolder(folder, train="images", val=None, test=None, unnamed=None, crop=None, channels=1)
         assert source.classes == sorted(CLASSES)
         assert {record.text for record in source.records("train")} == {row["text"] for row in rows}
 

@@ -7,11 +7,11 @@ A data set is a `Source`: it lists `ImageRecord`s per split and reads one when a
 import hashlib
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -39,7 +39,8 @@ class Instance:
 class ImageRecord:
     """One image: `path` is unique within its source, `label` indexes the source's classes, `text` is its caption.
 
-    `instances` are the objects that somebody marked in it.
+    `instances` are the objects that somebody marked in it. `group` names what it shares with others, such as the scene
+    that they are cut from or the ship that they show: no split of ours parts a group. None for an image of its own.
     """
 
     path: str
@@ -47,6 +48,13 @@ class ImageRecord:
     split: Split
     text: str | None = None
     instances: tuple[Instance, ...] = ()
+    group: str | None = None
+
+    @property
+    def plain(self) -> tuple[Any, ...]:
+        """All that is known of it in plain values, for a digest."""
+        objects = [(*instance.box, instance.truncated, instance.difficult) for instance in self.instances]
+        return self.path, self.label, self.split, self.text, objects, self.group
 
 
 class Source(Protocol):
@@ -99,38 +107,66 @@ def minor_classes(counts: Mapping[str, int], rule: Literal["auto"] | Sequence[st
     return [name for name in counts if name in rule]
 
 
-def stratified_split(records: Sequence[ImageRecord], fractions: Sequence[float], seed: int) -> list[list[ImageRecord]]:
-    """Draw disjoint random parts that keep the class shares, and the rest.
+def stratified_split(
+    records: Sequence[ImageRecord], fractions: Sequence[float], seed: int, *, part_groups: bool = False
+) -> list[list[ImageRecord]]:
+    """Draw disjoint random parts that keep the class shares, and the rest; a group stays together.
 
-    A class is shuffled by (seed, label) alone, so adding images to one class leaves the others' parts as they are.
+    The rarest class draws first. A class is shuffled by (seed, label) alone, so where there are no groups, adding
+    images to one class leaves the others' parts as they are. A group that would make a part too large in any of its
+    classes is left to the rest; a class that is in large groups only gives its smallest one.
 
     Args:
         records: Images to split; their order does not matter.
         fractions: Share of every class in each part, in (0, 1). A part takes round(share * n) images of a class, halves
-            up and at least one, as long as there are any.
+            up and at least one, as long as there are any; fewer where groups do not add up to that.
         seed: The same seed draws the same parts.
+        part_groups: Do not keep groups together; for parts of which only one is used.
 
     Returns:
         One list a fraction, then one list with all that is left; each sorted by path.
     """
+    records = sorted(records)
+    keys = [index if part_groups or r.group is None else r.group for index, r in enumerate(records)]
+    contents: dict[int | str, Counter[int]] = defaultdict(Counter)  # of each group, or image of its own: class counts
+    for key, record in zip(keys, records, strict=True):
+        contents[key][record.label] += 1
+    counts = Counter(record.label for record in records)
+    sizes = [
+        {label: max(1, math.floor(fraction * count + 0.5)) for label, count in counts.items()} for fraction in fractions
+    ]
+    drawn: list[Counter[int]] = [Counter() for _ in fractions]
+    place: dict[int | str, int] = {}  # which part a group went to
+    for label in sorted(counts, key=lambda label: (counts[label], label)):
+        members = [key for key, record in zip(keys, records, strict=True) if record.label == label]
+        order = np.random.default_rng([seed, label]).permutation(len(members))
+        shuffled = list(dict.fromkeys(members[i] for i in order))
+        for part, (size, taken) in enumerate(zip(sizes, drawn, strict=True)):
+            free = [key for key in shuffled if key not in place]
+            for key in free:
+                if taken[label] >= size[label]:
+                    break
+                if all(taken[other] + count <= size[other] for other, count in contents[key].items()):
+                    place[key] = part
+                    taken.update(contents[key])
+            if free and not taken[label]:
+                smallest = min(free, key=lambda key: contents[key].total())
+                place[smallest] = part
+                taken.update(contents[smallest])
     parts: list[list[ImageRecord]] = [[] for _ in range(len(fractions) + 1)]
-    for label in sorted({record.label for record in records}):
-        members = sorted(record for record in records if record.label == label)
-        shuffled = [members[i] for i in np.random.default_rng([seed, label]).permutation(len(members))]
-        for part, fraction in zip(parts, fractions, strict=False):
-            size = max(1, math.floor(fraction * len(members) + 0.5))
-            part += shuffled[:size]
-            shuffled = shuffled[size:]
-        parts[-1] += shuffled
-    return [sorted(part) for part in parts]
+    for key, record in zip(keys, records, strict=True):
+        parts[place.get(key, -1)].append(record)
+    return parts
 
 
 def deci(records: Sequence[ImageRecord], seed: int) -> list[ImageRecord]:
-    """Draw the stratified tenth of the paper's Deci experiments: a tenth of every class, at least one image of each."""
-    return stratified_split(records, [0.1], seed)[0]
+    """Draw the stratified tenth of the paper's Deci experiments: a tenth of every class, at least one image of each.
+
+    The other nine tenths are used for nothing, so groups need not stay together.
+    """
+    return stratified_split(records, [0.1], seed, part_groups=True)[0]
 
 
 def digest(records: Iterable[ImageRecord]) -> str:
     """Hex sha256 of which images these are, in which order, with all that is known of them; not of their pixels."""
-    rows = [astuple(record) for record in records]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([record.plain for record in records]).encode()).hexdigest()

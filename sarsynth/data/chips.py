@@ -1,0 +1,170 @@
+"""From marked objects in a scene to chips: squares of the scene's own pixels, an object in the middle of each."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sarsynth.data.records import Instance
+from sarsynth.errors import UserError
+
+STEP = 64  # px; chips that are fitted to their objects have sides of a multiple of it, as in FUSRS
+LISTED = 32  # objects of a chip that its record names: more are a crowd by any measure, and marinas have hundreds
+
+
+@dataclass(frozen=True)
+class Marked:
+    """An object that somebody marked in a scene: its four corners (x, y) in px, in order around it."""
+
+    class_name: str
+    corners: tuple[tuple[float, float], ...]
+    truncated: bool = False
+    difficult: bool = False
+
+
+def rectangle(x0: float, y0: float, x1: float, y1: float) -> tuple[tuple[float, float], ...]:
+    """Give the corners of an upright box."""
+    return ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of a scene, turned about its centre.
+
+    Attributes:
+        x: Of the centre, px from the scene's left border.
+        y: Of the centre, px from its upper border.
+        side: In px.
+        angle: Degrees from the scene's rows to the window's, clockwise as seen; 0 takes pixels as they are.
+    """
+
+    x: float
+    y: float
+    side: int
+    angle: float = 0.0
+
+    @property
+    def plain(self) -> tuple[Any, ...]:
+        """All of it in plain values, for a digest."""
+        return self.x, self.y, self.side, self.angle
+
+    def locate(self, points: np.ndarray) -> np.ndarray:
+        """Map points of the scene, px, shape (…, 2), to points of the window."""
+        return (points - (self.x, self.y)) @ self._turn().T + self.side / 2
+
+    def cut(self, scene: np.ndarray) -> np.ndarray:
+        """Cut the window out of its scene, mirrored outwards where the scene ends.
+
+        Args:
+            scene: uint8, shape (H, W, C).
+
+        Returns:
+            uint8, shape (side, side, C); bilinear between the scene's pixels where the window is turned.
+        """
+        if not self.angle:
+            return _square(scene, round(self.x - self.side / 2), round(self.y - self.side / 2), self.side)
+        # The upright square around the turned one is all that OpenCV, which has a limit of 32767 px, needs to see.
+        reach = math.ceil(self.side * math.sqrt(2)) + 2
+        left, top = math.floor(self.x - reach / 2), math.floor(self.y - reach / 2)
+        around = _square(scene, left, top, reach)
+        turn = self._turn()
+        # A pixel's centre lies half a pixel behind its border, and OpenCV counts from centres.
+        shift = turn @ (np.array([left, top]) + 0.5 - (self.x, self.y)) + self.side / 2 - 0.5
+        matrix = np.column_stack([turn, shift])
+        turned = cv2.warpAffine(around, matrix, (self.side, self.side), flags=cv2.INTER_LINEAR)
+        return turned.reshape(self.side, self.side, scene.shape[2])
+
+    def _turn(self) -> np.ndarray:
+        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        return np.array([[cos, sin], [-sin, cos]])
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How chips are cut.
+
+    Attributes:
+        size: Side of every chip in px; None fits each to its object.
+        margin: Share of the object's longer side that a fitted chip leaves on each side of it.
+        rotate: Turn each chip so that its object's longer side lies along the rows.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    size: int | None
+    margin: float
+    rotate: bool
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise UserError(f"size={self.size}: use a side in pixels, or null to fit each chip to its object")
+        if self.margin < 0:
+            raise UserError(f"margin={self.margin:g}: use a share of the object's longer side, 0 or more")
+
+    def window(self, corners: Sequence[tuple[float, float]], width: int, height: int) -> Window:
+        """Place a chip on an object in a scene of so many px.
+
+        A chip that is not turned shifts inwards where it would reach beyond the scene, as far as the scene goes.
+        """
+        points = np.array(corners, dtype=np.float32)
+        low, high = points.min(axis=0), points.max(axis=0)
+        (x, y), sides, angle = (low + high) / 2, high - low, 0.0
+        if self.rotate:
+            (x, y), sides, angle = cv2.minAreaRect(points)
+            angle += 90 * (sides[1] > sides[0])
+            angle = round((angle + 90) % 180 - 90, 2)  # the smaller of the two turns that do it
+            x, y = min(max(x, 0), width), min(max(y, 0), height)
+        side = self.size or STEP * math.ceil(max(1, max(sides)) * (1 + 2 * self.margin) / STEP)
+        if angle:
+            return Window(round(float(x), 2), round(float(y), 2), side, angle)
+        left, top = (
+            min(max(0, round(float(centre) - side / 2)), length - side) if length >= side else (length - side) // 2
+            for centre, length in ((x, width), (y, height))
+        )
+        return Window(left + side / 2, top + side / 2, side)
+
+
+def instances(
+    objects: Sequence[Marked], own: int, window: Window | None, width: int, height: int
+) -> tuple[Instance, ...]:
+    """List the objects that a chip shows, in px of the chip: its own one, then the nearest ones.
+
+    Args:
+        objects: All that are marked in the scene.
+        own: Which of them the chip is of.
+        window: Where the chip is; None for the whole scene.
+        width: Of the scene, px; what reaches beyond it is cut off.
+        height: Of the scene, px.
+    """
+    corners = np.array([one.corners for one in objects], dtype=float)
+    placed = window.locate(corners) if window else corners
+    size = (window.side, window.side) if window else (width, height)
+    low, high = placed.min(axis=1), placed.max(axis=1)
+    beyond = (corners.min(axis=1) < 0).any(axis=1) | (corners.max(axis=1) > (width, height)).any(axis=1)
+    shown = np.flatnonzero((low < size).all(axis=1) & (high > 0).all(axis=1))
+    centres = (low + high) / 2
+    far = np.linalg.norm(centres[shown] - centres[own], axis=1)
+    nearest = [own, *(index for index in shown[np.argsort(far, kind="stable")] if index != own)]
+    return tuple(
+        Instance(
+            (*low[index].round(2).tolist(), *high[index].round(2).tolist()),
+            truncated=bool(objects[index].truncated or beyond[index]),
+            difficult=objects[index].difficult,
+        )
+        for index in nearest[:LISTED]
+    )
+
+
+def _square(scene: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
+    """Cut an upright square, mirrored outwards where the scene ends."""
+    height, width = scene.shape[:2]
+    x0, y0 = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
+    x1, y1 = max(min(left + side, width), x0 + 1), max(min(top + side, height), y0 + 1)
+    inside = scene[y0:y1, x0:x1]
+    if inside.shape[:2] == (side, side):
+        return inside
+    return np.pad(inside, ((y0 - top, top + side - y1), (x0 - left, left + side - x1), (0, 0)), mode="reflect")

@@ -1,0 +1,64 @@
+"""Scenes in which objects are marked, and the chips that readers cut from them. Torch-free."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sarsynth.data.chips import Cutting, Marked, instances
+from sarsynth.data.files import Found, image_size
+from sarsynth.data.records import Split
+from sarsynth.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image file, relative to its root, with the objects that somebody marked in it."""
+
+    file: str
+    split: Split
+    group: str
+    objects: tuple[Marked, ...]
+
+
+def chips(root: Path, scenes: Iterable[Scene], cutting: Cutting) -> Iterator[Found]:
+    """Cut a chip for every object of every scene; all that are cut from one scene are one group.
+
+    Raises:
+        UserError: A scene is no image, or an object lies outside it.
+    """
+    for scene in scenes:
+        if not scene.objects:
+            continue
+        width, height = image_size(root / scene.file)
+        for number, one in enumerate(scene.objects):
+            xs, ys = zip(*one.corners, strict=True)
+            if max(xs) <= 0 or min(xs) >= width or max(ys) <= 0 or min(ys) >= height:
+                raise UserError(
+                    f"{root / scene.file}: its object {number + 1}, `{one.class_name}` at ({min(xs):g}, {min(ys):g}), "
+                    f"lies outside its {width} x {height} px; mend its annotation"
+                )
+            window = cutting.window(one.corners, width, height)
+            yield Found(
+                scene.file,
+                one.class_name,
+                scene.split,
+                instances=instances(scene.objects, number, window, width, height),
+                group=scene.group,
+                window=window,
+                number=number,
+            )
+
+
+def whole(root: Path, scenes: Iterable[Scene]) -> Iterator[Found]:
+    """Take every scene in which something is marked as it is, of the class of its largest object."""
+    for scene in scenes:
+        if not scene.objects:
+            continue
+        width, height = image_size(root / scene.file)
+        areas = [cv2.contourArea(np.array(one.corners, dtype=np.float32)) for one in scene.objects]
+        largest = int(np.argmax(areas))
+        shown = instances(scene.objects, largest, None, width, height)
+        yield Found(scene.file, scene.objects[largest].class_name, scene.split, instances=shown, group=scene.group)
