@@ -262,13 +262,14 @@ def crop_offset(length: int, side: int) -> int:
 # --- Folders ----------------------------------------------------------------------------------------------------------
 
 
-def locate(root: str | Path, what: str, *expected: str) -> Path:
+def locate(root: str | Path, what: str, *layouts: Sequence[str]) -> Path:
     """Find the folder that a data set was unpacked to: `root` itself, or one of those up to two levels below it.
 
     Args:
         root: Where to look.
         what: Name of the data set, for the message.
-        expected: Files and folders that must be there, with `*` for what varies; their case does not matter.
+        layouts: The forms it comes in, the best one first: files and folders that must be there, with `*` for what
+            varies; their case does not matter.
 
     Raises:
         UserError: There is no such folder or there are several; says what was expected and what was found.
@@ -278,13 +279,15 @@ def locate(root: str | Path, what: str, *expected: str) -> Path:
         raise UserError(f"root={root}: no such folder")
     level = [root]
     for _ in range(DEPTH + 1):
-        fitting = [folder for folder in level if all(matches(folder, pattern) for pattern in expected)]
-        if len(fitting) > 1:
-            raise UserError(f"root={root}: {what} lies there more than once; name one, e.g. {fitting[0]}")
-        if fitting:
-            return fitting[0]
+        for layout in layouts:
+            fitting = [folder for folder in level if all(matches(folder, pattern) for pattern in layout)]
+            if len(fitting) > 1:
+                raise UserError(f"root={root}: {what} lies there more than once; name one, e.g. {fitting[0]}")
+            if fitting:
+                return fitting[0]
         level = [folder for above in level for folder in children(above) if folder.is_dir()]
-    raise UserError(f"root={root}: not {what}; expected {', '.join(expected)}; found {listing(root)}")
+    expected = ", or ".join(" and ".join(layout) for layout in layouts)
+    raise UserError(f"root={root}: not {what}: expected {expected}; found {listing(root)}")
 
 
 def listing(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """Scenes in which objects are marked, and the chips that readers cut from them. Torch-free."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,23 @@ class Scene:
     split: Split
     group: str
     objects: tuple[Marked, ...]
+
+
+def only(scenes: Iterable[Scene], categories: Sequence[str]) -> list[Scene]:
+    """Keep the objects of some categories alone.
+
+    Raises:
+        UserError: There are none; says which there are.
+    """
+    scenes = list(scenes)
+    kept = [replace(one, objects=tuple(o for o in one.objects if o.class_name in categories)) for one in scenes]
+    if not any(one.objects for one in kept):
+        there = sorted({marked.class_name for one in scenes for marked in one.objects})
+        raise UserError(
+            f"categories={list(categories)}: no such object in {len(scenes)} annotated images; "
+            f"found {', '.join(there) or 'nothing'}"
+        )
+    return kept
 
 
 def chips(root: Path, scenes: Iterable[Scene], cutting: Cutting) -> Iterator[Found]:
