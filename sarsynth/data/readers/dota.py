@@ -24,8 +24,8 @@ class Dota(Files):
     val/                            the same; need not be there
     ```
     Each label file has the lines `imagesource:…` and `gsd:…` or not, and `x1 y1 … x4 y4 category difficulty` an object.
-    Folders of upright boxes (`*_hbb`, `*reclabel*`) are passed over, and so are images without labels and labels without
-    an image, since the archive comes in parts.
+    Folders of upright boxes (`*_hbb`, `*reclabel*`) are passed over, and so are images without labels and labels
+    without an image, since the archive comes in parts.
 
     Args:
         root: The archive's folder.
@@ -54,11 +54,9 @@ class Dota(Files):
         cutting = Cutting(size, margin, rotate)
         place = locate(root, "DOTA", ["train/images", "train/labelTxt*"], ["images", "labelTxt*"])
         parts: dict[Split, Path] = {"train": place / "train", "val": place / "val"}
-        scenes = [
-            scene
-            for split, part in (parts if parts["train"].is_dir() else {"train": place}).items()
-            for scene in _scenes(place, part, split, version)
-        ]
+        if not parts["train"].is_dir():
+            parts = {"train": place}
+        scenes = [scene for split, part in parts.items() for scene in _scenes(place, part, split, version)]
         super().__init__(place, chips(place, only(scenes, categories), cutting), channels=channels)
 
 

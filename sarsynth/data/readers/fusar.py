@@ -1,4 +1,4 @@
-"""FUSAR-Ship, Gaofen-3 chips matched with AIS (doi:10.1007/s11432-019-2772-5): a folder per category and subcategory."""
+"""FUSAR-Ship, Gaofen-3 chips matched with AIS (doi:10.1007/s11432-019-2772-5): folders of categories, subcategories."""
 
 import csv
 import re
@@ -82,7 +82,7 @@ class Fusar(Files):
 
 
 def find_fusar(place: Path) -> list[Found]:
-    """Find the ships of FUSAR-Ship below the folder of its layout, all in `train`, under our names of their categories."""
+    """Find the ships of FUSAR-Ship below the folder of its layout, all in `train`, their categories in our spelling."""
     ships = dict(_ships(place))
     return [
         Found(

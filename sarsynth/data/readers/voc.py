@@ -1,4 +1,4 @@
-"""Pascal VOC's form of annotations, which DIOR and ShipRSImageNet use: an XML file an image, lists of names for splits."""
+"""Pascal VOC's form of annotations, used by DIOR and ShipRSImageNet: an XML file an image, lists of names for splits."""
 
 from collections.abc import Iterator
 from pathlib import Path

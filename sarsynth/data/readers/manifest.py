@@ -1,0 +1,138 @@
+"""A table of images of one's own: CSV or JSON lines that say where each lies and what it shows."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from sarsynth.data.chips import Cutting, Marked, rectangle
+from sarsynth.data.files import Files, Found, lines, listing, matches, split_off
+from sarsynth.data.records import SPLITS, Split
+from sarsynth.data.scenes import Scene, chips
+from sarsynth.errors import UserError
+
+NAMES = ("manifest.csv", "manifest.jsonl")
+
+
+class Manifest(Files):
+    """Images listed in a table.
+
+    ```
+    manifest.csv       path,class,split,group,text,box     or manifest.jsonl, a line an image: {"path": …, "class": …}
+    any/where.png      paths are relative to the table
+    ```
+    `path` and `class` are needed. `split` is train, val or test, train if it is empty. `group` names what no split may
+    part (a scene, a ship), `text` is a caption. `box` is one object of the image: `x0 y0 x1 y1` or four corners
+    `x1 y1 … x4 y4`, px; a chip is cut around it, all boxes of one image are its objects, and the image is their group
+    unless they name another. Other columns are passed over.
+
+    Args:
+        root: The table's folder.
+        manifest: Its name; None for `manifest.csv` or `manifest.jsonl`.
+        val: Fraction of each training class for validation; None for what the table says.
+        test: Fraction of each training class for testing; None for what the table says.
+        split_seed: Of the draw of both.
+        size: Side of each chip in px; None fits it to its object.
+        margin: Share of the object's longer side around it, where fitted.
+        rotate: Turn each chip so that its object lies along the rows.
+        crop: Side in px of the square cut from the centre of images without boxes, and of chips; None for all of it.
+        channels: 1 or 3.
+
+    Raises:
+        UserError: There is no such table, or a line is of another form; names it.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        manifest: str | None,
+        val: float | None,
+        test: float | None,
+        split_seed: int,
+        size: int | None,
+        margin: float,
+        rotate: bool,
+        crop: int | None,
+        channels: int,
+    ) -> None:
+        place = Path(root).expanduser()
+        files = [file for name in ([manifest] if manifest else NAMES) for file in matches(place, name)]
+        if len(files) != 1:
+            expected = manifest or " or ".join(NAMES)
+            raise UserError(f"root={root}: expected one {expected}; found {listing(place)}")
+        found = _found(place, files[0], Cutting(size, margin, rotate))
+        fractions: dict[Split, float] = {"val": val or 0, "test": test or 0}
+        for split, share in fractions.items():
+            if share and any(one.split == split for one in found):
+                raise UserError(f"{split}={share:g}: {files[0]} has {split} images of its own; use null")
+        super().__init__(
+            place,
+            split_off(found, {split: share for split, share in fractions.items() if share}, split_seed),
+            channels=channels,
+            crop=crop,
+        )
+
+
+def _found(place: Path, file: Path, cutting: Cutting) -> list[Found]:
+    found: list[Found] = []
+    objects: dict[str, list[tuple[Found, Marked]]] = {}  # by image, those that have boxes
+    for number, row in _rows(file):
+        where = f"{file}, line {number}"
+        path, name, split = (str(row.get(key) or "").strip() for key in ("path", "class", "split"))
+        if not path or not name:
+            raise UserError(f"{where}: expected a path and a class, found `{path}` and `{name}`")
+        if Path(path).is_absolute() or not (place / path).is_file():
+            raise UserError(f"{where}: no file {path} in {place} (paths are relative to it)")
+        if split and split not in SPLITS:
+            raise UserError(f"{where}: split={split}: use {', '.join(SPLITS)} or nothing, which is train")
+        text, group = (str(row[key]).strip() if row.get(key) else None for key in ("text", "group"))
+        one = Found(path, name, cast(Split, split or "train"), text, group=group)
+        if row.get("box"):
+            objects.setdefault(path, []).append((one, Marked(name, _corners(row["box"], where))))
+        else:
+            found.append(one)
+    for path, several in objects.items():
+        if len({(one.split, one.group) for one, _ in several}) > 1:
+            raise UserError(f"{file}: the objects of {path} are in different splits or groups; give all the same")
+        first, marked = several[0][0], tuple(marked for _, marked in several)
+        for chip in chips(place, [Scene(path, first.split, first.group or path, marked)], cutting):
+            found.append(replace(chip, text=several[chip.number][0].text))
+    return found
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield the rows of a table and the numbers of their lines."""
+    if file.suffix.lower() == ".jsonl":
+        for number, line in lines(file):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(f"{file}, line {number}: expected a JSON object, found `{line[:80]}`")
+            yield number, row
+        return
+    with file.open(newline="", encoding="utf-8-sig") as content:
+        table = csv.DictReader(content)
+        try:
+            if not {"path", "class"} <= set(table.fieldnames or ()):
+                raise UserError(f"{file}: expected columns path and class; found {', '.join(table.fieldnames or ())}")
+            yield from ((table.line_num, row) for row in table)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{file}: no table in UTF-8 with commas ({error})") from error
+
+
+def _corners(box: Any, where: str) -> tuple[tuple[float, float], ...]:
+    words = box if isinstance(box, list) else str(box).replace(",", " ").split()
+    try:
+        numbers = [float(word) for word in words]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) == 4:
+        return rectangle(*numbers)
+    if len(numbers) == 8:
+        return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+    raise UserError(f"{where}: expected a box `x0 y0 x1 y1` or `x1 y1 … x4 y4`, found `{box}`")

@@ -1,0 +1,74 @@
+"""MSTAR, X-band chips of ground vehicles (Proc. SPIE 3370, 1998) as images in folders."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sarsynth.data.files import Files, Found, images_below, listing, split_off
+from sarsynth.data.records import Split
+from sarsynth.errors import UserError
+
+# The standard condition: trained at 17 degrees of depression, tested at 15.
+SPLIT_NAMES: dict[str, Split] = {"train": "train", "17": "train", "test": "test", "15": "test"}
+NO_CLASS = re.compile(r"targets|mixed_targets|train|test|\d\d_?deg|col\d+|scene\d+", re.IGNORECASE)
+
+
+class Mstar(Files):
+    """MSTAR chips as images, in the standard operating condition.
+
+    ```
+    train/                     or TRAIN/17_DEG/, 17_DEG/COL2/SCENE1/ and the like
+        2S1/                   a folder a class
+            hb19377.jpg …      8-bit grey; directly or in folders such as SN_9563/
+    test/                      or TEST/15_DEG/ and the like
+    ```
+    Folders at other depression angles than 17 and 15 degrees are passed over.
+
+    Args:
+        root: The archive's folder.
+        val: Fraction of the training images for validation; None for none.
+        split_seed: Of that draw.
+        crop: Side in px of the square cut from the centre. The size of a chip gives its class away in some copies, so
+            one crop for all is wise.
+        channels: 1 or 3.
+
+    Raises:
+        UserError: The folder is none of MSTAR.
+    """
+
+    def __init__(
+        self, root: str | Path, *, val: float | None, split_seed: int, crop: int | None, channels: int
+    ) -> None:
+        place = Path(root).expanduser()
+        if not place.is_dir():
+            raise UserError(f"root={root}: no such folder")
+        found = list(_found(place))
+        if not found:
+            raise UserError(
+                f"root={root}: not MSTAR: expected images in class folders below train/ and test/, or below folders such "
+                f"as 17_DEG/ and 15_DEG/; found {listing(place)}"
+            )
+        super().__init__(place, split_off(found, {"val": val} if val else {}, split_seed), channels=channels, crop=crop)
+
+
+def _found(place: Path) -> Iterator[Found]:
+    for image in images_below(place):
+        folders = image.relative_to(place).parts[:-1]
+        split = _split(folders)
+        names = [name for name in folders if not NO_CLASS.fullmatch(name)]
+        # Above the split lies what the archive is called, below it the class.
+        below = [name for name in names if folders.index(name) > _last(folders)]
+        if split and below:
+            yield Found(image.relative_to(place).as_posix(), below[0], split)
+
+
+def _last(folders: tuple[str, ...]) -> int:
+    return max((index for index, name in enumerate(folders) if NO_CLASS.fullmatch(name)), default=-1)
+
+
+def _split(folders: tuple[str, ...]) -> Split | None:
+    """Read the split off the innermost folder that states an angle, else off one called train or test."""
+    for folder in reversed(folders):
+        if angle := re.fullmatch(r"(\d\d)_?deg", folder, re.IGNORECASE):
+            return SPLIT_NAMES.get(angle[1])
+    return next((SPLIT_NAMES[name.lower()] for name in folders if name.lower() in ("train", "test")), None)
