@@ -47,7 +47,7 @@ def settings(*overrides: str) -> Settings:
 
 def needed(script: str, group: str, option: str) -> list[str]:
     """The override that chooses an option, and those that this choice makes necessary."""
-    root = [f"{group}.root=images"] if option == "imagefolder" else []
+    root = [f"{group}.root=images"] if group in ("data", "ors", "regular") and option != "sim" else []
     return [f"{group}={option}", *root, *(["stage=sar"] if script == "train" else [])]
 
 

@@ -1,13 +1,10 @@
-"""Images in files below a folder: what the readers of data sets share. Torch-free."""
+"""Images in files below a folder, as readers find them: their records, their pixels, their fingerprint. Torch-free."""
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -15,44 +12,11 @@ from threading import Lock
 import numpy as np
 from PIL import Image
 
-from sarsynth.data.chips import Window
-from sarsynth.data.records import SPLITS, ImageRecord, Instance, Split, stratified_split
+from sarsynth.data.found import Found
+from sarsynth.data.records import SPLITS, ImageRecord, Split
 from sarsynth.errors import UserError
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
-DEPTH = 2  # folders that unpacking may put around a data set
 SCENES = 2  # kept in memory while chips are cut from them
-
-
-@dataclass(frozen=True)
-class Found:
-    """One image that a reader found.
-
-    Attributes:
-        file: Relative to the root, with forward slashes.
-        class_name: What it shows.
-        split: Which it belongs to.
-        text: Its caption.
-        instances: The objects in it, in px of what is read.
-        group: What it shares with other images.
-        window: The part of the file that is read; None for all of it.
-        number: Which part of the file this is, for its name.
-    """
-
-    file: str
-    class_name: str
-    split: Split
-    text: str | None = None
-    instances: tuple[Instance, ...] = ()
-    group: str | None = None
-    window: Window | None = None
-    number: int = 0
-
-    @property
-    def path(self) -> str:
-        """Its name within the source: that of the file, and `#number` behind it for a part of one."""
-        return self.file if self.window is None else f"{self.file}#{self.number:04d}"
 
 
 class Files:
@@ -148,34 +112,6 @@ class Files:
             raise UserError(f"{self.root / file}: cannot be read ({error.strerror})") from error
 
 
-def split_off(found: Iterable[Found], fractions: Mapping[Split, float], seed: int) -> list[Found]:
-    """Move fractions of every training class to other splits, whole groups at a time.
-
-    Args:
-        found: Images; those that are not in `train` stay as they are.
-        fractions: Share of the training images for each other split.
-        seed: Of the draw.
-
-    Raises:
-        UserError: A fraction is out of range, or a class has too few images to give any away.
-    """
-    for split, share in fractions.items():
-        if not 0 < share < 1:
-            raise UserError(f"{split}={share:g}: a fraction must lie between 0 and 1")
-    if sum(fractions.values()) >= 1:
-        raise UserError("val and test leave no training images: lower the fractions")
-    found = list(found)
-    train = {one.path: one for one in found if one.split == "train"}
-    names = sorted({one.class_name for one in train.values()})
-    records = [ImageRecord(path, names.index(one.class_name), "train", group=one.group) for path, one in train.items()]
-    *parts, rest = stratified_split(records, list(fractions.values()), seed)
-    for label in sorted({record.label for record in records} - {record.label for record in rest}):
-        given = " and ".join(f"{split}={share:g}" for split, share in fractions.items())
-        raise UserError(f"train: too few images of `{names[label]}` to give {given} away; add some")
-    moved = {record.path: split for split, part in zip(fractions, parts, strict=True) for record in part}
-    return [replace(one, split=moved[one.path]) if one.path in moved else one for one in found]
-
-
 # --- Pixels -----------------------------------------------------------------------------------------------------------
 
 
@@ -257,81 +193,3 @@ def centre_crop(pixels: np.ndarray, side: int) -> np.ndarray:
 def crop_offset(length: int, side: int) -> int:
     """Where a central cut of `side` px begins; negative where the image is shorter and is filled up."""
     return (length - side) // 2 if length >= side else -((side - length) // 2)
-
-
-# --- Folders ----------------------------------------------------------------------------------------------------------
-
-
-def locate(root: str | Path, what: str, *layouts: Sequence[str]) -> Path:
-    """Find the folder that a data set was unpacked to: `root` itself, or one of those up to two levels below it.
-
-    Args:
-        root: Where to look.
-        what: Name of the data set, for the message.
-        layouts: The forms it comes in, the best one first: files and folders that must be there, with `*` for what
-            varies; their case does not matter.
-
-    Raises:
-        UserError: There is no such folder or there are several; says what was expected and what was found.
-    """
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"root={root}: no such folder")
-    level = [root]
-    for _ in range(DEPTH + 1):
-        for layout in layouts:
-            fitting = [folder for folder in level if all(matches(folder, pattern) for pattern in layout)]
-            if len(fitting) > 1:
-                raise UserError(f"root={root}: {what} lies there more than once; name one, e.g. {fitting[0]}")
-            if fitting:
-                return fitting[0]
-        level = [folder for above in level for folder in children(above) if folder.is_dir()]
-    expected = ", or ".join(" and ".join(layout) for layout in layouts)
-    raise UserError(f"root={root}: not {what}: expected {expected}; found {listing(root)}")
-
-
-def listing(folder: Path) -> str:
-    """Say what lies in a folder, in a few words."""
-    names = [child.name + ("/" if child.is_dir() else "") for child in children(folder)]
-    packed = next((name for name in names if name.lower().endswith(ARCHIVES)), None)
-    there = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "nothing"
-    return there + (f" (unpack {packed})" if packed else "")
-
-
-def matches(folder: Path, pattern: str) -> list[Path]:
-    """List what fits a pattern such as `train/labels*`, sorted; the case of letters does not matter."""
-    places = [folder]
-    for part in pattern.lower().split("/"):
-        places = [child for place in places for child in children(place) if fnmatch(child.name.lower(), part)]
-    return places
-
-
-def children(folder: Path) -> list[Path]:
-    """List a folder's entries that are not hidden, sorted; none of what is no folder."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if not entry.name.startswith("."))
-
-
-def images_in(folder: Path) -> list[Path]:
-    """List the images that lie directly in a folder, sorted."""
-    return [child for child in children(folder) if child.suffix.lower() in EXTENSIONS]
-
-
-def images_below(folder: Path) -> list[Path]:
-    """List the images in a folder and in all folders below it, sorted; links to folders are not followed."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in EXTENSIONS)
-
-
-def lines(file: Path) -> list[tuple[int, str]]:
-    """Read the lines of a text file that are not blank, without white space around them, and their numbers from 1."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not a text file in UTF-8; convert it, or name a folder or another file") from None
-    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting, Marked
-from sarsynth.data.files import Files, children, images_below, locate, matches
+from sarsynth.data.files import Files
+from sarsynth.data.folders import children, images_below, locate, matches
 from sarsynth.data.readers import voc
 from sarsynth.data.records import Split
 from sarsynth.data.scenes import Scene, chips, only
@@ -54,9 +55,8 @@ class Dior(Files):
 
 
 def _scenes(place: Path) -> Iterator[Scene]:
-    sets = {
-        name: split for lists in LISTS for at in matches(place, lists) for name, split in voc.image_sets(at).items()
-    }
+    lists = [voc.image_sets(folder) for names in LISTS for folder in matches(place, names)]
+    sets = {name: split for one in lists for name, split in one.items()}
     images = {path.stem: path for folder in matches(place, "JPEGImage*") for path in images_below(folder)}
     folders = [at for boxes in BOXES for at in matches(place, boxes)]
     files = next((found for found in map(_annotations, folders) if found), [])

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from sarsynth.data.files import Files, Found, images_below, lines, locate, matches
+from sarsynth.data.files import Files
+from sarsynth.data.folders import images_below, lines, locate, matches
+from sarsynth.data.found import Found
 from sarsynth.errors import UserError
 
 LAYOUTS = (["images", "meta/annotation.jsonl"], ["metadata.jsonl"])
@@ -14,7 +16,7 @@ class Dosrs(Files):
 
     ```
     images/                   P0019_23.png … (512 x 512 px, around one ship or harbor) and 000100.bmp … (whole images)
-    meta/annotation.jsonl     a line an image: {"file_name": "P0019_23.png", "text": "ORS, optical remote sensing, ship"}
+    meta/annotation.jsonl     an image a line: {"file_name": "P0019_23.png", "text": "ORS, optical remote sensing, …"}
     ```
     Or the form that its trainer reads, `metadata.jsonl` with the same lines beside the images or above them. A patch is
     of class `harbor` if its caption says so; everything else is of class `ship`. Patches of one image are a group.

@@ -2,18 +2,15 @@
 
 import csv
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from math import floor
+from collections.abc import Iterator
 from pathlib import Path
 
-from sarsynth.data.files import Files, Found, children, images_in, locate, matches, split_off
-from sarsynth.data.records import Split
+from sarsynth.data.files import Files
+from sarsynth.data.folders import children, images_in, locate, matches
+from sarsynth.data.found import OTHER, Found, rare_classes, rename, snake_case, split_off, tested
 from sarsynth.errors import UserError
 
 LAYOUT = ("Cargo/*/Ship_C*",)
-OTHER = "other"
 # In the order of their numbers, C01 to C15, in the names of the files.
 CATEGORIES = (
     "Cargo",
@@ -72,10 +69,9 @@ class Fusar(Files):
         place = locate(root, "FUSAR-Ship", LAYOUT)
         found = find_fusar(place)
         rare = rare_classes(tested(found, test or 0), other_below)
-        fractions: dict[Split, float] = {"val": val or 0, "test": test or 0}
         super().__init__(
             place,
-            split_off(rename(found, dict.fromkeys(rare, OTHER)), {s: f for s, f in fractions.items() if f}, split_seed),
+            split_off(rename(found, dict.fromkeys(rare, OTHER)), {"val": val, "test": test}, split_seed),
             channels=channels,
             crop=crop,
         )
@@ -104,29 +100,6 @@ def category_of(name: str) -> str | None:
     if found is None or not 1 <= int(found[1]) <= len(CATEGORIES):
         return None
     return snake_case(CATEGORIES[int(found[1]) - 1])
-
-
-def snake_case(name: str) -> str:
-    """Write a name such as DiveVessel as dive_vessel."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|[\s-]+", "_", name.strip()).lower()
-
-
-def tested(found: Iterable[Found], share: float) -> Counter[str]:
-    """Count the test images of each class if that share of the training images becomes some."""
-    found = list(found)
-    train = Counter(one.class_name for one in found if one.split == "train")
-    test = Counter(one.class_name for one in found if one.split == "test")
-    return Counter({name: test[name] + floor(share * train[name] + 0.5) for name in train | test})
-
-
-def rare_classes(counts: Mapping[str, int], least: int) -> set[str]:
-    """Name the classes with fewer test images than `least`: the paper's rule of what becomes `other`."""
-    return {name for name, count in counts.items() if count < least}
-
-
-def rename(found: Iterable[Found], names: Mapping[str, str]) -> list[Found]:
-    """Give classes other names."""
-    return [replace(one, class_name=names.get(one.class_name, one.class_name)) for one in found]
 
 
 def _ships(place: Path) -> Iterator[tuple[str, str]]:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from sarsynth.data.files import EXTENSIONS, Files, Found, images_in, lines, locate, matches, split_off
+from sarsynth.data.files import Files
+from sarsynth.data.folders import EXTENSIONS, images_in, lines, locate, matches
+from sarsynth.data.found import OTHER, Found, split_off
 from sarsynth.data.readers.fu_srs import ORDER
-from sarsynth.data.readers.fusar import OTHER, category_of
+from sarsynth.data.readers.fusar import category_of
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.errors import UserError
 
@@ -55,14 +57,13 @@ class Fusrs(Files):
         channels: int,
     ) -> None:
         place = locate(root, "FUSRS", LISTS, CAPTIONS, FOLDERS)
-        if all(matches(place, pattern) for pattern in LISTS):
-            found = list(_listed(place))
-        else:
-            fractions: dict[Split, float] = {"val": val or 0, "test": test or 0}
-            unsplit = _captioned(place) if matches(place, CAPTIONS[0]) else _in_folders(place)
-            found = split_off(unsplit, {split: share for split, share in fractions.items() if share}, split_seed)
+        listed = all(matches(place, pattern) for pattern in LISTS)
+        captioned = bool(matches(place, CAPTIONS[0]))
+        found = list(_listed(place) if listed else _captioned(place) if captioned else _in_folders(place))
         if labels == "categories":
             found = [replace(one, class_name=_category(one)) for one in found]
+        if not listed:
+            found = split_off(found, {"val": val, "test": test}, split_seed)
         super().__init__(place, found, channels=channels, crop=crop, classes=ORDER)
 
 

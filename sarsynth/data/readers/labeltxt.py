@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sarsynth.data.chips import Marked
-from sarsynth.data.files import lines
+from sarsynth.data.folders import lines
 from sarsynth.errors import UserError
 
 HEADERS = ("imagesource:", "gsd:")  # in some files only

@@ -5,10 +5,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sarsynth.data.chips import Cutting, Marked, rectangle
-from sarsynth.data.files import Files, Found, lines, listing, matches, split_off
+from sarsynth.data.files import Files
+from sarsynth.data.folders import lines, listing, matches
+from sarsynth.data.found import Found, split_off
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.data.scenes import Scene, chips
 from sarsynth.errors import UserError
@@ -64,13 +66,13 @@ class Manifest(Files):
             expected = manifest or " or ".join(NAMES)
             raise UserError(f"root={root}: expected one {expected}; found {listing(place)}")
         found = _found(place, files[0], Cutting(size, margin, rotate))
-        fractions: dict[Split, float] = {"val": val or 0, "test": test or 0}
-        for split, share in fractions.items():
-            if share and any(one.split == split for one in found):
+        shares: dict[Split, float | None] = {"val": val, "test": test}
+        for split, share in shares.items():
+            if share is not None and any(one.split == split for one in found):
                 raise UserError(f"{split}={share:g}: {files[0]} has {split} images of its own; use null")
         super().__init__(
             place,
-            split_off(found, {split: share for split, share in fractions.items() if share}, split_seed),
+            split_off(found, shares, split_seed),
             channels=channels,
             crop=crop,
         )
@@ -89,7 +91,7 @@ def _found(place: Path, file: Path, cutting: Cutting) -> list[Found]:
         if split and split not in SPLITS:
             raise UserError(f"{where}: split={split}: use {', '.join(SPLITS)} or nothing, which is train")
         text, group = (str(row[key]).strip() if row.get(key) else None for key in ("text", "group"))
-        one = Found(path, name, cast(Split, split or "train"), text, group=group)
+        one = Found(path, name, split or "train", text, group=group)
         if row.get("box"):
             objects.setdefault(path, []).append((one, Marked(name, _corners(row["box"], where))))
         else:

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sarsynth.data.files import Files, Found, images_below, listing, split_off
+from sarsynth.data.files import Files
+from sarsynth.data.folders import images_below, listing
+from sarsynth.data.found import Found, split_off
 from sarsynth.data.records import Split
 from sarsynth.errors import UserError
 
@@ -45,10 +47,10 @@ class Mstar(Files):
         found = list(_found(place))
         if not found:
             raise UserError(
-                f"root={root}: not MSTAR: expected images in class folders below train/ and test/, or below folders such "
-                f"as 17_DEG/ and 15_DEG/; found {listing(place)}"
+                f"root={root}: not MSTAR: expected images in class folders below train/ and test/, or below folders "
+                f"such as 17_DEG/ and 15_DEG/; found {listing(place)}"
             )
-        super().__init__(place, split_off(found, {"val": val} if val else {}, split_seed), channels=channels, crop=crop)
+        super().__init__(place, split_off(found, {"val": val}, split_seed), channels=channels, crop=crop)
 
 
 def _found(place: Path) -> Iterator[Found]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
-from sarsynth.data.files import Files, Found, children, images_in, locate, matches, split_off
-from sarsynth.data.readers.fusar import OTHER, rare_classes, rename, snake_case, tested
-from sarsynth.data.records import Split
+from sarsynth.data.files import Files
+from sarsynth.data.folders import children, images_in, locate, matches
+from sarsynth.data.found import OTHER, Found, rare_classes, rename, snake_case, split_off, tested
 from sarsynth.errors import UserError
 
 SCENE = ("Ship.xml", "Patch_Uint8")
@@ -59,15 +59,12 @@ class OpenSarShip(Files):
         channels: int,
     ) -> None:
         place = locate(root, "OpenSARShip", ["*/Ship.xml", "*/Patch_Uint8"], SCENE)
-        scenes = (
-            [place] if matches(place, SCENE[0]) else [scene for scene in children(place) if matches(scene, SCENE[0])]
-        )
+        scenes = [scene for scene in (place, *children(place)) if matches(scene, SCENE[0])]
         found = [one for scene in scenes for one in _chips(place, scene, types, polarisations)]
         rare = rare_classes(tested(found, test or 0), other_below)
-        fractions: dict[Split, float] = {"val": val or 0, "test": test or 0}
         super().__init__(
             place,
-            split_off(rename(found, dict.fromkeys(rare, OTHER)), {s: f for s, f in fractions.items() if f}, split_seed),
+            split_off(rename(found, dict.fromkeys(rare, OTHER)), {"val": val, "test": test}, split_seed),
             channels=channels,
             crop=crop,
         )
@@ -93,9 +90,9 @@ def _chips(place: Path, scene: Path, types: str, polarisations: Sequence[str]) -
 
 
 def _ships(file: Path) -> dict[tuple[int, int], tuple[str, str]]:
-    """Read MMSI and elaborated type of each ship, by its centre in px.
+    r"""Read MMSI and elaborated type of each ship, by its centre in px.
 
-    The files end with `<\\ShipList>`, and have names of ships with a bare `&`: no XML in the strict sense.
+    The files end with `<\ShipList>`, and have names of ships with a bare `&`: no XML in the strict sense.
     """
     text = file.read_text(encoding="utf-8", errors="replace").replace("<\\", "</")
     text = re.sub(r"&(?!\w+;|#)", "&amp;", text)

@@ -3,14 +3,16 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
 from sarsynth.data.chips import Cutting, Marked, rectangle
-from sarsynth.data.files import Files, children, images_in, locate, matches
+from sarsynth.data.files import Files
+from sarsynth.data.folders import children, images_in, locate, matches
+from sarsynth.data.found import snake_case
 from sarsynth.data.readers import voc
-from sarsynth.data.readers.fusar import snake_case
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.data.scenes import Scene, chips, whole
 from sarsynth.errors import UserError
@@ -102,7 +104,7 @@ class ShipRSImageNet(Files):
                 _image(images, stem, place),
                 split,
                 stem,
-                tuple(Marked(ours.get(name, snake_case(name)), *rest) for name, *rest in objects),
+                tuple(replace(one, class_name=ours.get(one.class_name, snake_case(one.class_name))) for one in objects),
             )
             for stem, split, objects in (_voc(place, level) if form == "voc" else _coco(place, level))
             if objects
@@ -111,7 +113,7 @@ class ShipRSImageNet(Files):
         super().__init__(place, found, channels=channels)
 
 
-Annotated = tuple[str, Split, list[tuple[Any, ...]]]  # an image's stem, its split, and a `Marked` an object, in a tuple
+Annotated = tuple[str, Split, list[Marked]]  # an image's stem, its split, and its objects under their own names
 
 
 def _image(images: Mapping[str, Path], stem: str, place: Path) -> str:
@@ -121,15 +123,12 @@ def _image(images: Mapping[str, Path], stem: str, place: Path) -> str:
 
 
 def _voc(place: Path, level: int) -> Iterator[Annotated]:
-    sets = {
-        name: split
-        for folder in matches(place, "VOC_Format/ImageSets")
-        for name, split in voc.image_sets(folder).items()
-    }
+    (folder, *_) = matches(place, "VOC_Format/ImageSets")
+    sets = voc.image_sets(folder)
     for file in (file for folder in matches(place, "VOC_Format/Annotations") for file in children(folder)):
         if file.suffix.lower() == ".xml" and file.stem.lower() in sets:
             objects = [
-                (
+                Marked(
                     _name(one, level, file),
                     voc.corners(one, file),
                     voc.flag(one, "truncated"),
@@ -155,9 +154,9 @@ def _coco(place: Path, level: int) -> Iterator[Annotated]:
             try:
                 content = json.loads(file.read_text(encoding="utf-8"))
                 names = {category["id"]: category["name"] for category in content["categories"]}
-                objects: dict[Any, list[tuple[Any, ...]]] = defaultdict(list)
+                objects: dict[Any, list[Marked]] = defaultdict(list)
                 for one in content.get("annotations", []):
-                    objects[one["image_id"]].append((names[one["category_id"]], _corners(one)))
+                    objects[one["image_id"]].append(Marked(names[one["category_id"]], _corners(one)))
                 stems = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{file}: not COCO's form of annotations ({type(error).__name__}: {error})") from error

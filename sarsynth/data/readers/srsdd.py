@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting
-from sarsynth.data.files import Files, Found, children, images_in, locate, matches, split_off
+from sarsynth.data.files import Files
+from sarsynth.data.folders import children, images_in, locate, matches
+from sarsynth.data.found import Found, split_off
 from sarsynth.data.readers.labeltxt import read_labels
 from sarsynth.data.records import Split
 from sarsynth.data.scenes import Scene, chips
@@ -61,7 +63,7 @@ class Srsdd(Files):
     ) -> None:
         place = locate(root, "SRSDD", LAYOUT)
         found = find_srsdd(place, Cutting(size, margin, rotate))
-        super().__init__(place, split_off(found, {"val": val} if val else {}, split_seed), channels=channels)
+        super().__init__(place, split_off(found, {"val": val}, split_seed), channels=channels)
 
 
 def find_srsdd(place: Path, cutting: Cutting) -> list[Found]:

@@ -1,11 +1,11 @@
-"""Pascal VOC's form of annotations, used by DIOR and ShipRSImageNet: an XML file an image, lists of names for splits."""
+"""Pascal VOC's form of annotations, which DIOR and ShipRSImageNet use: XML files, and lists of names for splits."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 from sarsynth.data.chips import rectangle
-from sarsynth.data.files import lines, matches
+from sarsynth.data.folders import lines, matches
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.errors import UserError
 
