@@ -27,7 +27,7 @@ def locate(root: str | Path, what: str, *layouts: Sequence[str]) -> Path:
     root = Path(root).expanduser()
     if not root.is_dir():
         raise UserError(f"root={root}: no such folder")
-    level = [root]
+    level, nearest = [root], (0, "")  # how much of a layout is somewhere, and what of it is not
     for _ in range(DEPTH + 1):
         for layout in layouts:
             fitting = [folder for folder in level if all(matches(folder, pattern) for pattern in layout)]
@@ -35,9 +35,13 @@ def locate(root: str | Path, what: str, *layouts: Sequence[str]) -> Path:
                 raise UserError(f"root={root}: {what} lies there more than once; name one, e.g. {fitting[0]}")
             if fitting:
                 return fitting[0]
+            for folder in level:
+                missing = [pattern for pattern in layout if not matches(folder, pattern)]
+                fits = len(layout) - len(missing)
+                nearest = max(nearest, (fits, f"; no {' nor '.join(missing)} in {folder}"), key=lambda pair: pair[0])
         level = [folder for above in level for folder in children(above) if folder.is_dir()]
     expected = ", or ".join(" and ".join(layout) for layout in layouts)
-    raise UserError(f"root={root}: not {what}: expected {expected}; found {listing(root)}")
+    raise UserError(f"root={root}: not {what}: expected {expected}; found {listing(root)}{nearest[1]}")
 
 
 def listing(folder: Path) -> str:

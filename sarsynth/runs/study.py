@@ -42,7 +42,7 @@ from sarsynth.plan import added
 from sarsynth.prompts import caption, captions
 from sarsynth.runs import adapters, contours
 from sarsynth.runs.contours import Guides
-from sarsynth.runs.tables import partition_table
+from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.settings import Encoded, Images, Settings, nearest
 from sarsynth.store import Artifact, Store
@@ -90,9 +90,14 @@ class Study:
 
     @cached_property
     def training(self) -> list[ImageRecord]:
-        """The SAR training images of this study's split."""
-        records = self.records("sar", "train")
-        return deci(records, self.settings.seed) if self.settings.data.split == "deci" else records
+        """The SAR training images of this study's split; a table says how many images each split has."""
+        data, whole = self.settings.data, self.records("sar", "train")
+        chosen = deci(whole, self.settings.seed) if data.split == "deci" else whole
+        splits = {"train": whole, data.split: chosen} | {s: self.sources["sar"].records(s) for s in ("val", "test")}
+        counts = {split: class_counts(records, self.classes) for split, records in splits.items() if records}
+        minor = minor_classes(counts[data.split], data.minor)
+        console.print(counts_table(counts, minor, f"Images of data={data.name}, * for the minor classes"))
+        return chosen
 
     def records(self, role: Role, split: Split) -> list[ImageRecord]:
         """List a split of one set.

@@ -10,6 +10,18 @@ from sarsynth.partitions import Partition
 from sarsynth.scales import prototype_weights
 
 
+def counts_table(counts: Mapping[str, Mapping[str, int]], minor: Sequence[str], title: str) -> Table:
+    """Lay out the images of each split, by class and in all, as the paper's table does; minor classes have a star."""
+    table = Table(box=SIMPLE_HEAD, title=title)
+    table.add_column("split")
+    for name in next(iter(counts.values())):
+        table.add_column(f"{name}*" if name in minor else name, justify="right")
+    table.add_column("total", justify="right")
+    for split, by_class in counts.items():
+        table.add_row(split, *(f"{count:,}" for count in by_class.values()), f"{sum(by_class.values()):,}")
+    return table
+
+
 def partition_table(partition: Partition) -> Table:
     """Lay out the class x cluster counts, the mixing weights that follow, and how far clusters are from classes."""
     table = Table(
