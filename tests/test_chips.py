@@ -36,7 +36,12 @@ def test_an_upright_chip_is_the_scenes_own_pixels() -> None:
 
 @pytest.mark.parametrize(
     ("box", "left", "top"),
-    [((0, 0, 10, 10), 0, 0), ((390, 290, 400, 300), 350, 250), ((-20, 120, 4, 130), 0, 100), ((200, 0, 210, 4), 180, 0)],
+    [
+        ((0, 0, 10, 10), 0, 0),
+        ((390, 290, 400, 300), 350, 250),
+        ((-20, 120, 4, 130), 0, 100),
+        ((200, 0, 210, 4), 180, 0),
+    ],
 )
 def test_an_upright_chip_shifts_into_its_scene(box: tuple[float, ...], left: int, top: int) -> None:
     scene = np.random.default_rng(0).integers(0, 256, (300, 400, 1), dtype=np.uint8)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from sarsynth.data.records import ImageRecord, Instance, class_counts, deci, digest, minor_classes, stratified_split
@@ -68,8 +69,52 @@ def test_digest_sees_every_field_and_the_order() -> None:
             ("split", "val"),
             ("text", ""),
             ("instances", (Instance((0, 0, 1, 1)),)),
+            ("group", "a"),
         ]
     ]
     digests = {digest(records), digest(records[::-1]), *(digest([other, records[1]]) for other in others)}
-    assert len(digests) == 7
+    assert len(digests) == 8
     assert digest(records) == digest(list(records))
+
+
+# --- Groups -----------------------------------------------------------------------------------------------------------
+
+
+def grouped(records: list[ImageRecord], size: int) -> list[ImageRecord]:
+    """Put images into groups of that many, across classes."""
+    shuffled = np.random.default_rng(0).permutation(len(records))
+    return [replace(record, group=f"scene {place // size}") for record, place in zip(records, shuffled, strict=True)]
+
+
+@pytest.mark.parametrize("size", [2, 7, 40])
+def test_no_split_parts_a_group(size: int) -> None:
+    records = grouped(make_records(FUSRS), size)
+    parts = stratified_split(records, [0.1, 0.1], 0)
+    assert sorted(record for part in parts for record in part) == sorted(records)
+    groups = [{record.group for record in part} for part in parts]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    for part in parts[:2]:
+        for name, count in class_counts(part, CLASSES).items():
+            wanted = round(0.1 * FUSRS[name])
+            assert abs(count - wanted) <= size
+
+
+def test_groups_of_one_are_no_groups() -> None:
+    records = make_records(FUSRS)
+    alone = [replace(record, group=record.path) for record in records]
+    paths = [[[record.path for record in part] for part in stratified_split(r, [0.3], 1)] for r in (records, alone)]
+    assert paths[0] == paths[1]
+
+
+def test_a_class_in_large_groups_gives_the_smallest() -> None:
+    sizes = {"a": 9, "b": 5, "c": 6}
+    records = [ImageRecord(f"{g}{i}", 0, "train", group=g) for g, count in sizes.items() for i in range(count)]
+    part, rest = stratified_split(records, [0.1], 0)
+    assert {record.group for record in part} == {"b"}
+    assert len(rest) == 15
+
+
+def test_deci_may_part_groups_since_the_rest_is_unused() -> None:
+    records = [replace(record, group="one scene") for record in make_records(FUSRS)]
+    assert len(deci(records, 0)) == 389 + 171 + 81 + 32 + 24
+    assert [record.path for record in deci(records, 0)] == [record.path for record in deci(make_records(FUSRS), 0)]

@@ -113,13 +113,13 @@ def stratified_split(
     """Draw disjoint random parts that keep the class shares, and the rest; a group stays together.
 
     The rarest class draws first. A class is shuffled by (seed, label) alone, so where there are no groups, adding
-    images to one class leaves the others' parts as they are. A group that would make a part too large in any of its
-    classes is left to the rest; a class that is in large groups only gives its smallest one.
+    images to one class leaves the others' parts as they are. A part takes the groups that it has room for in all their
+    classes, then those that bring it nearer to its size; a class that has none of either gives its smallest group.
 
     Args:
         records: Images to split; their order does not matter.
         fractions: Share of every class in each part, in (0, 1). A part takes round(share * n) images of a class, halves
-            up and at least one, as long as there are any; fewer where groups do not add up to that.
+            up and at least one, as long as there are any; some more or fewer where groups do not add up to that.
         seed: The same seed draws the same parts.
         part_groups: Do not keep groups together; for parts of which only one is used.
 
@@ -142,21 +142,32 @@ def stratified_split(
         order = np.random.default_rng([seed, label]).permutation(len(members))
         shuffled = list(dict.fromkeys(members[i] for i in order))
         for part, (size, taken) in enumerate(zip(sizes, drawn, strict=True)):
+
+            def take(key: int | str, part: int = part, taken: Counter[int] = taken) -> None:
+                place[key] = part
+                taken.update(contents[key])
+
+            for suits in (_fits, _helps):
+                for key in shuffled:
+                    if key not in place and taken[label] < size[label] and suits(contents[key], taken, size):
+                        take(key)
             free = [key for key in shuffled if key not in place]
-            for key in free:
-                if taken[label] >= size[label]:
-                    break
-                if all(taken[other] + count <= size[other] for other, count in contents[key].items()):
-                    place[key] = part
-                    taken.update(contents[key])
             if free and not taken[label]:
-                smallest = min(free, key=lambda key: contents[key].total())
-                place[smallest] = part
-                taken.update(contents[smallest])
+                take(min(free, key=lambda key: contents[key].total()))
     parts: list[list[ImageRecord]] = [[] for _ in range(len(fractions) + 1)]
     for key, record in zip(keys, records, strict=True):
         parts[place.get(key, -1)].append(record)
     return parts
+
+
+def _fits(group: Mapping[int, int], taken: Mapping[int, int], size: Mapping[int, int]) -> bool:
+    """Whether a part has room for all of a group; each argument counts images by class."""
+    return all(taken[label] + count <= size[label] for label, count in group.items())
+
+
+def _helps(group: Mapping[int, int], taken: Mapping[int, int], size: Mapping[int, int]) -> bool:
+    """Whether a group brings a part nearer to its size, all classes taken together."""
+    return sum(abs(size[i] - taken[i] - count) - abs(size[i] - taken[i]) for i, count in group.items()) < 0
 
 
 def deci(records: Sequence[ImageRecord], seed: int) -> list[ImageRecord]:

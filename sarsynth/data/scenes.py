@@ -44,8 +44,10 @@ def only(scenes: Iterable[Scene], categories: Sequence[str]) -> list[Scene]:
 def chips(root: Path, scenes: Iterable[Scene], cutting: Cutting) -> Iterator[Found]:
     """Cut a chip for every object of every scene; all that are cut from one scene are one group.
 
+    An object that lies outside its scene altogether, as some published ones do, shows nothing and is passed over.
+
     Raises:
-        UserError: A scene is no image, or an object lies outside it.
+        UserError: A scene is no image.
     """
     for scene in scenes:
         if not scene.objects:
@@ -54,10 +56,7 @@ def chips(root: Path, scenes: Iterable[Scene], cutting: Cutting) -> Iterator[Fou
         for number, one in enumerate(scene.objects):
             xs, ys = zip(*one.corners, strict=True)
             if max(xs) <= 0 or min(xs) >= width or max(ys) <= 0 or min(ys) >= height:
-                raise UserError(
-                    f"{root / scene.file}: its object {number + 1}, `{one.class_name}` at ({min(xs):g}, {min(ys):g}), "
-                    f"lies outside its {width} x {height} px; mend its annotation"
-                )
+                continue
             window = cutting.window(one.corners, width, height)
             yield Found(
                 scene.file,

@@ -100,8 +100,10 @@ def _found(place: Path, file: Path, cutting: Cutting) -> list[Found]:
         if len({(one.split, one.group) for one, _ in several}) > 1:
             raise UserError(f"{file}: the objects of {path} are in different splits or groups; give all the same")
         first, marked = several[0][0], tuple(marked for _, marked in several)
-        for chip in chips(place, [Scene(path, first.split, first.group or path, marked)], cutting):
-            found.append(replace(chip, text=several[chip.number][0].text))
+        cut = list(chips(place, [Scene(path, first.split, first.group or path, marked)], cutting))
+        if len(cut) < len(several):
+            raise UserError(f"{file}: a box of {path} lies outside the image; mend it")
+        found += [replace(chip, text=several[chip.number][0].text) for chip in cut]
     return found
 
 
