@@ -94,7 +94,7 @@ def test_instances_lie_where_the_pixels_are(rotate: bool) -> None:
     corners = turned(200, 150, 90, 20, 33)
     objects = [Marked("ship", rectangle(0, 0, 5, 5)), Marked("ship", corners, difficult=True)]
     window = Cutting(128, 0, rotate).window(corners, 400, 300)
-    (shown,) = instances(objects, 1, window, 400, 300)
+    ((shown,),) = instances(objects, [(1, window)], 400, 300)
     rows, columns = np.nonzero(window.cut(drawn(corners))[..., 0] > 127)
     assert shown.box == pytest.approx((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), abs=2)
     assert (shown.truncated, shown.difficult) == (False, True)
@@ -103,7 +103,7 @@ def test_instances_lie_where_the_pixels_are(rotate: bool) -> None:
 def test_the_own_object_comes_first_and_a_crowd_is_cut_short() -> None:
     objects = [Marked("ship", rectangle(10 * i, 50, 10 * i + 4, 60)) for i in range(60)]
     window = Window(300, 55, 900)
-    shown = instances(objects, 30, window, 600, 100)
+    (shown,) = instances(objects, [(30, window)], 600, 100)
     assert len(shown) == LISTED
     centre = (shown[0].box[0] + shown[0].box[2]) / 2
     far = [abs((one.box[0] + one.box[2]) / 2 - centre) for one in shown]
@@ -113,7 +113,7 @@ def test_the_own_object_comes_first_and_a_crowd_is_cut_short() -> None:
 
 def test_what_reaches_beyond_the_scene_is_truncated() -> None:
     objects = [Marked("ship", rectangle(-1, 20, 9, 30)), Marked("ship", rectangle(0, 40, 9, 50))]
-    whole = instances(objects, 0, None, 100, 100)
+    (whole,) = instances(objects, [(0, None)], 100, 100)
     assert [one.truncated for one in whole] == [True, False]
     assert whole[1].box == (0, 40, 9, 50)
 

@@ -1,7 +1,7 @@
 """From marked objects in a scene to chips: squares of the scene's own pixels, an object in the middle of each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,34 +129,31 @@ class Cutting:
 
 
 def instances(
-    objects: Sequence[Marked], own: int, window: Window | None, width: int, height: int
-) -> tuple[Instance, ...]:
-    """List the objects that a chip shows, in px of the chip: its own one, then the nearest ones.
+    objects: Sequence[Marked], views: Iterable[tuple[int, Window | None]], width: int, height: int
+) -> Iterator[tuple[Instance, ...]]:
+    """List the objects that chips of one scene show, in px of each chip: its own one, then the nearest ones.
 
     Args:
         objects: All that are marked in the scene.
-        own: Which of them the chip is of.
-        window: Where the chip is; None for the whole scene.
+        views: For each chip which object it is of, and where it lies; None for the whole scene.
         width: Of the scene, px; what reaches beyond it is cut off.
         height: Of the scene, px.
     """
     corners = np.array([one.corners for one in objects], dtype=float)
-    placed = window.locate(corners) if window else corners
-    size = (window.side, window.side) if window else (width, height)
-    low, high = placed.min(axis=1), placed.max(axis=1)
     beyond = (corners.min(axis=1) < 0).any(axis=1) | (corners.max(axis=1) > (width, height)).any(axis=1)
-    shown = np.flatnonzero((low < size).all(axis=1) & (high > 0).all(axis=1))
-    centres = (low + high) / 2
-    far = np.linalg.norm(centres[shown] - centres[own], axis=1)
-    nearest = [own, *(index for index in shown[np.argsort(far, kind="stable")] if index != own)]
-    return tuple(
-        Instance(
-            (*low[index].round(2).tolist(), *high[index].round(2).tolist()),
-            truncated=bool(objects[index].truncated or beyond[index]),
-            difficult=objects[index].difficult,
+    order = np.arange(len(objects))
+    for own, window in views:
+        placed = window.locate(corners) if window else corners
+        size = (window.side, window.side) if window else (width, height)
+        boxes = np.concatenate([placed.min(axis=1), placed.max(axis=1)], axis=1)  # (objects, 4)
+        shown = np.flatnonzero((boxes[:, :2] < size).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1) & (order != own))
+        centres = boxes[:, :2] + boxes[:, 2:]
+        far = np.linalg.norm(centres[shown] - centres[own], axis=1)
+        listed = [own, *shown[np.argsort(far, kind="stable")].tolist()][:LISTED]
+        yield tuple(
+            Instance(tuple(box), bool(objects[i].truncated or beyond[i]), objects[i].difficult)
+            for i, box in zip(listed, boxes[listed].round(2).tolist(), strict=True)
         )
-        for index in nearest[:LISTED]
-    )
 
 
 def _square(scene: np.ndarray, left: int, top: int, side: int) -> np.ndarray:

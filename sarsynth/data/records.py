@@ -26,7 +26,7 @@ MINOR_SHARE = 0.2  # the paper's rule: a class is minor if it holds at most this
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in px; x1 and y1 are where the next pixel begins
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Instance:
     """One object in an image: where it lies, and whether who marked it saw it cut off or hard to make out."""
 

@@ -53,20 +53,20 @@ def chips(root: Path, scenes: Iterable[Scene], cutting: Cutting) -> Iterator[Fou
         if not scene.objects:
             continue
         width, height = image_size(root / scene.file)
-        for number, one in enumerate(scene.objects):
-            xs, ys = zip(*one.corners, strict=True)
-            if max(xs) <= 0 or min(xs) >= width or max(ys) <= 0 or min(ys) >= height:
-                continue
-            window = cutting.window(one.corners, width, height)
-            yield Found(
-                scene.file,
-                one.class_name,
-                scene.split,
-                instances=instances(scene.objects, number, window, width, height),
-                group=scene.group,
-                window=window,
-                number=number,
-            )
+        views = [
+            (number, cutting.window(one.corners, width, height))
+            for number, one in enumerate(scene.objects)
+            if _overlaps(one, width, height)
+        ]
+        for (number, window), shown in zip(views, instances(scene.objects, views, width, height), strict=True):
+            name = scene.objects[number].class_name
+            yield Found(scene.file, name, scene.split, None, shown, scene.group, window, number)
+
+
+def _overlaps(one: Marked, width: int, height: int) -> bool:
+    """Whether any of an object's box lies in its scene."""
+    xs, ys = zip(*one.corners, strict=True)
+    return max(xs) > 0 and min(xs) < width and max(ys) > 0 and min(ys) < height
 
 
 def whole(root: Path, scenes: Iterable[Scene]) -> Iterator[Found]:
@@ -77,5 +77,5 @@ def whole(root: Path, scenes: Iterable[Scene]) -> Iterator[Found]:
         width, height = image_size(root / scene.file)
         areas = [cv2.contourArea(np.array(one.corners, dtype=np.float32)) for one in scene.objects]
         largest = int(np.argmax(areas))
-        shown = instances(scene.objects, largest, None, width, height)
+        (shown,) = instances(scene.objects, [(largest, None)], width, height)
         yield Found(scene.file, scene.objects[largest].class_name, scene.split, instances=shown, group=scene.group)
