@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import struct
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from sarsynth import cli
+from sarsynth.data.chips import Window
 from sarsynth.data.files import Files
 from sarsynth.data.found import Found, split_off
 from sarsynth.data.records import SPLITS, Instance, Split, class_counts
@@ -141,6 +144,8 @@ def test_fu_srs_is_built_from_both(tmp_path: Path) -> None:
     assert "dredger" not in read("data", "fu_srs", tmp_path, "data.other_below=11").classes
     assert groups_apart(source)
     assert counts(source)["val"]["cargo"] == 12 + 3, "a tenth of FUSAR, and of 9 training scenes one"
+    more = read("data", "fu_srs", tmp_path, "data.test=0.4")
+    assert counts(more)["val"]["cargo"] == 12 + 6, "a sixth of what is not for testing: of 9 scenes two"
     paths = {record.path.partition("/")[0] for record in source.records("train")}
     assert paths == {"FUSAR_Ship1.0", "SRSDD-V1.0"}
 
@@ -586,15 +591,33 @@ def test_order_and_fingerprint_follow_from_content_alone(tmp_path: Path) -> None
     assert read("data", "srsdd", tmp_path / "two").fingerprint() != one.fingerprint()
 
 
-@pytest.mark.parametrize("bits", [24, 32])
-def test_bitmaps_of_24_and_32_bits(tmp_path: Path, bits: int) -> None:
+def test_the_fingerprint_sees_windows_and_names_stay_apart(tmp_path: Path) -> None:
+    write(tmp_path / "1.png", (90, 90))
+    ship = Found("1.png", "ship", "train", window=Window(40, 40, 32))
+    prints = {
+        Files(tmp_path, [replace(ship, window=window)], channels=1).fingerprint()
+        for window in (Window(40, 40, 32), Window(41, 40, 32), Window(40, 40, 32, 5.0), None)
+    }
+    assert len(prints) == 4
+    both = Files(tmp_path, [ship, replace(ship, number=1), replace(ship, window=None)], channels=1)
+    assert [record.path for record in both.records("train")] == ["1.png", "1.png#0000", "1.png#0001"]
+    with pytest.raises(UserError, match=r"1\.png#0000: listed twice"):
+        Files(tmp_path, [ship, ship], channels=1)
+
+
+@pytest.mark.parametrize("form", ["24 bits", "32 bits", "32 bits, the fourth unused"])
+def test_bitmaps(tmp_path: Path, form: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
-    if bits == 32:
+    if form == "32 bits":
         image.putalpha(255)
-    (tmp_path / "a").mkdir()
-    image.save(tmp_path / "a/1.bmp")
-    text(tmp_path / "manifest.jsonl", '{"path": "a/1.bmp", "class": "ship"}')
+    image.save(tmp_path / "1.bmp")
+    if form.endswith("unused"):
+        rows = np.concatenate([pixels[::-1, :, ::-1], np.zeros((5, 7, 1), np.uint8)], axis=2).tobytes()
+        head = struct.pack("<2sIHHI", b"BM", 54 + len(rows), 0, 0, 54)
+        info = struct.pack("<IiiHHIIiiII", 40, 7, 5, 1, 32, 0, len(rows), 0, 0, 0, 0)
+        (tmp_path / "1.bmp").write_bytes(head + info + rows)
+    text(tmp_path / "manifest.jsonl", '{"path": "1.bmp", "class": "ship"}')
     source = read("ors", "manifest", tmp_path)
     np.testing.assert_array_equal(source.read(source.records("train")[0]), pixels)
 
