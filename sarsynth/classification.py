@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional
 
-from sarsynth.data.datamodules import LabelledImages, mixed, step_seed
+from sarsynth.data.datamodules import LabelledImages, shuffled, step_seed
 from sarsynth.fitting import Fitting, check_finite, learning_rate_share
 
 WEIGHTS, CONFIG = "classifier.safetensors", "config.json"
@@ -131,6 +131,7 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         self.recipe, self.classes, self.seed = recipe, list(classes), seed
+        self.name_of: Callable[[int], str] = "image {}".format  # by row of what it trains on
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_seed(seed))
             self.network = timm.create_model(
@@ -151,17 +152,17 @@ class Classifier(LightningModule):
     def _normalised(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
 
-    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Tie the network's own randomness, such as dropout, to the step."""
         torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 0))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy on random views of a batch."""
-        images, labels = batch
+        images, labels, rows = batch
         generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 1))
         logits = self(augment(images, self.recipe.augmentation, generator))
         losses = functional.cross_entropy(logits, labels, reduction="none")
-        names = [f"an image of {self.classes[label]}" for label in labels.tolist()]
+        names = [f"{self.name_of(int(row))} ({self.classes[label]})" for row, label in zip(rows, labels, strict=True)]
         check_finite(losses.detach(), "loss", self.global_step, names)
         loss = losses.mean()
         self.log("loss", loss)
@@ -293,7 +294,9 @@ def fit_classifier(
         The classifier after its last step, in evaluation mode.
     """
     classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed)
-    data = mixed(real, synthetic, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed)
+    training = real if synthetic is None else real + synthetic
+    classifier.name_of = training.name
+    data = shuffled(training, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed)
     fitting.fit(
         classifier,
         data,

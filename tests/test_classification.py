@@ -217,7 +217,7 @@ def test_schedule_rises_and_falls() -> None:
 
 def test_a_training_that_diverges_stops_and_says_where() -> None:
     with pytest.raises(
-        UserError, match=r"classifier, step \d+: the (loss|gradient) is not finite for an image of .* and 8 more;"
+        UserError, match=r"classifier, step \d+: the (loss|gradient) is not finite for image \d+ \(\w+\).* and 8 more;"
     ):
         fit(replace(RECIPE, optimizer="sgd", learning_rate=1e30, warmup_steps=0))
 
@@ -275,3 +275,14 @@ def test_step_seed_mixes() -> None:
     assert len({step_seed(a, b) for a in range(20) for b in range(20)}) == 400
     assert step_seed(1, 2) == step_seed(1, 2) >= 0
     torch.Generator().manual_seed(step_seed(2**31, 10**9))
+
+
+def test_images_keep_their_names() -> None:
+    def blank(count: int, names: list[str] | None = None) -> LabelledImages:
+        return LabelledImages(torch.zeros(count, 1, 4, 4), torch.zeros(count, dtype=torch.int64), names)
+
+    joined = blank(2, ["a.png", "b.png"]) + blank(2)
+    assert [joined.name(row) for row in range(4)] == ["a.png", "b.png", "image 0", "image 1"]
+    assert joined[torch.tensor([3, 1, 1])].names == ["image 1", "b.png", "b.png"]
+    assert joined[joined.labels == 1].names == []
+    assert joined[:1].names == ["a.png"]

@@ -3,16 +3,26 @@
 import json
 from pathlib import Path
 
+import cv2
 import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from safetensors.torch import load_file
 from tiny import noisy, predict, tiny_base
 from torch import Tensor
 
-from sarsynth.base import Base, load_controlnet, new_controlnet, resolve_controlnet, save_controlnet
-from sarsynth.contours import pack
+from sarsynth.base import (
+    NANO,
+    NANO_CONTROLNET,
+    Base,
+    load_controlnet,
+    new_controlnet,
+    resolve_controlnet,
+    save_controlnet,
+)
+from sarsynth.contours import canny, pack
 from sarsynth.control import ContourDataset, ControlTraining, residuals, to_control
 from sarsynth.data.datamodules import SeededDataModule, step_seed
 from sarsynth.data.latents import encode_images, encode_texts
@@ -21,6 +31,7 @@ from sarsynth.denoising import Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import CHECKPOINT, Fitting
 from sarsynth.sampling import Control, SampleRequest, sample
+from sarsynth.sim import render
 
 SIZE = 16  # px
 
@@ -54,6 +65,48 @@ def images(base: Base, control: Control | None, requests=REQUESTS, **changes) ->
     scheduler = diffusers.DDIMScheduler.from_config(base.noise_scheduler.config)
     recipe = {"image_size": SIZE, "guidance_scale": 3.0, "num_inference_steps": 4, "batch_size": 4}
     return torch.cat(list(sample(base, scheduler, requests, control=control, **(recipe | changes))))
+
+
+# --- The shipped one --------------------------------------------------------------------------------------------------
+
+
+def test_it_and_the_base_are_small_half_precision_safetensors():
+    files = [file for file in NANO_CONTROLNET.iterdir() if file.is_file()]
+    assert {file.name for file in files} == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert {t.dtype for t in load_file(NANO_CONTROLNET / "diffusion_pytorch_model.safetensors").values()} == {
+        torch.float16
+    }
+    assert "_name_or_path" not in json.loads((NANO_CONTROLNET / "config.json").read_text())
+    assert sum(file.stat().st_size for file in [*files, *NANO.rglob("*")] if file.is_file()) <= 20e6
+
+
+def test_its_images_have_the_contour_they_follow(nano: Base):
+    contours = np.stack([canny(render(0, 2_000_000 + i, "cargo", "regular").pixels, (30, 80), 2.0) for i in range(4)])
+    requests = [SampleRequest("a photo of a cargo ship", (1, i), torch.from_numpy(c)) for i, c in enumerate(contours)]
+    shown = {
+        scale: np.stack(
+            [
+                canny(to_uint8(image).permute(1, 2, 0).numpy(), (30, 80), 2.0)
+                for image in images(
+                    nano,
+                    Control(load_controlnet(NANO_CONTROLNET, nano), scale, (0.0, 1.0)),
+                    requests,
+                    image_size=64,
+                    num_inference_steps=10,
+                )
+            ]
+        )
+        for scale in (0.0, 1.0)
+    }
+
+    def distance(found: np.ndarray) -> float:
+        """Mean distance in px of the wanted edges to the nearest edge that is there."""
+        pairs = zip(contours, found, strict=True)
+        return float(
+            np.mean([cv2.distanceTransform(255 - is_, cv2.DIST_L2, 5)[want > 0].mean() for want, is_ in pairs])
+        )
+
+    assert distance(shown[1.0]) < 0.6 * distance(shown[0.0])
 
 
 # --- Sampling ---------------------------------------------------------------------------------------------------------

@@ -15,21 +15,28 @@ from sarsynth.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images that belong together with their labels: uint8 (N, C, H, W) and int64 (N,)."""
+    """Images that belong together with their labels: uint8 (N, C, H, W) and int64 (N,); names, if known."""
 
     images: Tensor
     labels: Tensor
+    names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, chosen: Tensor | slice) -> "LabelledImages":
         """Choose images by indices (which may repeat), a mask or a slice."""
-        return LabelledImages(self.images[chosen], self.labels[chosen])
+        rows = np.arange(len(self))[chosen if isinstance(chosen, slice) else chosen.numpy()]
+        return LabelledImages(self.images[chosen], self.labels[chosen], [self.name(row) for row in rows])
 
     def __add__(self, other: "LabelledImages") -> "LabelledImages":
         """Join two sets of equal image shape, this one first."""
-        return LabelledImages(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
+        names = [each.name(row) for each in (self, other) for row in range(len(each))]
+        return LabelledImages(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]), names)
+
+    def name(self, row: int) -> str:
+        """Name an image for people."""
+        return self.names[row] if self.names else f"image {row}"
 
 
 def step_seed(*numbers: int) -> int:
@@ -134,13 +141,10 @@ class SeededDataModule(LightningDataModule):
         return DataLoader(self.dataset, sampler=sampler, batch_size=None)
 
 
-def mixed(
-    real: LabelledImages, synthetic: LabelledImages | None, *, batch_size: int, max_steps: int, seed: int
-) -> SeededDataModule:
-    """Serve real images and those that join them, mixed evenly into every batch: (uint8 (B, C, H, W), int64 (B,)).
+def shuffled(training: LabelledImages, *, batch_size: int, max_steps: int, seed: int) -> SeededDataModule:
+    """Serve images, mixed evenly into every batch: (uint8 (B, C, H, W), labels int64 (B,), rows int64 (B,)).
 
     The budget is in steps: more images mean fewer epochs, not a longer training.
     """
-    training = real if synthetic is None else real + synthetic
-    dataset = TensorDataset(training.images, training.labels)
+    dataset = TensorDataset(training.images, training.labels, torch.arange(len(training)))
     return SeededDataModule.whole(dataset, batch_size=batch_size, max_steps=max_steps, seed=seed)

@@ -28,17 +28,19 @@ LARGEST = 5  # classes of a prototype that its picture names
 def synthetic_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
     """Read the first images of each class from the method's synthetic set, at the classifier's size."""
     folder, size = study.synthetic().path, study.settings.classifier.image_size
-    images, labels = [], []
+    images, labels, names = [], [], []
     for label, name in enumerate(study.classes):
         for index in range(sizes[name]):
-            with Image.open(folder / "images" / name / f"{index:06d}.png") as picture:
+            file = folder / "images" / name / f"{index:06d}.png"
+            with Image.open(file) as picture:
                 pixels = np.asarray(picture)
             pixels = pixels.reshape(*pixels.shape[:2], -1)
             images.append(torch.from_numpy(resize(pixels, size).copy()).permute(2, 0, 1))
             labels.append(label)
+            names.append(str(file))
     channels = study.sources["sar"].channels
     stacked = torch.stack(images) if images else torch.empty(0, channels, size, size, dtype=torch.uint8)
-    return LabelledImages(stacked, torch.tensor(labels, dtype=torch.int64))
+    return LabelledImages(stacked, torch.tensor(labels, dtype=torch.int64), names)
 
 
 def repeated_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:

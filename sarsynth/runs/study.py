@@ -199,7 +199,8 @@ class Study:
     def labelled(self, split: Split) -> LabelledImages:
         """The images of `images(split)` in memory."""
         tensors = load_file(self.images(split).path / "images.safetensors")
-        return LabelledImages(tensors["images"], tensors["labels"])
+        records = self.training if split == "train" else self.records("sar", split)
+        return LabelledImages(tensors["images"], tensors["labels"], [record.path for record in records])
 
     def latents(self, role: Role) -> Artifact:
         """Latents and text features of the training images of one set."""
