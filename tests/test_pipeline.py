@@ -577,7 +577,7 @@ def break_list(root: Path) -> None:
     [
         (None, ["data.root=nowhere"], ["data.root=nowhere: no such folder"]),
         (None, ["ors.root=nowhere"], ["ors.root=nowhere: no such folder"]),
-        (None, ["data.train=trian"], [r"data\.train=trian: no such folder or list file", "there: test, train"]),
+        (None, ["data.train=trian"], [r"data\.train=trian: no such folder or list file", "there: test/, train/"]),
         (break_class, [], ["sar/train/dredger: class folder of train without images", "fill it or remove it"]),
         (break_image, [], ["sar/train/tanker/1.png: cannot be read as an image", "repair or remove it"]),
         (break_mode, [], ["sar/train/tanker/0.tif: image mode CMYK", "convert it to 8-bit grey"]),
