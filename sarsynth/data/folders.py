@@ -1,7 +1,8 @@
 """What lies in a folder, and where in it a data set was unpacked to. Torch-free."""
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -68,9 +69,14 @@ def children(folder: Path) -> list[Path]:
         return sorted(folder / entry.name for entry in entries if not entry.name.startswith("."))
 
 
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """List what lies directly in a folder and has one of some suffixes in any case, sorted."""
+    return [child for child in children(folder) if child.suffix.lower() in suffixes]
+
+
 def images_in(folder: Path) -> list[Path]:
     """List the images that lie directly in a folder, sorted."""
-    return [child for child in children(folder) if child.suffix.lower() in EXTENSIONS]
+    return files_in(folder, *EXTENSIONS)
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -89,3 +95,15 @@ def lines(file: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError:
         raise UserError(f"{file}: not a text file in UTF-8; convert it, or name a folder or another file") from None
     return [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def captions(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Read lines such as {"file_name": "P0019_23.png", "text": "ORS, ship"}: each one's number, file name and text."""
+    for number, line in lines(file):
+        try:
+            row = json.loads(line)
+            yield number, str(row["file_name"]), str(row["text"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{file}, line {number}: expected an object with `file_name` and `text`, found `{line[:80]}`"
+            ) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sarsynth.data.chips import Cutting, Marked
 from sarsynth.data.files import Files
-from sarsynth.data.folders import children, images_below, locate, matches
+from sarsynth.data.folders import files_in, images_below, locate, matches
 from sarsynth.data.readers import voc
 from sarsynth.data.records import Split
 from sarsynth.data.scenes import Scene, chips, only
@@ -59,7 +59,7 @@ def _scenes(place: Path) -> Iterator[Scene]:
     sets = {name: split for one in lists for name, split in one.items()}
     images = {path.stem: path for folder in matches(place, "JPEGImage*") for path in images_below(folder)}
     folders = [at for boxes in BOXES for at in matches(place, boxes)]
-    files = next((found for found in map(_annotations, folders) if found), [])
+    files = next((found for folder in folders if (found := files_in(folder, ".xml"))), [])
     if not files:
         raise UserError(f"{place}: expected XML files in {' or '.join(BOXES)}; found none")
     for file in files:
@@ -77,7 +77,3 @@ def _scenes(place: Path) -> Iterator[Scene]:
             for one in voc.objects(file)
         )
         yield Scene(image, sets.get(file.stem.lower(), unlisted), file.stem, objects)
-
-
-def _annotations(folder: Path) -> list[Path]:
-    return [file for file in children(folder) if file.suffix.lower() == ".xml"]

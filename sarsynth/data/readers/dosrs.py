@@ -1,10 +1,9 @@
 """DOSRS v1, the paper's ORS set as its authors released it: patches of DOTA and whole images of ShipRSImageNet."""
 
-import json
 from pathlib import Path
 
 from sarsynth.data.files import Files
-from sarsynth.data.folders import images_below, lines, locate, matches
+from sarsynth.data.folders import captions, images_below, locate, matches
 from sarsynth.data.found import Found
 from sarsynth.errors import UserError
 
@@ -34,14 +33,8 @@ class Dosrs(Files):
         (listing, *_) = matches(place, LAYOUTS[0][1]) or matches(place, LAYOUTS[1][0])
         images = {path.name: path.relative_to(place).as_posix() for path in images_below(place)}
         found = []
-        for number, line in lines(listing):
-            try:
-                row = json.loads(line)
-                name, text = Path(row["file_name"]).name, str(row["text"])
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{listing}, line {number}: expected an object with `file_name` and `text`, found `{line[:80]}`"
-                ) from None
+        for number, file_name, text in captions(listing):
+            name = Path(file_name).name
             if name not in images:
                 raise UserError(f"{listing}, line {number}: no image {name} in {place}")
             patch, _, numbered = Path(name).stem.partition("_")

@@ -1,13 +1,12 @@
 """FUSRS v2, the paper's SAR set as its authors released it, in any of its three forms."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from sarsynth.data.files import Files
-from sarsynth.data.folders import EXTENSIONS, images_in, lines, locate, matches
+from sarsynth.data.folders import EXTENSIONS, captions, images_in, lines, locate, matches
 from sarsynth.data.found import OTHER, Found, split_off
 from sarsynth.data.readers.fu_srs import ORDER
 from sarsynth.data.readers.fusar import category_of
@@ -99,19 +98,13 @@ def _listed(place: Path) -> Iterator[Found]:
 
 def _captioned(place: Path) -> Iterator[Found]:
     for listing in matches(place, CAPTIONS[0]):
-        for number, line in lines(listing):
-            try:
-                row = json.loads(line)
-                path, text = listing.parent / row["file_name"], str(row["text"])
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{listing}, line {number}: expected an object with `file_name` and `text`, found `{line[:80]}`"
-                ) from None
+        for number, file_name, text in captions(listing):
+            path = listing.parent / file_name
             named = [name for name in ORDER if name in text.lower().split()]
             if len(named) != 1 or not path.is_file() or path.suffix.lower() not in EXTENSIONS:
                 raise UserError(
                     f"{listing}, line {number}: expected an image and a text that names one of {', '.join(ORDER)}; "
-                    f"found `{line[:80]}`"
+                    f"found {file_name}, `{text}`"
                 )
             yield _found(path.relative_to(place).as_posix(), named[0], "train", text)
 

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from sarsynth.data.chips import Cutting, Marked
 from sarsynth.data.files import Files
-from sarsynth.data.folders import children, images_in, locate, matches
+from sarsynth.data.folders import files_in, images_in, locate, matches
 from sarsynth.data.readers import voc
 from sarsynth.data.records import Split
 from sarsynth.data.scenes import Scene, chips
@@ -55,9 +55,7 @@ def _scenes(place: Path) -> Iterator[Scene]:
     parts = matches(place, "FullDataSet") or [*matches(place, "Train"), *matches(place, "Test")]
     for part in parts:
         images = {path.stem: path for folder in matches(part, "AllImages") for path in images_in(folder)}
-        for file in (file for folder in matches(part, "Annotations") for file in children(folder)):
-            if file.suffix.lower() != ".xml":
-                continue
+        for file in (file for folder in matches(part, "Annotations") for file in files_in(folder, ".xml")):
             if file.stem not in images:
                 raise UserError(
                     f"{file}: no image {file.stem}.bmp in {part.name}/AllImages; add it or remove the annotation"

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from sarsynth.data.chips import Cutting, Marked, rectangle
 from sarsynth.data.files import Files
-from sarsynth.data.folders import children, images_in, locate, matches
+from sarsynth.data.folders import files_in, images_in, locate, matches
 from sarsynth.data.found import snake_case
 from sarsynth.data.readers import voc
 from sarsynth.data.records import SPLITS, Split
@@ -125,8 +125,8 @@ def _image(images: Mapping[str, Path], stem: str, place: Path) -> str:
 def _voc(place: Path, level: int) -> Iterator[Annotated]:
     (folder, *_) = matches(place, "VOC_Format/ImageSets")
     sets = voc.image_sets(folder)
-    for file in (file for folder in matches(place, "VOC_Format/Annotations") for file in children(folder)):
-        if file.suffix.lower() == ".xml" and file.stem.lower() in sets:
+    for file in (file for folder in matches(place, "VOC_Format/Annotations") for file in files_in(folder, ".xml")):
+        if file.stem.lower() in sets:
             objects = [
                 Marked(
                     _name(one, level, file),

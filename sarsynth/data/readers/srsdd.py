@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sarsynth.data.chips import Cutting
 from sarsynth.data.files import Files
-from sarsynth.data.folders import children, images_in, locate, matches
+from sarsynth.data.folders import files_in, images_in, locate, matches
 from sarsynth.data.found import Found, split_off
 from sarsynth.data.readers.labeltxt import read_labels
 from sarsynth.data.records import Split
@@ -75,7 +75,7 @@ def _scenes(place: Path) -> Iterator[Scene]:
     for split, name in SPLIT_FOLDERS.items():
         images = {path.stem: path for folder in matches(place, f"{name}/images") for path in images_in(folder)}
         for folder in matches(place, f"{name}/labels"):
-            for labels in (path for path in children(folder) if path.suffix.lower() == ".txt"):
+            for labels in files_in(folder, ".txt"):
                 if labels.stem not in images:
                     raise UserError(f"{labels}: no image of that name in {name}/images; add it or remove the labels")
                 objects = read_labels(labels)
