@@ -162,8 +162,12 @@ class Classifier(LightningModule):
         generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 1))
         logits = self(augment(images, self.recipe.augmentation, generator))
         losses = functional.cross_entropy(logits, labels, reduction="none")
-        names = [f"{self.name_of(int(row))} ({self.classes[label]})" for row, label in zip(rows, labels, strict=True)]
-        check_finite(losses.detach(), "loss", self.global_step, names)
+        check_finite(
+            losses.detach(),
+            "loss",
+            self.global_step,
+            lambda index: f"{self.name_of(int(rows[index]))} ({self.classes[labels[index]]})",
+        )
         loss = losses.mean()
         self.log("loss", loss)
         return loss

@@ -145,7 +145,7 @@ class Denoiser(LightningModule):
         errors = F.mse_loss(prediction, target(self.noise_scheduler, latents, noise, timesteps), reduction="none")
         errors = errors.flatten(1).mean(dim=1)  # (B,)
         self._samples = batch["row"]
-        check_finite(errors, "loss", self.trainer.global_step, [self._name(row) for row in batch["row"].tolist()])
+        check_finite(errors, "loss", self.trainer.global_step, lambda index: self._name(int(batch["row"][index])))
         losses = errors.unflatten(0, (len(active), -1)).mean(dim=1)
         self.log("loss", losses.mean())
         if len(self.tracks) > 1:
@@ -217,8 +217,12 @@ class Denoiser(LightningModule):
         # In half precision the gradient scaler meets overflow by leaving the step out; that is its way, and no harm.
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             each = self._samples.view(len(active), -1)
-            names = [", ".join(self._name(row) for row in rows) for rows in each.tolist()]
-            check_finite(torch.stack(norms), "gradient", self.trainer.global_step, names)
+            check_finite(
+                torch.stack(norms),
+                "gradient",
+                self.trainer.global_step,
+                lambda index: ", ".join(self._name(row) for row in each[index].tolist()),
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen weights out of the checkpoint."""

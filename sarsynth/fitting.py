@@ -26,23 +26,24 @@ class NotFiniteError(UserError):
     """A loss or a gradient is NaN or infinite; nothing has been changed by it."""
 
 
-def check_finite(values: Tensor, what: str, step: int, names: Sequence[str]) -> None:
+def check_finite(values: Tensor, what: str, step: int, name: Callable[[int], str]) -> None:
     """Stop a training before values that are not finite reach a weight.
 
     Args:
         values: Shape (N,).
         what: Of what they are the values.
         step: The step that they would have been used for.
-        names: Whose values they are, (N,).
+        name: Says whose the value at an index is; asked only if that one is not finite.
 
     Raises:
         NotFiniteError: Some are NaN or infinite; the message names whose.
     """
     finite = values.isfinite()
     if not finite.all():
-        culprits = [name for name, good in zip(names, finite.tolist(), strict=True) if not good]
+        culprits = (~finite).nonzero()[:, 0].tolist()
+        named = ", ".join(name(index) for index in culprits[:NAMED])
         more = f" and {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
-        raise NotFiniteError(f"step {step}: the {what} is not finite for {', '.join(culprits[:NAMED])}{more}")
+        raise NotFiniteError(f"step {step}: the {what} is not finite for {named}{more}")
 
 
 def learning_rate_share(

@@ -64,7 +64,7 @@ class Autoencoding(LightningModule):
         decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
         loss = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
         loss = loss + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
-        check_finite(loss.detach()[None], "loss", self.global_step, ["the batch"])
+        check_finite(loss.detach()[None], "loss", self.global_step, lambda _: "the batch")
         self.log("loss", loss)
         return loss
 

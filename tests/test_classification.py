@@ -216,10 +216,11 @@ def test_schedule_rises_and_falls() -> None:
 
 
 def test_a_training_that_diverges_stops_and_says_where() -> None:
-    with pytest.raises(
-        UserError, match=r"classifier, step \d+: the (loss|gradient) is not finite for image \d+ \(\w+\).* and 8 more;"
-    ):
-        fit(replace(RECIPE, optimizer="sgd", learning_rate=1e30, warmup_steps=0))
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=1e30, warmup_steps=0)
+    named = replace(TRAIN, names=[f"{row}.png" for row in range(len(TRAIN))])
+    message = r"classifier, step \d+: the (loss|gradient) is not finite for \d+\.png \(\w+\).* and 8 more;"
+    with pytest.raises(UserError, match=message):
+        fit_classifier(named, CLASSES, recipe, seed=0, fitting=Fitting())
 
 
 def test_scores_of_a_known_confusion() -> None:
