@@ -147,10 +147,10 @@ def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> Fidelity:
     """Measure all that there is between two sets of features, with intervals.
 
     Intervals come from sub-samples without replacement: a bootstrap repeats images, which lowers the rank of a
-    covariance and shortens distances to neighbours, so it is biased for all of these figures. Over sub-samples of a share
-    f of both sets, the spread times (f / (1 - f))^½ estimates the standard error at full size (the delete-d jackknife;
-    Shao and Wu, doi:10.1214/aos/1176347263); f is a half, less for sets of more than 2,000. What more images would
-    take off the bias of FID is not in its interval.
+    covariance and shortens distances to neighbours, so it is biased for all of these figures. Over sub-samples of a
+    share f of both sets, the spread times (f / (1 - f))^½ estimates the standard error at full size (the delete-d
+    jackknife; Shao and Wu, doi:10.1214/aos/1176347263); f is a half, less for sets of more than 2,000. What more images
+    would take off the bias of FID is not in its interval.
 
     Args:
         real: Shape (N, F).

@@ -91,7 +91,7 @@ def test_kid_tells_equal_from_different() -> None:
 
 
 def test_overlaps_of_points_on_a_line() -> None:
-    """Worked by hand, k = 5 or as many others as there are, here two: every ball reaches to the farther of the others."""
+    """Worked by hand; k = 5, or as many others as there are, here two: a ball reaches to the farther of the others."""
     real, synthetic = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[1.5], [5.5], [40.0]])
     # Real balls: 0 ± 3, 1 ± 2, 3 ± 3. 1.5 lies in all three, 5.5 in the last, 40 in none.
     # Synthetic balls: 1.5 ± 38.5, 5.5 ± 34.5, 40 ± 38.5, and every real point lies in the first.
