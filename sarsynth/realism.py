@@ -1,9 +1,9 @@
 """How much synthetic images look like radar: speckle, texture, contrast, shadow and edges, against real ones.
 
-For relative use only: chips of eight bits, resized and stretched for display, keep no calibrated intensity, so looks and
-fits are not those of the sensor. What counts is how far a set lies from real images beside two floors: how far two halves
-of the real images lie from each other, and how far real images lie from themselves after a way through the base's
-autoencoder, which no adapter can beat.
+For relative use only: chips of eight bits, resized and stretched for display, keep no calibrated intensity, so looks
+and fits are not those of the sensor. What counts is how far a set lies from real images beside two floors: how far two
+halves of the real images lie from each other, and how far real images lie from themselves after a way through the
+base's autoencoder, which no adapter can beat.
 
 A grey value is taken for an amplitude, its square for an intensity. Torch-free: images are arrays.
 """
@@ -20,7 +20,7 @@ from skimage.filters import sobel
 
 from sarsynth.errors import UserError
 
-NOTE = "relative use only: 8-bit chips stretched for display are not calibrated, and classes are as unequal as they are"
+NOTE = "relative use only: 8-bit chips, resized and stretched for display, are not calibrated"
 FRAME = 0.125  # its width, of the image's side; nothing bright in it alone is a target
 EDGE_OF_TARGET = 4.0  # how many deviations above the clutter's median it begins
 GROWN = 2  # px by which a target's mask is grown, for its sidelobes
@@ -47,9 +47,9 @@ UNITS = {
 def target_masks(images: np.ndarray) -> np.ndarray:
     """Say where the target of each image is, by one rule for real and synthetic images alike, without boxes.
 
-    Most of the frame of an image, an eighth of its side wide, is clutter. Bright is where the image, smoothed over about
-    3 px, lies more than four deviations (1.48 x the median absolute one) above the frame's median. What is bright inside
-    the frame is target, with all that is bright and touches it; the mask is grown by 2 px, and may be empty.
+    Most of the frame of an image, an eighth of its side wide, is clutter. Bright is where the image, smoothed over
+    about 3 px, lies more than four deviations (1.48 x the median absolute one) above the frame's median. What is bright
+    inside the frame is target, with all that is bright and touches it; the mask is grown by 2 px, and may be empty.
 
     Args:
         images: uint8 or floating, shape (N, C, H, W).
@@ -110,7 +110,8 @@ def fits(intensities: np.ndarray, looks: float) -> dict[str, dict[str, float]]:
 
     * `gamma`: fully developed speckle over even clutter (Goodman); `looks` = 1 / normalised variance.
     * `k`: speckle of `looks` looks times a gamma texture of parameter `shape` (Jakeman and Pusey,
-      doi:10.1109/TAP.1976.1141451): normalised variance = (1 + 1 / looks) (1 + 1 / shape) - 1. Infinite shape is `gamma`.
+      doi:10.1109/TAP.1976.1141451): normalised variance = (1 + 1 / looks) (1 + 1 / shape) - 1; `gamma` has infinite
+      shape.
     * `lognormal`: `mu` and `sigma` of the logarithm.
 
     Args:
@@ -136,7 +137,7 @@ def fits(intensities: np.ndarray, looks: float) -> dict[str, dict[str, float]]:
 
 
 def k_distribution(intensities: np.ndarray, looks: float, shape: float) -> np.ndarray:
-    """Cumulative distribution of K-distributed intensity of mean 1: a mean of gamma distributions over their texture."""
+    """Cumulative distribution of K-distributed intensity of mean 1: gamma distributions, averaged over the texture."""
     texture = stats.gamma.ppf((np.arange(QUADRATURE) + 0.5) / QUADRATURE, shape, scale=1 / shape)
     return gammainc(looks, looks * np.asarray(intensities)[..., None] / np.maximum(texture, 1e-12)).mean(axis=-1)
 
@@ -197,7 +198,7 @@ def traits(images: np.ndarray, seed: int = 0) -> Traits:
 
 def _traits(grey: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     counts = np.bincount(grey.round().astype(int).ravel(), minlength=256)
-    found: dict[str, Any] = {name: np.nan for name in UNITS}
+    found: dict[str, Any] = dict.fromkeys(UNITS, np.nan)
     found |= {"texture": np.full(4, np.nan), "clutter": np.full(DRAWN, np.nan), "grey": counts}
     if grey.min() == grey.max():
         return found
@@ -226,7 +227,7 @@ def distances(one: Traits, other: Traits) -> dict[str, float | None]:
 
     def known(name: str) -> tuple[np.ndarray, np.ndarray]:
         pair = (traits.rows[name] for traits in (one, other))
-        a, b = (rows[np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)] for rows in pair)
+        a, b = (rows[np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))] for rows in pair)
         return a, b
 
     found: dict[str, float | None] = {}
@@ -313,7 +314,7 @@ def _median(values: np.ndarray) -> float | None:
 # --- The clutter shortcut ---------------------------------------------------------------------------------------------
 
 
-def without_target(images: np.ndarray, seed: int = 0) -> np.ndarray:
+def without_target(images: np.ndarray, seed: int = 0) -> np.ndarray | None:
     """Put clutter where targets are, at the same place in all images, lest the shape of a mask tell the class.
 
     That place is where more than one image in a hundred has its target (`target_masks`). Pixels of each image's own
@@ -323,8 +324,8 @@ def without_target(images: np.ndarray, seed: int = 0) -> np.ndarray:
         images: uint8, shape (N, C, H, W).
         seed: Of the draw.
 
-    Raises:
-        UserError: Targets leave no clutter.
+    Returns:
+        The images, None if targets leave no clutter in one of them.
     """
     targets = target_masks(images)
     place = targets.mean(axis=0) > 0.01
@@ -332,7 +333,7 @@ def without_target(images: np.ndarray, seed: int = 0) -> np.ndarray:
     for index, target in enumerate(targets):
         hidden = place | target
         if hidden.all():
-            raise UserError("the clutter probe needs a margin around targets, and these images have none")
+            return None
         clutter = images[index][:, ~hidden]  # (C, pixels)
         rng = np.random.default_rng([seed, index])
         masked[index][:, hidden] = clutter[:, rng.integers(clutter.shape[1], size=int(hidden.sum()))]
@@ -362,6 +363,6 @@ def shortcut(labels: np.ndarray, whole: np.ndarray, masked: np.ndarray, classes:
         "chance": 1 / len(present),
         "interval": [max(0.0, found - 1.96 * error), min(1.0, found + 1.96 * error)],
         "n": len(labels),
-        "meaning": "accuracy of the study's classifier on test images whose targets are replaced by clutter; well above "
-        "chance, clutter gives classes away, and gains may come from it",
+        "meaning": "accuracy of the study's classifier on test images whose targets are replaced by clutter; where it is "
+        "well above chance, clutter gives classes away, and gains may come from it",
     }
