@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from sarsynth.console import console
-from sarsynth.runs.evaluation import draw, result
+from sarsynth.runs.evaluation import draw, draw_quality, result
 from sarsynth.runs.session import session
 from sarsynth.runs.sweep import RESULT, row
 from sarsynth.runs.tables import results_table
@@ -17,7 +17,7 @@ def run(settings: Settings, folder: Path) -> None:
     with session(settings, folder) as study:
         figures = result(study)
         (folder / RESULT).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for file in draw(study, folder):
+        for file in [*draw(study, folder), *draw_quality(study, folder)]:
             study.tracker.picture(file.stem, file)
             console.print(f"  {file}")
         flat = row(figures)

@@ -20,7 +20,7 @@ from PIL import Image
 from sarsynth import pictures
 from sarsynth.console import console
 from sarsynth.errors import ERROR_FILE
-from sarsynth.runs.tables import mean_fid, results_table
+from sarsynth.runs.tables import reliable_fid, results_table
 
 RESULT = "result.json"
 SEEDS = 4  # images of a class and job in a class's own picture
@@ -129,9 +129,12 @@ def row(result: Mapping[str, Any]) -> dict[str, Any]:
     flat["seeds"] = len(result["seeds"])
     for name, figure in figures.items():
         flat |= {name: figure["mean"], f"{name}_std": figure["std"]}
-    fidelity = result["fidelity"]["per_class"]
-    flat |= {f"fid_{name}": (fidelity.get(name) or {}).get("fid") for name in result["classes"]}
-    return flat | {"fid": mean_fid(result)}
+    fidelity = result["fidelity"]
+    flat["fid_preprocess"] = fidelity["preprocess"]
+    by_class = {f"_{name}": fidelity["per_class"].get(name) for name in result["classes"]}
+    for suffix, one in (by_class | {"": fidelity["pooled"]}).items():
+        flat |= {f"kid{suffix}": one and one["kid"], f"fid{suffix}": one and reliable_fid(one)}
+    return flat
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
