@@ -238,7 +238,7 @@ def fidelity(
             per_class[name] = compare(ours, theirs)
             fewer = min(len(ours), len(theirs))
             pool.append((ours[_evenly(len(ours), fewer)], theirs[_evenly(len(theirs), fewer)]))
-    pooled = compare(*(torch.cat(side) for side in zip(*pool, strict=True))) if pool else None
+    pooled = compare(torch.cat([ours for ours, _ in pool]), torch.cat([theirs for _, theirs in pool])) if pool else None
     return {"width": real.shape[1], "pooled": pooled, "per_class": per_class}
 
 

@@ -1,4 +1,4 @@
-"""Rules that drop bad synthetic images before a classifier trains on them; each is fitted to real training images alone.
+"""Rules that drop bad synthetic images before a classifier trains on them, fitted to real training images alone.
 
 A rule gives every image a score and a limit, so that what it drops can be explained and the rule be judged. It is
 never more than a row of `conf/filter/` away from being left out.
@@ -50,10 +50,10 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Recognised:
-    """Keep what the classifier takes for its class with the confidence that it has in real images of that class.
+    """Keep what the classifier takes for its class, as sure of it as of real images of that class.
 
-    The classifier has seen those images, so it is surer of them than of new ones: the rule is strict, and the stricter the
-    better the classifier fits its training set. It also shares the classifier's blind spots; compare `filter=none`.
+    The classifier has seen those images, so it is surer of them than of new ones: the rule is strict, and the stricter
+    the better the classifier fits its training set. It shares the classifier's blind spots; compare `filter=none`.
 
     Args:
         quantile: Of the real images' confidence in each class; below it is out.

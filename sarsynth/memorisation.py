@@ -1,10 +1,10 @@
 """Whether synthetic images are copies of real ones, and whether they differ among themselves.
 
-The nearest real neighbour of each synthetic image is looked for in two spaces: the classifier's features, and pixels, where
-mirror images and small shifts are tried too. What is near is calibrated by the real images, each against all others: a
-*near-copy* is nearer to a real image than all but one in a hundred real images are to another. Where images follow the
-contours of real ones, they resemble these by design, and shares above one in a hundred are to be expected; so the pairs
-are there to be looked at.
+The nearest real neighbour of each synthetic image is looked for in two spaces: the classifier's features, and pixels,
+where mirror images and small shifts are tried too. What is near is calibrated by the real images, each against all
+others: a *near-copy* is nearer to a real image than all but one in a hundred real images are to another. Where images
+follow the contours of real ones, they resemble these by design, and shares above one in a hundred are to be expected;
+so the pairs are there to be looked at.
 """
 
 from collections.abc import Mapping, Sequence

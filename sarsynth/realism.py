@@ -226,7 +226,7 @@ def distances(one: Traits, other: Traits) -> dict[str, float | None]:
     """Say how far two sets lie apart in each measure, in its unit (`UNITS`); None where either set has nothing."""
 
     def known(name: str) -> tuple[np.ndarray, np.ndarray]:
-        pair = (traits.rows[name] for traits in (one, other))
+        pair = (each.rows[name] for each in (one, other))
         a, b = (rows[np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))] for rows in pair)
         return a, b
 
@@ -363,6 +363,6 @@ def shortcut(labels: np.ndarray, whole: np.ndarray, masked: np.ndarray, classes:
         "chance": 1 / len(present),
         "interval": [max(0.0, found - 1.96 * error), min(1.0, found + 1.96 * error)],
         "n": len(labels),
-        "meaning": "accuracy of the study's classifier on test images whose targets are replaced by clutter; where it is "
+        "meaning": "accuracy of the study's classifier on test images whose targets are replaced by clutter; "
         "well above chance, clutter gives classes away, and gains may come from it",
     }

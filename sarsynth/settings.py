@@ -305,7 +305,7 @@ class Classifier(Section):
 
 
 class Fid(Section):
-    """What the extractor of fidelity is shown: `normalised` images, as in its training, or the paper's `release` input."""
+    """What the extractor of fidelity is shown: `normalised` images, as in its training, or the `release`'s input."""
 
     preprocess: Literal["normalised", "release"]
 

@@ -15,8 +15,9 @@ from sarsynth.classification import fit_classifier, predict, scores
 from sarsynth.data.datamodules import LabelledImages, step_seed
 from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
-from sarsynth.runs.quality import draw_neighbours, filtered, joining, quality, synthetic_images
+from sarsynth.runs.quality import draw_neighbours, quality
 from sarsynth.runs.study import Study
+from sarsynth.runs.synthetic import filters, joining, synthetic_images
 from sarsynth.store import Artifact
 
 FIGURES = ("precision", "recall", "f1", "support")
@@ -47,9 +48,7 @@ def trained(study: Study, seed: int) -> Artifact:
     recipe, method = study.recipe(), study.settings.method
     inputs = {"train": study.images("train"), "test": study.images("test")}
     if method.adds == "synthetic":
-        inputs["synthetic"] = study.synthetic()
-        if verdict := filtered(study):
-            inputs["filter"] = verdict
+        inputs |= {"synthetic": study.synthetic(), **filters(study)}
     sizes = study.plan if method.adds != "nothing" else {}
 
     def build(folder: Path) -> None:

@@ -1,29 +1,25 @@
-"""What the synthetic set of a study is worth before any classifier trains on it, and which of its images may join.
+"""What the synthetic set of a study is worth before any classifier trains on it.
 
 Features of images, traits of real ones and distances among them are artifacts of their own: what the methods of a sweep
 share is computed once, and a second evaluation reads it.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 
 from sarsynth import pictures
-from sarsynth.classification import Classifier, extract_features, predict
+from sarsynth.classification import Classifier, predict
 from sarsynth.console import console
-from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import load_images, resize, to_channels, to_float, to_uint8
 from sarsynth.errors import UserError
 from sarsynth.fidelity import fidelity
-from sarsynth.filters import Sample
 from sarsynth.memorisation import (
     MOST,
     Neighbours,
@@ -35,194 +31,24 @@ from sarsynth.memorisation import (
 )
 from sarsynth.realism import Traits, realism, shortcut, traits, without_target
 from sarsynth.runs.study import Study
+from sarsynth.runs.synthetic import (
+    FEATURES,
+    command,
+    file_name,
+    filter_report,
+    filters,
+    kept,
+    real_features,
+    synthetic_features,
+    synthetic_images,
+)
 from sarsynth.store import Artifact
 
-FEATURES, TRAITS, NEIGHBOURS, VERDICTS = (
-    f"{name}.safetensors" for name in ("features", "traits", "neighbours", "kept")
-)
-FIGURES = "figures.json"
-RELEASE_SIZE = 299  # px, of the paper's release
+TRAITS, NEIGHBOURS, FIGURES = "traits.safetensors", "neighbours.safetensors", "figures.json"
 IN_REALISM = 100  # images of a class, at most
 THROUGH_AUTOENCODER = 30  # of those
 PAIRS = 3  # nearest neighbours of a class and space that are told and shown
 BATCH = 32
-
-Indices = Mapping[str, Sequence[int]]  # by class, which images of a synthetic set
-
-
-def synthetic_images(study: Study, indices: Indices) -> LabelledImages:
-    """Read images of the method's synthetic set, at the classifier's size.
-
-    Raises:
-        UserError: One of them is not there.
-    """
-    folder, size = study.synthetic().path, study.settings.classifier.image_size
-    images, labels, names = [], [], []
-    for label, name in enumerate(study.classes):
-        for index in indices[name]:
-            file = folder / file_name(name, index)
-            if not file.is_file():
-                raise UserError(f"{file} is missing from the synthetic set; remove {folder} and it is made again")
-            with Image.open(file) as picture:
-                pixels = np.asarray(picture)
-            pixels = pixels.reshape(*pixels.shape[:2], -1)
-            images.append(torch.from_numpy(resize(pixels, size).copy()).permute(2, 0, 1))
-            labels.append(label)
-            names.append(str(file))
-    channels = study.sources["sar"].channels
-    stacked = torch.stack(images) if images else torch.empty(0, channels, size, size, dtype=torch.uint8)
-    return LabelledImages(stacked, torch.tensor(labels, dtype=torch.int64), names)
-
-
-def file_name(class_name: str, index: int) -> str:
-    """Where an image lies in its set."""
-    return f"images/{class_name}/{index:06d}.png"
-
-
-def everything(study: Study) -> dict[str, range]:
-    """All images of the synthetic set."""
-    return {name: range(size) for name, size in study.synthetic_sizes.items()}
-
-
-def _command(study: Study) -> str:
-    return study.command("evaluate.py", f"method={study.settings.method.name}")
-
-
-# --- Features ---------------------------------------------------------------------------------------------------------
-
-
-def real_features(study: Study, preprocess: str = "normalised") -> Artifact:
-    """Features and logits of the real training images, by the study's classifier."""
-    return _features(
-        study, study.settings.data.name, study.images("train"), lambda: study.labelled("train"), preprocess
-    )
-
-
-def synthetic_features(study: Study, preprocess: str = "normalised") -> Artifact:
-    """Features and logits of the whole synthetic set."""
-
-    def images() -> LabelledImages:
-        return synthetic_images(study, everything(study))
-
-    return _features(study, study.settings.method.name, study.synthetic(), images, preprocess)
-
-
-def _features(study: Study, name: str, of: Artifact, images: Callable[[], LabelledImages], preprocess: str) -> Artifact:
-    classifier = study.classifier()
-
-    def build(folder: Path) -> None:
-        extractor, shown = Classifier.load(classifier.path).to(study.device), images()
-        pixels = shown.images
-        if preprocess == "release":
-            # The release showed images in [0, 1] to a network that had learned on normalised ones.
-            extractor.mean.zero_()
-            extractor.std.fill_(255.0)
-            batches = [
-                functional.interpolate(batch.float(), RELEASE_SIZE, mode="bilinear") for batch in pixels.split(BATCH)
-            ]
-            features = torch.cat([extract_features(extractor, batch) for batch in batches])
-            logits = torch.cat([predict(extractor, batch) for batch in batches])
-        else:
-            features, logits = extract_features(extractor, pixels), predict(extractor, pixels)
-        save_file({"features": features, "logits": logits, "labels": shown.labels}, folder / FEATURES)
-
-    return study.store.make(
-        "cache",
-        f"{name}-features",
-        {"preprocess": preprocess, "image_size": study.settings.classifier.image_size, "classes": study.classes},
-        {"classifier": classifier, "images": of},
-        build,
-        command=_command(study),
-    )
-
-
-# --- Filters ----------------------------------------------------------------------------------------------------------
-
-
-def filtered(study: Study) -> Artifact | None:
-    """Judge every image of the synthetic set by the study's filter: figures, and `filter.jsonl` with a line an image.
-
-    None where there is no filter.
-    """
-    chosen = study.settings.filter
-    if chosen is None:
-        return None
-    ours, theirs = real_features(study), synthetic_features(study)
-
-    def build(folder: Path) -> None:
-        rule = chosen.rule.build()
-        real, made = study.labelled("train"), synthetic_images(study, everything(study))
-        samples = []
-        for images, found in ((real, ours), (made, theirs)):
-            of = load_file(found.path / FEATURES)
-            samples.append(Sample(images.images, of["features"], of["logits"], images.labels))
-        verdict = rule.judge(*samples)
-        rows = []
-        for row, (score, limit, kept) in enumerate(
-            zip(verdict.scores.tolist(), verdict.limits.tolist(), verdict.kept.tolist(), strict=True)
-        ):
-            reason = None if kept else rule.reason.format(score=score, limit=limit)
-            name = study.classes[made.labels[row]]
-            file = file_name(name, int((made.labels[:row] == made.labels[row]).sum()))
-            rows.append({"file_name": file, "class_name": name, "kept": kept, "score": score, "reason": reason})
-        save_file({"kept": verdict.kept.clone(), "labels": made.labels}, folder / VERDICTS)
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / "filter.jsonl").write_text(text, encoding="utf-8")
-
-    return study.store.make(
-        "cache",
-        f"{study.settings.method.name}-filter-{chosen.name}",
-        {"rule": chosen.rule.model_dump(by_alias=True)},
-        {"real": ours, "synthetic": theirs, "images": study.images("train"), "set": study.synthetic()},
-        build,
-        command=_command(study),
-    )
-
-
-def kept(study: Study) -> dict[str, list[int]]:
-    """Which images of the synthetic set may be used, by class: those that the filter keeps, in the order of their index."""
-    verdict = filtered(study)
-    if verdict is None:
-        return {name: list(indices) for name, indices in everything(study).items()}
-    found = load_file(verdict.path / VERDICTS)
-    return {
-        name: torch.nonzero(found["kept"][found["labels"] == label])[:, 0].tolist()
-        for label, name in enumerate(study.classes)
-    }
-
-
-def joining(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
-    """The first images of each class that the filter keeps, as many as planned or as there are."""
-    return synthetic_images(study, {name: indices[: sizes[name]] for name, indices in kept(study).items()})
-
-
-def filter_report(study: Study) -> dict[str, Any]:
-    """Say what a filter does to the numbers.
-
-    `name`, and `per_class`: images `made`, `kept`, `planned` to join the real ones, and `joined`, which is fewer where
-    too few are kept: nothing takes the place of a dropped image but the next of the set, which `generate.per_class`
-    makes larger.
-    """
-    left, chosen = kept(study), study.settings.filter
-    return {
-        "name": chosen.name if chosen else "none",
-        "per_class": {
-            name: {
-                "made": study.synthetic_sizes[name],
-                "kept": len(left[name]),
-                "planned": study.plan[name],
-                "joined": min(study.plan[name], len(left[name])),
-            }
-            for name in study.classes
-        },
-    }
-
-
-def _filters(study: Study) -> dict[str, Artifact]:
-    """The filter as an input of what looks at the images that it keeps."""
-    verdict = filtered(study)
-    return {"filter": verdict} if verdict else {}
-
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
@@ -262,9 +88,9 @@ def measured_fidelity(study: Study) -> Artifact:
         "evaluation",
         f"{study.settings.method.name}-fidelity",
         {"classes": study.classes, "paired": paired, "preprocess": preprocess},
-        {"real": ours, "synthetic": theirs, **_filters(study)},
+        {"real": ours, "synthetic": theirs, **filters(study)},
         build,
-        command=_command(study),
+        command=command(study),
     )
 
 
@@ -288,7 +114,7 @@ def real_traits(study: Study) -> Artifact:
         {"most": IN_REALISM, "classes": study.classes},
         {"images": study.images("train")},
         build,
-        command=_command(study),
+        command=command(study),
     )
 
 
@@ -312,7 +138,7 @@ def autoencoder_traits(study: Study) -> Artifact:
         {"most": THROUGH_AUTOENCODER, "classes": study.classes, "image_size": size},
         {"images": study.images("train"), "base": study.base_artifact},
         build,
-        command=_command(study),
+        command=command(study),
     )
 
 
@@ -345,7 +171,7 @@ def probed(study: Study) -> Artifact:
         {"classes": study.classes},
         {"classifier": classifier, "images": test},
         build,
-        command=_command(study),
+        command=command(study),
     )
 
 
@@ -362,9 +188,9 @@ def measured_realism(study: Study) -> Artifact:
         "evaluation",
         f"{study.settings.method.name}-realism",
         {"most": IN_REALISM, "classes": study.classes, "image_size": study.settings.classifier.image_size},
-        {"real": ours, "autoencoder": passed, "synthetic": made, **_filters(study)},
+        {"real": ours, "autoencoder": passed, "synthetic": made, **filters(study)},
         build,
-        command=_command(study),
+        command=command(study),
     )
 
 
@@ -389,7 +215,7 @@ def real_neighbours(study: Study) -> Artifact:
         {"most": MOST},
         {"features": found, "images": study.images("train")},
         build,
-        command=_command(study),
+        command=command(study),
     )
 
 
@@ -441,9 +267,9 @@ def measured_memorisation(study: Study) -> Artifact:
         "evaluation",
         f"{study.settings.method.name}-memorisation",
         {"most": MOST, "pairs": PAIRS, "classes": study.classes},
-        {"real": ours, "synthetic": theirs, "set": study.synthetic(), "among": among, **_filters(study)},
+        {"real": ours, "synthetic": theirs, "set": study.synthetic(), "among": among, **filters(study)},
         build,
-        command=_command(study),
+        command=command(study),
     )
 
 
@@ -483,8 +309,8 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         Four parts of `result.json`, and the fingerprints of what they rest on by role:
 
         * `fidelity`: `preprocess`, and what `fidelity.fidelity` returns (`width`, `pooled`, `per_class`);
-        * `realism`: what `realism.realism` returns, and `shortcut`: what `realism.shortcut` does, None if targets leave
-          no clutter;
+        * `realism`: what `realism.realism` returns, with `shortcut`: what `realism.shortcut` does, None if no clutter
+          is left;
         * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of two
           images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
           space, each with `class`, `space`, `synthetic` (a file of the set), `real` (its path), `real_row`, `distance`;
@@ -493,11 +319,12 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         Without synthetic images there are no fidelities, and the others are None.
     """
     if study.settings.method.adds != "synthetic":
-        empty = {"preprocess": study.settings.fid.preprocess, "width": None, "pooled": None, "per_class": {}}
-        return {"fidelity": empty, "realism": None, "memorisation": None, "filter": None}, {}
-    filters = filter_report(study)
-    if not any(one["kept"] for one in filters["per_class"].values()):
-        raise UserError(f"filter={filters['name']} keeps no image of method={study.settings.method.name}; loosen it")
+        preprocess = study.settings.fid.preprocess
+        nothing: dict[str, Any] = {"preprocess": preprocess, "width": None, "pooled": None, "per_class": {}}
+        return {"fidelity": nothing, "realism": None, "memorisation": None, "filter": None}, {}
+    report = filter_report(study)
+    if not any(one["kept"] for one in report["per_class"].values()):
+        raise UserError(f"filter={report['name']} keeps no image of method={study.settings.method.name}; loosen it")
     made = {
         "fidelity": measured_fidelity(study),
         "realism": measured_realism(study),
@@ -511,8 +338,8 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
             f"[yellow]warning:[/] {constant} of {figures['realism']['n']['synthetic']} synthetic images of "
             f"method={study.settings.method.name} have one grey value all over; look at {study.synthetic().path}"
         )
-    inputs = {"synthetic": study.synthetic(), **made, **_filters(study)}
-    return figures | {"filter": filters}, {role: artifact.fingerprint for role, artifact in inputs.items()}
+    inputs = {"synthetic": study.synthetic(), **made, **filters(study)}
+    return figures | {"filter": report}, {role: artifact.fingerprint for role, artifact in inputs.items()}
 
 
 def draw_neighbours(study: Study, folder: Path) -> Path:

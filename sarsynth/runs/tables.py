@@ -52,8 +52,8 @@ def contours_table(kept: Mapping[str, Mapping[str, tuple[int, int]]]) -> Table:
 def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str] = ()) -> Table:
     """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, KID and FID.
 
-    Both are of all classes together, in equal shares. FID has its place only where there are as many images as features,
-    elsewhere stands why; FID of the release's input, which compares with nothing else, says so.
+    The last two are of all classes together. FID stands there only where there are as many images as features, else
+    why not; on the release's input, which compares with nothing else, both say so.
 
     Args:
         results: The contents of result.json, a row each.
