@@ -310,8 +310,8 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         * `fidelity`: `preprocess`, and what `fidelity.fidelity` returns (`width`, `pooled`, `per_class`);
         * `realism`: what `realism.realism` returns, and `shortcut` (`realism.shortcut`), None where targets leave no
           clutter;
-        * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of two
-          images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
+        * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of
+          two images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
           space, each with `class`, `space`, `synthetic` (a file of the set), `real` (its path), `real_row`, `distance`;
         * `filter`: what `filter_report` returns.
 
