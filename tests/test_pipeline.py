@@ -289,6 +289,10 @@ def test_an_adapter_from_elsewhere_takes_the_place_of_the_methods_own(copied: Pa
         refusal = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/{name}.safetensors")
         assert (refusal.code, refusal.err.count("error: ")) == (1, 1)
         assert f"{name}.safetensors: {said}" in refusal.err
+    # A card beside the file tells what it was made on.
+    misplaced = command("generate", "method=2lora", *TINY, f"adapter.path={sar}/{adapters.WEIGHTS}")
+    assert (misplaced.code, misplaced.err.count("error: ")) == (1, 1)
+    assert "made on ors none, but this study has" in misplaced.err
     several = command("generate", "method=plora", *TINY, f"adapter.path={tmp_path}/own.safetensors")
     assert "adapter.path is one adapter, and method=plora has several" in several.err
 

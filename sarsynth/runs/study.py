@@ -318,7 +318,7 @@ class Study:
         """The modality: the method's SAR adapters by name, one for each part of its partition that holds images."""
         self._check()
         if self.settings.adapter.path is not None:
-            return {"sar": adapters.imported(Path(self.settings.adapter.path))}
+            return {"sar": adapters.imported(self, Path(self.settings.adapter.path))}
         return adapters.train(adapters.sar_trainings(self))
 
     def tuned(self) -> list[Artifact]:
