@@ -68,9 +68,10 @@ def _numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
     Raises:
         UserError: They are no finite numbers, or float32 cannot hold them.
     """
-    missing, pixels = np.ma.getmaskarray(pixels), np.ma.filled(pixels, 0)
+    missing: np.ndarray = np.ma.getmaskarray(pixels)
     if pixels.ndim == 3:
-        missing = missing.any(axis=2, keepdims=True)
+        missing = np.asarray(missing.any(axis=2, keepdims=True))
+    pixels = np.ma.filled(pixels, 0)
     if pixels.dtype == np.uint8 or (pixels.dtype == np.uint16 and not missing.any()):
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.dtype.kind not in "iufc":
@@ -115,13 +116,13 @@ def _read_pillow(path: Path) -> np.ndarray:
     A palette is replaced by its colours. Transparency that is the same everywhere says nothing and is dropped, be it
     full or none (BMP has files whose fourth byte is unused); where it varies, it is laid on black, as missing data are.
     """
-    with Image.open(path) as image:
-        cut = image.format == "PNG" and image.mode[0] != "I" and ";16" in str(image.tile[0].args)
-        image.load()
+    with Image.open(path) as file:
+        cut = file.format == "PNG" and file.mode[0] != "I" and ";16" in str(file.tile[0].args)
+        file.load()
     if cut:
         raise UserError(f"{path}: colours of 16 bits; save it as TIFF, which keeps them, or with 8 bits")
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    palette = "RGBA" if "transparency" in file.info else "RGB"
+    image = file.convert(palette) if file.mode == "P" else file
     if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I", "F"):
         raise UserError(f"{path}: image mode {image.mode}; convert it to grey or RGB")
     pixels = np.asarray(image)

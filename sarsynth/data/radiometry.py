@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import reduce
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -29,6 +30,10 @@ class Radiometry(Protocol):
     """How the pixels of a set become grey levels."""
 
     @property
+    def dtype(self) -> np.dtype:
+        """The type of the grey levels, uint8 or float32."""
+
+    @property
     def plain(self) -> dict[str, Any]:
         """All that decides it, in JSON's types, for a fingerprint."""
 
@@ -43,6 +48,8 @@ class Radiometry(Protocol):
 @dataclass(frozen=True)
 class EightBit:
     """Images of 8 bits as they are, and no others."""
+
+    dtype = np.dtype(np.uint8)
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -72,16 +79,21 @@ class Levels:
         scale: How grey levels rise between `low` and `high`: with amplitude, or with its logarithm.
         low: The amplitude that is black; so is what lies below, and what is missing (NaN).
         high: The amplitude that is white; so is what lies above.
+        below: Share of the training images' pixels that lie below `low`.
+        above: Share of those that lie above `high`.
     """
 
     rule: dict[str, Any]
     scale: Literal["linear", "log"]
     low: float
     high: float
+    below: float
+    above: float
+    dtype = np.dtype(np.float32)
 
     @property
     def plain(self) -> dict[str, Any]:
-        """The rule and what it was fitted to be."""
+        """The rule and all that fitting it found."""
         return asdict(self)
 
     def levels(self, pixels: np.ndarray, name: str) -> np.ndarray:
@@ -98,10 +110,10 @@ class Levels:
                     "if they are in dB already, use radiometry=linear"
                 )
             with np.errstate(divide="ignore"):  # minus infinity, which is black
-                share = np.log(pixels / np.float32(self.low)) / np.float32(math.log(self.high / self.low))
+                risen, range_ = np.log(pixels / np.float32(self.low)), math.log(self.high / self.low)
         else:
-            share = (pixels - np.float32(self.low)) / np.float32(self.high - self.low)
-        return np.fmin(np.fmax(share * np.float32(WHITE), 0), WHITE)  # of NaN and a number, these choose the number
+            risen, range_ = pixels - np.float32(self.low), self.high - self.low
+        return np.fmin(np.fmax(risen * np.float32(WHITE / range_), 0), WHITE)  # of NaN and a number: the number
 
 
 # --- Rules ------------------------------------------------------------------------------------------------------------
@@ -119,7 +131,7 @@ class Training:
         self.source, self.records = source, records
 
     def each(self, use: Callable[[np.ndarray], T]) -> Iterator[T]:
-        """Apply a function to the known pixels of every image, float32 (n,): the results, in the order of the images."""
+        """Apply a function to every image's pixels that are not missing, float32 (n,); yields in the images' order."""
 
         def read(record: ImageRecord) -> T:
             pixels = self.source.read(record).astype(np.float32, copy=False)
@@ -129,6 +141,10 @@ class Training:
             for result in pool.map(read, self.records):
                 yield result
                 advance()
+
+    def total(self, count: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Add up what a function counts in every image."""
+        return reduce(np.add, self.each(count))
 
 
 class Rule(Protocol):
@@ -159,8 +175,8 @@ class Linear:
 
     def fit(self, training: Training) -> Levels:
         """Find both percentiles, exactly."""
-        low, high = percentiles(training, [self.low, self.high])
-        return _levels({"name": "linear", "percentiles": [self.low, self.high]}, "linear", low, high)
+        low, high = exact_percentiles(training, [self.low, self.high])
+        return _levels(training, {"name": "linear", "percentiles": [self.low, self.high]}, "linear", low, high)
 
 
 class Log:
@@ -177,16 +193,21 @@ class Log:
     def __init__(self, limits: Sequence[float], reference: float | None) -> None:
         self.limits, self.reference = _rising("limits", limits), reference
         if reference is not None and reference <= 0:
-            raise UserError(f"reference={reference:g}: use an amplitude above 0, or null for the training images' median")
+            raise UserError(
+                f"reference={reference:g}: use an amplitude above 0, or null for that of the training images"
+            )
 
     def fit(self, training: Training) -> Levels:
         """Find the amplitudes of both limits."""
-        reference = percentiles(training, [50])[0] if self.reference is None else self.reference
+        reference = exact_percentiles(training, [50])[0] if self.reference is None else self.reference
         if reference <= 0:
-            raise UserError(f"reference=null: the training images' median is {reference:g}, which is no amplitude of 0 dB")
+            raise UserError(
+                f"radiometry=log: the training images' median is {reference:g}, which cannot be 0 dB; "
+                "set radiometry.reference"
+            )
         low, high = (reference * 10 ** (limit / 20) for limit in self.limits)
         rule = {"name": "log", "limits": list(self.limits), "reference": self.reference}
-        return _levels(rule, "log", low, high)
+        return _levels(training, rule, "log", low, high)
 
 
 class MeanSigma:
@@ -207,7 +228,7 @@ class MeanSigma:
     def fit(self, training: Training) -> Levels:
         """Find mean and standard deviation."""
         mu, sigma = mean_sigma(training)
-        return _levels({"name": "mean_sigma", "sigmas": self.sigmas}, "linear", 0.0, mu + self.sigmas * sigma)
+        return _levels(training, {"name": "mean_sigma", "sigmas": self.sigmas}, "linear", 0.0, mu + self.sigmas * sigma)
 
 
 def _rising(key: str, values: Sequence[float]) -> tuple[float, float]:
@@ -217,24 +238,28 @@ def _rising(key: str, values: Sequence[float]) -> tuple[float, float]:
     return float(numbers[0]), float(numbers[1])
 
 
-def _levels(rule: dict[str, Any], scale: Literal["linear", "log"], low: float, high: float) -> Levels:
-    if not low < high:
-        raise UserError(f"{rule['name']}: black would be {low:g} and white {high:g}: are the training images constant?")
-    return Levels(rule, scale, low, high)
+def _levels(
+    training: Training, rule: dict[str, Any], scale: Literal["linear", "log"], low: float, high: float
+) -> Levels:
+    if not np.float32(low) < np.float32(high):
+        raise UserError(
+            f"radiometry={rule['name']}: black would be {low:g} and white {high:g}; are the training images constant?"
+        )
+    return Levels(rule, scale, low, high, *clipped(training, low, high))
 
 
 # --- Statistics -------------------------------------------------------------------------------------------------------
 
 
-def percentiles(training: Training, wanted: Sequence[float]) -> list[float]:
+def exact_percentiles(training: Training, wanted: Sequence[float]) -> list[float]:
     """Find percentiles of all pixels, exactly: the least pixel that so many per cent of them do not exceed.
 
     A float32's bits, its sign turned, are ordered as the numbers are. So one pass counts the upper halves of the bits,
     which tells in which of these each percentile lies, and a second one counts the lower halves there: no matter how
     many pixels there are, little is kept in memory.
     """
-    upper = sum(training.each(lambda pixels: np.bincount(_keys(pixels) >> 16, minlength=HALF)))
-    total = _some(int(np.sum(upper)))
+    upper = training.total(lambda pixels: np.bincount(_keys(pixels) >> 16, minlength=HALF))
+    total = _some(int(upper.sum()))
     ranks = [max(1, math.ceil(Fraction(str(percent)) * total / 100)) for percent in wanted]
     uppers = np.searchsorted(np.cumsum(upper), ranks)
 
@@ -243,7 +268,7 @@ def percentiles(training: Training, wanted: Sequence[float]) -> list[float]:
         return np.stack([np.bincount(keys[keys >> 16 == half] & (HALF - 1), minlength=HALF) for half in uppers])
 
     below = np.cumsum(upper)[uppers] - upper[uppers]  # pixels whose upper half is smaller
-    counts = np.cumsum(sum(training.each(lower)), axis=1)
+    counts = np.cumsum(training.total(lower), axis=1)
     lowers = [np.searchsorted(row, rank - less) for row, rank, less in zip(counts, ranks, below, strict=True)]
     return [_number(int(half) << 16 | int(rest)) for half, rest in zip(uppers, lowers, strict=True)]
 
@@ -260,20 +285,20 @@ def mean_sigma(training: Training) -> tuple[float, float]:
     return float(mu), math.sqrt((shares * (variances + (means - mu) ** 2)).sum())
 
 
-def clipped(training: Training, levels: Levels) -> dict[str, float]:
-    """Count the pixels that grey levels lose: the shares `below` black and `above` white, and how many there are."""
+def clipped(training: Training, low: float, high: float) -> tuple[float, float]:
+    """Find the shares of all pixels that lie below one amplitude and above another."""
 
     def count(pixels: np.ndarray) -> np.ndarray:
-        low, high = np.float32(levels.low), np.float32(levels.high)
-        return np.array([len(pixels), np.count_nonzero(pixels < low), np.count_nonzero(pixels > high)])
+        below, above = (pixels < np.float32(low), pixels > np.float32(high))
+        return np.array([len(pixels), np.count_nonzero(below), np.count_nonzero(above)])
 
-    pixels, below, above = (int(number) for number in sum(training.each(count)))
-    return {"pixels": _some(pixels), "below": below / pixels, "above": above / pixels}
+    total, below, above = training.total(count).tolist()
+    return below / _some(total), above / total
 
 
 def _some(pixels: Any) -> Any:
     if not pixels:
-        raise UserError("the training images have no pixel that is not missing")
+        raise UserError("radiometry: every pixel of the training images is missing")
     return pixels
 
 
