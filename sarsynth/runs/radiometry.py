@@ -45,7 +45,7 @@ def fitted(study: "Study", chosen: EightBit | Rule, source: str) -> Radiometry:
     levels = Levels(**json.loads((made.path / LEVELS).read_text()))
     if levels.below + levels.above > WORTH_SAYING:
         console.print(
-            f"[yellow]warning:[/] radiometry={levels.rule['name']} clips {levels.below + levels.above:.1%} of the pixels "
-            f"of the training images: {levels.below:.1%} below {levels.low:g}, {levels.above:.1%} above {levels.high:g}"
+            f"[yellow]warning:[/] radiometry={levels.rule['name']} clips {levels.below + levels.above:.1%} of the "
+            f"training pixels: {levels.below:.1%} below {levels.low:g}, {levels.above:.1%} above {levels.high:g}"
         )
     return levels
