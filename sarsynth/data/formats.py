@@ -72,8 +72,9 @@ def _numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
     if pixels.ndim == 3:
         missing = np.asarray(missing.any(axis=2, keepdims=True))
     pixels = np.ma.filled(pixels, 0)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.dtype == np.uint8 or (pixels.dtype == np.uint16 and not missing.any()):
-        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        return pixels
     if pixels.dtype.kind not in "iufc":
         raise UserError(f"{path}: {pixels.dtype} pixels; save numbers")
     if pixels.dtype.kind in "iu" and pixels.size and max(-int(pixels.min()), int(pixels.max())) > LARGEST_WHOLE:
