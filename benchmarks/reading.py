@@ -1,4 +1,4 @@
-"""How fast images come into memory: reading, mapping and resizing of 256 px chips, beside a loop that uses Pillow alone.
+"""How fast images come into memory: 256 px chips read, mapped and resized, beside a loop that uses Pillow alone.
 
     python benchmarks/reading.py [images]
 

@@ -145,8 +145,10 @@ def _read_tiff(path: Path) -> np.ndarray:
         if NODATA_TAG in page.tags:
             return _read_geotiff(path)
         grey = page.samplesperpixel == 1 and page.photometric == tifffile.PHOTOMETRIC.MINISBLACK
-        if page.dtype in (np.uint8, np.bool_) or (grey and page.dtype in (np.uint16, np.float32)):
-            return _read_pillow(path)  # which knows palettes, and all the ways to compress
+        kept = page.dtype in (np.uint8, np.bool_) or (grey and page.dtype in (np.uint16, np.float32))
+        plain = grey and page.dtype != np.bool_ and page.compression == tifffile.COMPRESSION.NONE
+        if kept and not plain:
+            return _read_pillow(path)  # which knows palettes, and more ways to compress
         if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
             raise UserError(f"{path}: {page.photometric.name} pixels of {page.dtype}; save grey or RGB ones")
         try:
