@@ -15,6 +15,7 @@ from rich.table import Table
 from sarsynth.classification import fit_classifier, predict, scores
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images
 from sarsynth.fitting import Fitting
@@ -27,7 +28,9 @@ from sarsynth.tracking import Tracker
 def labelled(source: Simulated, split: str) -> LabelledImages:
     """Draw all images of a split."""
     records = source.records(split)
-    return LabelledImages(load_images(source, records, source.image_size), torch.tensor([r.label for r in records]))
+    return LabelledImages(
+        load_images(source, records, source.image_size, EightBit()), torch.tensor([r.label for r in records])
+    )
 
 
 def main(seeds: int) -> None:

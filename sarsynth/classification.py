@@ -26,6 +26,7 @@ SCHEDULE_FLOOR = (
     1e-4  # warm-up starts from, and cosine ends at, this share of the peak learning rate (the paper's release)
 )
 MOMENTUM = 0.9  # of SGD
+SMALLEST_DEVIATION = 1e-6  # grey levels; below it lies rounding
 
 
 @dataclass(frozen=True)
@@ -253,20 +254,15 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), in 0..255.
+    """Mean and standard deviation of each channel of images (N, C, H, W), in 0..255, uint8 or floating.
 
     A constant channel gets a deviation of 1, so that it can be divided by.
     """
-    levels = torch.arange(256, dtype=torch.float64)
-    means, deviations = [], []
-    for channel in images.transpose(0, 1):
-        share = (
-            torch.bincount(channel.flatten(), minlength=256) / channel.numel()
-        )  # exact, and no float copy of the set
-        mean = (share * levels).sum()
-        means.append(mean.item())
-        deviations.append((share * (levels - mean) ** 2).sum().sqrt().item() or 1.0)
-    return means, deviations
+    moments = [torch.var_mean(chunk.double(), dim=(2, 3), correction=0) for chunk in images.split(256)]
+    variances, means = (torch.cat(parts) for parts in zip(*moments, strict=True))  # of each image: no float64 set
+    mean = means.mean(dim=0)
+    deviations = (variances + (means - mean) ** 2).mean(dim=0).sqrt()
+    return mean.tolist(), [deviation if deviation > SMALLEST_DEVIATION else 1.0 for deviation in deviations.tolist()]
 
 
 def fit_classifier(
@@ -314,13 +310,13 @@ def fit_classifier(
 
 @torch.inference_mode()
 def predict(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Classify uint8 images (N, C, H, W) on the classifier's device: logits on the CPU, float32 (N, classes)."""
+    """Classify images (N, C, H, W) on the classifier's device: logits on the CPU, float32 (N, classes)."""
     return _in_batches(classifier, Classifier.forward, images, batch_size)
 
 
 @torch.inference_mode()
 def extract_features(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Describe uint8 images (N, C, H, W) on the classifier's device: features on the CPU, float32 (N, F)."""
+    """Describe images (N, C, H, W) on the classifier's device: features on the CPU, float32 (N, F)."""
     return _in_batches(classifier, Classifier.features, images, batch_size)
 
 

@@ -329,6 +329,7 @@ class Settings(Section):
     data: Data
     ors: Encoded
     regular: Images
+    radiometry: Component
     method: Method
     adapter: Adapter
     train: Training
@@ -397,6 +398,7 @@ def _slots(settings: Settings) -> Iterator[_Slot]:
     for key in ("data", "ors", "regular"):
         images: Images = getattr(settings, key)
         yield _Slot(key, images.reader, siblings=tuple(set(type(images).model_fields) - {"reader"}))
+    yield _Slot("radiometry", settings.radiometry)
     yield _Slot("sampler", settings.sampler)
     yield _Slot("trainer", settings.trainer, ours=TRAINER_OURS)
     if settings.logger:

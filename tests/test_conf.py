@@ -23,6 +23,7 @@ GROUPS = (
     "data",
     "ors",
     "regular",
+    "radiometry",
     "method",
     "contours",
     "classifier",

@@ -59,10 +59,10 @@ class Window:
         """Cut the window out of its scene, mirrored outwards where the scene ends.
 
         Args:
-            scene: uint8, shape (H, W, C).
+            scene: uint8, uint16 or float32, shape (H, W, C).
 
         Returns:
-            uint8, shape (side, side, C); bilinear between the scene's pixels where the window is turned.
+            Same type, shape (side, side, C); bilinear between the scene's pixels where the window is turned.
         """
         if not self.angle:
             return _square(scene, round(self.x - self.side / 2), round(self.y - self.side / 2), self.side)

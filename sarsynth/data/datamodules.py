@@ -15,7 +15,7 @@ from sarsynth.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images that belong together with their labels: uint8 (N, C, H, W) and int64 (N,); names, if known."""
+    """Images in 0..255, uint8 or float32 (N, C, H, W), with their labels, int64 (N,), and names, if known."""
 
     images: Tensor
     labels: Tensor
@@ -142,7 +142,7 @@ class SeededDataModule(LightningDataModule):
 
 
 def shuffled(training: LabelledImages, *, batch_size: int, max_steps: int, seed: int) -> SeededDataModule:
-    """Serve images, mixed evenly into every batch: (uint8 (B, C, H, W), labels int64 (B,), rows int64 (B,)).
+    """Serve images, mixed evenly into every batch: ((B, C, H, W), labels int64 (B,), rows int64 (B,)).
 
     The budget is in steps: more images mean fewer epochs, not a longer training.
     """

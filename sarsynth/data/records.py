@@ -72,7 +72,10 @@ class Source(Protocol):
         """List the images of a split, in an order that depends on the data alone; empty if there is no such split."""
 
     def read(self, record: ImageRecord) -> np.ndarray:
-        """Read one image as uint8, shape (H, W, C); sizes may differ from image to image."""
+        """Read one image as it is stored: uint8, uint16 or float32, shape (H, W, C), NaN where pixels are missing.
+
+        Sizes may differ from image to image. What its pixels mean as grey levels, a `Radiometry` says.
+        """
 
     def fingerprint(self) -> str:
         """Hex digest of everything that `records` and `read` can return: content, not where it lies."""

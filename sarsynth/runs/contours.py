@@ -138,10 +138,10 @@ def contours(study: "Study", role: "Role", command: str) -> Artifact:
     The artifact holds `packed`, uint8 (N, H, W / 8), and `frames`, int64 (N, 4): what is seen of each image, in its px.
     """
     chosen, size = study.settings.contours, study.settings.base.image_size
-    source, records = study.sources[role], study.training_records(role)
+    source, records, radiometry = study.sources[role], study.training_records(role), study.radiometry[role]
 
     def find(record: ImageRecord) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-        pixels = source.read(record)
+        pixels = radiometry.levels(source.read(record), record.path)
         return canny(resize(pixels, size), chosen.thresholds, chosen.blur), central_square(*pixels.shape[:2])
 
     def build(folder: Path) -> None:

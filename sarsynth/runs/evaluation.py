@@ -150,6 +150,7 @@ def about(study: Study) -> dict[str, Any]:
         "base": settings.base.name,
         "data": settings.data.name,
         "split": settings.data.split,
+        "radiometry": study.radiometry["sar"].plain,
         "minor": study.minor,
         "classes": study.classes,
         "counts": study.counts,

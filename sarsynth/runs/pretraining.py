@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from sarsynth.data.radiometry import EightBit
 from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
 from sarsynth.errors import UserError
@@ -34,7 +35,7 @@ def make_base(study: Study) -> Artifact:
 
     def build(folder: Path) -> None:
         checkpoints = folder / "checkpoints"
-        photographs = to_channels(load_images(source, records, size), 3)
+        photographs = to_channels(load_images(source, records, size, EightBit()), 3)
         texts = captions(spec.prompt, records, source.classes)
         fitting = study.fitting("autoencoder")
         vae = train_autoencoder(

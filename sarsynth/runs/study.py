@@ -33,6 +33,7 @@ from sarsynth.classification import (
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.latents import encode_images, encode_texts, save_latents
+from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
 from sarsynth.errors import UserError
@@ -40,11 +41,11 @@ from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.prompts import caption, captions
-from sarsynth.runs import adapters, contours
+from sarsynth.runs import adapters, contours, radiometry
 from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
-from sarsynth.settings import Encoded, Images, Settings, nearest
+from sarsynth.settings import Component, Encoded, Images, Settings, nearest
 from sarsynth.store import Artifact, Store
 from sarsynth.tracking import Tracker
 
@@ -79,9 +80,23 @@ class Study:
         return {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
 
     @cached_property
-    def fingerprints(self) -> dict[Role, str]:
+    def contents(self) -> dict[Role, str]:
         """The content of each image set, hashed once a run."""
         return {role: source.fingerprint() for role, source in self.sources.items()}
+
+    @cached_property
+    def radiometry(self) -> dict[Role, Radiometry]:
+        """How the pixels of each image set become grey levels."""
+        sar = radiometry.fitted(self, built("radiometry", self.settings.radiometry), self.contents["sar"])
+        return {"sar": sar, "ors": EightBit(), "regular": EightBit()}
+
+    @cached_property
+    def fingerprints(self) -> dict[Role, dict[str, Any]]:
+        """What decides the grey levels of each image set: whatever is made from them names it."""
+        return {
+            role: {"content": content, "radiometry": self.radiometry[role].plain}
+            for role, content in self.contents.items()
+        }
 
     @property
     def classes(self) -> list[str]:
@@ -182,7 +197,7 @@ class Study:
 
         def build(folder: Path) -> None:
             tensors = {
-                "images": load_images(source, records, size),
+                "images": load_images(source, records, size, self.radiometry["sar"]),
                 "labels": torch.tensor([record.label for record in records]),
             }
             save_file(tensors, folder / "images.safetensors")
@@ -208,7 +223,7 @@ class Study:
         source, size = self.sources[role], self.settings.base.image_size
 
         def build(folder: Path) -> None:
-            images = load_images(source, records, size)
+            images = load_images(source, records, size, self.radiometry[role])
             texts = captions(spec.prompt, records, source.classes)
             encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
             save_latents(encoded | encode_texts(self.base, texts), folder)
@@ -333,6 +348,8 @@ class Study:
     def _check(self) -> None:
         """Refuse now what the last stage would refuse after hours of training the first ones."""
         captions(self.settings.data.prompt, self.training, self.classes)
+        first = self.training[0]
+        self.radiometry["sar"].levels(self.sources["sar"].read(first), first.path)
         if self.settings.method.partition == "prototypes":
             partitions.check_k(self.settings.prototypes.k, len(self.training))
 
@@ -528,12 +545,17 @@ class ImageRecipe:
 
 
 def open_source(slot: str, images: Images) -> Source:
-    """Build the reader of `data`, `ors` or `regular`; what it refuses is told with the full key."""
+    """Build the reader of `data`, `ors` or `regular`."""
+    return built(slot, images.reader)
+
+
+def built(slot: str, component: Component) -> Any:
+    """Build what one key of the settings names; what it refuses is told with the full key."""
     try:
-        return images.reader.build()
+        return component.build()
     except UserError as error:
         key, given, _ = str(error).partition("=")
-        raise UserError(f"{slot}.{error}" if given and key in images.reader.options else f"{slot}: {error}") from error
+        raise UserError(f"{slot}.{error}" if given and key in component.options else f"{slot}: {error}") from error
 
 
 def _save_png(image: Tensor, file: Path) -> None:
