@@ -59,7 +59,9 @@ class Files:
         labels = {name: label for label, name in enumerate(self.classes)}
         self._records: dict[Split, list[ImageRecord]] = {split: [] for split in SPLITS}
         for one in found:
-            record = ImageRecord(one.path, labels[one.class_name], one.split, one.text, one.instances, one.group)
+            record = ImageRecord(
+                one.path, labels[one.class_name], one.split, one.text, one.instances, one.group, one.drawn
+            )
             self._records[one.split].append(record)
         self._fingerprint: str | None = None
         self._scene = lru_cache(maxsize=SCENES)(self._open)
