@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from sarsynth.data.chips import Cutting, Marked, instances
-from sarsynth.data.files import image_size
+from sarsynth.data.formats import image_size
 from sarsynth.data.found import Found
 from sarsynth.data.records import Split
 from sarsynth.errors import UserError
