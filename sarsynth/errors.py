@@ -22,6 +22,7 @@ class BadImage(UserError):
         super().__init__(f"{path}: {reason}; repair or remove it")
         self.reason = reason
 
+
 def one_line(error: BaseException) -> str:
     """Shorten a library's message to its first paragraph, on one line."""
     return " ".join(str(error).strip().split("\n\n")[0].split())

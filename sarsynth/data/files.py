@@ -110,8 +110,8 @@ class Files:
         try:
             with (self.root / file).open("rb") as content:
                 return hashlib.file_digest(content, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{self.root / file}: cannot be read ({error.strerror})") from error
+        except OSError as error:  # a bad image, as who reads it will learn; one that can be read tomorrow is another
+            return str(error.strerror)
 
 
 # --- Pixels -----------------------------------------------------------------------------------------------------------

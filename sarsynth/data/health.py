@@ -26,8 +26,8 @@ BINS = 128  # of the histograms
 OCTAVES = 32  # values of wide images are counted from 2^-32 to 2^32, in equal steps of their logarithm
 BLOCK = 512  # images, or pairs of them, that are compared at a time
 REACH = 3  # px of a small picture by which two of one scene may be displaced, counted in halves
-STRUCTURE = 3.0  # px: what is coarser than this in a small picture is no proof that two are one
-AGREEMENT = 0.8  # correlation of fine structure from which on two are one; see `agreements`
+STRUCTURE = 2.0  # px: what is coarser than this in a small picture is no proof that two are one
+AGREEMENT = 0.9  # correlation of fine structure from which on two are one; see `agreements`
 SCAN, THUMBS, FACTS = "scan.npz", "thumbs.npy", "scan.json"
 
 
@@ -52,7 +52,7 @@ class Scan:
     Attributes:
         paths: Names of the records.
         reasons: Why an image is bad, None for good ones.
-        contents: Hex digest of the pixels; equal for a grey image and the same one in three channels. Empty for bad ones.
+        contents: Hex digest of the pixels, the same for a grey image in one channel and in three; empty for bad ones.
         dtypes: NumPy's names of the pixels' types.
         sizes: Height and width in px, int64 (N, 2).
         codes: Perceptual hashes of 64 bits, uint64 (N,).
@@ -148,7 +148,7 @@ def look(source: Source, record: ImageRecord) -> Look:
     except BadImage as bad:
         return Look(bad.reason)
     grey = amplitude(pixels)
-    known = np.isfinite(grey)
+    known = np.isfinite(grey) if pixels.dtype.kind in "fc" else np.ones(1, bool)
     values = grey if known.all() else grey[known]
     if not values.size:
         return Look("holds no finite value")
@@ -181,12 +181,13 @@ def amplitude(pixels: np.ndarray) -> np.ndarray:
     values = np.abs(pixels) if np.iscomplexobj(pixels) else pixels
     if values.shape[2] == 1:
         return values[..., 0] if values.dtype == np.uint8 else values[..., 0].astype(np.float32)
-    return values.mean(axis=2, dtype=np.float32)
+    # Channel by channel, many times as fast as a mean over so short an axis.
+    return sum(values[..., channel].astype(np.float32) for channel in range(values.shape[2])) / values.shape[2]
 
 
 def content_digest(pixels: np.ndarray) -> str:
     """Hex digest of shape, type and values; of one channel, where all are equal."""
-    if pixels.shape[2] > 1 and (pixels == pixels[..., :1]).all():
+    if all(np.array_equal(pixels[..., 0], pixels[..., channel]) for channel in range(1, pixels.shape[2])):
         pixels = pixels[..., :1]
     head = f"{pixels.dtype.str} {pixels.shape}".encode()
     return hashlib.blake2b(head + np.ascontiguousarray(pixels).tobytes(), digest_size=16).hexdigest()
@@ -281,7 +282,7 @@ def agreements(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Correlate the fine structure of pairs of small pictures, at the displacement that suits each best.
 
     Two chips of one kind of ship agree in their coarse structure, often better than a chip and its brightened copy; but
-    speckle never comes twice. Of 5,171 chips of MSTAR, whose azimuths are a degree apart, no pair reaches 0.85.
+    speckle never comes twice. Of the 5,171 chips of MSTAR, many of one vehicle at almost one azimuth, no two reach 0.9.
 
     Args:
         thumbs: uint8 (N, THUMB, THUMB).
@@ -311,7 +312,7 @@ def _spectra(thumbs: np.ndarray) -> np.ndarray:
     window = np.hanning(THUMB + 2)[1:-1]  # what enters at one border has left at the other
     fine = np.clip(fine, -limit, limit) * np.outer(window, window).astype(np.float32)
     energy = np.linalg.norm(fine, axis=(1, 2), keepdims=True)
-    return scipy.fft.rfft2(fine / np.maximum(energy, 1e-6)) * np.float32(THUMB)
+    return scipy.fft.rfft2(fine / np.maximum(energy, 1e-6))
 
 
 def groups(records: Sequence[ImageRecord], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -334,7 +335,9 @@ def groups(records: Sequence[ImageRecord], pairs: Sequence[tuple[str, str]]) -> 
     if not pairs:
         return {}
     i, j = np.array(links).T
-    _, components = connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(len(records),) * 2), directed=False)
+    _, components = connected_components(
+        coo_array((np.ones(len(i)), (i, j)), shape=(len(records),) * 2), directed=False
+    )
     joined = {components[rows[path]] for pair in pairs for path in pair}
     members: dict[int, list[ImageRecord]] = {component: [] for component in joined}
     for record, component in zip(records, components, strict=True):
@@ -348,9 +351,7 @@ def groups(records: Sequence[ImageRecord], pairs: Sequence[tuple[str, str]]) -> 
     return names
 
 
-def by_class(
-    records: Sequence[ImageRecord], classes: Sequence[str], scanned: Scan
-) -> Mapping[str, Mapping[str, Any]]:
+def by_class(records: Sequence[ImageRecord], classes: Sequence[str], scanned: Scan) -> Mapping[str, Mapping[str, Any]]:
     """Sum up what good images of each class are: sizes, saturation, and histograms by type of pixels.
 
     Returns:

@@ -180,7 +180,7 @@ def stratified_split(
 def draw_splits(records: Iterable[ImageRecord]) -> list[ImageRecord]:
     """Choose the splits that are ours to choose (`drawn`), once more if they were before; groups stay together.
 
-    Each draw is of its own images; the largest goes first, and a group that an earlier one has placed stays where it is.
+    Each draw is of its own images. The largest goes first, and a group that an earlier one has placed stays there.
     """
     records = list(records)
     pools: dict[tuple[Any, ...], list[ImageRecord]] = defaultdict(list)

@@ -22,6 +22,7 @@ from sarsynth.data.latents import load_latents
 from sarsynth.data.records import ImageRecord, digest
 from sarsynth.data.transforms import central_square, resize
 from sarsynth.denoising import Track
+from sarsynth.runs import hygiene
 from sarsynth.runs.tables import contours_table
 from sarsynth.sampling import Control
 from sarsynth.store import Artifact
@@ -96,6 +97,7 @@ def guides(study: "Study") -> Guides:
     own = None
     if chosen.root:
         own = read_maps(Path(chosen.root).expanduser(), classes, study.settings.base.image_size)
+        hygiene.guard_maps(study, own)
     inputs = {}
     for source in chosen.sources:
         role = ROLES[source]
@@ -166,6 +168,7 @@ def contours(study: "Study", role: "Role", command: str) -> Artifact:
         {},
         build,
         command=command,
+        samples=study.samples(role, records),
     )
 
 

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
-from sarsynth.errors import UserError
 from sarsynth.pretraining import measure_latents, train_autoencoder, train_base
 from sarsynth.prompts import captions
-from sarsynth.runs.study import Study, open_source
+from sarsynth.runs.study import Study
 from sarsynth.sim import generic_picture
 from sarsynth.store import Artifact
 
@@ -27,10 +26,7 @@ def make_base(study: Study) -> Artifact:
     settings = study.settings
     recipe, spec, size, seed = settings.train.base, settings.regular, settings.base.image_size, settings.seed
     assert recipe is not None
-    source = open_source("regular", spec)
-    records = source.records("train")
-    if not records:
-        raise UserError("regular: no train images; set regular.train to a folder or a list file")
+    source, records = study.sources["regular"], study.training_records("regular")
 
     def build(folder: Path) -> None:
         checkpoints = folder / "checkpoints"
@@ -63,7 +59,7 @@ def make_base(study: Study) -> Artifact:
         "base",
         settings.base.name,
         {
-            "source": source.fingerprint(),
+            "source": study.fingerprints["regular"],
             "records": digest(records),
             "prompt": spec.prompt,
             "image_size": size,
@@ -73,6 +69,7 @@ def make_base(study: Study) -> Artifact:
         {},
         build,
         command=study.command("train.py", "stage=base"),
+        samples=study.samples("regular", records),
         collective=True,
     )
 
