@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import numpy as np
 from matplotlib import rc_context
@@ -22,7 +22,7 @@ COLOURS = ("#1a8f96", "#d0693a", "#7b6fd0", "#5c9a3d", "#c2457d", "#a88a2c", "#4
 RIGHT, WRONG = COLOURS[0], COLOURS[1]
 MARKERS = "osD^vP*Xhd"
 ACROSS = 4  # panels in a row
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
     "axes.facecolor": "none",
@@ -76,7 +76,7 @@ class Estimate:
     points: Sequence[float] = ()
 
 
-def _panels(count: int, width: float, height: float, **options: object) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
     """Lay `count` panels of a size in inches out in rows of up to four."""
     across = min(ACROSS, count)
     down = math.ceil(count / across)
@@ -136,8 +136,10 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    texts = [[f"{100 * share:.0f}" if count else "" for share, count in zip(*pair, strict=True)]
-             for pair in zip(shares, counts, strict=True)]  # fmt: skip
+    texts = [
+        [f"{100 * share:.0f}" if count else "" for share, count in zip(*pair, strict=True)]
+        for pair in zip(shares, counts, strict=True)
+    ]
     colours = np.where(np.eye(len(classes), dtype=bool), RIGHT, WRONG)
     figure = _matrix(shares, texts, colours, classes, classes, size=0.46)
     figure.axes[0].set_title(title)
@@ -156,17 +158,23 @@ def clusters(counts: np.ndarray, weights: np.ndarray, classes: Sequence[str], na
         classes: Names of the rows.
         names: Names of the columns.
     """
-    texts = [[f"{count}\n{weight:.2f}" for count, weight in zip(*pair, strict=True)]
-             for pair in zip(counts, weights, strict=True)]  # fmt: skip
+    texts = [
+        [f"{count}\n{weight:.2f}" for count, weight in zip(*pair, strict=True)]
+        for pair in zip(counts, weights, strict=True)
+    ]
     figure = _matrix(weights, texts, np.full(counts.shape, RIGHT), classes, names, size=0.66)
     figure.axes[0].set_xlabel("count, and weight when the class is made")
     return figure
 
 
 def _matrix(
-    shades: np.ndarray, texts: Sequence[Sequence[str]], colours: np.ndarray, rows: Sequence[str], columns: Sequence[str],
+    shades: np.ndarray,
+    texts: Sequence[Sequence[str]],
+    colours: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
     size: float,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Draw a table of squares, each as opaque as its shade in [0, 1] says, with text."""
     named = 0.09 * max(map(len, rows))
     figure = Figure(
@@ -186,7 +194,9 @@ def _matrix(
         side.set_visible(False)
     place.set_yticks(range(len(rows)), rows)
     slanted = max(map(len, columns)) * 0.085 > size
-    place.set_xticks(range(len(columns)), columns, **({"rotation": 40, "ha": "right"} if slanted else {}))
+    place.set_xticks(range(len(columns)), columns)
+    if slanted:
+        place.tick_params("x", rotation=40)
     return figure
 
 
@@ -226,7 +236,9 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 @styled
-def scatter(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], rows: Sequence[str], x: Sequence[str], y: str) -> Figure:
+def scatter(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], rows: Sequence[str], x: Sequence[str], y: str
+) -> Figure:
     """Draw pairs of figures, a point for each row, by its name.
 
     Args:
@@ -234,7 +246,7 @@ def scatter(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], rows: Sequence[
         rows: Names of the rows.
         x: What the horizontal axis of each panel shows.
         y: What the vertical ones show.
-    """  # fmt: skip
+    """
     figure, axes = _panels(len(panels), 3.3, 2.8)
     handles = {}
     for place, label, (title, (across, up)) in zip(axes, x, panels.items(), strict=True):
@@ -258,9 +270,11 @@ def scatter(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], rows: Sequence[
 
 @styled
 def embedding(
-    real: np.ndarray, real_labels: np.ndarray, synthetic: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    real: np.ndarray,
+    real_labels: np.ndarray,
+    synthetic: Mapping[str, tuple[np.ndarray, np.ndarray]],
     classes: Sequence[str],
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Draw features in two dimensions, a panel for each synthetic set over the same real images.
 
     Args:
@@ -273,15 +287,17 @@ def embedding(
     for place, (title, (points, labels)) in zip(axes, synthetic.items(), strict=True):
         for label in range(len(classes)):
             colour = COLOURS[label % len(COLOURS)]
-            place.scatter(*real[real_labels == label].T, s=9, color=colour, alpha=0.3, linewidths=0)
-            place.scatter(*points[labels == label].T, s=16, color=colour, marker="x", linewidths=1)
+            x, y = real[real_labels == label].T
+            place.scatter(x, y, s=9, color=colour, alpha=0.3, linewidths=0)
+            x, y = points[labels == label].T
+            place.scatter(x, y, s=16, color=colour, marker="x", linewidths=1)
         place.set_title(title)
         place.set(xticks=[], yticks=[])
     handles = [
         axes[0].scatter([], [], s=24, color=COLOURS[label % len(COLOURS)], label=name)
         for label, name in enumerate(classes)
     ]
-    handles.append(axes[0].scatter([], [], s=16, color=MUTED, alpha=0.4, label="● real"))
+    handles.append(axes[0].scatter([], [], s=16, color=MUTED, alpha=0.4, label="real"))
     handles.append(axes[0].scatter([], [], s=20, color=MUTED, marker="x", label="synthetic"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)))
     return figure

@@ -1,55 +1,39 @@
-"""After the last job of a sweep: results.csv, the table of all its jobs, their pictures side by side, and what failed.
+"""After the last job of a sweep: its report and table, the pictures of its jobs side by side, and what failed.
 
 Torch-free, as the process that starts the jobs is.
 """
 
-import csv
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from PIL import Image
 
 from sarsynth import pictures
 from sarsynth.console import console
-from sarsynth.errors import ERROR_FILE
-from sarsynth.runs.tables import mean_fid, results_table
+from sarsynth.runs import report
+from sarsynth.runs.results import Cell, ClassImages, cells, read_set
+from sarsynth.runs.tables import results_table
 
-RESULT = "result.json"
 SEEDS = 4  # images of a class and job in a class's own picture
 SAMPLES = 3  # and in the picture of all classes
-
-
-@dataclass(frozen=True, eq=False)
-class ClassImages:
-    """The first images of a class in a synthetic set, uint8 (1 or 3, H, W) each, and the prompt that they follow."""
-
-    name: str
-    prompt: str
-    images: list[np.ndarray]
 
 
 class Summary(Callback):
     """Hydra's callback that sums a sweep up."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write results.csv and pictures, print the table; name what failed and exit with 1 if anything did."""
+        """Write the report and pictures, print the table; name what failed and exit with 1 if anything did."""
         folder = Path(config.hydra.sweep.dir)
         found = cells(folder)
         scored = [(cell, cell.result) for cell in found if cell.result and "classifier" in cell.result]
         if scored:
-            rows = [{"method": result["method"], "overrides": cell.overrides} | row(result) for cell, result in scored]
-            write_csv(rows, folder / "results.csv")
             console.rule("[bold]results", align="left")
             console.print(results_table([result for _, result in scored], [cell.overrides for cell, _ in scored]))
-            console.print(f"  {folder / 'results.csv'}")
+            for file in report.write(folder, Path(config.paths.store)):
+                console.print(f"  {file}")
         for file in side_by_side(found, Path(config.paths.store), folder):
             console.print(f"  {file}")
         for cell in found:
@@ -75,7 +59,7 @@ def side_by_side(found: Sequence[Cell], store: Path, folder: Path) -> list[Path]
         made = cell.result["inputs"].get("synthetic") if cell.result else None
         if made and made not in sets:
             path = next((store / "synthetic").glob(f"*-{made}"))  # two names, if two methods come to the same set
-            sets[made] = cell.heading, _read_set(path)
+            sets[made] = cell.heading, read_set(path, SEEDS)
     first = next(iter(sets.values()), ("", []))[1]
     alike = [
         one for one in sets.values() if [a_class.name for a_class in one[1]] == [a_class.name for a_class in first]
@@ -92,18 +76,3 @@ def side_by_side(found: Sequence[Cell], store: Path, folder: Path) -> list[Path]
         names = [f"seed {seed}" for seed in range(max(len(rows) for _, rows in columns))]
         pictures.compose(columns, names, a_class.prompt).save(files[-1])
     return files
-
-
-def _read_set(folder: Path) -> list[ClassImages]:
-    """Read the first images of each class of a synthetic set."""
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = []
-    for name in dict.fromkeys(one["class_name"] for one in rows):
-        ours = [one for one in rows if one["class_name"] == name]
-        images = []
-        for one in ours[:SEEDS]:
-            with Image.open(folder / one["file_name"]) as picture:
-                pixels = np.asarray(picture)
-            images.append(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
-        found.append(ClassImages(name, ours[0]["text"], images))
-    return found
