@@ -11,9 +11,9 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -59,6 +59,7 @@ class Table:
         numeric: Whether columns after the first are figures, which stand to the right.
     """
 
+    kind: ClassVar = "table"
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
@@ -72,15 +73,91 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture or plot of a page, which can be enlarged.
+    """A picture of a page, which can be enlarged.
 
     Attributes:
-        content: `image(...)` or `figure_svg(...)`.
+        content: Made by `image`.
         caption: What stands under it.
     """
 
+    kind: ClassVar = "picture"
     content: Markup
     caption: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Plot:
+    """A matplotlib figure of a page, which can be enlarged, and can be kept as files.
+
+    Attributes:
+        name: Of its files.
+        figure: As `sarsynth.plots` makes them.
+        alt: What it shows, for those who do not see it.
+        caption: What stands under it.
+    """
+
+    kind: ClassVar = "picture"
+    name: str
+    figure: "Figure"
+    alt: str
+    caption: str = ""
+
+    @cached_property
+    def content(self) -> Markup:
+        """The figure as a page shows it."""
+        return figure_svg(self.figure, self.alt)
+
+    def save(self, folder: Path) -> None:
+        """Write it as PNG and as SVG, on white."""
+        self.figure.savefig(folder / f"{self.name}.png", dpi=160)
+        write(save_svg(self.figure), folder / f"{self.name}.svg")
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures beside each other under a heading; folded away until somebody looks, if there are many."""
+
+    kind: ClassVar = "gallery"
+    heading: str
+    pictures: Sequence[Picture | Plot]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """One sentence that sets something right: why a part is missing, what a figure may not be read as."""
+
+    kind: ClassVar = "note"
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, with what it makes."""
+
+    kind: ClassVar = "command"
+    makes: str
+    line: str
+
+
+Piece = Table | Picture | Plot | Gallery | Note | Command
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page that its contents list.
+
+    Attributes:
+        anchor: Its address within the page.
+        heading: Its title.
+        about: A sentence or two on how to read it.
+        pieces: What it holds.
+    """
+
+    anchor: str
+    heading: str
+    about: str
+    pieces: Sequence[Piece]
 
 
 def data_uri(content: Path | bytes) -> str:

@@ -323,6 +323,8 @@ class Settings(Section):
 
     # train.py alone has it
     stage: Literal["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None
+    # evaluate.py alone has it: instead of evaluating, rebuild the report of this sweep's folder
+    report: Text | None = None
     # generate.py alone has these: instead of images, a LoRA file of all that the method does for a class
     export: Text | None = None
     export_format: Literal["diffusers", "kohya"] | None = None
