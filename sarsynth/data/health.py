@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ class Look:
     size: tuple[int, int] = (0, 0)
     code: int = 0
     saturated: float = 0.0
-    histogram: np.ndarray | None = None
-    thumb: np.ndarray | None = None
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    thumb: np.ndarray = field(default_factory=lambda: np.zeros((THUMB, THUMB), np.uint8))
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,6 @@ def scan(source: Source, records: Sequence[ImageRecord], advance: Callable[..., 
         for one in pool.map(lambda record: look(source, record), records):
             looks.append(one)
             advance()
-    blank = {"histogram": np.zeros(BINS, np.int64), "thumb": np.zeros((THUMB, THUMB), np.uint8)}
-
-    def stack(key: str) -> np.ndarray:
-        parts = [getattr(one, key) if one.reason is None else blank[key] for one in looks]
-        return np.stack(parts) if parts else np.empty((0, *blank[key].shape), blank[key].dtype)
-
     return Scan(
         paths=[record.path for record in records],
         reasons=[one.reason for one in looks],
@@ -136,8 +130,8 @@ def scan(source: Source, records: Sequence[ImageRecord], advance: Callable[..., 
         sizes=np.array([one.size for one in looks], np.int64).reshape(-1, 2),
         codes=np.array([one.code for one in looks], np.uint64),
         saturated=np.array([one.saturated for one in looks], np.float32),
-        histograms=stack("histogram"),
-        thumbs=stack("thumb"),
+        histograms=np.array([one.histogram for one in looks], np.int64).reshape(-1, BINS),
+        thumbs=np.array([one.thumb for one in looks], np.uint8).reshape(-1, THUMB, THUMB),
     )
 
 
@@ -157,7 +151,6 @@ def look(source: Source, record: ImageRecord) -> Look:
         return Look(f"constant: every pixel is {low:g}")
     if not known.all():
         grey = np.where(known, grey, low)
-    small = thumbnail(grey)
     return Look(
         content=content_digest(pixels),
         dtype=pixels.dtype.name,
@@ -165,7 +158,7 @@ def look(source: Source, record: ImageRecord) -> Look:
         code=difference_hash(grey),
         saturated=float(np.mean(values == (255 if pixels.dtype == np.uint8 else high))),
         histogram=histogram(values, pixels.dtype),
-        thumb=small,
+        thumb=thumbnail(grey),
     )
 
 
@@ -181,8 +174,10 @@ def amplitude(pixels: np.ndarray) -> np.ndarray:
     values = np.abs(pixels) if np.iscomplexobj(pixels) else pixels
     if values.shape[2] == 1:
         return values[..., 0] if values.dtype == np.uint8 else values[..., 0].astype(np.float32)
-    # Channel by channel, many times as fast as a mean over so short an axis.
-    return sum(values[..., channel].astype(np.float32) for channel in range(values.shape[2])) / values.shape[2]
+    grey = values[..., 0].astype(np.float32)
+    for channel in range(1, values.shape[2]):  # many times as fast as a mean over so short an axis
+        grey += values[..., channel]
+    return grey / np.float32(values.shape[2])
 
 
 def content_digest(pixels: np.ndarray) -> str:
@@ -205,7 +200,7 @@ def difference_hash(grey: np.ndarray) -> int:
 
 def thumbnail(grey: np.ndarray) -> np.ndarray:
     """Shrink or enlarge to uint8 (THUMB, THUMB); wide ranges as their square root between their extremes."""
-    small = grey.astype(np.float32, copy=False)
+    small: np.ndarray = grey.astype(np.float32, copy=False)
     if grey.dtype != np.uint8:
         small = np.sqrt(small - small.min())
         small *= 255 / small.max()
@@ -343,7 +338,7 @@ def groups(records: Sequence[ImageRecord], pairs: Sequence[tuple[str, str]]) -> 
     for record, component in zip(records, components, strict=True):
         if component in members:
             members[component].append(record)
-    names = {}
+    names: dict[str, str] = {}
     for several in members.values():
         own = [record.group for record in several if record.group is not None]
         name = min(own) if own else f"like {min(record.path for record in several)}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sarsynth.base import check_controlnet, load_controlnet, new_controlnet, resolve_controlnet, save_controlnet
 from sarsynth.console import console, progress
-from sarsynth.contours import assign, canny, check_reuse, pack, read_maps, unpack, usable
+from sarsynth.contours import Maps, assign, canny, check_reuse, pack, read_maps, unpack, usable
 from sarsynth.control import ContourDataset, ControlTraining
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.latents import load_latents
@@ -97,7 +97,7 @@ def guides(study: "Study") -> Guides:
     own = None
     if chosen.root:
         own = read_maps(Path(chosen.root).expanduser(), classes, study.settings.base.image_size)
-        hygiene.guard_maps(study, own)
+        guard(study, own)
     inputs = {}
     for source in chosen.sources:
         role = ROLES[source]
@@ -129,9 +129,38 @@ def guides(study: "Study") -> Guides:
     return Guides(classes, names, joined, paired, kept, seed, inputs, recipe)
 
 
+def guard(study: "Study", maps: Maps) -> None:
+    """Let contour maps of one's own pass, if none of them is the contour of a validation or test image.
+
+    Raises:
+        UserError: Some are, and `data.allow_leak` is false.
+    """
+    held = {}
+    for _, record in hygiene.held_out(study, "sar"):
+        _, drawn, _ = outlined(study, "sar", record)
+        if drawn.any():
+            held[drawn.tobytes()] = f"the contour of {record.split} image {record.path} of data"
+    found = [
+        (path, held[drawn.tobytes()])
+        for name, paths in maps.paths.items()
+        for path, drawn in zip(paths, maps.contours[name], strict=True)
+        if drawn.tobytes() in held
+    ]
+    hygiene.leak(study, "contours.root", found)
+
+
 def _usable(study: "Study", record: ImageRecord, frame: tuple[float, float, float, float]) -> bool:
     chosen = study.settings.contours
     return usable(record.instances, frame, max_instances=chosen.max_instances, max_overlap=chosen.max_overlap)
+
+
+def outlined(
+    study: "Study", role: "Role", record: ImageRecord
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int, int]]:
+    """Give an image at the base's size (H, W, C), its contour (H, W), and what is seen of it in its own px."""
+    chosen, pixels = study.settings.contours, study.sources[role].read(record)
+    image = resize(pixels, study.settings.base.image_size)
+    return image, canny(image, chosen.thresholds, chosen.blur), central_square(*pixels.shape[:2])
 
 
 def contours(study: "Study", role: "Role", command: str) -> Artifact:
@@ -140,11 +169,10 @@ def contours(study: "Study", role: "Role", command: str) -> Artifact:
     The artifact holds `packed`, uint8 (N, H, W / 8), and `frames`, int64 (N, 4): what is seen of each image, in its px.
     """
     chosen, size = study.settings.contours, study.settings.base.image_size
-    source, records = study.sources[role], study.training_records(role)
+    records = study.training_records(role)
 
     def find(record: ImageRecord) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-        pixels = source.read(record)
-        return canny(resize(pixels, size), chosen.thresholds, chosen.blur), central_square(*pixels.shape[:2])
+        return outlined(study, role, record)[1:]
 
     def build(folder: Path) -> None:
         found = []

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.panel import Panel
 from rich.text import Text
 
 from sarsynth.console import console, progress
-from sarsynth.contours import Maps, canny, pack
 from sarsynth.data.curated import Curated
 from sarsynth.data.health import Scan, groups, near_duplicates, scan
 from sarsynth.data.records import SPLITS, ImageRecord
-from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError
 from sarsynth.store import Artifact
 
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 PAIRS = "near.json"
 SHOWN = 5  # names on the screen; files have them all
-MAPS = "contours.root"  # as whoever leaks
 
 
 @dataclass(frozen=True)
@@ -191,28 +187,6 @@ def guard(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> list[
     contents = [(record.path, study.scans[role].content(record)) for record in records]
     leak(study, study.slot(role), [(path, held[content]) for path, content in contents if content in held])
     return list(records)
-
-
-def guard_maps(study: "Study", maps: Maps) -> None:
-    """Let contour maps of one's own pass, if none of them is the contour of a validation or test image.
-
-    Raises:
-        UserError: Some are, and `data.allow_leak` is false.
-    """
-    chosen, source = study.settings.contours, study.sources["sar"]
-    size = study.settings.base.image_size
-    held = {}
-    for _, record in held_out(study, "sar"):
-        drawn = canny(resize(source.read(record), size), chosen.thresholds, chosen.blur)
-        if drawn.any():
-            held[pack(drawn).tobytes()] = f"the contour of {record.split} image {record.path} of data"
-    found = [
-        (path, held[key])
-        for name, paths in maps.paths.items()
-        for path, drawn in zip(paths, maps.contours[name], strict=True)
-        if (key := np.asarray(pack(drawn)).tobytes()) in held
-    ]
-    leak(study, MAPS, found)
 
 
 def leak(study: "Study", slot: str, found: Sequence[tuple[str, str]]) -> None:

@@ -70,7 +70,8 @@ class Study:
         self.settings, self.tracker, self.overrides = settings, tracker, overrides
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
         self.scans: ByRole[Scan] = ByRole(lambda role: Scan.load(hygiene.scanned(self, role).path))
-        self.sources: ByRole[Source] = ByRole(self._source)
+        # Without bad images, with groups that pixels show.
+        self.sources: ByRole[Source] = ByRole(lambda role: hygiene.curated(self, role))
         self.fingerprints: ByRole[str] = ByRole(lambda role: self.sources[role].fingerprint())
         self._training: ByRole[list[ImageRecord]] = ByRole(self._trained_on)
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by where it is
@@ -89,12 +90,6 @@ class Study:
     def contents(self) -> "ByRole[str]":
         """What lies in each of them, hashed once a run."""
         return ByRole(lambda role: self.opened[role].fingerprint())
-
-    def _source(self, role: Role) -> Source:
-        """One of them as it is used: without bad images, with groups that pixels show."""
-        source = hygiene.curated(self, role)
-        hygiene.check_bad(self, role)
-        return source
 
     def slot(self, role: Role) -> str:
         """The key that a set has in the settings."""
@@ -137,6 +132,7 @@ class Study:
             UserError: It is empty.
         """
         records = self.sources[role].records(split)
+        hygiene.check_bad(self, role)
         if not records:
             key = SLOTS[role]
             raise UserError(f"{key}: no {split} images; set {key}.{split} to a folder, a list file or a fraction")
