@@ -169,7 +169,7 @@ def amplitude(pixels: np.ndarray) -> np.ndarray:
     """Reduce pixels of any number type, (H, W, C), to one value each: magnitude, then the mean of the channels.
 
     Returns:
-        Shape (H, W); uint8 where one channel of 8 bits is all there is, else float32.
+        Shape (H, W); uint8 where pixels have 8 bits, else float32.
     """
     values = np.abs(pixels) if np.iscomplexobj(pixels) else pixels
     if values.shape[2] == 1:
@@ -177,7 +177,8 @@ def amplitude(pixels: np.ndarray) -> np.ndarray:
     grey = values[..., 0].astype(np.float32)
     for channel in range(1, values.shape[2]):  # many times as fast as a mean over so short an axis
         grey += values[..., channel]
-    return grey / np.float32(values.shape[2])
+    grey /= np.float32(values.shape[2])
+    return np.rint(grey).astype(np.uint8) if values.dtype == np.uint8 else grey
 
 
 def content_digest(pixels: np.ndarray) -> str:
