@@ -73,10 +73,16 @@ class Base(Section):
 
 
 class Images(Section):
-    """A set of images for training: its reader, and how captions are made from class names and texts."""
+    """A set of images for training: its reader, and how captions are made from class names and texts.
+
+    `max_bad` is the share of images that may be unreadable or blank and are left out. Images whose perceptual hashes
+    differ in up to `near_bits` of 64 bits are compared closely, and are one group if they show one picture.
+    """
 
     name: Text
     prompt: Text
+    max_bad: Share
+    near_bits: Annotated[int, Field(ge=0, le=64)]
     reader: Component
 
     @model_validator(mode="before")
@@ -95,8 +101,9 @@ class Encoded(Images):
 
 
 class Data(Encoded):
-    """The SAR set of the study."""
+    """The SAR set of the study. `allow_leak` trains on images that are also validation or test images."""
 
+    allow_leak: bool
     split: Literal["train", "deci"]
     minor: Literal["auto"] | tuple[str, ...]
 
@@ -315,7 +322,9 @@ class Settings(Section):
     """The whole composed configuration; one tree for the three scripts."""
 
     # train.py alone has it
-    stage: Literal["base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None
+    stage: Literal["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None
+    # evaluate.py alone has it: instead of evaluating, rebuild the report of this sweep's folder
+    report: Text | None = None
     # generate.py alone has these: instead of images, a LoRA file of all that the method does for a class
     export: Text | None = None
     export_format: Literal["diffusers", "kohya"] | None = None

@@ -67,7 +67,7 @@ def test_every_option_composes(script, group, option):
         assert getattr(composed, group).name == option, "an option is named after its file"
 
 
-@pytest.mark.parametrize("stage", ["base", "ors", "classifier", "prototypes", "sar", "controlnet"])
+@pytest.mark.parametrize("stage", ["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"])
 def test_every_stage_composes(stage):
     assert check(compose("train", f"stage={stage}")).stage == stage
 

@@ -1,6 +1,7 @@
 """Folders of images: what is accepted, what is read, what is refused and in which words."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from sarsynth.errors import UserError
 
 def write(path: Path, pixels: np.ndarray | None = None, mode: str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    seed = sum(path.name.encode())
+    seed = sum(os.fsencode(path.name))
     pixels = np.random.default_rng(seed).integers(0, 256, (9, 12), dtype=np.uint8) if pixels is None else pixels
     image = Image.fromarray(pixels)
     (image.convert(mode) if mode else image).save(path)

@@ -59,7 +59,9 @@ class Files:
         labels = {name: label for label, name in enumerate(self.classes)}
         self._records: dict[Split, list[ImageRecord]] = {split: [] for split in SPLITS}
         for one in found:
-            record = ImageRecord(one.path, labels[one.class_name], one.split, one.text, one.instances, one.group)
+            record = ImageRecord(
+                one.path, labels[one.class_name], one.split, one.text, one.instances, one.group, one.drawn
+            )
             self._records[one.split].append(record)
         self._fingerprint: str | None = None
         self._scene = lru_cache(maxsize=SCENES)(self._open)
@@ -108,8 +110,8 @@ class Files:
         try:
             with (self.root / file).open("rb") as content:
                 return hashlib.file_digest(content, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{self.root / file}: cannot be read ({error.strerror})") from error
+        except OSError as error:  # a bad image, as who reads it will learn; one that can be read tomorrow is another
+            return str(error.strerror)
 
 
 # --- Pixels -----------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.io
 import tifffile
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from sarsynth.errors import UserError
+from sarsynth.errors import BadImage, UserError, one_line
 
 LARGEST_WHOLE = 2**24  # up to here float32 holds every integer
 AMPLITUDE = "amplitude"  # the variable of a .mat file that is taken where there are several
@@ -36,15 +36,19 @@ def open_image(path: Path, channels: int) -> np.ndarray:
         uint8, uint16 or float32, shape (H, W, channels).
 
     Raises:
-        UserError: It is damaged, gone, of a form that has no obvious version of that many channels, or it holds pixels
-            that are not finite and not marked as missing.
+        BadImage: It is damaged, empty, gone, or larger than any image that is meant to be opened.
+        UserError: It is of a form that has no obvious version of that many channels, or it holds pixels that are not
+            finite and not marked as missing.
     """
     return _channels(_numbers(_try(_format(path).read, path), path), channels, path)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Read an image's width and height in px from its header."""
-    return _try(_format(path).size, path)
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Read an image's width and height in px from its header; None for a bad image, of which reading it says why."""
+    try:
+        return _try(_format(path).size, path)
+    except BadImage:
+        return None
 
 
 def _format(path: Path) -> _Format:
@@ -56,10 +60,25 @@ def _try(read: Callable[[Path], Any], path: Path) -> Any:
         return read(path)
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: this image is no longer there") from None
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise UserError(f"{path}: cannot be read as an image ({error}); repair or remove it") from error
+        raise BadImage(path, _reason(path, error)) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Say in a few words why a file cannot be read as an image."""
+    if not path.exists():
+        return "a link that leads nowhere" if path.is_symlink() else "no longer there"
+    if not path.is_file():
+        return "no file"
+    if not path.stat().st_size:
+        return "cannot be read as an image (0 bytes)"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large ({one_line(error).rstrip('.')})"
+    if isinstance(error, PermissionError):
+        return "may not be read; see its permissions"
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot be read as an image (no format that is known)"
+    return f"cannot be read as an image ({one_line(error)})"
 
 
 def _numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
@@ -96,7 +115,9 @@ def _channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
+    if not pixels.size:
+        raise BadImage(path, "has no pixels")
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         shape = " x ".join(map(str, pixels.shape))
         raise UserError(f"{path}: pixels of shape {shape}; save rows x columns, or rows x columns x 3 for colours")
     if pixels.shape[2] == channels:
@@ -142,6 +163,7 @@ def _size_pillow(path: Path) -> tuple[int, int]:
 def _read_tiff(path: Path) -> np.ndarray:
     with tifffile.TiffFile(path) as file:
         page: Any = file.pages.first
+        _check_pixels(page.imagewidth, page.imagelength)
         if NODATA_TAG in page.tags:
             return _read_geotiff(path)
         grey = page.samplesperpixel == 1 and page.photometric == tifffile.PHOTOMETRIC.MINISBLACK
@@ -156,6 +178,12 @@ def _read_tiff(path: Path) -> np.ndarray:
         except ValueError as error:
             raise UserError(f"{path}: cannot be read as an image ({error}); save it without compression") from error
         return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+
+
+def _check_pixels(width: int, height: int) -> None:
+    """Refuse what Pillow would: a small file may claim, and fill, any amount of memory."""
+    if Image.MAX_IMAGE_PIXELS and width * height > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"{width} x {height} pixels")
 
 
 def _size_tiff(path: Path) -> tuple[int, int]:
@@ -194,7 +222,8 @@ def _load_npy(path: Path, mode: Any) -> np.ndarray:
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    name, _ = _variable(path)
+    name, (height, width, *_) = _variable(path)
+    _check_pixels(width, height)
     return scipy.io.loadmat(path, variable_names=[name])[name]
 
 

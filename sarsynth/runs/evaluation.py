@@ -154,6 +154,7 @@ def about(study: Study) -> dict[str, Any]:
         "minor": study.minor,
         "classes": study.classes,
         "counts": study.counts,
+        "leaks": study.leaks,
     }
 
 

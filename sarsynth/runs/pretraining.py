@@ -6,13 +6,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from sarsynth.data.radiometry import EightBit
 from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
-from sarsynth.errors import UserError
 from sarsynth.pretraining import measure_latents, train_autoencoder, train_base
 from sarsynth.prompts import captions
-from sarsynth.runs.study import Study, open_source
+from sarsynth.runs.study import Study
 from sarsynth.sim import generic_picture
 from sarsynth.store import Artifact
 
@@ -28,14 +26,11 @@ def make_base(study: Study) -> Artifact:
     settings = study.settings
     recipe, spec, size, seed = settings.train.base, settings.regular, settings.base.image_size, settings.seed
     assert recipe is not None
-    source = open_source("regular", spec)
-    records = source.records("train")
-    if not records:
-        raise UserError("regular: no train images; set regular.train to a folder or a list file")
+    source, records = study.sources["regular"], study.training_records("regular")
 
     def build(folder: Path) -> None:
         checkpoints = folder / "checkpoints"
-        photographs = to_channels(load_images(source, records, size, EightBit()), 3)
+        photographs = to_channels(load_images(source, records, size, study.radiometry["regular"]), 3)
         texts = captions(spec.prompt, records, source.classes)
         fitting = study.fitting("autoencoder")
         vae = train_autoencoder(
@@ -64,7 +59,7 @@ def make_base(study: Study) -> Artifact:
         "base",
         settings.base.name,
         {
-            "source": source.fingerprint(),
+            "source": study.fingerprints["regular"],
             "records": digest(records),
             "prompt": spec.prompt,
             "image_size": size,
@@ -74,6 +69,7 @@ def make_base(study: Study) -> Artifact:
         {},
         build,
         command=study.command("train.py", "stage=base"),
+        samples=study.samples("regular", records),
         collective=True,
     )
 

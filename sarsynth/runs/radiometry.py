@@ -15,13 +15,12 @@ LEVELS = "radiometry.json"
 WORTH_SAYING = 0.01  # share of the training images' pixels that are clipped
 
 
-def fitted(study: "Study", chosen: EightBit | Rule, source: str) -> Radiometry:
+def fitted(study: "Study", chosen: EightBit | Rule) -> Radiometry:
     """Fit a rule to the SAR training images; a line says so if it clips much.
 
     Args:
         study: Whose images.
         chosen: The rule; images of 8 bits need no fitting.
-        source: Fingerprint of the images.
     """
     if isinstance(chosen, EightBit):
         return chosen
@@ -34,7 +33,7 @@ def fitted(study: "Study", chosen: EightBit | Rule, source: str) -> Radiometry:
         "cache",
         f"{study.settings.data.name}-radiometry",
         {
-            "source": source,
+            "source": study.contents["sar"],
             "records": digest(study.training),
             "rule": study.settings.radiometry.model_dump(mode="json", by_alias=True),
         },

@@ -7,11 +7,11 @@ by its settings and inputs (the fingerprint), and by its builder, which reads th
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from sarsynth.classification import (
 )
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.health import Scan
 from sarsynth.data.latents import encode_images, encode_texts, save_latents
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
@@ -41,7 +42,7 @@ from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.prompts import caption, captions
-from sarsynth.runs import adapters, contours, radiometry
+from sarsynth.runs import adapters, contours, hygiene, radiometry
 from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
@@ -52,6 +53,7 @@ from sarsynth.tracking import Tracker
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
 STRIP_IMAGES = 4  # a class and scale
 Role = Literal["ors", "sar", "regular"]
+Value = TypeVar("Value")
 SLOTS: dict[Role, str] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
 STAGES: dict[Role, str] = {"sar": "sar", "ors": "ors", "regular": "controlnet"}  # that train on latents
 
@@ -68,6 +70,21 @@ class Study:
     def __init__(self, settings: Settings, tracker: Tracker, overrides: Sequence[str] = ()) -> None:
         self.settings, self.tracker, self.overrides = settings, tracker, overrides
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
+        self.scans: ByRole[Scan] = ByRole(lambda role: Scan.load(hygiene.scanned(self, role).path))
+        # Without bad images, with groups that pixels show.
+        self.sources: ByRole[Source] = ByRole(lambda role: hygiene.curated(self, role))
+        # How the pixels of each become grey levels; optical images have them already.
+        self.radiometry: ByRole[Radiometry] = ByRole(
+            lambda role: (
+                radiometry.fitted(self, built("radiometry", self.settings.radiometry)) if role == "sar" else EightBit()
+            )
+        )
+        # What decides those grey levels: whatever is made from them names it.
+        self.fingerprints: ByRole[dict[str, Any]] = ByRole(
+            lambda role: {"content": self.sources[role].fingerprint(), "radiometry": self.radiometry[role].plain}
+        )
+        self._training: ByRole[list[ImageRecord]] = ByRole(self._trained_on)
+        self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by where it is
         self._shown: set[Artifact] = set()
         self._bases: dict[Artifact, Base] = {}
         self._adapters: dict[Artifact, Adapter] = {}
@@ -75,36 +92,40 @@ class Study:
     # --- What is there -----------------------------------------------------------------------------------------------
 
     @cached_property
-    def sources(self) -> dict[Role, Source]:
-        """The image sets of a study; the photographs teach a ControlNet, if asked to."""
+    def opened(self) -> dict[Role, Source]:
+        """The image sets as they are; the photographs teach a ControlNet, if asked to."""
         return {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
 
     @cached_property
-    def contents(self) -> dict[Role, str]:
-        """The content of each image set, hashed once a run."""
-        return {role: source.fingerprint() for role, source in self.sources.items()}
+    def contents(self) -> "ByRole[str]":
+        """What lies in each of them, hashed once a run."""
+        return ByRole(lambda role: self.opened[role].fingerprint())
 
-    @cached_property
-    def radiometry(self) -> dict[Role, Radiometry]:
-        """How the pixels of each image set become grey levels."""
-        sar = radiometry.fitted(self, built("radiometry", self.settings.radiometry), self.contents["sar"])
-        return {"sar": sar, "ors": EightBit(), "regular": EightBit()}
-
-    @cached_property
-    def fingerprints(self) -> dict[Role, dict[str, Any]]:
-        """What decides the grey levels of each image set: whatever is made from them names it."""
-        return {
-            role: {"content": content, "radiometry": self.radiometry[role].plain}
-            for role, content in self.contents.items()
-        }
+    def slot(self, role: Role) -> str:
+        """The key that a set has in the settings."""
+        return SLOTS[role]
 
     @property
     def classes(self) -> list[str]:
         """Names of the SAR classes, by label."""
         return self.sources["sar"].classes
 
-    @cached_property
+    @property
     def training(self) -> list[ImageRecord]:
+        """The SAR training images of this study's split."""
+        return self._training["sar"]
+
+    def training_records(self, role: Role) -> list[ImageRecord]:
+        """The images of a set that are trained on."""
+        return self._training[role]
+
+    def _trained_on(self, role: Role) -> list[ImageRecord]:
+        """Choose them, warn of near-duplicates of held-out images, refuse held-out images themselves."""
+        chosen = self._chosen() if role == "sar" else self.records(role, "train")
+        hygiene.say_across(self, role)
+        return hygiene.guard(self, role, chosen)
+
+    def _chosen(self) -> list[ImageRecord]:
         """The SAR training images of this study's split; a table says how many images each split has."""
         data, whole = self.settings.data, self.records("sar", "train")
         chosen = deci(whole, self.settings.seed) if data.split == "deci" else whole
@@ -121,6 +142,7 @@ class Study:
             UserError: It is empty.
         """
         records = self.sources[role].records(split)
+        hygiene.check_bad(self, role)
         if not records:
             key = SLOTS[role]
             raise UserError(f"{key}: no {split} images; set {key}.{split} to a folder, a list file or a fraction")
@@ -135,9 +157,9 @@ class Study:
         images = self.images_of(role)
         return images.flip if isinstance(images, Encoded) else "none"
 
-    def training_records(self, role: Role) -> list[ImageRecord]:
-        """The images of a set that are trained on."""
-        return self.training if role == "sar" else self.records(role, "train")
+    def samples(self, role: Role, records: Sequence[ImageRecord]) -> dict[str, Any]:
+        """Which samples something is made from, for its card."""
+        return hygiene.samples(self, role, records)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -209,6 +231,7 @@ class Study:
             {},
             build,
             command=self.command(*user),
+            samples=self.samples("sar", records),
         )
 
     def labelled(self, split: Split) -> LabelledImages:
@@ -241,6 +264,7 @@ class Study:
             {"base": self.base_artifact},
             build,
             command=self.command("train.py", f"stage={STAGES[role]}"),
+            samples=self.samples(role, records),
         )
 
     # --- Stages ------------------------------------------------------------------------------------------------------
@@ -350,6 +374,8 @@ class Study:
         captions(self.settings.data.prompt, self.training, self.classes)
         first = self.training[0]
         self.radiometry["sar"].levels(self.sources["sar"].read(first), first.path)
+        if self.settings.method.below or "ors" in self.settings.contours.sources:
+            self.training_records("ors")
         if self.settings.method.partition == "prototypes":
             partitions.check_k(self.settings.prototypes.k, len(self.training))
 
@@ -420,7 +446,8 @@ class Study:
                     ]
             guides.report(folder)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
+            # What is no text in the name of a contour's file becomes an escape of JSON's.
+            (folder / "metadata.jsonl").write_text(text, encoding="utf-8", errors="backslashreplace")
 
         return self.store.make(
             "synthetic",
@@ -542,6 +569,18 @@ class ImageRecipe:
     def inputs(self) -> dict[str, Artifact]:
         """All of them, by role."""
         return {"base": self.base, **self.adapters}
+
+
+class ByRole(dict[Role, Value]):
+    """What each image set has, made when it is first asked for."""
+
+    def __init__(self, make: Callable[[Role], Value]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, role: Role) -> Value:
+        self[role] = made = self._make(role)
+        return made
 
 
 def open_source(slot: str, images: Images) -> Source:

@@ -1,0 +1,724 @@
+"""The report of a sweep, from what its jobs stored and nothing else: report.html, plots, results.csv, results.tex.
+
+Each section is a function of the sweep; a section whose data are not there says so in one line. Torch-free.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors import safe_open
+from scipy import stats
+
+from sarsynth import pages, plots
+from sarsynth.console import console
+from sarsynth.errors import UserError
+from sarsynth.pages import Cell, Command, Gallery, Note, Picture, Piece, Plot, Section, Table
+from sarsynth.partitions import Partition
+from sarsynth.plots import Estimate
+from sarsynth.runs import results
+from sarsynth.runs.results import Cell as Job
+from sarsynth.runs.tables import percent
+from sarsynth.scales import prototype_weights
+from sarsynth.settings import Settings
+from sarsynth.store import CARD
+
+REPORT, PLOTS = "report.html", "plots"
+SHOWN = 6  # images of a class in a strip
+TILE = 128  # px: larger images are made smaller in strips
+STRIP = 900  # px of the longer side of a picture that a job left
+FEW = 10  # rows below which a rank correlation has no interval
+POINTS = 150  # images of a set in the map of features
+REPLICATES = 2000  # of a bootstrap over rows
+LEVEL = 0.95
+MEANS = {"minor_f1": "minor*", "macro_f1": "macro", "accuracy": "accuracy"}
+DISTANCES = ("fid", "kid")
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A sweep as it lies on disk; or a single run, which is a sweep of one job.
+
+    Attributes:
+        folder: Of the sweep.
+        store: Of the artifacts that its results rest on.
+        jobs: Those with a result, in their order.
+        failed: Those with an error.
+    """
+
+    folder: Path
+    store: Path
+    jobs: list[Job]
+    failed: list[Job]
+
+    @classmethod
+    def read(cls, folder: Path, store: Path) -> "Sweep":
+        """Read the results of a folder.
+
+        Raises:
+            UserError: It is no folder of results, or holds one that this version cannot read.
+        """
+        if not folder.is_dir():
+            raise UserError(f"report={folder} is not a folder; give one of logs/sweeps/evaluate or logs/runs/evaluate")
+        found = results.cells(folder)
+        scored = [job for job in found if job.result and "classifier" in job.result]
+        if not scored:
+            raise UserError(f"report={folder} holds no {results.RESULT} of evaluate.py; give the folder of its sweep")
+        return cls(folder, store, scored, [job for job in found if job.error])
+
+    @cached_property
+    def results(self) -> list[dict[str, Any]]:
+        """What each job found."""
+        return [job.result for job in self.jobs if job.result]
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """Short names of the jobs, each its own."""
+        names = [job.heading for job in self.jobs]
+        return [
+            name if names.count(name) == 1 else f"{name} #{job.folder.name}"
+            for name, job in zip(names, self.jobs, strict=True)
+        ]
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Classes of all jobs."""
+        return list(dict.fromkeys(name for result in self.results for name in result["classes"]))
+
+    @cached_property
+    def minor(self) -> set[str]:
+        """Classes that are minor in some job."""
+        return {name for result in self.results for name in result["minor"]}
+
+    def title(self, class_name: str) -> str:
+        """The name of a class, with a star if it is minor."""
+        return f"{class_name}*" if class_name in self.minor else class_name
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        return {card.parent.name.rpartition("-")[2]: card.parent for card in self.store.glob(f"*/[!.]*/{CARD}")}
+
+    @cached_property
+    def _cards(self) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def artifact(self, fingerprint: str | None) -> Path | None:
+        """The folder of an artifact; None if the store lacks it."""
+        return self._folders.get(fingerprint or "")
+
+    def card(self, fingerprint: str) -> dict[str, Any] | None:
+        """The card of an artifact; None if the store lacks it."""
+        folder = self.artifact(fingerprint)
+        if folder is not None and fingerprint not in self._cards:
+            self._cards[fingerprint] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        return self._cards.get(fingerprint)
+
+    def lineage(self, fingerprints: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The cards of artifacts and of all that they were made from."""
+        found: dict[str, dict[str, Any]] = {}
+        waiting = list(fingerprints)
+        while waiting:
+            fingerprint = waiting.pop()
+            card = self.card(fingerprint)
+            if card and fingerprint not in found:
+                found[fingerprint] = card
+                waiting += card["inputs"].values()
+        return found
+
+    def seeds(self, result: Mapping[str, Any]) -> list[Path]:
+        """Folders of a job's classifiers that the store still has."""
+        known = [self.artifact(result["inputs"].get(f"seed_{seed}")) for seed in result["seeds"]]
+        return [folder for folder in known if folder is not None]
+
+    @property
+    def absent(self) -> Note:
+        """Why something cannot be shown that is only in the store."""
+        return Note(f"Not in the store at {self.store}; name the sweep's own with paths.store=… to see it.")
+
+
+# --- Figures ----------------------------------------------------------------------------------------------------------
+
+
+def spread_interval(figure: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over seeds, by Student's t; None for fewer than two seeds."""
+    values = [value for value in figure["values"] if value is not None]
+    if len(values) < 2:
+        return None
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * figure["std"] / len(values) ** 0.5
+    return figure["mean"] - reach, figure["mean"] + reach
+
+
+def estimate(figure: Mapping[str, Any] | None) -> Estimate | None:
+    """A figure over seeds, in percent."""
+    if figure is None or figure["mean"] is None:
+        return None
+    points = [100 * value for value in figure["values"] if value is not None]
+    low, high = (100 * min(1.0, max(0.0, end)) for end in spread_interval(figure) or (figure["mean"],) * 2)
+    return Estimate(100 * figure["mean"], low, high, points)
+
+
+def f1(result: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """F1 of a class, or one of the means, over the seeds."""
+    scores = result["classifier"]
+    return scores.get(name) if name in MEANS else (scores["per_class"].get(name) or {}).get("f1")
+
+
+def distance(result: Mapping[str, Any], measure: str, class_name: str | None = None) -> float | None:
+    """FID or KID of a class, or their mean over the classes that have one; None without."""
+    figures = result["fidelity"]["per_class"]
+    chosen = figures.values() if class_name is None else [figures.get(class_name) or {}]
+    known = [one[measure] for one in chosen if one.get(measure) is not None]
+    return sum(known) / len(known) if known else None
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float] | None:
+    """Spearman's rho of finite pairs with a 95 % interval, by a bootstrap over pairs.
+
+    Args:
+        x: Shape (N,).
+        y: Shape (N,).
+
+    Returns:
+        rho and its interval; NaN for the interval of fewer than `FEW` pairs. None if there are fewer than three, or if
+        one of the two never changes.
+    """
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    rho = float(stats.spearmanr(x, y).statistic)
+    if len(x) < FEW:
+        return rho, float("nan"), float("nan")
+    drawn = np.random.default_rng(0).integers(len(x), size=(REPLICATES, len(x)))
+    ranks = [stats.rankdata(values[drawn], axis=1) for values in (x, y)]
+    centred = [one - one.mean(axis=1, keepdims=True) for one in ranks]
+    norm = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    rhos = (centred[0] * centred[1]).sum(axis=1)[norm > 0] / norm[norm > 0]
+    low, high = np.quantile(rhos, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return rho, float(low), float(high)
+
+
+# --- Sections ---------------------------------------------------------------------------------------------------------
+
+
+def scores(sweep: Sweep) -> Section:
+    """The table in the paper's form."""
+    columns = [*sweep.classes, *MEANS]
+    table = []
+    for name, result in zip(sweep.rows, sweep.results, strict=True):
+        cells: list[Cell | str] = [Cell(name, detail=f"{len(result['seeds'])} seeds")]
+        for column in columns:
+            figure = f1(result, column)
+            interval = figure and figure["mean"] is not None and spread_interval(figure)
+            detail = f"[{100 * max(0, interval[0]):.1f}, {100 * min(1, interval[1]):.1f}]" if interval else ""
+            mean = None if figure is None else figure["mean"]
+            cells.append(Cell(percent(figure).replace("±", " ± "), mean, detail) if mean is not None else "")
+        for measure, digits in zip(DISTANCES, (2, 4), strict=True):
+            value = distance(result, measure)
+            cells.append("" if value is None else Cell(f"{value:.{digits}f}", value))
+        table.append(cells)
+    headings = [*(sweep.title(name) for name in sweep.classes), *MEANS.values(), "FID", "KID"]
+    caption = "F1 in %, mean ± sd over classifier seeds, and the 95 % interval of that mean; * minor classes"
+    return Section(
+        "results",
+        "Results",
+        "F1 on the real test set. FID and KID compare synthetic with real training images in the features of the "
+        "study's own classifier, averaged over classes: less is closer. The interval tells how far other seeds would "
+        "move a figure, not what other test images would.",
+        [Table(caption, ["method", *headings], table)],
+    )
+
+
+def f1_plot(sweep: Sweep) -> Section:
+    """F1 of each class and method."""
+    titles = {name: sweep.title(name) for name in sweep.classes} | MEANS
+    panels = {title: [estimate(f1(result, name)) for result in sweep.results] for name, title in titles.items()}
+    drawn = plots.estimates(panels, sweep.rows, "F1 in % (accuracy: %)")
+    caption = "A mark is the mean, a tick one seed, a line the 95 % interval of the mean over seeds."
+    return Section(
+        "f1", "F1 by class", "", [Plot("f1", drawn, "F1 of each class and method, as in the table", caption)]
+    )
+
+
+def confusions(sweep: Sweep) -> Section:
+    """Who is taken for whom."""
+    about = "Each row: of all images of a class, how many percent are called what; summed over the seeds."
+    drawn: list[Picture | Plot] = []
+    for index, (name, result) in enumerate(zip(sweep.rows, sweep.results, strict=True)):
+        counts = np.zeros((len(result["classes"]),) * 2, dtype=int)
+        for folder in sweep.seeds(result):
+            with safe_open(folder / "logits.safetensors", framework="numpy") as file:
+                np.add.at(counts, (file.get_tensor("labels"), file.get_tensor("logits").argmax(axis=-1)), 1)
+        if counts.any():
+            figure = plots.confusion(counts, result["classes"], name)
+            drawn.append(Plot(f"confusion_{index}", figure, f"Confusion matrix of {name}"))
+    return Section("confusion", "Confusion", about, [Gallery("", drawn)] if drawn else [sweep.absent])
+
+
+def fidelity(sweep: Sweep) -> Section:
+    """FID and KID of each class and method."""
+    about = (
+        "Distance of synthetic from real training images, less is closer. FID grows as images get fewer, so compare it "
+        "within a class, not between classes; KID has no such bias."
+    )
+    made = [index for index, result in enumerate(sweep.results) if result["fidelity"]["per_class"]]
+    pieces: list[Piece] = []
+    for measure in DISTANCES:
+        panels = {
+            sweep.title(name): [_distance_estimate(sweep.results[index], measure, name) for index in made]
+            for name in sweep.classes
+        }
+        panels = {title: values for title, values in panels.items() if any(values)}
+        if panels:
+            figure = plots.estimates(panels, [sweep.rows[index] for index in made], measure.upper(), bars=True)
+            pieces.append(Plot(measure, figure, f"{measure.upper()} of each class and method"))
+    return Section("fidelity", "Fidelity", about, pieces or [Note("No row has synthetic images.")])
+
+
+def _distance_estimate(result: Mapping[str, Any], measure: str, class_name: str) -> Estimate | None:
+    value = distance(result, measure, class_name)
+    if value is None:
+        return None
+    low, high = result["fidelity"]["per_class"][class_name].get("intervals", {}).get(measure, (None, None))
+    return Estimate(value, low, high)
+
+
+def decoupling(sweep: Sweep) -> Section:
+    """Whether FID or KID says which row's classifier is better."""
+    about = (
+        "Does a closer set of images make a better classifier? Each point is a row. A useful cheap measure has a rank "
+        "correlation near -1 (less distance, more F1); near 0 it says nothing about the gain."
+    )
+    with_sets = [index for index, result in enumerate(sweep.results) if distance(result, "fid") is not None]
+    if len(with_sets) < 3:
+        return Section("decoupling", "Fidelity against F1", about, [Note("Needs three rows with synthetic images.")])
+    chosen = [sweep.results[index] for index in with_sets]
+    names = [sweep.rows[index] for index in with_sets]
+    scored = {title: _column(chosen, name) for name, title in MEANS.items() if name != "accuracy"}
+    scored |= {sweep.title(name): _column(chosen, name) for name in sweep.classes}
+    panels, axes, table = {}, [], []
+    for title, y in scored.items():
+        cells: list[Cell | str] = [title]
+        own = next((name for name in sweep.classes if sweep.title(name) == title), None)
+        for measure in DISTANCES:
+            x = np.array([_or_nan(distance(result, measure, own)) for result in chosen])
+            found = rank_correlation(x, y)
+            cells.append("" if found is None else _correlation(found))
+            if own is None:
+                rho = "" if found is None else f", rank correlation {found[0]:+.2f}"
+                panels[f"{measure.upper()} and {title}{rho}"] = x, y
+                axes.append(f"{measure.upper()}, mean over classes")
+        table.append(cells)
+    few = [Note(f"{len(chosen)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote.")]
+    caption = "Spearman's rank correlation of F1 with the distance of the same class, or with the mean distance"
+    return Section(
+        "decoupling",
+        "Fidelity against F1",
+        about,
+        [
+            Plot("fidelity_f1", plots.scatter(panels, names, axes, "F1 in %"), "Distances against F1, a point a row"),
+            Table(caption, ["F1 of", *(f"with {measure.upper()}" for measure in DISTANCES)], table),
+            *(few if len(chosen) < FEW else []),
+        ],
+    )
+
+
+def _column(chosen: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    found = [f1(result, name) for result in chosen]
+    return np.array([100 * _or_nan(figure["mean"] if figure else None) for figure in found])
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _correlation(found: tuple[float, float, float]) -> Cell:
+    rho, low, high = found
+    return Cell(f"{rho:+.2f}", rho, "" if np.isnan(low) else f"[{low:+.2f}, {high:+.2f}]")
+
+
+def prototypes(sweep: Sweep) -> Section:
+    """Class x cluster counts and the weights that follow."""
+    about = (
+        "K-means on the classifier's features of the SAR training images. When a class is made, the adapters of the "
+        "clusters are mixed by its bias scores: its share of each cluster, normalised. With a mutual information of 1 "
+        "the clusters are the classes, and nothing is shared."
+    )
+    pieces: list[Piece] = []
+    seen: set[str] = set()
+    for name, result in zip(sweep.rows, sweep.results, strict=True):
+        cards = sweep.lineage(result["inputs"].values())
+        for fingerprint in [one for one, card in cards.items() if card["kind"] == "partition" and one not in seen]:
+            seen.add(fingerprint)
+            folder = sweep.artifact(fingerprint)
+            assert folder is not None  # it has a card
+            partition = Partition.load(folder / "partition.json")
+            counts = np.asarray(partition.counts)
+            short = [f"cluster {index}" for index in range(partition.k)]
+            figure = plots.clusters(counts, prototype_weights(counts), partition.classes, short)
+            caption = f"{name}: normalised mutual information of clusters and classes {partition.nmi:.2f}"
+            alt = f"Images of each class in each of {partition.k} clusters, and weights"
+            pieces.append(Plot(f"clusters_{fingerprint}", figure, alt, caption))
+    return Section("prototypes", "Prototypes", about, pieces or [Note("No row here divides its images by prototypes.")])
+
+
+def learning(sweep: Sweep) -> Section:
+    """Learning curves of what these jobs trained themselves."""
+    about = (
+        "Faint: as logged; strong: averaged over a tenth of a run. What a row found in the store it has no curve of."
+    )
+    panels: dict[str, dict[str, list[np.ndarray]]] = {}
+    for name, job in zip(sweep.rows, sweep.jobs, strict=True):
+        for file in sorted(job.folder.glob("lightning_logs/*/metrics.csv")):
+            for column, curve in results.curves(file).items():
+                stage, _, metric = column.partition("/")
+                if metric and not metric.startswith("lr"):
+                    title = f"{'classifiers' if re.fullmatch(r'seed_.*', stage) else stage}: {metric.replace('_', ' ')}"
+                    panels.setdefault(title, {}).setdefault(name, []).append(curve)
+    if not panels:
+        return Section("learning", "Learning curves", about, [Note("Nothing logged here: curves need logger=csv.")])
+    return Section(
+        "learning",
+        "Learning curves",
+        about,
+        [Plot("learning", plots.curves(panels, sweep.rows), "Losses over training steps, by stage and method")],
+    )
+
+
+def feature_map(sweep: Sweep) -> Section:
+    """Real and synthetic features in two dimensions."""
+    about = (
+        "t-SNE of the classifier's features: crosses are synthetic images, dots the real training images of the same "
+        "class. Neighbourhoods mean something, distances and sizes of clusters do not."
+    )
+    real: tuple[np.ndarray, np.ndarray] | None = None
+    sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, result in zip(sweep.rows, sweep.results, strict=True):
+        if (stored := _features(sweep, result)) is not None:
+            real, sets[name] = stored
+    if real is None:
+        return Section("features", "Features", about, [Note("No row has stored features of synthetic images.")])
+    from sklearn.manifold import TSNE  # a second to import, and only here
+
+    blocks = [real[0], *(features for features, _ in sets.values())]
+    places = TSNE(init="pca", random_state=0, perplexity=min(30, (sum(map(len, blocks)) - 1) / 3)).fit_transform(
+        np.concatenate(blocks).astype(np.float64)
+    )
+    split = np.split(places, np.cumsum([len(block) for block in blocks])[:-1])
+    placed = {name: (points, labels) for points, (name, (_, labels)) in zip(split[1:], sets.items(), strict=True)}
+    figure = plots.embedding(split[0], real[1], placed, sweep.results[0]["classes"])
+    return Section(
+        "features",
+        "Features",
+        about,
+        [Plot("features", figure, "Map of real and synthetic features, a panel a method")],
+    )
+
+
+def _features(sweep: Sweep, result: Mapping[str, Any]) -> Any:
+    folder = sweep.artifact(result["inputs"].get("fidelity"))
+    file = folder / "features.safetensors" if folder else None
+    if file is None or not file.is_file():
+        return None
+    with safe_open(file, framework="numpy") as tensors:
+        sides = []
+        for side in ("real", "synthetic"):
+            features, labels = tensors.get_tensor(side), tensors.get_tensor(f"{side}_labels")
+            few = np.linspace(0, len(features) - 1, min(POINTS, len(features))).round().astype(int)
+            sides.append((features[few], labels[few]))
+    return sides
+
+
+def samples(sweep: Sweep) -> Section:
+    """Images of each class and method, real ones first."""
+    about = "The first images of each set, not chosen by anybody. Equal places start from equal noise."
+    strips: dict[str, dict[str, np.ndarray]] = {name: {} for name in sweep.classes}
+    seen: set[str] = set()
+    for result in sweep.results:
+        for class_name, images in _real_images(sweep, result).items():
+            strips[class_name].setdefault("real", images)
+    for name, result in zip(sweep.rows, sweep.results, strict=True):
+        made = result["inputs"].get("synthetic")
+        folder = sweep.artifact(made)
+        if folder is not None and made not in seen:
+            seen.add(made)
+            for a_class in results.read_set(folder, SHOWN):
+                strips[a_class.name][name] = np.stack(a_class.images)
+    pieces: list[Piece] = [
+        Gallery(
+            sweep.title(class_name),
+            [Picture(contact_strip(images, f"{class_name}: {name}"), name) for name, images in by_name.items()],
+        )
+        for class_name, by_name in strips.items()
+        if by_name
+    ]
+    return Section("samples", "Images", about, pieces or [sweep.absent])
+
+
+def _real_images(sweep: Sweep, result: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The first real training images of each class, from the cache that a classifier was trained on."""
+    for folder in sweep.seeds(result):
+        train = sweep.artifact((sweep.card(folder.name.rpartition("-")[2]) or {"inputs": {}})["inputs"].get("train"))
+        if train is not None:
+            with safe_open(train / "images.safetensors", framework="numpy") as file:
+                labels, images = file.get_tensor("labels"), file.get_slice("images")
+                return {
+                    name: np.stack([images[int(index)] for index in np.flatnonzero(labels == label)[:SHOWN]])
+                    for label, name in enumerate(result["classes"])
+                    if (labels == label).any()
+                }
+    return {}
+
+
+def contact_strip(images: np.ndarray, alt: str) -> pages.Markup:
+    """Put images, uint8 (N, 1 or 3, H, W), side by side."""
+    joined = np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1)
+    picture = Image.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined)
+    return pages.image(picture, alt, largest=TILE * len(images))
+
+
+def strips(sweep: Sweep) -> Section:
+    """What the scale of the adapters does."""
+    about = "One noise a row, the scale of the whole stack of adapters from none to full."
+    pieces = [
+        gallery
+        for name, job in zip(sweep.rows, sweep.jobs, strict=True)
+        if (gallery := _left(job.folder, "strip_*.png", name, "scales of "))
+    ]
+    return Section("strips", "Scale strips", about, pieces or [Note("No row here has adapters.")])
+
+
+def _left(folder: Path, pattern: str, name: str, what: str) -> Gallery | None:
+    """Pictures that a job left in its folder."""
+    found = []
+    for file in sorted(folder.glob(pattern)):
+        subject = file.stem.partition("_")[2] or file.stem
+        with Image.open(file) as picture:
+            found.append(Picture(pages.image(picture, f"{what}{name}, {subject}", largest=STRIP), subject))
+    return Gallery(name, found, folded=True) if found else None
+
+
+def settings(sweep: Sweep) -> Section:
+    """Settings that are not the same in every row."""
+    flat = [_flat(job.folder / ".hydra/config.yaml") for job in sweep.jobs]
+    keys = [
+        key for key in dict.fromkeys(key for one in flat for key in one) if len({str(one.get(key)) for one in flat}) > 1
+    ]
+    about = "Every setting that is not the same in all rows, whatever it follows from."
+    if not keys:
+        return Section("settings", "Settings that differ", about, [Note("All rows have the same settings.")])
+    table = [
+        [name, *("" if one.get(key) is None else str(one[key]) for key in keys)]
+        for name, one in zip(sweep.rows, flat, strict=True)
+    ]
+    caption = f"{len(keys)} of {len(flat[0])} settings differ"
+    return Section("settings", "Settings that differ", about, [Table(caption, ["method", *keys], table, numeric=False)])
+
+
+def _flat(file: Path) -> dict[str, Any]:
+    """The settings of a job by dotted key; none if it left no record."""
+    if not file.is_file():
+        return {}
+
+    def walk(section: Mapping[str, Any], above: str) -> Iterable[tuple[str, Any]]:
+        for key, value in section.items():
+            if isinstance(value, Mapping) and value:
+                yield from walk(value, f"{above}{key}.")
+            else:
+                yield f"{above}{key}", value
+
+    return dict(walk(OmegaConf.to_container(OmegaConf.load(file), resolve=True), ""))  # type: ignore[arg-type]
+
+
+def costs(sweep: Sweep) -> Section:
+    """What each row took, and all of them together."""
+    about = (
+        "Time of everything that a row rests on, by the cards of the store, as if it had been made for this row alone; "
+        "rows share parts, so the last line is less than their sum. Peak memory is that of the accelerator where one "
+        "was used, else of the process."
+    )
+    lines: list[list[Cell | str]] = []
+    everything: dict[str, dict[str, Any]] = {}
+    for name, result in zip(sweep.rows, sweep.results, strict=True):
+        cards = sweep.lineage(result["inputs"].values())
+        everything |= cards
+        training = result.get("training") or {}
+        counts = [training.get("trainable_parameters"), training.get("samples_seen")]
+        lines.append([name, *_cost(cards), *("" if not count else Cell(f"{count:,}", count) for count in counts)])
+    if not everything:
+        return Section("cost", "Cost", about, [sweep.absent])
+    if len(lines) > 1:
+        lines.append(["all rows, shared parts once", *_cost(everything), "", ""])
+    kinds = ["training", "images", "classifiers"]
+    columns = ["method", "in all", *kinds, "peak memory", "device", "trained parameters", "training samples"]
+    return Section("cost", "Cost", about, [Table("Cost of each row", columns, lines)])
+
+
+KINDS = {"images": {"synthetic"}, "classifiers": {"evaluation", "classifier"}}
+
+
+def _cost(cards: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
+    def seconds(kinds: Iterable[str] | None = None, *, without: Iterable[str] = ()) -> float:
+        return sum(
+            card["seconds"]
+            for card in cards.values()
+            if (kinds is None or card["kind"] in kinds) and card["kind"] not in without
+        )
+
+    named = KINDS["images"] | KINDS["classifiers"]
+    parts = [seconds(), seconds(without=named), seconds(KINDS["images"]), seconds(KINDS["classifiers"])]
+    peak = max((card["peak_memory_bytes"] for card in cards.values()), default=0)
+    devices = sorted({card["device"] for card in cards.values()})
+    return [
+        *(Cell(duration(part), part) for part in parts),
+        Cell(f"{peak / 2**30:.2f} GiB", peak),
+        Cell(", ".join(devices)),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Say how long something took, in two units at most."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+def commands(sweep: Sweep) -> Section:
+    """What a person types to make each row again, and this report."""
+    about = "Each line makes one row; what the store holds already is not made again."
+    lines: list[Piece] = [Command(name, remake(job)) for name, job in zip(sweep.rows, sweep.jobs, strict=True)]
+    lines.append(Command("this report", f"python evaluate.py report={shlex.quote(str(sweep.folder))}"))
+    return Section("commands", "Make it again", about, lines)
+
+
+def remake(job: Job) -> str:
+    """The command line of one job on its own; an experiment or sweep would else ask for all of theirs."""
+    said = [f"{key}={value}" for key, value in job.told.items()]
+    many = [key for key in job.told if key in ("experiment", "sweep")]
+    return f"python evaluate.py {shlex.join([*said, *(['hydra.mode=RUN'] if many else [])])}".strip()
+
+
+SECTIONS: tuple[Callable[[Sweep], Section], ...] = (
+    scores,
+    f1_plot,
+    confusions,
+    fidelity,
+    decoupling,
+    feature_map,
+    samples,
+    strips,
+    prototypes,
+    learning,
+    settings,
+    costs,
+    commands,
+)
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, store: Path) -> list[Path]:
+    """Write the report of a sweep, its plots and its tables beside its jobs.
+
+    Args:
+        folder: Of the sweep, or of a single run.
+        store: Of the artifacts.
+
+    Returns:
+        report.html, results.csv and results.tex.
+
+    Raises:
+        UserError: The folder holds no results, or one that this version cannot read.
+    """
+    sweep = Sweep.read(folder, store)
+    parts = [section(sweep) for section in SECTIONS]
+    (folder / PLOTS).mkdir(exist_ok=True)
+    for plot in _plots(piece for part in parts for piece in part.pieces):
+        plot.save(folder / PLOTS)
+    files = [folder / REPORT, folder / "results.csv", folder / "results.tex"]
+    results.write_csv(results.table(sweep.jobs), files[1])
+    pages.write(latex(sweep), files[2])
+    pages.write(pages.render("report.html", **_head(sweep), parts=parts), files[0])
+    return files
+
+
+def _plots(pieces: Iterable[Piece]) -> Iterable[Plot]:
+    for piece in pieces:
+        if isinstance(piece, Gallery):
+            yield from _plots(piece.pictures)
+        elif isinstance(piece, Plot):
+            yield piece
+
+
+def _head(sweep: Sweep) -> dict[str, Any]:
+    def named(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(result[key]) for result in sweep.results))
+
+    seeds = sorted({len(result["seeds"]) for result in sweep.results})
+    failed = f" {len(sweep.failed)} jobs failed and are not shown." if sweep.failed else ""
+    return {
+        "title": f"What synthetic images are worth on {named('data')}",
+        "lead": f"Classifiers on real and added images, scored on real test images. {sweep.folder.name}.{failed}",
+        "known": {
+            "rows": len(sweep.jobs),
+            "classifier seeds": ", ".join(map(str, seeds)),
+            "base": named("base"),
+            "split": named("split"),
+            "training images": ", ".join(
+                dict.fromkeys(f"{sum(one['counts'].values()):,}" for one in sweep.results if "counts" in one)
+            ),
+            "minor classes": ", ".join(name for name in sweep.classes if name in sweep.minor) or "none",
+        },
+    }
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    sign: f"\\{sign}" for sign in "&%$#_{}"
+}
+
+
+def latex(sweep: Sweep) -> str:
+    """Lay the results out as a LaTeX table (package booktabs)."""
+
+    def plain(text: str) -> str:
+        return "".join(_LATEX.get(sign, sign) for sign in text)
+
+    columns = [*sweep.classes, "minor_f1", "macro_f1"]
+    heads = [plain(sweep.title(name)) if name in sweep.classes else plain(MEANS[name]) for name in columns]
+    lines = []
+    for name, result in zip(sweep.rows, sweep.results, strict=True):
+        cells = [percent(f1(result, column)).replace("±", r" \pm ") for column in columns]
+        fid = distance(result, "fid")
+        cells = [f"${cell}$" if cell else "" for cell in cells] + ["" if fid is None else f"{fid:.2f}"]
+        lines.append(" & ".join([plain(name), *cells]) + r" \\")
+    return "\n".join(
+        [
+            r"% F1 in %, mean and standard deviation over classifier seeds; * minor classes. Needs package booktabs.",
+            rf"\begin{{tabular}}{{l{'r' * (len(columns) + 1)}}}",
+            r"\toprule",
+            " & ".join(["method", *heads, "FID"]) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def run(chosen: Settings, folder: Path) -> None:
+    """Rebuild the report of `report=PATH` from what is stored."""
+    assert chosen.report is not None
+    for file in write(Path(chosen.report), Path(chosen.paths.store)):
+        console.print(f"  {file}")
