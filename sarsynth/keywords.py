@@ -96,7 +96,8 @@ def relation(own: Instance, shown: Sequence[Instance], rules: Rules) -> Iterator
     """
     objects = [one for one in shown if one.name not in rules.places]
     count = len(objects)
-    places = dict.fromkeys(rules.places[one.name] for one in shown if one is not own and one.name in rules.places)
+    around = [rules.places.get(one.name or "") for one in shown if one is not own]
+    places = [place for place in dict.fromkeys(around) if place]
     if count >= min(rules.many, LISTED):
         yield f"many {rules.noun}s"
     elif count:
@@ -130,12 +131,12 @@ def length(one: Instance) -> float:
 
 def gap(one: Instance, other: Instance) -> float:
     """Give the distance in px between two boxes, 0 if they overlap."""
-    outlines = [outline(one), outline(other)]
-    area, _ = cv2.intersectConvexConvex(*outlines)
+    first, second = outline(one), outline(other)
+    area, _ = cv2.intersectConvexConvex(first, second)
     if area > 0:
         return 0.0
     # Convex outlines that are apart come nearest at a corner of one of them.
-    pairs = (outlines, outlines[::-1])
+    pairs = ((first, second), (second, first))
     return min(
         max(0.0, -cv2.pointPolygonTest(around, (float(x), float(y)), measureDist=True))
         for corners, around in pairs

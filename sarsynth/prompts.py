@@ -1,5 +1,7 @@
-"""What is said of an image: templates over class name, text and keywords. Wordings live in the configuration. Torch-free."""
+"""What is said of an image: templates over class name, text and keywords. Their wording lives in the configuration."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,9 +46,7 @@ def names_keywords(wording: Wording) -> bool:
     return any("{keywords}" in template for template in templates)
 
 
-def caption(
-    wording: Wording, class_name: str, text: str | None = None, keywords: tuple[str, ...] | None = None
-) -> str:
+def caption(wording: Wording, class_name: str, text: str | None = None, keywords: tuple[str, ...] | None = None) -> str:
     """Fill a template, e.g. `a SAR image of {class_name} ship` or `{text}`.
 
     Args:
@@ -66,7 +66,7 @@ def caption(
             f"prompt='{template}': the images of class {class_name} have no text; use {{class_name}} instead"
         )
     if "{keywords}" in template and keywords is None:
-        raise UserError(f"prompt='{template}': {{keywords}} can stand in prompt.captions alone, with prompt=keywords|llm")
+        raise UserError(f"prompt='{template}': {{keywords}} can stand in prompt.captions alone")
     words = {"class_name": spoken(class_name), "text": text, "keywords": ", ".join(keywords or ())}
     try:
         filled = template.format(**words)
@@ -114,6 +114,11 @@ def class_captions(
         name: next(iter(heard[label])) if len(heard[label]) == 1 else caption(wording, name)
         for label, name in enumerate(classes)
     }
+
+
+def digest_of(texts: Sequence[str]) -> str:
+    """Hex sha256 of captions, in their order."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def spoken(name: str) -> str:

@@ -10,7 +10,8 @@ from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
 from sarsynth.errors import UserError
 from sarsynth.pretraining import measure_latents, train_autoencoder, train_base
-from sarsynth.prompts import captions
+from sarsynth.prompts import digest_of
+from sarsynth.runs.prompts import training_captions
 from sarsynth.runs.study import Study, open_source
 from sarsynth.sim import generic_picture
 from sarsynth.store import Artifact
@@ -31,11 +32,11 @@ def make_base(study: Study) -> Artifact:
     records = source.records("train")
     if not records:
         raise UserError("regular: no train images; set regular.train to a folder or a list file")
+    captions = training_captions(study, "regular", source, records)
 
     def build(folder: Path) -> None:
         checkpoints = folder / "checkpoints"
         photographs = to_channels(load_images(source, records, size), 3)
-        texts = captions(spec.prompt, records, source.classes)
         fitting = study.fitting("autoencoder")
         vae = train_autoencoder(
             torch.cat([photographs, _generic(recipe.generic_pictures, size, seed, speckled=True)]),
@@ -46,7 +47,7 @@ def make_base(study: Study) -> Artifact:
         )
         vae.register_to_config(scaling_factor=measure_latents(vae, photographs[:SCALE_IMAGES]))
         shapes = _generic(recipe.generic_pictures // 5, size, seed, speckled=False)
-        images, texts = torch.cat([photographs, shapes]), texts + ["a picture of shapes"] * len(shapes)
+        images, texts = torch.cat([photographs, shapes]), captions + ["a picture of shapes"] * len(shapes)
         base = train_base(
             vae,
             images,
@@ -65,7 +66,7 @@ def make_base(study: Study) -> Artifact:
         {
             "source": source.fingerprint(),
             "records": digest(records),
-            "prompt": spec.prompt,
+            "captions": digest_of(captions),
             "image_size": size,
             "recipe": recipe.model_dump(),
             "seed": seed,

@@ -39,9 +39,10 @@ from sarsynth.errors import UserError
 from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
-from sarsynth.prompts import caption, captions
-from sarsynth.runs import adapters, contours
+from sarsynth.prompts import digest_of
+from sarsynth.runs import adapters, contours, prompts
 from sarsynth.runs.contours import Guides
+from sarsynth.runs.prompts import SLOTS
 from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.settings import Encoded, Images, Settings, nearest
@@ -51,7 +52,6 @@ from sarsynth.tracking import Tracker
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
 STRIP_IMAGES = 4  # a class and scale
 Role = Literal["ors", "sar", "regular"]
-SLOTS: dict[Role, str] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
 STAGES: dict[Role, str] = {"sar": "sar", "ors": "ors", "regular": "controlnet"}  # that train on latents
 
 
@@ -130,6 +130,11 @@ class Study:
         return class_counts(self.training, self.classes)
 
     @cached_property
+    def class_captions(self) -> dict[str, str]:
+        """What is said of the images that are made of each SAR class."""
+        return prompts.captions_of_classes(self)
+
+    @cached_property
     def minor(self) -> list[str]:
         """The classes that the study is to help."""
         return minor_classes(self.counts, self.settings.data.minor)
@@ -206,27 +211,32 @@ class Study:
         """Latents and text features of the training images of one set."""
         spec, flip, records = self.images_of(role), self.flip(role), self.training_records(role)
         source, size = self.sources[role], self.settings.base.image_size
+        texts = prompts.training_captions(self, role, source, records)
 
         def build(folder: Path) -> None:
             images = load_images(source, records, size)
-            texts = captions(spec.prompt, records, source.classes)
             encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
             save_latents(encoded | encode_texts(self.base, texts), folder)
+            prompts.write_captions(folder, self.base, records, texts)
 
-        return self.store.make(
+        made = self.store.make(
             "cache",
             f"{spec.name}-{role}-latents",
             {
                 "source": self.fingerprints[role],
                 "records": digest(records),
                 "image_size": size,
-                "prompt": spec.prompt,
+                "captions": digest_of(texts),
                 "flip": flip,
             },
             {"base": self.base_artifact},
             build,
             command=self.command("train.py", f"stage={STAGES[role]}"),
         )
+        if made not in self._shown:
+            self._shown.add(made)
+            prompts.warn_of_cuts(made.path, f"{SLOTS[role]}={spec.name}")
+        return made
 
     # --- Stages ------------------------------------------------------------------------------------------------------
 
@@ -332,7 +342,7 @@ class Study:
 
     def _check(self) -> None:
         """Refuse now what the last stage would refuse after hours of training the first ones."""
-        captions(self.settings.data.prompt, self.training, self.classes)
+        _ = self.class_captions
         if self.settings.method.partition == "prototypes":
             partitions.check_k(self.settings.prototypes.k, len(self.training))
 
@@ -387,7 +397,7 @@ class Study:
                     ):
                         _save_png(image, folder / files[index])
                         advance()
-                    prompt = caption(self.settings.data.prompt, class_name)
+                    prompt = self.class_captions[class_name]
                     rows += [
                         {
                             "file_name": file,
@@ -444,7 +454,7 @@ class Study:
             "scales": recipe.scales,
             "classes": self.classes,
             "channels": self.sources["sar"].channels,
-            "prompt": self.settings.data.prompt,
+            "captions": self.class_captions,
             "image_size": self.settings.base.image_size,
             "guidance_scale": self.settings.generate.guidance_scale,
             "num_inference_steps": self.settings.generate.num_inference_steps,
@@ -460,7 +470,7 @@ class Study:
         base = self._load(recipe.base)
         stack = [(self._adapter(base, recipe.adapters[name]), scale) for name, scale in by_name.items() if scale]
         settings = self.settings.generate
-        prompt = caption(self.settings.data.prompt, self.classes[label])
+        prompt = self.class_captions[self.classes[label]]
         with folded(base.unet, stack):
             batches = sample(
                 base,
