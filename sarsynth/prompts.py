@@ -17,12 +17,14 @@ class Subject:
     """An image that keywords are wanted for.
 
     Attributes:
-        set_name: Of its data set.
+        slot: Which set of the study it belongs to: `data`, `ors` or `regular`.
+        set_name: The name of that set.
         class_name: Its class, in words.
         record: What is known of it.
-        words: Keywords that follow from its annotations and pixels.
+        words: Keywords that follow from its annotations and pixels, if the describer looks at images one by one.
     """
 
+    slot: str
     set_name: str
     class_name: str
     record: ImageRecord
@@ -35,6 +37,10 @@ class Describer(Protocol):
     @property
     def recipe(self) -> Mapping[str, Any]:
         """All that decides what it says, in plain values, for a fingerprint."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether what it says differs from image to image of a class."""
 
     def describe(self, subjects: Sequence[Subject], told: Callable[[str], None]) -> list[tuple[str, ...]]:
         """Find the keywords of each image; `told` takes lines for people."""

@@ -153,6 +153,21 @@ class Prompt(Section):
             raise ValueError(f"captions of {', '.join(self.captions)} have no keywords; use prompt=keywords or llm")
         return self
 
+    def build(self) -> Any:
+        """Build the describer, None if there is none.
+
+        Raises:
+            UserError: It refuses a value; the message names the key but not the value, which may be a secret.
+        """
+        if self.describer is None:
+            return None
+        try:
+            return self.describer.build()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+            raise UserError(f"prompt.{key}: {message[0].lower()}{message[1:]}") from None
+
 
 class Method(Section):
     """One row of the results table, in the answers it is made of.
@@ -506,6 +521,7 @@ def check(config: DictConfig) -> Settings:
         raise UserError(_explain(error)) from error
     for slot in _slots(settings):
         _check_component(slot)
+    settings.prompt.build()
     return settings
 
 

@@ -6,22 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 from rich.markup import escape
 
 from sarsynth.base import Base
 from sarsynth.console import console, progress
 from sarsynth.data.records import Box, ImageRecord, Source, digest
 from sarsynth.data.transforms import central_square
-from sarsynth.errors import UserError
 from sarsynth.keywords import Rules, keywords
-from sarsynth.prompts import Describer, Subject, captions, class_captions, names_keywords, spoken
-from sarsynth.settings import Prompt, Slot
+from sarsynth.prompts import Subject, captions, class_captions, names_keywords, spoken
+from sarsynth.settings import Slot
 
 if TYPE_CHECKING:
     from sarsynth.runs.study import Role, Study
 
-KEYWORDS, CAPTIONS = "keywords.jsonl", "captions.jsonl"
+KEYWORDS, REPORT, CAPTIONS = "keywords.jsonl", "report.txt", "captions.jsonl"
 SLOTS: dict["Role", Slot] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
 SHOWN = 80  # characters of what is lost, in a line
 
@@ -44,25 +42,30 @@ def _keywords(study: "Study", role: "Role", source: Source, records: Sequence[Im
     """Find the keywords of each training image of a set, or read them where they were found before."""
     prompt, name = study.settings.prompt, study.images_of(role).name
     assert prompt.facts is not None
-    rules, describer = Rules(**prompt.facts.model_dump()), describer_of(prompt)
+    rules, describer = Rules(**prompt.facts.model_dump()), prompt.build()
 
     def look(record: ImageRecord) -> tuple[np.ndarray, Box]:
         pixels = source.read(record)
         return pixels, central_square(*pixels.shape[:2])
 
     def build(folder: Path) -> None:
-        with progress(f"keywords of {role.upper()} images", len(records)) as advance:
-            found = []
-            for words in keywords(records, look, rules):
-                found.append(words)
-                advance()
+        found: list[tuple[str, ...]] = [()] * len(records)
+        if describer is None or describer.looks:
+            with progress(f"keywords of {role.upper()} images", len(records)) as advance:
+                for row, words in enumerate(keywords(records, look, rules)):
+                    found[row] = words
+                    advance()
         if describer:
             subjects = [
-                Subject(name, spoken(source.classes[record.label]), record, words)
+                Subject(SLOTS[role], name, spoken(source.classes[record.label]), record, words)
                 for record, words in zip(records, found, strict=True)
             ]
-            found = describer.describe(subjects, console.print)
-        _write(folder / KEYWORDS, [{"path": r.path, "keywords": w} for r, w in zip(records, found, strict=True)])
+            report: list[str] = []
+            found = describer.describe(subjects, report.append)
+            for line in report:
+                console.print(f"  {line}", markup=False)
+            (folder / REPORT).write_text("".join(f"{line}\n" for line in report), encoding="utf-8")
+        _write(folder / KEYWORDS, [{"file_name": r.path, "keywords": w} for r, w in zip(records, found, strict=True)])
 
     made = study.store.make(
         "cache",
@@ -81,20 +84,20 @@ def _keywords(study: "Study", role: "Role", source: Source, records: Sequence[Im
     return [tuple(json.loads(line)["keywords"]) for line in lines]
 
 
-def describer_of(prompt: Prompt) -> Describer | None:
-    """Build what makes keywords of facts; a value that it refuses is told with its key.
+def samples(study: "Study") -> dict[str, dict[str, str]]:
+    """Give the captions of the images that the method makes, and one of each class of the ORS set that it learns from.
 
-    Raises:
-        UserError: It refuses one.
+    Empty for methods that make no images.
     """
-    if prompt.describer is None:
-        return None
-    try:
-        return prompt.describer.build()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"prompt.{key}: {first['msg'].removeprefix('Value error, ')}") from None
+    if study.settings.method.adds != "synthetic":
+        return {}
+    found = {"synthetic": study.class_captions}
+    if study.settings.method.below:
+        source, records = study.sources["ors"], study.training_records("ors")
+        texts = training_captions(study, "ors", source, records)
+        firsts = dict(zip((record.label for record in reversed(records)), reversed(texts), strict=True))
+        found["ors"] = {name: firsts[label] for label, name in enumerate(source.classes) if label in firsts}
+    return found
 
 
 # --- What is written and told of them ---------------------------------------------------------------------------------
