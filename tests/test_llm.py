@@ -19,6 +19,7 @@ from sarsynth.errors import UserError
 from sarsynth.prompts import Subject
 
 KEY = "sk-secret-0123456789"
+OPTIONS = settings("prompt=llm", "prompt.model=m").prompt.describer.options
 ANSWERS = {
     "components": {"components": ["deck", "hull"], "factors": ["weather"]},
     "description": {"relations": "alone", "visibility": "clear", "direction": "north", "parts": "long deck"},
@@ -89,10 +90,9 @@ def server(monkeypatch) -> Iterator[SimpleNamespace]:
 def model(server: SimpleNamespace, tmp_path: Path) -> Callable[..., FourAspects]:
     """The describer of prompt=llm with its own wordings, asking the local server."""
 
-    def build(*overrides: str) -> FourAspects:
-        quick = ["prompt.timeout=20", "prompt.retries=2", "prompt.prices={input: 1.0, output: 10.0}"]
-        own = [f"prompt.base_url={server.url}", "prompt.model=m", f"prompt.answers={tmp_path}/answers"]
-        return settings("prompt=llm", *own, *quick, *overrides).prompt.build()
+    def build(**changed: Any) -> FourAspects:
+        own = {"base_url": server.url, "answers": tmp_path / "answers", "timeout": 20, "retries": 2}
+        return FourAspects(**(OPTIONS | own | {"prices": {"input": 1.0, "output": 10.0}} | changed))
 
     return build
 
@@ -110,15 +110,13 @@ def kept(folder: Path) -> list[Path]:
 
 def test_the_papers_dialogue(server: SimpleNamespace, model, tmp_path: Path):
     told: list[str] = []
-    answers = model("prompt.count=3").describe(subjects(3), told.append)
+    answers = model(count=3).describe(subjects(3), told.append)
     assert answers == [("single ship", "red hull", "long deck")] * 3
     assert len(server.requests) == 1 + 3 + 3, "components once for the class, the rest for each image"
     first, last = server.requests[0], server.requests[-1]
     assert (first["model"], first["temperature"]) == ("m", 0.0)
-    assert [message["role"] for message in last["messages"]] == ["system", "user", "assistant"] + [
-        "user",
-        "assistant",
-    ] + ["user"]
+    roles = ["system", "user", "assistant", "user", "assistant", "user"]
+    assert [message["role"] for message in last["messages"]] == roles
     assert "oil tanker" in first["messages"][1]["content"]
     assert "looking straight down" in first["messages"][1]["content"]
     facts = re.search(r"known of it.*?(\{.*\})\. Describe four", last["messages"][3]["content"])[1]
@@ -132,7 +130,7 @@ def test_the_papers_dialogue(server: SimpleNamespace, model, tmp_path: Path):
 
 
 def test_a_class_can_be_asked_about_once(server: SimpleNamespace, model):
-    answers = model("prompt.scope=class").describe([*subjects(5), *subjects(2, "cargo")], lambda line: None)
+    answers = model(scope="class").describe([*subjects(5), *subjects(2, "cargo")], lambda line: None)
     assert len(answers) == 7
     assert len(server.requests) == 2 * 3
 
@@ -142,24 +140,26 @@ def test_a_finished_dialogue_needs_no_server_and_no_key(server: SimpleNamespace,
     first = model().describe(subjects(2), told.append)
     server.stop()
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert model("prompt.concurrency=1", "prompt.timeout=1").describe(subjects(2), told.append) == first
+    assert model(concurrency=1, timeout=1).describe(subjects(2), told.append) == first
     assert told[2].startswith("m, asked now: 0 answers, 0 + 0 tokens")
     assert told[3] == told[1], "what it cost in all"
     assert len(server.requests) == 5
 
 
 @pytest.mark.parametrize(
-    "overrides", [["prompt.model=n"], ["prompt.options={temperature: 1.0}"], ["prompt.turns.system=Be brief."]]
+    "changed",
+    [{"model": "n"}, {"options": {"temperature": 1.0}}, {"turns": OPTIONS["turns"] | {"system": "Be brief."}}],
+    ids=["model", "options", "wording"],
 )
-def test_another_request_is_asked_anew(server: SimpleNamespace, model, overrides: list[str]):
+def test_another_request_is_asked_anew(server: SimpleNamespace, model, changed: dict[str, Any]):
     model().describe(subjects(1), lambda line: None)
-    model(*overrides).describe(subjects(1), lambda line: None)
+    model(**changed).describe(subjects(1), lambda line: None)
     assert len(server.requests) == 6
 
 
 def test_requests_under_way_are_bounded(server: SimpleNamespace, model):
     server.pause = 0.02
-    model("prompt.concurrency=3").describe(subjects(12), lambda line: None)
+    model(concurrency=3).describe(subjects(12), lambda line: None)
     assert 2 <= server.busiest <= 3
 
 
@@ -196,22 +196,22 @@ def wordy(request: dict[str, Any]) -> Reply:
 
 
 @pytest.mark.parametrize(
-    ("mood", "overrides", "requests"),
+    ("mood", "changed", "requests"),
     [
-        (busy, [], 4),
-        (broken, [], 4),
-        (slow, ["prompt.timeout=0.3"], 4),
-        (rude, [], 4),
-        (refusing, [], 4),
-        (wordy, [], 3),
+        (busy, {}, 4),
+        (broken, {}, 4),
+        (slow, {"timeout": 0.3}, 4),
+        (rude, {}, 4),
+        (refusing, {}, 4),
+        (wordy, {}, 3),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
-def test_passing_trouble(server: SimpleNamespace, model, mood, overrides: list[str], requests: int):
+def test_passing_trouble(server: SimpleNamespace, model, mood, changed: dict[str, Any], requests: int):
     server.moods = [mood]
     began = time.monotonic()
     told: list[str] = []
-    (answer,) = model(*overrides).describe(subjects(1), told.append)
+    (answer,) = model(**changed).describe(subjects(1), told.append)
     assert answer == ("single ship", "red hull", "long deck", "wake")
     assert len(server.requests) == requests
     if mood is busy:
@@ -224,22 +224,22 @@ def test_passing_trouble(server: SimpleNamespace, model, mood, overrides: list[s
 
 
 @pytest.mark.parametrize(
-    ("mood", "overrides", "requests", "message"),
+    ("mood", "changed", "requests", "message"),
     [
-        (broken, [], 3, "prompt.base_url=http://127.*: status 500"),
-        (slow, ["prompt.timeout=0.1", "prompt.retries=0"], 1, "no answer in 0.1 s, 1 times; raise prompt.timeout"),
-        (rude, [], 2, "twice, on class oil tanker: `Sure! Here are some keywords: ship, hull`"),
-        (refusing, [], 2, "twice, on class oil tanker: `I cannot help with warships.`"),
-        (lambda request: completion("{" * 500), [], 2, r"on class oil tanker: `\{{159}…`"),
-        (lambda request: (200, {}, '{"no": "chat"}'), [], 1, "not OpenAI's chat protocol"),
-        (lambda request: (401, {}, json.dumps({"error": {"message": f"bad key {KEY}"}})), [], 1, r"bad key \*\*\*"),
+        (broken, {}, 3, "prompt.base_url=http://127.*: status 500"),
+        (slow, {"timeout": 0.1, "retries": 0}, 1, "no answer in 0.1 s, 1 times; raise prompt.timeout"),
+        (rude, {}, 2, "twice, on class oil tanker: `Sure! Here are some keywords: ship, hull`"),
+        (refusing, {}, 2, "twice, on class oil tanker: `I cannot help with warships.`"),
+        (lambda request: completion("{" * 500), {}, 2, r"on class oil tanker: `\{{159}…`"),
+        (lambda request: (200, {}, '{"no": "chat"}'), {}, 1, "not OpenAI's chat protocol"),
+        (lambda request: (401, {}, json.dumps({"error": {"message": f"bad key {KEY}"}})), {}, 1, r"bad key \*\*\*"),
     ],
     ids=["500", "time-out", "no JSON", "refusal", "malformed JSON", "no chat", "wrong key"],
 )
-def test_lasting_trouble(server: SimpleNamespace, model, tmp_path: Path, mood, overrides, requests, message: str):
+def test_lasting_trouble(server: SimpleNamespace, model, tmp_path: Path, mood, changed, requests, message: str):
     server.moods = [mood] * 20
     with pytest.raises(UserError, match=message) as error:
-        model(*overrides).describe(subjects(1), lambda line: None)
+        model(**changed).describe(subjects(1), lambda line: None)
     assert "\n" not in str(error.value)
     assert KEY not in str(error.value)
     assert error.value.__cause__ is None
@@ -254,7 +254,7 @@ def test_lasting_trouble(server: SimpleNamespace, model, tmp_path: Path, mood, o
 
 def test_a_server_that_is_not_there(server: SimpleNamespace, model):
     with pytest.raises(UserError, match=r"prompt.base_url=http://127.0.0.1:1/v1: cannot be reached"):
-        model("prompt.base_url=http://127.0.0.1:1/v1", "prompt.retries=0").describe(subjects(1), lambda line: None)
+        model(base_url="http://127.0.0.1:1/v1", retries=0).describe(subjects(1), lambda line: None)
 
 
 def test_a_killed_dialogue_goes_on(server: SimpleNamespace, model, tmp_path: Path):
@@ -263,7 +263,7 @@ def test_a_killed_dialogue_goes_on(server: SimpleNamespace, model, tmp_path: Pat
 
     server.moods = [sensible] * 4 + [dying] * 20
     with pytest.raises(UserError, match="status 400: .*run it again to go on"):
-        model("prompt.concurrency=1").describe(subjects(6), lambda line: None)
+        model(concurrency=1).describe(subjects(6), lambda line: None)
     answered = len(kept(tmp_path))
     assert answered == 4
     server.moods, before = [], len(server.requests)
@@ -282,13 +282,13 @@ def test_the_key_is_nowhere(server: SimpleNamespace, model, tmp_path: Path, capl
     assert not any(KEY in text for text in texts)
     assert KEY not in caplog.text
     with pytest.raises(UserError, match="never the key itself") as error:
-        model(f"prompt.key_variable={KEY}")
+        settings("prompt=llm", "prompt.model=m", f"prompt.key_variable={KEY}")
     assert KEY not in str(error.value)
 
 
 def test_servers_without_keys_are_asked_too(server: SimpleNamespace, model, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    model("prompt.key_variable=MY_KEY").describe(subjects(1), lambda line: None)
+    model(key_variable="MY_KEY").describe(subjects(1), lambda line: None)
     monkeypatch.setenv("MY_KEY", "mine")
-    model("prompt.key_variable=MY_KEY", "prompt.model=n").describe(subjects(1), lambda line: None)
+    model(key_variable="MY_KEY", model="n").describe(subjects(1), lambda line: None)
     assert server.keys == {"Bearer none", "Bearer mine"}
