@@ -29,7 +29,7 @@ from sarsynth.keywords import (
     visibility,
 )
 from sarsynth.prompts import caption, captions, class_captions, names_keywords
-from sarsynth.runs.prompts import CAPTIONS, training_captions
+from sarsynth.runs.prompts import CAPTIONS
 from sarsynth.runs.study import Study
 from sarsynth.sim import CLASSES, render
 from sarsynth.tracking import Tracker
@@ -284,13 +284,14 @@ def study(tmp_path: Path, request):
 
 def test_captions_of_a_study(study, tmp_path: Path, monkeypatch):
     one = study("prompt=keywords")
-    texts = training_captions(one, "ors", one.sources["ors"], one.training_records("ors"))
+    texts = one.captions("ors")
     assert len(texts) == 10
     assert all(text.startswith("ORS, optical remote sensing, ") and "single ship, alone" in text for text in texts)
     assert all("hull" in text for text in texts), "which the simulated captions tell"
     assert one.class_captions["tanker"] == "a SAR image of tanker ship", "of images that nobody marked yet"
-    monkeypatch.setattr(one.sources["ors"], "read", None)
-    assert training_captions(one, "ors", one.sources["ors"], one.training_records("ors")) == texts, "found once"
+    again = study("prompt=keywords")
+    monkeypatch.setattr(again.sources["ors"], "read", None)
+    assert again.captions("ors") == texts, "found once"
 
 
 def test_what_is_cut_off_is_told_and_kept(study, nano: Base, capsys):

@@ -33,9 +33,8 @@ def training_captions(study: "Study", role: "Role", source: Source, records: Seq
 
 def captions_of_classes(study: "Study") -> dict[str, str]:
     """Give the caption of the images that are made of each SAR class."""
-    records = study.training
-    texts = training_captions(study, "sar", study.sources["sar"], records)
-    return class_captions(study.settings.wording("data", class_level=True), texts, records, study.classes)
+    wording = study.settings.wording("data", class_level=True)
+    return class_captions(wording, study.captions("sar"), study.training, study.classes)
 
 
 def _keywords(study: "Study", role: "Role", source: Source, records: Sequence[ImageRecord]) -> list[tuple[str, ...]]:
@@ -93,10 +92,9 @@ def samples(study: "Study") -> dict[str, dict[str, str]]:
         return {}
     found = {"synthetic": study.class_captions}
     if study.settings.method.below:
-        source, records = study.sources["ors"], study.training_records("ors")
-        texts = training_captions(study, "ors", source, records)
-        firsts = dict(zip((record.label for record in reversed(records)), reversed(texts), strict=True))
-        found["ors"] = {name: firsts[label] for label, name in enumerate(source.classes) if label in firsts}
+        classes, texts = study.sources["ors"].classes, study.captions("ors")
+        shown = {classes[r.label]: text for r, text in zip(study.training_records("ors"), texts, strict=True)}
+        found["ors"] = dict(sorted(shown.items()))
     return found
 
 

@@ -68,6 +68,7 @@ class Study:
         self.settings, self.tracker, self.overrides = settings, tracker, overrides
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
         self._shown: set[Artifact] = set()
+        self._captions: dict[Role, list[str]] = {}
         self._bases: dict[Artifact, Base] = {}
         self._adapters: dict[Artifact, Adapter] = {}
 
@@ -128,6 +129,13 @@ class Study:
     def counts(self) -> dict[str, int]:
         """SAR training images of each class."""
         return class_counts(self.training, self.classes)
+
+    def captions(self, role: Role) -> list[str]:
+        """What is said of the training images of a set, in their order."""
+        if role not in self._captions:
+            records = self.training_records(role)
+            self._captions[role] = prompts.training_captions(self, role, self.sources[role], records)
+        return self._captions[role]
 
     @cached_property
     def class_captions(self) -> dict[str, str]:
@@ -211,7 +219,7 @@ class Study:
         """Latents and text features of the training images of one set."""
         spec, flip, records = self.images_of(role), self.flip(role), self.training_records(role)
         source, size = self.sources[role], self.settings.base.image_size
-        texts = prompts.training_captions(self, role, source, records)
+        texts = self.captions(role)
 
         def build(folder: Path) -> None:
             images = load_images(source, records, size)
