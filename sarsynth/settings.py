@@ -7,12 +7,13 @@ Values live in `conf/` alone; the models here say which keys there are and what 
 import ast
 import importlib
 import importlib.util
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -27,6 +28,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
+Wording = Text | dict[str, Text]  # a template, or one for each class and `default` for the others
+Slot = Literal["data", "ors", "regular"]
 
 
 class Section(BaseModel):
@@ -75,12 +78,13 @@ class Base(Section):
 class Images(Section):
     """A set of images for training: its reader, and how captions are made from class names and texts.
 
+    A `prompt` of one word is the name of a wording.
     `max_bad` is the share of images that may be unreadable or blank and are left out. Images whose perceptual hashes
     differ in up to `near_bits` of 64 bits are compared closely, and are one group if they show one picture.
     """
 
     name: Text
-    prompt: Text
+    prompt: Wording
     max_bad: Share
     near_bits: Annotated[int, Field(ge=0, le=64)]
     reader: Component
@@ -106,6 +110,68 @@ class Data(Encoded):
     allow_leak: bool
     split: Literal["train", "deci"]
     minor: Literal["auto"] | tuple[str, ...]
+
+
+class Facts(Section):
+    """Which keywords follow from annotations and pixels; see `sarsynth.keywords.Rules`."""
+
+    aspects: tuple[Literal["relation", "visibility", "heading", "size", "parts"], ...]
+    noun: Text
+    places: dict[str, Text]
+    beside: NonNegative
+    many: Annotated[int, Field(ge=2, le=11)]
+    elongation: Annotated[float, Field(ge=1)]
+    size: Literal["class", "image"]
+    haze: Share
+    contrast: NonNegative
+    dark: Share
+    bright: Share
+    parts: tuple[Text, ...]
+
+
+class Prompt(Section):
+    """How captions come about: the named wordings, and the sets whose captions have keywords.
+
+    `captions` are the templates of those sets. `describer` makes the keywords of what `facts` say of each image; None
+    takes these as they are.
+    """
+
+    name: Text
+    wordings: dict[Slot, dict[str, Wording]]
+    captions: dict[Slot, Wording]
+    facts: Facts | None
+    describer: Component | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_off_describer(cls, keys: Any) -> Any:
+        if not isinstance(keys, Mapping):
+            return keys
+        ours = set(cls.model_fields) - {"describer"}
+        rest = {k: keys[k] for k in keys if k not in ours}
+        kept = {k: keys[k] for k in keys if k in ours}
+        return kept | ({"describer": rest} if "_target_" in rest else {"describer": None} | rest)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.captions and self.facts is None:
+            raise ValueError(f"captions of {', '.join(self.captions)} have no keywords; use prompt=keywords or llm")
+        return self
+
+    def build(self) -> Any:
+        """Build the describer, None if there is none.
+
+        Raises:
+            UserError: It refuses a value; the message names the key but not the value, which may be a secret.
+        """
+        if self.describer is None:
+            return None
+        try:
+            return self.describer.build()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+            raise UserError(f"prompt.{key}: {message[0].lower()}{message[1:]}") from None
 
 
 class Method(Section):
@@ -339,6 +405,7 @@ class Settings(Section):
     ors: Encoded
     regular: Images
     radiometry: Component
+    prompt: Prompt
     method: Method
     adapter: Adapter
     train: Training
@@ -360,6 +427,15 @@ class Settings(Section):
         if self.adapter.targets not in self.adapter.patterns:
             hint = nearest(self.adapter.targets, self.adapter.patterns)
             raise ValueError(f"adapter.targets={self.adapter.targets} is not among adapter.patterns; {hint}")
+        for slot in get_args(Slot):
+            self.wording(slot)
+            images = getattr(self, slot)
+            turned = isinstance(images, Encoded) and images.flip != "none"
+            if turned and slot in self.prompt.captions and self.prompt.facts and "heading" in self.prompt.facts.aspects:
+                raise ValueError(
+                    f"{slot}.flip={images.flip} would turn the headings that captions name; say {slot}.flip=none, or "
+                    "leave heading out of prompt.facts.aspects"
+                )
         if self.export and not self.class_name:
             raise ValueError(f"export={self.export} needs class_name=..., the class that the file is to make images of")
         if self.adapter.path and self.method.partition not in (None, "whole"):
@@ -369,6 +445,22 @@ class Settings(Section):
                 f"stage=base cannot make base={self.base.name}, which comes trained; base=sd-nano can be made"
             )
         return self
+
+    def wording(self, slot: Slot, *, class_level: bool = False) -> Wording:
+        """Give the template of a set's captions, names of wordings being looked up.
+
+        Args:
+            slot: Which set.
+            class_level: That of images of which only the class is known, to be made for one.
+        """
+        said = getattr(self, slot).prompt if class_level else self.prompt.captions.get(slot, getattr(self, slot).prompt)
+        if isinstance(said, dict) or not re.fullmatch(r"[\w-]+", said):
+            return said
+        known = self.prompt.wordings.get(slot, {})
+        if said not in known:
+            near = nearest(said, known) if known else "say a template such as `a photo of a {class_name}`"
+            raise ValueError(f"{slot}.prompt={said} is no wording of prompt.wordings.{slot}; {near}")
+        return known[said]
 
 
 # Arguments that follow from the stage and the run's folder.
@@ -408,6 +500,8 @@ def _slots(settings: Settings) -> Iterator[_Slot]:
         images: Images = getattr(settings, key)
         yield _Slot(key, images.reader, siblings=tuple(set(type(images).model_fields) - {"reader"}))
     yield _Slot("radiometry", settings.radiometry)
+    if settings.prompt.describer:
+        yield _Slot("prompt", settings.prompt.describer, siblings=tuple(set(Prompt.model_fields) - {"describer"}))
     yield _Slot("sampler", settings.sampler)
     yield _Slot("trainer", settings.trainer, ours=TRAINER_OURS)
     if settings.logger:
@@ -436,6 +530,7 @@ def check(config: DictConfig) -> Settings:
         raise UserError(_explain(error)) from error
     for slot in _slots(settings):
         _check_component(slot)
+    settings.prompt.build()
     return settings
 
 

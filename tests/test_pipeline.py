@@ -134,10 +134,12 @@ def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
     for content in study.results.values():
         assert set(content) >= {
             *("method", "base", "data", "split", "minor", "classes", "seeds", "classifier", "fidelity", "inputs"),
-            "training",
+            *("training", "captions"),
         }
         assert (content["base"], content["data"], content["split"]) == ("sd-nano", "sim", "train")
         assert content["classes"] == list(CLASSES)
+        assert (content["captions"] == {}) == (content["method"] in ("none", "resample"))
+        assert content["captions"].get("synthetic", {}).get("tanker") in (None, "a SAR image of tanker ship")
         assert content["minor"] == ["fishing", "tanker", "dredger"]
         assert content["seeds"] == [0, 1]
         scores = content["classifier"]

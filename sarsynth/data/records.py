@@ -28,11 +28,22 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in px; x1 and y1 are w
 
 @dataclass(frozen=True, order=True, slots=True)
 class Instance:
-    """One object in an image: where it lies, and whether who marked it saw it cut off or hard to make out."""
+    """One object in an image: where it lies, and whether who marked it saw it cut off or hard to make out.
+
+    `corners` (x, y) in px, in order around it, are known of turned boxes alone: an upright one does not say how its
+    object lies. `name` is what it is, if anybody said.
+    """
 
     box: Box
     truncated: bool = False
     difficult: bool = False
+    corners: tuple[tuple[float, float], ...] = ()
+    name: str | None = None
+
+    @property
+    def plain(self) -> tuple[Any, ...]:
+        """All that is known of it in plain values, for a digest."""
+        return *self.box, self.truncated, self.difficult, self.corners, self.name
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class ImageRecord:
     @property
     def plain(self) -> tuple[Any, ...]:
         """All that is known of it in plain values, for a digest; its split alone matters, not who chose it."""
-        objects = [(*instance.box, instance.truncated, instance.difficult) for instance in self.instances]
+        objects = [instance.plain for instance in self.instances]
         return self.path, self.label, self.split, self.text, objects, self.group
 
 

@@ -18,6 +18,7 @@ from sarsynth.data.transforms import resize
 from sarsynth.fidelity import ClassFidelity, fidelity
 from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
+from sarsynth.runs.prompts import samples
 from sarsynth.runs.study import Study
 from sarsynth.store import Artifact
 
@@ -177,6 +178,7 @@ def result(study: Study) -> dict[str, Any]:
         figures = json.loads((artifact.path / "fidelity.json").read_text())
         inputs |= {"synthetic": made.fingerprint, "fidelity": artifact.fingerprint}
     return about(study) | {
+        "captions": samples(study),
         "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
         "seeds": list(settings.seeds),
         "training": budget(study),

@@ -14,7 +14,6 @@ from sarsynth import pages, pictures, plots
 from sarsynth.data.health import by_class, edges
 from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts
 from sarsynth.pages import Cell, Gallery, Note, Picture, Piece, Plot, Section, Table
-from sarsynth.prompts import captions
 from sarsynth.runs import hygiene
 from sarsynth.runs.contours import outlined
 from sarsynth.runs.hygiene import Pair
@@ -77,9 +76,8 @@ class Health:
     @property
     def captions(self) -> dict[str, dict[str, int]]:
         """How often each caption stands with the training images, by class; the commonest first."""
-        records = self.good["train"]
-        texts = captions(self.study.images_of(self.role).prompt, records, self.classes)
         named = {name: Counter[str]() for name in self.classes}
+        records, texts = self.study.training_records(self.role), self.study.captions[self.role]
         for record, text in zip(records, texts, strict=True):
             named[self.classes[record.label]][text] += 1
         return {name: dict(counted.most_common()) for name, counted in named.items()}

@@ -41,12 +41,12 @@ from sarsynth.errors import UserError
 from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
-from sarsynth.prompts import caption, captions
-from sarsynth.runs import adapters, contours, hygiene, radiometry
+from sarsynth.prompts import digest_of
+from sarsynth.runs import adapters, contours, hygiene, prompts, radiometry
 from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
-from sarsynth.settings import Component, Encoded, Images, Settings, nearest
+from sarsynth.settings import Component, Encoded, Images, Settings, Slot, nearest
 from sarsynth.store import Artifact, Store
 from sarsynth.tracking import Tracker
 
@@ -54,7 +54,7 @@ STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1
 STRIP_IMAGES = 4  # a class and scale
 Role = Literal["ors", "sar", "regular"]
 Value = TypeVar("Value")
-SLOTS: dict[Role, str] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
+SLOTS: dict[Role, Slot] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
 STAGES: dict[Role, str] = {"sar": "sar", "ors": "ors", "regular": "controlnet"}  # that train on latents
 
 
@@ -83,6 +83,7 @@ class Study:
         self.fingerprints: ByRole[dict[str, Any]] = ByRole(
             lambda role: {"content": self.sources[role].fingerprint(), "radiometry": self.radiometry[role].plain}
         )
+        self.captions: ByRole[list[str]] = ByRole(lambda role: prompts.training_captions(self, role))
         self._training: ByRole[list[ImageRecord]] = ByRole(self._trained_on)
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by where it is
         self._shown: set[Artifact] = set()
@@ -101,7 +102,7 @@ class Study:
         """What lies in each of them, hashed once a run."""
         return ByRole(lambda role: self.opened[role].fingerprint())
 
-    def slot(self, role: Role) -> str:
+    def slot(self, role: Role) -> Slot:
         """The key that a set has in the settings."""
         return SLOTS[role]
 
@@ -165,6 +166,11 @@ class Study:
     def counts(self) -> dict[str, int]:
         """SAR training images of each class."""
         return class_counts(self.training, self.classes)
+
+    @cached_property
+    def class_captions(self) -> dict[str, str]:
+        """What is said of the images that are made of each SAR class."""
+        return prompts.captions_of_classes(self)
 
     @cached_property
     def minor(self) -> list[str]:
@@ -244,21 +250,22 @@ class Study:
         """Latents and text features of the training images of one set."""
         spec, flip, records = self.images_of(role), self.flip(role), self.training_records(role)
         source, size = self.sources[role], self.settings.base.image_size
+        texts = self.captions[role]
 
         def build(folder: Path) -> None:
             images = load_images(source, records, size, self.radiometry[role])
-            texts = captions(spec.prompt, records, source.classes)
             encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
             save_latents(encoded | encode_texts(self.base, texts), folder)
+            prompts.write_captions(folder, self.base, records, texts)
 
-        return self.store.make(
+        made = self.store.make(
             "cache",
             f"{spec.name}-{role}-latents",
             {
                 "source": self.fingerprints[role],
                 "records": digest(records),
                 "image_size": size,
-                "prompt": spec.prompt,
+                "captions": digest_of(texts),
                 "flip": flip,
             },
             {"base": self.base_artifact},
@@ -266,6 +273,10 @@ class Study:
             command=self.command("train.py", f"stage={STAGES[role]}"),
             samples=self.samples(role, records),
         )
+        if made not in self._shown:
+            self._shown.add(made)
+            prompts.warn_of_cuts(made.path, f"{SLOTS[role]}={spec.name}")
+        return made
 
     # --- Stages ------------------------------------------------------------------------------------------------------
 
@@ -371,7 +382,7 @@ class Study:
 
     def _check(self) -> None:
         """Refuse now what the last stage would refuse after hours of training the first ones."""
-        captions(self.settings.data.prompt, self.training, self.classes)
+        _ = self.class_captions
         first = self.training[0]
         self.radiometry["sar"].levels(self.sources["sar"].read(first), first.path)
         if self.settings.method.below or "ors" in self.settings.contours.sources:
@@ -430,7 +441,7 @@ class Study:
                     ):
                         _save_png(image, folder / files[index])
                         advance()
-                    prompt = caption(self.settings.data.prompt, class_name)
+                    prompt = self.class_captions[class_name]
                     rows += [
                         {
                             "file_name": file,
@@ -488,7 +499,7 @@ class Study:
             "scales": recipe.scales,
             "classes": self.classes,
             "channels": self.sources["sar"].channels,
-            "prompt": self.settings.data.prompt,
+            "captions": self.class_captions,
             "image_size": self.settings.base.image_size,
             "guidance_scale": self.settings.generate.guidance_scale,
             "num_inference_steps": self.settings.generate.num_inference_steps,
@@ -504,7 +515,7 @@ class Study:
         base = self._load(recipe.base)
         stack = [(self._adapter(base, recipe.adapters[name]), scale) for name, scale in by_name.items() if scale]
         settings = self.settings.generate
-        prompt = caption(self.settings.data.prompt, self.classes[label])
+        prompt = self.class_captions[self.classes[label]]
         with folded(base.unet, stack):
             batches = sample(
                 base,
