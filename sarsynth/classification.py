@@ -18,8 +18,9 @@ from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional
 
-from sarsynth.data.datamodules import LabelledImages, shuffled, step_seed
+from sarsynth.data.datamodules import LabelledImages, Sampling, shuffled, step_seed
 from sarsynth.fitting import Fitting, check_finite, learning_rate_share
+from sarsynth.losses import Loss, class_weights, focal_losses
 
 WEIGHTS, CONFIG = "classifier.safetensors", "config.json"
 SCHEDULE_FLOOR = (
@@ -50,7 +51,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ClassifierRecipe:
-    """Which network, and how it is trained: the keys of a row in `conf/classifier/`.
+    """Which network, and how it is trained: the keys of a row in `conf/classifier/`, and what a method changes.
 
     Attributes:
         network: Name of a timm model.
@@ -63,6 +64,8 @@ class ClassifierRecipe:
         weight_decay: As the optimizer defines it.
         warmup_steps: Steps until the peak.
         augmentation: Random views of the training images.
+        loss: What each training image weighs.
+        sampling: Whether every training image comes as often as any other, or every class.
     """
 
     network: str
@@ -75,6 +78,8 @@ class ClassifierRecipe:
     warmup_steps: int
     options: Mapping[str, Any] = field(default_factory=dict)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: Loss = field(default_factory=Loss)
+    sampling: Sampling = "uniform"
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
@@ -83,7 +88,8 @@ class ClassifierRecipe:
             key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
             for key, value in settings.get("augmentation", {}).items()
         }
-        return cls(**{**settings, "augmentation": Augmentation(**augmentation)})
+        loss = Loss(**settings.get("loss", {}))
+        return cls(**{**settings, "augmentation": Augmentation(**augmentation), "loss": loss})
 
     def as_dict(self) -> dict[str, Any]:
         """Give plain settings that `from_dict` turns back into this recipe, also after a way through JSON."""
@@ -125,6 +131,7 @@ class Classifier(LightningModule):
     network: Any  # timm's models share methods, not a type
     mean: Tensor
     std: Tensor
+    class_weights: Tensor
 
     def __init__(
         self, recipe: ClassifierRecipe, classes: Sequence[str], mean: Sequence[float], std: Sequence[float], seed: int
@@ -139,6 +146,7 @@ class Classifier(LightningModule):
             )
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
+        self.register_buffer("class_weights", torch.ones(len(self.classes)), persistent=False)  # of training alone
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images: logits, shape (B, number of classes)."""
@@ -157,11 +165,11 @@ class Classifier(LightningModule):
         torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 0))
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy on random views of a batch."""
+        """Weighted cross-entropy on random views of a batch."""
         images, labels, rows = batch
         generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 1))
         logits = self(augment(images, self.recipe.augmentation, generator))
-        losses = functional.cross_entropy(logits, labels, reduction="none")
+        losses = self.class_weights[labels] * focal_losses(logits, labels, self.recipe.loss.gamma)
         check_finite(
             losses.detach(),
             "loss",
@@ -300,7 +308,10 @@ def fit_classifier(
     classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed)
     training = real if synthetic is None else real + synthetic
     classifier.name_of = training.name
-    data = shuffled(training, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed)
+    classifier.class_weights = class_weights(training.labels.bincount(minlength=len(classes)), recipe.loss.beta)
+    data = shuffled(
+        training, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed, sampling=recipe.sampling
+    )
     fitting.fit(
         classifier,
         data,

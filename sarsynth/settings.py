@@ -101,6 +101,13 @@ class Data(Encoded):
     minor: Literal["auto"] | tuple[str, ...]
 
 
+class Loss(Section):
+    """What a training image weighs: `beta` from 0, all classes alike, to 1, by inverse frequency; `gamma` is focal."""
+
+    beta: Share
+    gamma: NonNegative
+
+
 class Method(Section):
     """One row of the results table, in the answers it is made of.
 
@@ -109,6 +116,8 @@ class Method(Section):
 
     name: Text
     adds: Literal["nothing", "real", "synthetic"]
+    sampling: Literal["uniform", "balanced"]
+    loss: Loss
     below: Literal["ors"] | None
     tunes: Literal["nothing", "adapter", "unet"]
     start: Literal["base", "random"] | None

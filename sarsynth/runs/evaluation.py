@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sarsynth.classification import Classifier, extract_features, fit_classifier
 from sarsynth.data.datamodules import LabelledImages, step_seed
 from sarsynth.data.transforms import resize
 from sarsynth.fidelity import ClassFidelity, fidelity
+from sarsynth.losses import Loss
 from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
 from sarsynth.runs.study import Study
@@ -64,7 +66,8 @@ ADDS = {
 
 def trained(study: Study, seed: int) -> Artifact:
     """Train one classifier on real + added images and predict the test set: logits.safetensors and scores.json."""
-    recipe, method = study.recipe(), study.settings.method
+    method = study.settings.method
+    recipe = replace(study.recipe(), loss=Loss(**method.loss.model_dump()), sampling=method.sampling)
     inputs = {"train": study.images("train"), "test": study.images("test")}
     if method.adds == "synthetic":
         inputs["synthetic"] = study.synthetic()
