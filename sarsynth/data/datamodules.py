@@ -103,6 +103,32 @@ class BalancedStream(Stream):
         return drawn.gather(1, turns).flatten()[first - begin * size :][: last - first]
 
 
+@dataclass(frozen=True, eq=False)
+class Succession:
+    """One stream, and from some step on another.
+
+    Attributes:
+        first: Until then.
+        then: From then on; its own step 0 is that one.
+        begin: Which step.
+    """
+
+    first: Stream
+    then: Stream
+    begin: int
+
+    @property
+    def max_steps(self) -> int:
+        """Batches in all."""
+        return self.begin + self.then.max_steps
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """Rows of one step, int64 (batch_size,)."""
+        if step < self.begin:
+            return self.first.batch(step, batch_size)
+        return self.then.batch(step - self.begin, batch_size)
+
+
 class PackedSampler(Sampler[Tensor]):
     """Yield the rows of each training step: the batches of all streams that have not ended, one after the other.
 
@@ -116,7 +142,7 @@ class PackedSampler(Sampler[Tensor]):
 
     def __init__(
         self,
-        streams: Sequence[Stream],
+        streams: Sequence[Stream | Succession],
         batch_size: int,
         start: Callable[[], int] = lambda: 0,
         rank: int = 0,
@@ -148,7 +174,7 @@ class SeededDataModule(LightningDataModule):
         UserError: The batch cannot be shared out evenly (when training begins).
     """
 
-    def __init__(self, dataset: Dataset, streams: Sequence[Stream], *, batch_size: int) -> None:
+    def __init__(self, dataset: Dataset, streams: Sequence[Stream | Succession], *, batch_size: int) -> None:
         super().__init__()
         self.dataset, self.streams, self.batch_size = dataset, streams, batch_size
 
@@ -173,18 +199,18 @@ class SeededDataModule(LightningDataModule):
         return DataLoader(self.dataset, sampler=sampler, batch_size=None)
 
 
-def shuffled(
-    training: LabelledImages, *, batch_size: int, max_steps: int, seed: int, sampling: Sampling = "uniform"
-) -> SeededDataModule:
+def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Stream:
+    """Order all images of some labels: each comes as often as any other (`uniform`), or each class (`balanced`)."""
+    rows = torch.arange(len(labels))
+    if sampling == "balanced":
+        return BalancedStream(rows, max_steps, seed, labels)
+    return Stream(rows, max_steps, seed)
+
+
+def shuffled(training: LabelledImages, order: Stream | Succession, *, batch_size: int) -> SeededDataModule:
     """Serve images, mixed evenly into every batch: (uint8 (B, C, H, W), labels int64 (B,), rows int64 (B,)).
 
-    The budget is in steps: more images mean fewer epochs, not a longer training. Every image comes as often as any
-    other (`uniform`), or every class (`balanced`).
+    The budget is in steps: more images mean fewer epochs, not a longer training.
     """
-    rows = torch.arange(len(training))
-    streams = {
-        "uniform": Stream(rows, max_steps, seed),
-        "balanced": BalancedStream(rows, max_steps, seed, training.labels),
-    }
-    dataset = TensorDataset(training.images, training.labels, rows)
-    return SeededDataModule(dataset, [streams[sampling]], batch_size=batch_size)
+    dataset = TensorDataset(training.images, training.labels, torch.arange(len(training)))
+    return SeededDataModule(dataset, [order], batch_size=batch_size)
