@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional
 
-from sarsynth.data.datamodules import LabelledImages, Sampling, Succession, shuffled, step_seed, stream
+from sarsynth.data.datamodules import LabelledImages, Sampling, Stream, Succession, shuffled, step_seed, stream
 from sarsynth.fitting import Fitting, check_finite, learning_rate_share
 from sarsynth.losses import Loss, class_weights, focal_losses
 from sarsynth.oversampling import between_neighbours
@@ -400,10 +400,8 @@ def _over_sampled(
     added = np.arange(len(labels)) >= real
     rng = np.random.default_rng(step_seed(seed, 2))
     for label in np.unique(labels[added]):
-        own = labels == label
-        features[own & added] = between_neighbours(
-            features[own & added], features[own & ~added], recipe.neighbours, rng
-        )
+        bases, own = added & (labels == label), ~added & (labels == label)
+        features[bases] = between_neighbours(features[bases], features[own], recipe.neighbours, rng)
     return torch.from_numpy(features)
 
 

@@ -1,6 +1,6 @@
-"""Copy-paste: a target cut out of one SAR chip and put onto the clutter of another (Dwibedi et al., Cut, Paste and
-Learn, doi:10.1109/ICCV.2017.146; nothing is learnt here, nor is anything known but pixels). Torch-free.
+"""Copy-paste: a target cut out of one SAR chip and put onto the clutter of another. Torch-free.
 
+The idea is that of Dwibedi et al., Cut, Paste and Learn, doi:10.1109/ICCV.2017.146; here nothing but pixels is known.
 Grey values are taken for amplitudes. All lengths are shares of a chip's shorter side.
 """
 

@@ -285,7 +285,7 @@ class Features(Section):
 
 
 class Augment(Section):
-    """How many images join each class: `ratio` times what `plan` says; and how those are made that need no generator."""
+    """How many images join each class: `ratio` times what `plan` says; how those are made that need no generator."""
 
     plan: Literal["double", "balance"] | dict[str, Whole]
     ratio: NonNegative

@@ -53,7 +53,7 @@ def pasted_images(study: "Study", real: LabelledImages, sizes: Mapping[str, int]
     labels, names = [], []
     for label, name in enumerate(study.classes):
         rng = np.random.default_rng(step_seed(study.settings.seed, label))
-        members = np.flatnonzero(real.labels.numpy() == label) if sizes[name] else []
+        members = np.flatnonzero(real.labels.numpy() == label)[: None if sizes[name] else 0]
         masks = {
             int(row): mask for row in members if (mask := pasting.target_mask(real.images[row].numpy())) is not None
         }

@@ -206,16 +206,16 @@ def result(study: Study) -> dict[str, Any]:
 def learning(study: Study) -> dict[str, Any]:
     """Say what the classifiers learn from, and how: where methods differ that generate nothing."""
     recipe, added = recipe_of(study), study.plan if study.settings.method.adds != "nothing" else {}
-    images = {name: count + added.get(name, 0) for name, count in study.counts.items()}
-    weights = class_weights(torch.tensor(list(images.values())), recipe.loss.beta).tolist()
+    samples = {name: count + added.get(name, 0) for name, count in study.counts.items()}
+    weights = class_weights(torch.tensor(list(samples.values())), recipe.loss.beta).tolist()
     return {
         "adds": study.settings.method.adds,
-        "images": images,
+        "samples": samples,
         "steps": recipe.max_steps,
         "steps_of_last_layer_alone": recipe.max_steps - recipe.whole_steps,
         "batch_size": recipe.batch_size,
         "sampling": recipe.sampling,
-        "loss": asdict(recipe.loss) | {"class_weights": dict(zip(images, weights, strict=True))},
+        "loss": asdict(recipe.loss) | {"class_weights": dict(zip(samples, weights, strict=True))},
     }
 
 
@@ -227,7 +227,7 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
-    """Put a method's pictures beside its result: real | added images, and of synthetic ones scale strips, prototypes."""
+    """Put a method's pictures beside its result: real | added images; of a stack strips and prototypes."""
     adds, name = study.settings.method.adds, study.settings.method.name
     real = study.labelled("train")
     if adds in ("augmented", "pasted"):
