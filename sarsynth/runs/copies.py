@@ -37,8 +37,11 @@ def augmented_images(study: "Study", real: LabelledImages, sizes: Mapping[str, i
         looks=views.looks,
     )
     generator = torch.Generator().manual_seed(step_seed(study.settings.seed, len(study.classes)))
-    drawn = [augment(batch, how, generator).round().to(torch.uint8) for batch in copies.images.split(BATCH)]
-    return LabelledImages(torch.cat(drawn), copies.labels, copies.names)
+    images = torch.empty_like(copies.images)
+    for first in range(0, len(images), BATCH):
+        batch = slice(first, first + BATCH)
+        images[batch] = augment(copies.images[batch], how, generator).round().to(torch.uint8)
+    return LabelledImages(images, copies.labels, copies.names)
 
 
 def pasted_images(study: "Study", real: LabelledImages, sizes: Mapping[str, int]) -> LabelledImages:
