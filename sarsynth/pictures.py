@@ -28,6 +28,7 @@ def real_vs_synthetic_grid(
     classes: Sequence[str],
     *,
     title: str,
+    heading: str = "synthetic",
     columns: int = COLUMNS,
 ) -> Image.Image:
     """Show, class by class, real images on the left and synthetic ones on the right.
@@ -39,9 +40,10 @@ def real_vs_synthetic_grid(
         synthetic_labels: The classes they were made for.
         classes: Names of the labels 0, 1, …; each is a row.
         title: Heading of the picture.
+        heading: What stands over the right side.
         columns: At most this many images on each side, evenly spread over those of a class.
     """
-    sides = {"real": (real, real_labels), "synthetic": (synthetic, synthetic_labels)}
+    sides = {"real": (real, real_labels), heading: (synthetic, synthetic_labels)}
     groups = [(side, _by_class(images, labels, len(classes), columns)) for side, (images, labels) in sides.items()]
     return compose(groups, classes, title)
 

@@ -174,6 +174,13 @@ class Prompt(Section):
             raise UserError(f"prompt.{key}: {message[0].lower()}{message[1:]}") from None
 
 
+class Loss(Section):
+    """What a training image weighs: `beta` from 0, all classes alike, to 1, by inverse frequency; `gamma` is focal."""
+
+    beta: Share
+    gamma: NonNegative
+
+
 class Method(Section):
     """One row of the results table, in the answers it is made of.
 
@@ -181,7 +188,9 @@ class Method(Section):
     """
 
     name: Text
-    adds: Literal["nothing", "real", "synthetic"]
+    adds: Literal["nothing", "real", "augmented", "pasted", "features", "synthetic"]
+    sampling: Literal["uniform", "balanced"]
+    loss: Loss
     below: Literal["ors"] | None
     tunes: Literal["nothing", "adapter", "unet"]
     start: Literal["base", "random"] | None
@@ -334,11 +343,27 @@ class Prototypes(Section):
     features: Literal["classifier"]
 
 
+class Views(Section):
+    """Views of real images: shifted by up to the share `shift` of their side, with speckle of so many `looks`."""
+
+    shift: Annotated[float, Field(ge=0, lt=1)]
+    looks: Count
+
+
+class Features(Section):
+    """Over-sampling between nearest `neighbours`; the last layer learns from it alone for the share `steps` of all."""
+
+    neighbours: Count
+    steps: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Augment(Section):
-    """How many synthetic images join each class: `ratio` times what `plan` says."""
+    """How many images join each class: `ratio` times what `plan` says; how those are made that need no generator."""
 
     plan: Literal["double", "balance"] | dict[str, Whole]
     ratio: NonNegative
+    views: Views
+    features: Features
 
 
 class Generate(Section):

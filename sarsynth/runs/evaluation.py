@@ -1,8 +1,8 @@
 """The end of a study: classifiers on real + added images over seeds, fidelity of the synthetic set, one result."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,22 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sarsynth import pictures
-from sarsynth.classification import Classifier, extract_features, fit_classifier, predict, scores
-from sarsynth.data.datamodules import LabelledImages, step_seed
+from sarsynth.classification import (
+    Classifier,
+    ClassifierRecipe,
+    OverSampling,
+    extract_features,
+    fit_classifier,
+    predict,
+    scores,
+)
+from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import resize
 from sarsynth.fidelity import ClassFidelity, fidelity
+from sarsynth.losses import Loss, class_weights
 from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
+from sarsynth.runs.copies import COPIES
 from sarsynth.runs.prompts import samples
 from sarsynth.runs.study import Study
 from sarsynth.store import Artifact
@@ -44,39 +54,40 @@ def synthetic_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
     return LabelledImages(stacked, torch.tensor(labels, dtype=torch.int64), names)
 
 
-def repeated_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
-    """Draw real training images of each class again: each once before any is drawn a second time."""
-    real = study.labelled("train")
-    chosen = []
-    for label, name in enumerate(study.classes):
-        members = np.flatnonzero(real.labels.numpy() == label)
-        rng = np.random.default_rng(step_seed(study.settings.seed, label))
-        rounds = [rng.permutation(members) for _ in range(math.ceil(sizes[name] / max(1, len(members))))]
-        chosen += np.concatenate([*rounds, members[:0]])[: sizes[name]].tolist()
-    return real[torch.tensor(chosen, dtype=torch.int64)]
-
-
 ADDS = {
-    "nothing": lambda study, sizes: None,
-    "real": repeated_images,
-    "synthetic": synthetic_images,
+    "nothing": lambda study, real, sizes: None,
+    "synthetic": lambda study, real, sizes: synthetic_images(study, sizes),
+    **COPIES,
 }
+
+
+def recipe_of(study: Study) -> ClassifierRecipe:
+    """The classifier's network and training, as the method changes it; never the number of its steps."""
+    method, recipe, chosen = study.settings.method, study.recipe(), study.settings.augment.features
+    steps = max(1, round(chosen.steps * recipe.max_steps))
+    return replace(
+        recipe,
+        loss=Loss(**method.loss.model_dump()),
+        sampling=method.sampling,
+        oversampling=OverSampling(steps, chosen.neighbours) if method.adds == "features" else None,
+    )
 
 
 def trained(study: Study, seed: int) -> Artifact:
     """Train one classifier on real + added images and predict the test set: logits.safetensors and scores.json."""
-    recipe, method = study.recipe(), study.settings.method
+    recipe, method = recipe_of(study), study.settings.method
     inputs = {"train": study.images("train"), "test": study.images("test")}
     if method.adds == "synthetic":
         inputs["synthetic"] = study.synthetic()
     sizes = study.plan if method.adds != "nothing" else {}
 
     def build(folder: Path) -> None:
+        real = study.labelled("train")
         classifier = fit_classifier(
-            study.labelled("train"),
+            real,
             study.classes,
             recipe,
-            synthetic=ADDS[method.adds](study, sizes),
+            synthetic=ADDS[method.adds](study, real, sizes),
             seed=seed,
             fitting=study.fitting(f"seed_{seed}"),
             title=f"classifier, {method.name}, seed {seed}",
@@ -100,8 +111,9 @@ def trained(study: Study, seed: int) -> Artifact:
             "minor": study.minor,
             "adds": method.adds,
             "sizes": sizes,
-            # Which real images are repeated follows from the study's seed.
-            "seed_of_repeats": study.settings.seed if method.adds == "real" else None,
+            # Which real images serve again, and how, follows from the study's seed.
+            "seed_of_copies": study.settings.seed if method.adds in COPIES else None,
+            "views": study.settings.augment.views.model_dump() if method.adds == "augmented" else None,
             "seed": seed,
         },
         inputs,
@@ -181,6 +193,7 @@ def result(study: Study) -> dict[str, Any]:
         "captions": samples(study),
         "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
         "seeds": list(settings.seeds),
+        "learning": learning(study),
         "training": budget(study),
         "classifier": {
             "per_class": {
@@ -194,6 +207,22 @@ def result(study: Study) -> dict[str, Any]:
     }
 
 
+def learning(study: Study) -> dict[str, Any]:
+    """Say what the classifiers learn from, and how: where methods differ that generate nothing."""
+    recipe, added = recipe_of(study), study.plan if study.settings.method.adds != "nothing" else {}
+    samples = {name: count + added.get(name, 0) for name, count in study.counts.items()}
+    weights = class_weights(torch.tensor(list(samples.values())), recipe.loss.beta).tolist()
+    return {
+        "adds": study.settings.method.adds,
+        "samples": samples,
+        "steps": recipe.max_steps,
+        "steps_of_last_layer_alone": recipe.max_steps - recipe.whole_steps,
+        "batch_size": recipe.batch_size,
+        "sampling": recipe.sampling,
+        "loss": asdict(recipe.loss) | {"class_weights": dict(zip(samples, weights, strict=True))},
+    }
+
+
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
     """Summarise one figure over the seeds: mean, sample standard deviation (0 for one seed) and the values."""
     known = [value for value in values if value is not None]
@@ -202,10 +231,19 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
-    """Put the pictures of a synthetic method beside its result: real | synthetic, scale strips, prototypes."""
-    if study.settings.method.adds != "synthetic":
+    """Put a method's pictures beside its result: real | added images; of a stack strips and prototypes."""
+    adds, name = study.settings.method.adds, study.settings.method.name
+    real = study.labelled("train")
+    if adds in ("augmented", "pasted"):
+        copies = COPIES[adds](study, real, study.plan)
+        grid = pictures.real_vs_synthetic_grid(
+            *(real.images, real.labels, copies.images, copies.labels, study.classes),
+            title=f"{name}: real and added", heading=adds,
+        )  # fmt: skip
+        grid.save(folder / "real_vs_added.png")
+        return [folder / "real_vs_added.png"]
+    if adds != "synthetic":
         return []
-    name, real = study.settings.method.name, study.labelled("train")
     shown = {class_name: min(pictures.COLUMNS, size) for class_name, size in study.synthetic_sizes.items()}
     made = synthetic_images(study, shown)
     grid = pictures.real_vs_synthetic_grid(
