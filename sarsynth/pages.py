@@ -184,7 +184,7 @@ def image(picture: Image.Image, alt: str, *, largest: int | None = None) -> Mark
     buffer = io.BytesIO()
     picture.save(buffer, format="webp", lossless=small, quality=QUALITY, method=4)
     kind = ' class="pixels"' if small else ""
-    return Markup('<img{} src="{}" width="{}" height="{}" alt="{}" loading="lazy" decoding="async">').format(
+    return Markup('<img{} src="{}" width="{}" height="{}" alt="{}">').format(
         Markup(kind), data_uri(buffer.getvalue()), width, height, alt
     )
 
@@ -207,9 +207,9 @@ def figure_svg(figure: "Figure", alt: str) -> Markup:
     body = re.sub(r"font-family: [^;\"]+", "font-family: var(--font)", body)
     opening = re.compile(r'<svg [^>]*?viewBox="([\d. ]+)"[^>]*>')
     box = opening.match(body)[1]  # type: ignore[index]
-    width = float(box.split()[2])
-    head = Markup('<svg role="img" aria-label="{}" viewBox="{}" style="max-width: {:.0f}px" {}>').format(
-        alt, box, width * 4 / 3, Markup('xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"')
+    width = round(float(box.split()[2]) * 4 / 3)
+    head = Markup('<svg role="img" aria-label="{}" viewBox="{}" style="max-width: {}px; --width: {}px" {}>').format(
+        alt, box, width, width, Markup('xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"')
     )
     return head + Markup(opening.sub("", body, count=1))
 

@@ -24,7 +24,7 @@ from sarsynth.errors import UserError
 from sarsynth.pages import Cell, Command, Gallery, Note, Picture, Piece, Plot, Section, Table
 from sarsynth.partitions import Partition
 from sarsynth.plots import Estimate
-from sarsynth.runs import results
+from sarsynth.runs import cells
 from sarsynth.runs.results import Cell as Job
 from sarsynth.runs.tables import percent
 from sarsynth.scales import prototype_weights
@@ -241,7 +241,7 @@ def f1_plot(sweep: Sweep) -> Section:
     """F1 of each class and method."""
     titles = {name: sweep.title(name) for name in sweep.classes} | MEANS
     panels = {title: [estimate(f1(result, name)) for result in sweep.results] for name, title in titles.items()}
-    drawn = plots.estimates(panels, sweep.rows, "F1 in % (accuracy: %)")
+    drawn = plots.estimates(panels, sweep.rows, "%")
     caption = "A mark is the mean, a tick one seed, a line the 95 % interval of the mean over seeds."
     return Section(
         "f1", "F1 by class", "", [Plot("f1", drawn, "F1 of each class and method, as in the table", caption)]
@@ -313,9 +313,9 @@ def decoupling(sweep: Sweep) -> Section:
             found = rank_correlation(x, y)
             cells.append("" if found is None else _correlation(found))
             if own is None:
-                rho = "" if found is None else f", rank correlation {found[0]:+.2f}"
+                rho = "" if found is None else f"\nrank correlation {found[0]:+.2f}"
                 panels[f"{measure.upper()} and {title}{rho}"] = x, y
-                axes.append(f"{measure.upper()}, mean over classes")
+                axes.append(f"{measure.upper()}, class mean")
         table.append(cells)
     few = [Note(f"{len(chosen)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote.")]
     caption = "Spearman's rank correlation of F1 with the distance of the same class, or with the mean distance"
@@ -509,9 +509,8 @@ def _left(folder: Path, pattern: str, name: str, what: str) -> Gallery | None:
 def settings(sweep: Sweep) -> Section:
     """Settings that are not the same in every row."""
     flat = [_flat(job.folder / ".hydra/config.yaml") for job in sweep.jobs]
-    keys = [
-        key for key in dict.fromkeys(key for one in flat for key in one) if len({str(one.get(key)) for one in flat}) > 1
-    ]
+    known = dict.fromkeys(key for one in flat for key in one if key != "method.name")  # the rows have that name
+    keys = [key for key in known if len({str(one.get(key)) for one in flat}) > 1]
     about = "Every setting that is not the same in all rows, whatever it follows from."
     if not keys:
         return Section("settings", "Settings that differ", about, [Note("All rows have the same settings.")])
@@ -669,8 +668,9 @@ def _head(sweep: Sweep) -> dict[str, Any]:
     failed = f" {len(sweep.failed)} jobs failed and are not shown." if sweep.failed else ""
     return {
         "title": f"What synthetic images are worth on {named('data')}",
-        "lead": f"Classifiers on real and added images, scored on real test images. {sweep.folder.name}.{failed}",
+        "lead": f"Classifiers on real and added images, scored on real test images.{failed}",
         "known": {
+            "sweep": sweep.folder.name,
             "rows": len(sweep.jobs),
             "classifier seeds": ", ".join(map(str, seeds)),
             "base": named("base"),
