@@ -18,11 +18,11 @@ from rich.table import Table
 from sarsynth.console import console
 from sarsynth.significance import Comparison, Predictions, compare, figures
 
-REPLICATES = 1000
+REPLICATES = 600
 CLASSES = ("cargo", "other", "fishing", "tanker", "dredger")
 MINOR = (2, 3, 4)
 DEMO, FUSRS = (200,) * 5, (772, 216, 161, 59, 52)  # test images of each class
-TRUTH_SEEDS, TRUTH_IMAGES = 600, 4000  # a class, from which the true figures are told
+TRUTH_SEEDS, TRUTH_IMAGES = 500, 1000  # a class, from which the true figures are told
 
 
 @dataclass(frozen=True)
