@@ -89,7 +89,18 @@ def gains(comparison: Comparison) -> list:
 def main(sets: int) -> None:
     """Print the table."""
     table = Table(title=f"{sets} test sets a world, {REPLICATES} replicates; in %")
-    for column in ("world", "coverage: classes", "minor", "macro", "accuracy", "called: any class", "minor", "macro", "accuracy", "McNemar"):
+    for column in (
+        "world",
+        "coverage: classes",
+        "minor",
+        "macro",
+        "accuracy",
+        "called: any class",
+        "minor",
+        "macro",
+        "accuracy",
+        "McNemar",
+    ):
         table.add_column(column, justify="left" if column == "world" else "right")
     minor = [CLASSES[label] for label in MINOR]
     for number, world in enumerate(WORLDS):
@@ -104,7 +115,11 @@ def main(sets: int) -> None:
             found = compare(*arms, minor, replicates=REPLICATES, seed=one)
             every = gains(found)
             covered[one] = [g.low <= true <= g.high for g, true in zip(every, gain, strict=True)]
-            called[one] = [any(g.significant for g in every[:-3]), *(g.significant for g in every[-3:]), found.mcnemar.p < 0.05]
+            called[one] = [
+                any(g.significant for g in every[:-3]),
+                *(g.significant for g in every[-3:]),
+                found.mcnemar.p < 0.05,
+            ]
         shares = [covered[:, :-3].mean(), *covered[:, -3:].mean(axis=0), *called.mean(axis=0)]
         table.add_row(world.name, *(f"{100 * share:.1f}" for share in shares))
     console.print(table)

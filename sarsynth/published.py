@@ -1,8 +1,8 @@
 """The paper's Table 3 as predictions. Torch-free.
 
-Each precision and recall of it is, to all four digits, a quotient of counts over one test set of 1,260 images, so hits and
-predictions of each class are known (`assets/published/table3.csv`; precision, recall and F1 are the paper's). Which
-images they are is not.
+Each precision and recall of it is, to all four digits, a quotient of counts over one test set of 1,260 images, so hits
+and predictions of each class are known (`assets/published/table3.csv`, whose precision, recall and F1 are the paper's).
+Which images they are is not.
 """
 
 import csv

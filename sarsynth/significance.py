@@ -1,14 +1,14 @@
 """Is a gain real? Intervals, tests and power for scores of classifiers on one test set. Torch-free.
 
-A figure of a method (F1 of a class, minor mean, macro, accuracy) is its mean over classifiers of several seeds; a gain is
-that of one method less that of another on the same test images. Both change by chance with the images and with the
+A figure of a method (F1 of a class, minor mean, macro, accuracy) is its mean over classifiers of several seeds; a gain
+is that of one method less that of another on the same test images. Both change by chance with the images and with the
 seeds, so both are drawn again (bootstrap): images within each class, the same ones for both methods; seeds for each
 method apart.
 
-Drawing images and seeds at once counts three times what is due to a seed and an image together, such as an image that one
-seed gets right and another does not (Owen 2007, doi:10.1214/07-AOAS122). Here that part is told from the seeds' own, and
-only the latter is drawn for seeds; deviations are then those of Student's t with as many degrees of freedom as the parts
-of the variance leave (Satterthwaite 1946, doi:10.2307/3002019). What coverage that gives: docs/evaluation.md.
+Drawing images and seeds at once counts three times what is due to a seed and an image together, such as an image that
+one seed gets right and another does not (Owen 2007, doi:10.1214/07-AOAS122). Here that part is told from the seeds'
+own, and only the latter is drawn for seeds; deviations are then those of Student's t with as many degrees of freedom as
+the parts of the variance leave (Satterthwaite 1946, doi:10.2307/3002019). What coverage that gives: docs/evaluation.md.
 """
 
 from collections.abc import Sequence
@@ -49,8 +49,8 @@ class Predictions:
         for name, size in zip(self.classes, self.support, strict=True):
             if size < 2:
                 raise UserError(
-                    f"the test set has {size or 'no'} image{'s' * (size != 1)} of class {name}, and chance is told from "
-                    "two or more; add test images, or leave comparisons out with evaluate.baseline=null"
+                    f"the test set has {size or 'no'} image{'s' * (size != 1)} of class {name}, and chance is told "
+                    "from two or more; add test images"
                 )
 
     @property
@@ -148,9 +148,11 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class _Arm:
-    """One method: each figure for each seed, (seeds, figures), and for each replicate of the images, (R, seeds, figures).
+    """One method: each figure for each seed, and for each replicate of the images.
 
-    `NaN` stands for a figure that is not there: the minor mean without minor classes.
+    Attributes:
+        seen: Shape (seeds, figures), NaN for a figure that is not there: the minor mean without minor classes.
+        drawn: Shape (replicates, seeds, figures).
     """
 
     seen: np.ndarray
@@ -182,7 +184,7 @@ class _Arm:
         count, seeds, _ = self.drawn.shape
         if seeds == 1:
             return self.drawn[:, 0]
-        # Drawn in full, seeds would bring own + 2 mixed in (seeds - 1) / seeds of its size; own is what they are to bring.
+        # Drawn in full, seeds would bring (own + 2 mixed) (seeds - 1) / seeds; own is what they are to bring.
         full = (self.own + 2 * self.mixed) * (seeds - 1) / seeds
         share = np.sqrt(np.divide(self.own, full, out=np.zeros_like(full), where=full > 0))
         times = rng.multinomial(seeds, [1 / seeds] * seeds, size=count)
@@ -223,7 +225,9 @@ def compare(
     count = len(method.classes)
     p_holm[:count] = holm(p[:count])
 
-    wanted = (np.abs(delta) / (stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER))) ** 2  # the variance that would do
+    wanted = (
+        np.abs(delta) / (stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER))
+    ) ** 2  # the variance that would do
     detectable = (stats.t.ppf(1 - LEVEL / 2, freedom) + stats.t.ppf(POWER, freedom)) * drawn.std(axis=0)
     seeds = len(method.predicted)
     more_seeds = seeds * _ratio(own + mixed, wanted - np.maximum(0.0, of_images - mixed))
@@ -234,7 +238,11 @@ def compare(
         open_seeds = None if found or seeds == 1 or not np.isfinite(more_seeds[index]) else more_seeds[index]
         open_images = None if found or not np.isfinite(more_images[index]) else more_images[index]
         return Gain(
-            *(float(value[index]) for value in (delta, low, high, p, p_holm)),
+            delta=float(delta[index]),
+            low=float(low[index]),
+            high=float(high[index]),
+            p=float(p[index]),
+            p_holm=float(p_holm[index]),
             significant=found,
             detectable=float(detectable[index]),
             seeds=None if open_seeds is None else max(seeds, int(np.ceil(open_seeds))),
@@ -251,7 +259,7 @@ def compare(
 
 
 def estimate(predictions: Predictions, minor: Sequence[str], *, replicates: int, seed: int) -> dict[str, Estimate]:
-    """Give each figure of one method its interval: F1 by class name, then `MEANS` (without a minor class no minor mean)."""
+    """Give each figure of one method its interval: F1 by class name, then `MEANS`, of which those that there are."""
     rng = np.random.default_rng(seed)
     arm = _arm(predictions, minor, _image_weights(predictions.labels, replicates, rng))
     drawn = arm.replicates(rng)
@@ -336,10 +344,8 @@ def _image_weights(labels: np.ndarray, replicates: int, rng: np.random.Generator
 
 def _freedom(variance: np.ndarray, arms: Sequence[_Arm], images: int) -> np.ndarray:
     """Degrees of freedom of a variance of which each arm's seeds bring a part, and the images the rest."""
-    parts = [(arm.own + arm.mixed, len(arm.seen) - 1) for arm in arms if len(arm.seen) > 1]
     rest = np.maximum(0.0, variance - sum((arm.own for arm in arms), np.zeros_like(variance)))
     doubt = rest**2 / (images - 1) + sum(arm.own**2 / (len(arm.seen) - 1) for arm in arms if len(arm.seen) > 1)
-    del parts
     return _ratio(variance**2, doubt, otherwise=images - 1)
 
 

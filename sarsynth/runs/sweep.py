@@ -19,10 +19,11 @@ from PIL import Image
 
 from sarsynth import pictures
 from sarsynth.console import console
-from sarsynth.errors import ERROR_FILE
-from sarsynth.runs.tables import mean_fid, results_table
+from sarsynth.errors import ERROR_FILE, UserError
+from sarsynth.runs.comparison import SIGNIFICANCE, Row, columns, significance
+from sarsynth.runs.results import RESULT, read_result
+from sarsynth.runs.tables import gains_table, mean_fid, results_table
 
-RESULT = "result.json"
 SEEDS = 4  # images of a class and job in a class's own picture
 SAMPLES = 3  # and in the picture of all classes
 
@@ -80,10 +81,18 @@ class Summary(Callback):
         found = cells(folder)
         scored = [(cell, cell.result) for cell in found if cell.result and "classifier" in cell.result]
         if scored:
-            rows = [{"method": result["method"], "overrides": cell.overrides} | row(result) for cell, result in scored]
+            found_gains = significance(
+                [Row(cell.folder.name, cell.overrides, result) for cell, result in scored], Path(config.paths.store)
+            )
+            (folder / SIGNIFICANCE).write_text(json.dumps(found_gains, indent=2) + "\n", encoding="utf-8")
+            rows = [
+                {"method": result["method"], "overrides": cell.overrides} | row(result) | columns(gains)
+                for (cell, result), gains in zip(scored, found_gains["rows"], strict=True)
+            ]
             write_csv(rows, folder / "results.csv")
             console.rule("[bold]results", align="left")
             console.print(results_table([result for _, result in scored], [cell.overrides for cell, _ in scored]))
+            show_gains(found_gains)
             console.print(f"  {folder / 'results.csv'}")
         for file in side_by_side(found, Path(config.paths.store), folder):
             console.print(f"  {file}")
@@ -97,6 +106,15 @@ class Summary(Callback):
             sys.exit(1)  # Hydra, which has nothing more to do, would turn an exception into a warning
 
 
+def show_gains(found: Mapping[str, Any]) -> None:
+    """Print what significance.json holds: the table, what would settle open questions, and what could not be told."""
+    if table := gains_table(found):
+        console.print(table)
+    notes = {row["note"]: row["method"] for row in reversed(found["rows"]) if row["note"]}
+    for line in [*found["open"], *(f"{method}: {note}" for note, method in notes.items())]:
+        console.print(f"  {line}", markup=False)
+
+
 def cells(folder: Path) -> list[Cell]:
     """Read the folders of a sweep's jobs, in their order."""
     told = {
@@ -105,14 +123,18 @@ def cells(folder: Path) -> list[Cell]:
     }
     found = []
     for job in sorted(told, key=lambda path: (len(path.name), path.name)):
-        result = json.loads(_read(job / RESULT) or "null")
+        result, error = None, _read(job / ERROR_FILE)
+        try:
+            result = read_result(job / RESULT)
+        except UserError as outdated:
+            error = error or str(outdated)
         differs = {
             key: value
             for key, value in told[job].items()
             if key != "method" and any(other.get(key) != value for other in told.values())
         }
         method = told[job].get("method") or (result or {}).get("method", "")
-        found.append(Cell(job, result, _read(job / ERROR_FILE), method, differs))
+        found.append(Cell(job, result, error, method, differs))
     return found
 
 
