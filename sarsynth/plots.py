@@ -90,7 +90,12 @@ def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axe
 
 @styled
 def estimates(
-    panels: Mapping[str, Sequence[Estimate | None]], rows: Sequence[str], label: str, *, bars: bool = False
+    panels: Mapping[str, Sequence[Estimate | None]],
+    rows: Sequence[str],
+    label: str,
+    *,
+    bars: bool = False,
+    zero: bool = False,
 ) -> Figure:
     """Draw a panel for each quantity, in it a line for each row: dots with whiskers and single points, or bars.
 
@@ -99,6 +104,7 @@ def estimates(
         rows: Names of the rows.
         label: What the horizontal axes show.
         bars: From zero, for quantities of which zero is the best.
+        zero: Draw a line there, for differences.
     """
     figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), sharey=True, sharex=not bars)
     for place, (title, values) in zip(axes, panels.items(), strict=True):
@@ -118,6 +124,8 @@ def estimates(
         place.margins(x=0.08)
         if bars:
             place.set_xlim(left=0)
+        if zero:
+            place.axvline(0, color=MUTED, linewidth=1)
         place.tick_params(labelbottom=True)
     figure.supxlabel(label, color=MUTED, fontsize=9)
     axes[0].set_yticks(range(len(rows)), rows)

@@ -105,6 +105,7 @@ class Method(Section):
     """One row of the results table, in the answers it is made of.
 
     `start` is what a whole U-Net is tuned from; `rank` is that of all the method's SAR adapters together.
+    `seed_offset` is added to the seeds of its classifiers; rows without it have 0.
     """
 
     name: Text
@@ -115,6 +116,7 @@ class Method(Section):
     partition: Literal["whole", "classes", "prototypes"] | None
     rank: Count | None
     mixing: Literal["own", "uniform", "bias"] | None
+    seed_offset: Whole = 0
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -278,6 +280,33 @@ class Generate(Section):
     batch_size: Count
 
 
+class Evaluate(Section):
+    """What a score is of, and what it is compared with.
+
+    `topk` none is the last step of a training. `mean` is the mean score of the `k` checkpoints that do best on
+    validation images; `release_vote` takes the `keep` best of them, and of these a vote of the `k` best on the test
+    set. Validation comes `every` so many epochs of real images, once the share `after` of the steps is done, on the
+    data's own split, or where there is none on the share `val` of the training images, which then are not trained on.
+    `baseline` is the method that the others of a sweep are compared with, in `replicates` bootstrap replicates; None
+    compares nothing.
+    """
+
+    topk: Literal["none", "mean", "release_vote"]
+    k: Count
+    keep: Count
+    every: Positive
+    after: Share
+    val: Annotated[float, Field(gt=0, lt=1)]
+    baseline: Text | None
+    replicates: Annotated[int, Field(ge=100)]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.k > self.keep:
+            raise ValueError(f"keep={self.keep} checkpoints should be k={self.k} or more")
+        return self
+
+
 class Classifier(Section):
     """The network whose labels are the point of the study; `options` go to `timm.create_model`.
 
@@ -341,6 +370,7 @@ class Settings(Section):
     generate: Generate
     sampler: Component
     classifier: Classifier
+    evaluate: Evaluate
     trainer: Component
     logger: Component | None
     paths: Paths

@@ -23,7 +23,8 @@ from PIL import Image
 
 from sarsynth import cli, console
 from sarsynth.errors import ERROR_FILE, UserError
-from sarsynth.runs.results import RESULT, cells
+from sarsynth.runs.cells import cells
+from sarsynth.runs.results import RESULT
 from sarsynth.settings import Settings, check
 
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,8 @@ import yaml
 from PIL import Image
 
 from sarsynth.errors import ERROR_FILE, UserError
+from sarsynth.runs.results import RESULT, read_result
 from sarsynth.runs.tables import mean_fid
-
-RESULT = "result.json"
-KEYS = ("method", "base", "data", "split", "minor", "classes", "seeds", "fidelity", "inputs")  # of evaluate.py's
 
 
 @dataclass(frozen=True)
@@ -56,36 +54,26 @@ class Cell:
 
 
 def cells(folder: Path) -> list[Cell]:
-    """Read the folders of a sweep's jobs, in their order; the folder of a single run is its own only job.
-
-    Raises:
-        UserError: A result is not one that this version reads.
-    """
+    """Read the folders of a sweep's jobs, in their order; the folder of a single run is its own only job."""
     told = {
         path.parents[1]: dict(line.partition("=")[::2] for line in yaml.safe_load(path.read_text(encoding="utf-8")))
         for path in [*folder.glob("*/.hydra/overrides.yaml"), *folder.glob(".hydra/overrides.yaml")]
     }
     found = []
     for job in sorted(told, key=lambda path: (len(path.name), path.name)):
-        result = _result(job / RESULT)
+        result, error = None, _read(job / ERROR_FILE)
+        try:
+            result = read_result(job / RESULT)
+        except UserError as outdated:
+            error = error or str(outdated)
         differs = {
             key: value
             for key, value in told[job].items()
             if key != "method" and any(other.get(key) != value for other in told.values())
         }
         method = told[job].get("method") or (result or {}).get("method", "")
-        found.append(Cell(job, result, _read(job / ERROR_FILE), method, told[job], differs))
+        found.append(Cell(job, result, error, method, told[job], differs))
     return found
-
-
-def _result(file: Path) -> dict[str, Any] | None:
-    try:
-        result = json.loads(_read(file) or "null")
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not JSON ({error}); delete it and run its job again") from error
-    if result and "classifier" in result and (lacks := [key for key in KEYS if key not in result]):
-        raise UserError(f"{file} is of another version of sarsynth, it has no {', '.join(lacks)}; run its job again")
-    return result
 
 
 def _read(file: Path) -> str | None:
@@ -104,12 +92,6 @@ def row(result: Mapping[str, Any]) -> dict[str, Any]:
     fidelity = result["fidelity"]["per_class"]
     flat |= {f"fid_{name}": (fidelity.get(name) or {}).get("fid") for name in result["classes"]}
     return flat | {"fid": mean_fid(result)}
-
-
-def table(found: Sequence[Cell]) -> list[dict[str, Any]]:
-    """The rows of results.csv: each job that evaluated a method."""
-    scored = [(cell, cell.result) for cell in found if cell.result and "classifier" in cell.result]
-    return [{"method": result["method"], "overrides": cell.overrides} | row(result) for cell, result in scored]
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:

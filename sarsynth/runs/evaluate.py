@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from sarsynth.console import console
+from sarsynth.runs.cells import row
 from sarsynth.runs.evaluation import draw, result
-from sarsynth.runs.results import RESULT, row
+from sarsynth.runs.results import RESULT
 from sarsynth.runs.session import session
 from sarsynth.runs.tables import results_table
 from sarsynth.settings import Settings
