@@ -103,14 +103,19 @@ class Plot:
     caption: str = ""
 
     @cached_property
+    def svg(self) -> str:
+        """The figure as a file of its own."""
+        return save_svg(self.figure)
+
+    @cached_property
     def content(self) -> Markup:
         """The figure as a page shows it."""
-        return figure_svg(self.figure, self.alt)
+        return inline_svg(self.svg, self.alt)
 
     def save(self, folder: Path) -> None:
         """Write it as PNG and as SVG, on white."""
         self.figure.savefig(folder / f"{self.name}.png", dpi=160)
-        write(save_svg(self.figure), folder / f"{self.name}.svg")
+        write(self.svg, folder / f"{self.name}.svg")
 
 
 @dataclass(frozen=True)
@@ -190,13 +195,17 @@ def image(picture: Image.Image, alt: str, *, largest: int | None = None) -> Mark
 
 
 def figure_svg(figure: "Figure", alt: str) -> Markup:
-    """Show a matplotlib figure as SVG inside the page, its text in the page's font, its paper and ink in the page's.
+    """Show a matplotlib figure inside a page: see `inline_svg`."""
+    return inline_svg(save_svg(figure), alt)
+
+
+def inline_svg(drawn: str, alt: str) -> Markup:
+    """Put what `save_svg` wrote inside a page, its text in the page's font, its paper and ink in the page's colours.
 
     Args:
-        figure: Whose INK, MUTED, RULE and PAPER become the page's colours; others should be readable on both.
+        drawn: Whose INK, MUTED, RULE and PAPER become the page's colours; others should be readable on both.
         alt: What it shows, for those who do not see it.
     """
-    drawn = save_svg(figure)
     body = drawn[drawn.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     # Several figures share a page, and matplotlib gives each the same names.

@@ -62,6 +62,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
         with rc_context(STYLE):
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # what is laid out stays, however often it is written
         return figure
 
     return drawn

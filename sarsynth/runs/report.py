@@ -244,9 +244,9 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]
 def scores(sweep: Sweep) -> Section:
     """The table in the paper's form."""
     about = (
-        "F1 on the real test set. The interval tells how far other test images and other seeds would move a figure. FID "
-        "and KID compare synthetic with real training images in the features of the study's own classifier, averaged over "
-        "classes: less is closer."
+        "F1 on the real test set. The interval tells how far other test images and other seeds would move a figure. "
+        "FID and KID compare synthetic with real training images in the features of the study's own classifier, "
+        "averaged over classes: less is closer."
     )
     names = [*sweep.classes, *MEANS]
     table = []
@@ -292,9 +292,9 @@ def gains(sweep: Sweep) -> Section:
     """Whether a gain over the baseline is real, and what would settle it."""
     found = sweep.significance
     about = (
-        f"Points of F1 (and of accuracy) over the baseline on the same test images, with {100 * (1 - found['level']):.0f} % "
-        f"intervals over images and seeds. ▲ ▼: significant, for classes after Holm's correction. Small: the interval, and "
-        f"the smallest gain that this test set and these seeds show with a chance of {100 * found['power']:.0f} %."
+        "Points of F1 (and of accuracy) over the baseline on the same test images. ▲ ▼: significant, for classes after "
+        f"Holm's correction. Small: the {100 * (1 - found['level']):.0f} % interval over images and seeds, and the "
+        f"smallest gain that this test set and these seeds show with a chance of {100 * found['power']:.0f} %."
     )
     notes = [Note(line) for line in found["open"]]
     reasons: dict[str, list[str]] = {}
