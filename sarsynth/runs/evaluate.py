@@ -5,8 +5,9 @@ from pathlib import Path
 
 from sarsynth.console import console
 from sarsynth.runs.evaluation import draw, result
+from sarsynth.runs.results import RESULT
 from sarsynth.runs.session import session
-from sarsynth.runs.sweep import RESULT, row
+from sarsynth.runs.sweep import row
 from sarsynth.runs.tables import results_table
 from sarsynth.settings import Settings
 
