@@ -94,7 +94,8 @@ class Gain:
         p: Chance of a gain at least this far from none, were there none.
         p_holm: The same after Holm's correction over the classes; p itself for a figure that is no class's.
         significant: Whether p_holm is below `LEVEL`.
-        detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`.
+        detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`; None where nothing
+            varied, as between classifiers that never name a class, so that chance cannot be told.
         seeds: How many seeds would show the gain, were it this large, with that chance; None if no number would, or if
             it is significant already.
         images: How many times the test images would; None likewise.
@@ -106,7 +107,7 @@ class Gain:
     p: float
     p_holm: float
     significant: bool
-    detectable: float
+    detectable: float | None
     seeds: int | None
     images: float | None
 
@@ -246,7 +247,7 @@ def compare(
             p=float(p[index]),
             p_holm=float(p_holm[index]),
             significant=found,
-            detectable=float(detectable[index]),
+            detectable=float(detectable[index]) if detectable[index] > 0 else None,
             seeds=None if open_seeds is None else max(seeds, int(np.ceil(open_seeds))),
             images=None if open_images is None else max(1.0, float(open_images)),
         )

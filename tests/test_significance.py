@@ -142,6 +142,13 @@ def test_as_many_seeds_as_it_says_settle_a_question():
     assert compare(*more, MINOR, replicates=2000, seed=0).macro_f1.detectable == pytest.approx(gain.delta, rel=0.3)
 
 
+def test_a_class_that_nobody_names_tells_nothing_of_chance():
+    said = np.zeros((3, 1, len(LABELS)), dtype=int)
+    never = Predictions(said, LABELS, CLASSES, [str(row) for row in range(len(LABELS))])
+    gain = compare(never, never, MINOR, replicates=200, seed=0).per_class["tanker"]
+    assert (gain.delta, gain.low, gain.high, gain.p, gain.detectable) == (0, 0, 0, 1, None)
+
+
 def test_holm_is_statsmodels_known_answer():
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm(np.array([0.9, 0.8])) == pytest.approx([1, 1])
@@ -272,7 +279,7 @@ def test_rows_are_compared_with_the_baseline_of_their_own_overrides(tmp_path: Pa
 
     flat = columns(lora)
     assert flat["gain_macro_f1"] == lora["gains"]["macro_f1"]["delta"]
-    assert flat["p_holm_f1_tanker"] == lora["gains"]["per_class"]["tanker"]["p_holm"]
+    assert flat["gain_p_holm_f1_tanker"] == lora["gains"]["per_class"]["tanker"]["p_holm"]
     assert columns(none) == {}
     table = gains_table(found)
     assert table is not None
