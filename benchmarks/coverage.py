@@ -42,7 +42,7 @@ class World:
 WEAK, STRONG = (2.6, 2.2, 1.6, 1.2, 1.4), (2.6, 2.2, 1.9, 1.5, 1.9)
 WORLDS = [
     World(f"{kind}, {where}, {seeds} seeds", sizes, seeds, image, seed, leads)
-    for where, sizes, seeds in [("5 x 200", DEMO, 3), ("5 x 200", DEMO, 5), ("FUSRS", FUSRS, 5)]
+    for where, sizes, seeds in [("5 x 200", DEMO, 3), ("FU-SRS", FUSRS, 5)]
     for kind, image, seed, leads in [
         ("gain", 0.5, 0.2, (STRONG, WEAK)),
         ("gain, images alone", 0.5, 0.0, (STRONG, WEAK)),
@@ -122,6 +122,7 @@ def main(sets: int) -> None:
             ]
         shares = [covered[:, :-3].mean(), *covered[:, -3:].mean(axis=0), *called.mean(axis=0)]
         table.add_row(world.name, *(f"{100 * share:.1f}" for share in shares))
+        console.print(f"{number + 1} of {len(WORLDS)}: {world.name}: coverage of classes {100 * shares[0]:.1f} %")
     console.print(table)
 
 

@@ -333,6 +333,13 @@ class Classifier(Section):
         return self
 
 
+class Preview(Section):
+    """Pictures of what an adapter in training makes, of the first few captions; `every` so many optimiser steps."""
+
+    every: Count
+    prompts: Count
+
+
 class Paths(Section):
     """Folders, relative to where the script is started."""
 
@@ -373,6 +380,7 @@ class Settings(Section):
     evaluate: Evaluate
     trainer: Component
     logger: Component | None
+    preview: Preview | None = None  # of loggers that show pictures
     paths: Paths
 
     @model_validator(mode="after")
@@ -433,7 +441,9 @@ def _slots(settings: Settings) -> Iterator[_Slot]:
     yield _Slot("trainer", settings.trainer, ours=TRAINER_OURS)
     if settings.logger:
         yield _Slot(
-            "logger", settings.logger, ours=frozenset({"save_dir", "dir", "version", "id", "experiment", "group"})
+            "logger",
+            settings.logger,
+            ours=frozenset({"save_dir", "dir", "version", "id", "experiment", "group", "job_type"}),
         )
 
 

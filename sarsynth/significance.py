@@ -48,9 +48,9 @@ class Predictions:
     def __post_init__(self) -> None:
         for name, size in zip(self.classes, self.support, strict=True):
             if size < 2:
+                images = f"{size or 'no'} image{'' if size == 1 else 's'}"
                 raise UserError(
-                    f"the test set has {size or 'no'} image{'s' * (size != 1)} of class {name}, and chance is told "
-                    "from two or more; add test images"
+                    f"the test set has {images} of class {name}, and chance is told from two or more; add test images"
                 )
 
     @property
@@ -94,7 +94,8 @@ class Gain:
         p: Chance of a gain at least this far from none, were there none.
         p_holm: The same after Holm's correction over the classes; p itself for a figure that is no class's.
         significant: Whether p_holm is below `LEVEL`.
-        detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`.
+        detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`; None where nothing
+            varied, as between classifiers that never name a class, so that chance cannot be told.
         seeds: How many seeds would show the gain, were it this large, with that chance; None if no number would, or if
             it is significant already.
         images: How many times the test images would; None likewise.
@@ -106,18 +107,20 @@ class Gain:
     p: float
     p_holm: float
     significant: bool
-    detectable: float
+    detectable: float | None
     seeds: int | None
     images: float | None
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Whether two methods are right on equally many test images (McNemar's test, mid-p; doi:10.1186/1471-2288-13-91).
+    """Whether classifiers are right on equally many test images (McNemar's test, mid-p; doi:10.1186/1471-2288-13-91).
+
+    It speaks of these classifiers, not of others of the same method with other seeds; the interval of accuracy does.
 
     Attributes:
-        p: Twice the median over the pairs of classifiers, at most 1, which holds however these depend on each other
-            (Rüger 1978; Vovk and Wang 2020, doi:10.1093/biomet/asaa027).
+        p: Over several pairs of classifiers, twice the median of p in one direction, which holds however the pairs
+            depend on each other (Rüger 1978; Vovk and Wang 2020, doi:10.1093/biomet/asaa027), in the better of both.
         only_method: Images that only the method's classifier gets right, for each pair.
         only_baseline: Images that only the baseline's gets right.
     """
@@ -244,7 +247,7 @@ def compare(
             p=float(p[index]),
             p_holm=float(p_holm[index]),
             significant=found,
-            detectable=float(detectable[index]),
+            detectable=float(detectable[index]) if detectable[index] > 0 else None,
             seeds=None if open_seeds is None else max(seeds, int(np.ceil(open_seeds))),
             images=None if open_images is None else max(1.0, float(open_images)),
         )
@@ -279,16 +282,18 @@ def mcnemar(method: Predictions, baseline: Predictions) -> McNemar:
     pairs = list(product(*(range(min(sizes)) for sizes in zip(right.shape[:2], base_right.shape[:2], strict=True))))
     only_method = [int((right[pair] & ~base_right[pair]).sum()) for pair in pairs]
     only_baseline = [int((~right[pair] & base_right[pair]).sum()) for pair in pairs]
-    p = [mid_p(ours, theirs) for ours, theirs in zip(only_method, only_baseline, strict=True)]
-    return McNemar(min(1.0, 2 * float(np.median(p))) if len(p) > 1 else p[0], only_method, only_baseline)
+    each_way = [
+        np.median([mid_p(more, less) for more, less in zip(*ways, strict=True)])
+        for ways in [(only_method, only_baseline), (only_baseline, only_method)]
+    ]
+    p = 2 * min(each_way) * (2 if len(pairs) > 1 else 1)
+    return McNemar(min(1.0, float(p)), only_method, only_baseline)
 
 
-def mid_p(first: int, second: int) -> float:
-    """McNemar's mid-p: twice the chance of fewer than the smaller of two counts, and once that of just as many."""
-    few, all_of_them = min(first, second), first + second
-    if first == second:
-        return 1.0
-    return float(2 * stats.binom.cdf(few, all_of_them, 0.5) - stats.binom.pmf(few, all_of_them, 0.5))
+def mid_p(more: int, less: int) -> float:
+    """McNemar's mid-p in one direction: the chance of more than `more` of all, and half that of just as many."""
+    total = more + less
+    return float(stats.binom.sf(more, total, 0.5) + stats.binom.pmf(more, total, 0.5) / 2)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -344,9 +349,15 @@ def _image_weights(labels: np.ndarray, replicates: int, rng: np.random.Generator
 
 def _freedom(variance: np.ndarray, arms: Sequence[_Arm], images: int) -> np.ndarray:
     """Degrees of freedom of a variance of which each arm's seeds bring a part, and the images the rest."""
-    rest = np.maximum(0.0, variance - sum((arm.own for arm in arms), np.zeros_like(variance)))
-    doubt = rest**2 / (images - 1) + sum(arm.own**2 / (len(arm.seen) - 1) for arm in arms if len(arm.seen) > 1)
-    return _ratio(variance**2, doubt, otherwise=images - 1)
+    rest, doubt = variance, np.zeros_like(variance)
+    for arm in arms:
+        if len(arm.seen) > 1:
+            rest = rest - arm.own
+            # What is known of the seeds' own part is the variance between seeds, from which the mixed part was taken.
+            doubt += np.where(arm.own > 0, arm.own + arm.mixed, 0.0) ** 2 / (len(arm.seen) - 1)
+    doubt += np.maximum(0.0, rest) ** 2 / (images - 1)
+    fewest = min(len(arm.seen) - 1 for arm in arms) or images - 1
+    return np.maximum(_ratio(variance**2, doubt, otherwise=images - 1), fewest)
 
 
 def _widened(value: np.ndarray, drawn: np.ndarray, freedom: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ from sarsynth.significance import LEVEL, MEANS, POWER, Gain, Predictions, compar
 
 SIGNIFICANCE = "significance.json"
 VERSION = 1
+PARTS = [("delta", []), *((key, [key]) for key in ("low", "high", "p_holm", "detectable"))]  # of a gain, in results.csv
 SEED = 0  # of the bootstrap: who looks at the same results again sees the same intervals
 
 
@@ -148,7 +149,7 @@ def _open(row: Row, found: Mapping[str, Any]) -> str | None:
         return None
     figure = "minor_f1" if found["gains"]["minor_f1"] else "macro_f1"
     gain = Gain(**found["gains"][figure])
-    if gain.significant:
+    if gain.significant or gain.detectable is None:
         return None
     ways = [f"{gain.seeds} seeds"] if gain.seeds else []
     ways += [f"{gain.images:.1f} times the test images"] if gain.images else []
@@ -165,10 +166,5 @@ def columns(found: Mapping[str, Any]) -> dict[str, Any]:
     if gains is None:
         return {}
     named = {f"f1_{name}": gain for name, gain in gains["per_class"].items()} | {name: gains[name] for name in MEANS}
-    flat = {
-        f"{key}_{name}": gain[key if key != "gain" else "delta"]
-        for name, gain in named.items()
-        if gain
-        for key in ("gain", "low", "high", "p_holm", "detectable")
-    }
+    flat = {"_".join(["gain", *part, name]): gain[key] for name, gain in named.items() if gain for key, part in PARTS}
     return flat | ({"mcnemar_p": gains["mcnemar"]["p"]} if gains["mcnemar"] else {})

@@ -333,8 +333,9 @@ def gains(sweep: Sweep) -> Section:
 def _gain_cell(gain: Mapping[str, Any] | None) -> Cell | str:
     if gain is None:
         return ""
-    low, high, least = (100 * gain[key] for key in ("low", "high", "detectable"))
-    detail = f"[{low:+.1f}, {high:+.1f}] ≥ {least:.1f}"
+    detail = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+    if gain["detectable"] is not None:  # something varied
+        detail += f" ≥ {100 * gain['detectable']:.1f}"
     return Cell(f"{100 * gain['delta']:+.1f}", gain["delta"], detail, mark(gain), f"p = {gain['p_holm']:.2g}")
 
 
