@@ -94,8 +94,8 @@ class Gain:
         p: Chance of a gain at least this far from none, were there none.
         p_holm: The same after Holm's correction over the classes; p itself for a figure that is no class's.
         significant: Whether p_holm is below `LEVEL`.
-        detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`; None where nothing
-            varied, as between classifiers that never name a class, so that chance cannot be told.
+        detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`; None where
+            nothing varied, as between classifiers that never name a class, so that chance cannot be told.
         seeds: How many seeds would show the gain, were it this large, with that chance; None if no number would, or if
             it is significant already.
         images: How many times the test images would; None likewise.
