@@ -18,7 +18,7 @@ from rich.table import Table
 from sarsynth.console import console
 from sarsynth.significance import Comparison, Predictions, compare, figures
 
-REPLICATES = 600
+REPLICATES = 500
 CLASSES = ("cargo", "other", "fishing", "tanker", "dredger")
 MINOR = (2, 3, 4)
 DEMO, FUSRS = (200,) * 5, (772, 216, 161, 59, 52)  # test images of each class
@@ -127,4 +127,4 @@ def main(sets: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500)

@@ -94,8 +94,8 @@ class Gain:
         p: Chance of a gain at least this far from none, were there none.
         p_holm: The same after Holm's correction over the classes; p itself for a figure that is no class's.
         significant: Whether p_holm is below `LEVEL`.
-        detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`; None where nothing
-            varied, as between classifiers that never name a class, so that chance cannot be told.
+        detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`; None where
+            nothing varied, as between classifiers that never name a class, so that chance cannot be told.
         seeds: How many seeds would show the gain, were it this large, with that chance; None if no number would, or if
             it is significant already.
         images: How many times the test images would; None likewise.
@@ -175,21 +175,20 @@ class _Arm:
         return parted.var(axis=0).sum(axis=0) / (seeds * (seeds - 1))
 
     @property
-    def own(self) -> np.ndarray:
-        """Variance of the mean over seeds due to the seeds alone."""
+    def left(self) -> np.ndarray:
+        """What is left of the variance between seeds: an estimate of what is due to them alone, by chance below 0."""
         seeds = len(self.seen)
         if seeds == 1:
             return np.zeros(self.seen.shape[1])
-        return np.maximum(0.0, self.seen.var(axis=0, ddof=1) / seeds - self.mixed)
+        return self.seen.var(axis=0, ddof=1) / seeds - self.mixed
 
-    def replicates(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw the seeds of each replicate too: (R, figures)."""
+    def replicates(self, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw the seeds of each replicate too, which bring the variance `own`: (R, figures)."""
         count, seeds, _ = self.drawn.shape
         if seeds == 1:
             return self.drawn[:, 0]
         # Drawn in full, seeds would bring (own + 2 mixed) (seeds - 1) / seeds; own is what they are to bring.
-        full = (self.own + 2 * self.mixed) * (seeds - 1) / seeds
-        share = np.sqrt(np.divide(self.own, full, out=np.zeros_like(full), where=full > 0))
+        share = np.sqrt(_ratio(own, (own + 2 * self.mixed) * (seeds - 1) / seeds, otherwise=0.0))
         times = rng.multinomial(seeds, [1 / seeds] * seeds, size=count)
         return self.drawn.mean(axis=1) + share * np.einsum("rs,rsf->rf", times - 1, self.drawn) / seeds
 
@@ -216,10 +215,11 @@ def compare(
     theirs = _arm(baseline, minor, weights if paired else _image_weights(baseline.labels, replicates, rng))
 
     delta = ours.value - theirs.value
-    drawn = ours.replicates(rng) - theirs.replicates(rng)
-    mixed, own = ours.mixed + theirs.mixed, ours.own + theirs.own
+    owns = _of_seeds(ours, theirs)
+    drawn = ours.replicates(owns[0], rng) - theirs.replicates(owns[1], rng)
+    mixed, own = ours.mixed + theirs.mixed, owns[0] + owns[1]
     of_images = (ours.drawn.mean(axis=1) - theirs.drawn.mean(axis=1)).var(axis=0)  # with what is mixed
-    freedom = _freedom(drawn.var(axis=0), [ours, theirs], min(method.support))
+    freedom = _freedom(drawn.var(axis=0), [ours, theirs], owns, min(method.support))
     spread = _widened(delta, drawn, freedom)
     low, high = _interval(spread)
     above, below = ((sign * spread <= 0).sum(axis=0) for sign in (1, -1))
@@ -265,8 +265,9 @@ def estimate(predictions: Predictions, minor: Sequence[str], *, replicates: int,
     """Give each figure of one method its interval: F1 by class name, then `MEANS`, of which those that there are."""
     rng = np.random.default_rng(seed)
     arm = _arm(predictions, minor, _image_weights(predictions.labels, replicates, rng))
-    drawn = arm.replicates(rng)
-    spread = _widened(arm.value, drawn, _freedom(drawn.var(axis=0), [arm], min(predictions.support)))
+    owns = _of_seeds(arm)
+    drawn = arm.replicates(owns[0], rng)
+    spread = _widened(arm.value, drawn, _freedom(drawn.var(axis=0), [arm], owns, min(predictions.support)))
     low, high = _interval(spread)
     names = [*predictions.classes, *MEANS]
     return {
@@ -347,14 +348,21 @@ def _image_weights(labels: np.ndarray, replicates: int, rng: np.random.Generator
     return weights
 
 
-def _freedom(variance: np.ndarray, arms: Sequence[_Arm], images: int) -> np.ndarray:
+def _of_seeds(*arms: _Arm) -> list[np.ndarray]:
+    """Variance of each arm's mean that is due to its seeds alone; what is below 0 for one is taken off the other."""
+    above = [np.maximum(0.0, arm.left) for arm in arms]
+    together = np.maximum(0.0, sum(arm.left for arm in arms))
+    return [own * _ratio(together, sum(above, np.zeros_like(own)), otherwise=0.0) for own in above]
+
+
+def _freedom(variance: np.ndarray, arms: Sequence[_Arm], owns: Sequence[np.ndarray], images: int) -> np.ndarray:
     """Degrees of freedom of a variance of which each arm's seeds bring a part, and the images the rest."""
     rest, doubt = variance, np.zeros_like(variance)
-    for arm in arms:
+    for arm, own in zip(arms, owns, strict=True):
         if len(arm.seen) > 1:
-            rest = rest - arm.own
+            rest = rest - own
             # What is known of the seeds' own part is the variance between seeds, from which the mixed part was taken.
-            doubt += np.where(arm.own > 0, arm.own + arm.mixed, 0.0) ** 2 / (len(arm.seen) - 1)
+            doubt += np.where(own > 0, own + arm.mixed, 0.0) ** 2 / (len(arm.seen) - 1)
     doubt += np.maximum(0.0, rest) ** 2 / (images - 1)
     fewest = min(len(arm.seen) - 1 for arm in arms) or images - 1
     return np.maximum(_ratio(variance**2, doubt, otherwise=images - 1), fewest)

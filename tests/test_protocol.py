@@ -110,8 +110,8 @@ def test_mean_is_of_the_best_by_validation_and_blind_to_the_test_set():
 
 def test_release_vote_ranks_on_the_test_set_and_ties_go_to_the_better():
     steps, predicted = choose("release_vote", 3)
-    assert steps == [50, 10, 20], "macro-F1 on the test set 0.82, 0.67, 0.65"
-    # First and fifth image: 1, 0, 0 and 1, 0, 2; the last: 2, 1, 2.
+    assert steps == [50, 20, 10], "macro-F1 on the test set 0.82, 0.66, 0.66; of equal ones the better by validation"
+    # Votes for the first image: 1, 0, 0; for the fifth, one each: 1, 2, 0.
     assert predicted.tolist() == [[0, 1, 2, 0, 1, 2]]
     assert choose("release_vote", 2)[1].tolist() == [[1, 1, 2, 0, 1, 2]], "of two each has one vote everywhere"
 
@@ -165,7 +165,7 @@ def test_a_stratified_part_of_train_is_validation_and_is_not_trained_on(groups: 
     assert validation is not None
     assert set(real.names or []) | set(validation.names or []) == {f"{row:02d}.png" for row in range(16)}
     assert not set(real.names or []) & set(validation.names or [])
-    assert torch.bincount(validation.labels).tolist() == ([4, 2] if groups else [3, 1])
+    assert torch.bincount(validation.labels).tolist() == ([2, 2] if groups else [3, 1])
     if groups:
         scenes = [{int(name[:2]) // 2 for name in one.names or []} for one in (real, validation)]
         assert not scenes[0] & scenes[1]
