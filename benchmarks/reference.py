@@ -39,4 +39,4 @@ def recognised(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[s
 
 def macro_f1(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
     """Macro-F1 on a set."""
-    return scores(predict(classifier, images), labels, CLASSES, [])["macro_f1"]
+    return scores(predict(classifier, images).argmax(dim=1), labels, CLASSES, [])["macro_f1"]

@@ -59,7 +59,7 @@ def main(seeds: int) -> None:
             classifier = fit_classifier(
                 images, classes, recipe, synthetic=more, seed=seed, fitting=Fitting(), title=name
             )
-            runs.append(scores(predict(classifier, test.images), test.labels, classes, study.minor))
+            runs.append(scores(predict(classifier, test.images).argmax(dim=1), test.labels, classes, study.minor))
         figures = [spread([run["per_class"][c]["f1"] for run in runs]) for c in classes]
         figures += [spread([run[key] for run in runs]) for key in ("minor_f1", "macro_f1")]
         table.add_row(name, *(f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}" for figure in figures))

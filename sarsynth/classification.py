@@ -11,10 +11,10 @@ from typing import Any, Literal, Self, TypedDict
 import numpy as np
 import timm
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional
 
@@ -140,12 +140,16 @@ class ClassScores(TypedDict):
 
 
 class Scores(TypedDict):
-    """How well a classifier does; each in [0, 1]. `minor_f1` is None if no class is minor."""
+    """How well a classifier does; each in [0, 1]. `minor_f1` is None if no class is minor.
+
+    `confusion` counts images: a row for each true class, a column for each predicted one.
+    """
 
     per_class: dict[str, ClassScores]
     macro_f1: float
     minor_f1: float | None
     accuracy: float
+    confusion: list[list[int]]
 
 
 class Classifier(LightningModule):
@@ -350,6 +354,7 @@ def fit_classifier(
     title: str = "classifier",
     checkpoints: Path | None = None,
     checkpoint_every: int = 0,
+    callbacks: Sequence[Callback] = (),
 ) -> Classifier:
     """Train a classifier on real images, and on synthetic ones if given, for the recipe's number of steps.
 
@@ -363,6 +368,7 @@ def fit_classifier(
         title: What the progress bar says.
         checkpoints: Folder of the checkpoint that resumes this training; None keeps none.
         checkpoint_every: Steps between checkpoints.
+        callbacks: What else looks on.
 
     Returns:
         The classifier after its last step, in evaluation mode.
@@ -384,6 +390,7 @@ def fit_classifier(
         max_steps=recipe.max_steps,
         checkpoints=checkpoints,
         checkpoint_every=checkpoint_every,
+        callbacks=callbacks,
     )
     return classifier.eval()
 
@@ -421,19 +428,19 @@ def _in_batches(
     return torch.cat([output(classifier, batch.to(classifier.device)).float().cpu() for batch in batches])
 
 
-def scores(logits: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequence[str]) -> Scores:
+def scores(predicted: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequence[str]) -> Scores:
     """Score predictions class by class.
 
     A class that was never predicted has precision 0. Macro-F1 is the mean over the classes that occur in `labels`.
 
     Args:
-        logits: Shape (N, number of classes).
+        predicted: Predicted labels, (N,).
         labels: True labels, (N,).
         classes: Names of the labels 0, 1, …
         minor: Names of the minor classes.
     """
-    true, predicted = labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
-    columns = precision_recall_fscore_support(true, predicted, labels=range(len(classes)), zero_division=0)
+    true, said, known = labels.cpu().numpy(), predicted.cpu().numpy(), range(len(classes))
+    columns = precision_recall_fscore_support(true, said, labels=known, zero_division=0)
     per_class: dict[str, ClassScores] = {
         name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
         for name, precision, recall, f1, support in zip(classes, *columns, strict=True)
@@ -447,5 +454,6 @@ def scores(logits: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequen
         "per_class": per_class,
         "macro_f1": mean_f1(classes) or 0.0,
         "minor_f1": mean_f1(minor),
-        "accuracy": float((true == predicted).mean()),
+        "accuracy": float((true == said).mean()),
+        "confusion": confusion_matrix(true, said, labels=known).tolist(),
     }

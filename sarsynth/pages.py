@@ -103,14 +103,19 @@ class Plot:
     caption: str = ""
 
     @cached_property
+    def svg(self) -> str:
+        """The figure as a file of its own."""
+        return save_svg(self.figure)
+
+    @cached_property
     def content(self) -> Markup:
         """The figure as a page shows it."""
-        return figure_svg(self.figure, self.alt)
+        return inline_svg(self.svg, self.alt)
 
     def save(self, folder: Path) -> None:
         """Write it as PNG and as SVG, on white."""
         self.figure.savefig(folder / f"{self.name}.png", dpi=160)
-        write(save_svg(self.figure), folder / f"{self.name}.svg")
+        write(self.svg, folder / f"{self.name}.svg")
 
 
 @dataclass(frozen=True)
@@ -184,19 +189,23 @@ def image(picture: Image.Image, alt: str, *, largest: int | None = None) -> Mark
     buffer = io.BytesIO()
     picture.save(buffer, format="webp", lossless=small, quality=QUALITY, method=4)
     kind = ' class="pixels"' if small else ""
-    return Markup('<img{} src="{}" width="{}" height="{}" alt="{}" loading="lazy" decoding="async">').format(
+    return Markup('<img{} src="{}" width="{}" height="{}" alt="{}">').format(
         Markup(kind), data_uri(buffer.getvalue()), width, height, alt
     )
 
 
 def figure_svg(figure: "Figure", alt: str) -> Markup:
-    """Show a matplotlib figure as SVG inside the page, its text in the page's font, its paper and ink in the page's.
+    """Show a matplotlib figure inside a page: see `inline_svg`."""
+    return inline_svg(save_svg(figure), alt)
+
+
+def inline_svg(drawn: str, alt: str) -> Markup:
+    """Put what `save_svg` wrote inside a page, its text in the page's font, its paper and ink in the page's colours.
 
     Args:
-        figure: Whose INK, MUTED, RULE and PAPER become the page's colours; others should be readable on both.
+        drawn: Whose INK, MUTED, RULE and PAPER become the page's colours; others should be readable on both.
         alt: What it shows, for those who do not see it.
     """
-    drawn = save_svg(figure)
     body = drawn[drawn.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     # Several figures share a page, and matplotlib gives each the same names.
@@ -207,9 +216,9 @@ def figure_svg(figure: "Figure", alt: str) -> Markup:
     body = re.sub(r"font-family: [^;\"]+", "font-family: var(--font)", body)
     opening = re.compile(r'<svg [^>]*?viewBox="([\d. ]+)"[^>]*>')
     box = opening.match(body)[1]  # type: ignore[index]
-    width = float(box.split()[2])
-    head = Markup('<svg role="img" aria-label="{}" viewBox="{}" style="max-width: {:.0f}px" {}>').format(
-        alt, box, width * 4 / 3, Markup('xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"')
+    width = round(float(box.split()[2]) * 4 / 3)
+    head = Markup('<svg role="img" aria-label="{}" viewBox="{}" style="max-width: {}px; --width: {}px" {}>').format(
+        alt, box, width, width, Markup('xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"')
     )
     return head + Markup(opening.sub("", body, count=1))
 

@@ -21,7 +21,8 @@ from sarsynth.pages import INK, MUTED, PAPER, RULE
 COLOURS = ("#1a8f96", "#d0693a", "#7b6fd0", "#5c9a3d", "#c2457d", "#a88a2c", "#4b8fd6", "#8f7466", "#6b8792", "#b0522f")
 RIGHT, WRONG = COLOURS[0], COLOURS[1]
 MARKERS = "osD^vP*Xhd"
-ACROSS = 4  # panels in a row
+ACROSS = 5  # panels in a row at most
+WIDTH = 9.4  # inches of the widest figure
 STYLE: dict[Any, Any] = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
@@ -61,6 +62,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
         with rc_context(STYLE):
             figure = draw(*args, **kwargs)
             figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # what is laid out stays, however often it is written
         return figure
 
     return drawn
@@ -76,11 +78,11 @@ class Estimate:
     points: Sequence[float] = ()
 
 
-def _panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Lay `count` panels of a size in inches out in rows of up to four."""
-    across = min(ACROSS, count)
-    down = math.ceil(count / across)
-    figure = Figure(figsize=(across * width, down * height), layout="constrained")
+def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Lay `count` panels of a height in inches out in rows that are as even as can be."""
+    down = math.ceil(count / ACROSS)
+    across = math.ceil(count / down)
+    figure = Figure(figsize=(WIDTH * across / max(4, across), down * height), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, **options).ravel().tolist()
     for unused in axes[count:]:
         unused.remove()
@@ -89,7 +91,12 @@ def _panels(count: int, width: float, height: float, **options: Any) -> tuple[Fi
 
 @styled
 def estimates(
-    panels: Mapping[str, Sequence[Estimate | None]], rows: Sequence[str], label: str, *, bars: bool = False
+    panels: Mapping[str, Sequence[Estimate | None]],
+    rows: Sequence[str],
+    label: str,
+    *,
+    bars: bool = False,
+    zero: bool = False,
 ) -> Figure:
     """Draw a panel for each quantity, in it a line for each row: dots with whiskers and single points, or bars.
 
@@ -98,9 +105,10 @@ def estimates(
         rows: Names of the rows.
         label: What the horizontal axes show.
         bars: From zero, for quantities of which zero is the best.
+        zero: Draw a line there, for differences.
     """
-    figure, axes = _panels(len(panels), 2.35, 0.75 + 0.27 * len(rows), sharey=True, sharex=not bars)
-    for index, (place, (title, values)) in enumerate(zip(axes, panels.items(), strict=True)):
+    figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), sharey=True, sharex=not bars)
+    for place, (title, values) in zip(axes, panels.items(), strict=True):
         for row, estimate in enumerate(values):
             if estimate is None:
                 continue
@@ -117,9 +125,10 @@ def estimates(
         place.margins(x=0.08)
         if bars:
             place.set_xlim(left=0)
-        if index >= len(panels) - ACROSS:
-            place.set_xlabel(label)
-            place.tick_params(labelbottom=True)
+        if zero:
+            place.axvline(0, color=MUTED, linewidth=1)
+        place.tick_params(labelbottom=True)
+    figure.supxlabel(label, color=MUTED, fontsize=9)
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
     return figure
@@ -143,8 +152,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     colours = np.where(np.eye(len(classes), dtype=bool), RIGHT, WRONG)
     figure = _matrix(shares, texts, colours, classes, classes, size=0.46)
     figure.axes[0].set_title(title)
-    figure.axes[0].set_xlabel("called")
-    figure.axes[0].set_ylabel("is")
+    figure.axes[0].set_xlabel("is called")
+    figure.axes[0].set_ylabel("true class")
     return figure
 
 
@@ -208,7 +217,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Seque
         panels: For each quantity and row its curves, float (N, 2) each: step and value.
         rows: Names of all rows, which decide the colours.
     """
-    figure, axes = _panels(len(panels), 2.9, 2.3)
+    figure, axes = _panels(len(panels), 2.0)
     handles = {}
     for place, (title, by_row) in zip(axes, panels.items(), strict=True):
         for name, lines in by_row.items():
@@ -247,7 +256,7 @@ def scatter(
         x: What the horizontal axis of each panel shows.
         y: What the vertical ones show.
     """
-    figure, axes = _panels(len(panels), 3.3, 2.8)
+    figure, axes = _panels(len(panels), 2.6)
     handles = {}
     for place, label, (title, (across, up)) in zip(axes, x, panels.items(), strict=True):
         for row, name in enumerate(rows):
@@ -260,7 +269,7 @@ def scatter(
                     markersize=7,
                     linestyle="",
                 )[0]
-        place.set_title(title, fontsize=9.5)
+        place.set_title(title)
         place.set_xlabel(label)
         place.set_ylabel(y)
         place.margins(0.1)
@@ -283,7 +292,7 @@ def embedding(
         synthetic: Places, float (M, 2), and classes, (M,), of each set.
         classes: Names of the labels 0, 1, …
     """
-    figure, axes = _panels(len(synthetic), 3.1, 3.1, sharex=True, sharey=True)
+    figure, axes = _panels(len(synthetic), 2.6, sharex=True, sharey=True)
     for place, (title, (points, labels)) in zip(axes, synthetic.items(), strict=True):
         for label in range(len(classes)):
             colour = COLOURS[label % len(COLOURS)]
@@ -312,7 +321,7 @@ def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, 
         label: What the horizontal axes show.
         doubling: Whether they are logarithmic, to the base of 2.
     """
-    figure, axes = _panels(len(panels), 2.35, 1.9, sharex=True, sharey=True)
+    figure, axes = _panels(len(panels), 1.9, sharex=True, sharey=True)
     for index, (place, (title, (limits, counts))) in enumerate(zip(axes, panels.items(), strict=True)):
         place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=COLOURS[index % len(COLOURS)])
         place.set_title(title)

@@ -185,6 +185,7 @@ class Method(Section):
     """One row of the results table, in the answers it is made of.
 
     `start` is what a whole U-Net is tuned from; `rank` is that of all the method's SAR adapters together.
+    `seed_offset` is added to the seeds of its classifiers; rows without it have 0.
     """
 
     name: Text
@@ -197,6 +198,7 @@ class Method(Section):
     partition: Literal["whole", "classes", "prototypes"] | None
     rank: Count | None
     mixing: Literal["own", "uniform", "bias"] | None
+    seed_offset: Whole = 0
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -376,6 +378,33 @@ class Generate(Section):
     batch_size: Count
 
 
+class Evaluate(Section):
+    """What a score is of, and what it is compared with.
+
+    `topk` none is the last step of a training. `mean` is the mean score of the `k` checkpoints that do best on
+    validation images; `release_vote` takes the `keep` best of them, and of these a vote of the `k` best on the test
+    set. Validation comes `every` so many epochs of real images, once the share `after` of the steps is done, on the
+    data's own split, or where there is none on the share `val` of the training images, which then are not trained on.
+    `baseline` is the method that the others of a sweep are compared with, in `replicates` bootstrap replicates; None
+    compares nothing.
+    """
+
+    topk: Literal["none", "mean", "release_vote"]
+    k: Count
+    keep: Count
+    every: Positive
+    after: Share
+    val: Annotated[float, Field(gt=0, lt=1)]
+    baseline: Text | None
+    replicates: Annotated[int, Field(ge=100)]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.k > self.keep:
+            raise ValueError(f"keep={self.keep} checkpoints should be k={self.k} or more")
+        return self
+
+
 class Classifier(Section):
     """The network whose labels are the point of the study; `options` go to `timm.create_model`.
 
@@ -400,6 +429,13 @@ class Classifier(Section):
         if not low <= high <= 1:
             raise ValueError(f"crop_scale=[{low:g}, {high:g}] should be two rising shares of the image's area, up to 1")
         return self
+
+
+class Preview(Section):
+    """Pictures of what an adapter in training makes, of the first few captions; `every` so many optimiser steps."""
+
+    every: Count
+    prompts: Count
 
 
 class Paths(Section):
@@ -441,8 +477,10 @@ class Settings(Section):
     generate: Generate
     sampler: Component
     classifier: Classifier
+    evaluate: Evaluate
     trainer: Component
     logger: Component | None
+    preview: Preview | None = None  # of loggers that show pictures
     paths: Paths
 
     @model_validator(mode="after")
@@ -531,7 +569,9 @@ def _slots(settings: Settings) -> Iterator[_Slot]:
     yield _Slot("trainer", settings.trainer, ours=TRAINER_OURS)
     if settings.logger:
         yield _Slot(
-            "logger", settings.logger, ours=frozenset({"save_dir", "dir", "version", "id", "experiment", "group"})
+            "logger",
+            settings.logger,
+            ours=frozenset({"save_dir", "dir", "version", "id", "experiment", "group", "job_type"}),
         )
 
 

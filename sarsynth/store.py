@@ -139,7 +139,7 @@ class Store:
         self.build = build
         self.patience = patience
         self._report = report
-        self._told: set[Artifact] = set()
+        self.met: dict[Artifact, bool] = {}  # what this process made or used, and whether it made it
 
     def make(
         self,
@@ -201,7 +201,7 @@ class Store:
                     self._build({request: artifacts[request] for request in missing}, builder)
         for request, artifact in artifacts.items():
             made = request in missing
-            self._tell("made   " if made else "reused ", artifact, f" in {artifact.card['seconds']:.0f} s" * made)
+            self._tell(artifact, made)
         return artifacts
 
     def _artifact(self, request: Request) -> Artifact:
@@ -319,12 +319,11 @@ class Store:
         name = f"{artifact.kind}-{artifact.path.name}.lock"
         return FileLock(folder / name, poll_interval=POLL_SECONDS)
 
-    def _tell(self, what: str, artifact: Artifact, more: str = "") -> Artifact:
+    def _tell(self, artifact: Artifact, made: bool) -> None:
         """Report an artifact the first time that this process meets it."""
-        if artifact not in self._told and _rank() == 0:
-            self._report(f"{what}{artifact}{more}")
-        self._told.add(artifact)
-        return artifact
+        if artifact not in self.met and _rank() == 0:
+            self._report(f"made   {artifact} in {artifact.card['seconds']:.0f} s" if made else f"reused {artifact}")
+        self.met.setdefault(artifact, made)
 
 
 def _partial(artifact: Artifact) -> Path:

@@ -134,7 +134,7 @@ def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
     for content in study.results.values():
         assert set(content) >= {
             *("method", "base", "data", "split", "minor", "classes", "seeds", "classifier", "fidelity", "inputs"),
-            *("training", "captions"),
+            *("training", "captions", "version", "protocol", "learning"),
         }
         assert (content["base"], content["data"], content["split"]) == ("sd-nano", "sim", "train")
         assert content["classes"] == list(CLASSES)
@@ -143,7 +143,7 @@ def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
         assert content["minor"] == ["fishing", "tanker", "dredger"]
         assert content["seeds"] == [0, 1]
         scores = content["classifier"]
-        assert set(scores) == {"per_class", "macro_f1", "minor_f1", "accuracy"}
+        assert set(scores) == {"per_class", "macro_f1", "minor_f1", "accuracy", "confusion"}
         assert list(scores["per_class"]) == content["classes"]
         for figures in scores["per_class"].values():
             assert list(figures) == ["precision", "recall", "f1", "support"]
@@ -153,6 +153,10 @@ def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
             assert set(figure) == {"mean", "std", "values"}
             assert figure["mean"] == pytest.approx(np.mean(figure["values"]))
             assert figure["std"] == pytest.approx(np.std(figure["values"], ddof=1))
+        confusion = np.array(scores["confusion"]["values"])
+        assert (confusion.sum(axis=2) == 4).all(), "each row is a class's images"
+        assert confusion.mean(axis=0) == pytest.approx(np.array(scores["confusion"]["mean"]))
+        assert confusion.trace(axis1=1, axis2=2) / 20 == pytest.approx(scores["accuracy"]["values"])
         f1 = [one["f1"]["mean"] for one in scores["per_class"].values()]
         assert scores["macro_f1"]["mean"] == pytest.approx(np.mean(f1))
         assert scores["minor_f1"]["mean"] == pytest.approx(np.mean(f1[2:]))

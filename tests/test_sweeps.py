@@ -23,7 +23,8 @@ from PIL import Image
 
 from sarsynth import cli, console
 from sarsynth.errors import ERROR_FILE, UserError
-from sarsynth.runs.results import RESULT, cells
+from sarsynth.runs.cells import cells
+from sarsynth.runs.results import RESULT, RESULT_VERSION
 from sarsynth.settings import Settings, check
 
 ROOT = Path(__file__).parents[1]
@@ -259,6 +260,8 @@ def scripted(monkeypatch) -> None:
         figure = {"mean": 0.5, "std": 0.0, "values": [0.5]}
         content = {
             **dict.fromkeys(("base", "data", "split"), "some"),
+            "version": RESULT_VERSION,
+            "protocol": {"leaks": None, "baseline": "none", "replicates": 200},
             "method": "none",
             "minor": [],
             "classes": ["cargo"],
@@ -268,7 +271,7 @@ def scripted(monkeypatch) -> None:
                 **dict.fromkeys(("macro_f1", "minor_f1", "accuracy"), figure),
             },
             "fidelity": {"per_class": {}},
-            "inputs": {},
+            "inputs": {"seed_0": "gone"},
         }
         (folder / RESULT).write_text(json.dumps(content))
 

@@ -24,6 +24,7 @@ from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
 from sarsynth.routing import routed
+from sarsynth.runs.previews import previews
 from sarsynth.settings import Optimisation
 from sarsynth.store import CARD, CHECKPOINTS, Artifact, Request
 
@@ -210,6 +211,7 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
             checkpoints=folders[first.request] / CHECKPOINTS / company,
             checkpoint_every=first.recipe.checkpoint_every,
             max_grad_norm=first.recipe.max_grad_norm,
+            callbacks=previews(study, first.role, [one.name for one in run], routing.choose),
         )
         for index, one in enumerate(run):
             rank_zero_only(adapters.save)(routing.adapter(index), folders[one.request] / adapters.WEIGHTS)

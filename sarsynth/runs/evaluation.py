@@ -1,5 +1,6 @@
 """The end of a study: classifiers on real + added images over seeds, fidelity of the synthetic set, one result."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sarsynth import pictures
+from sarsynth.checkpoints import CHOICES, Checkpoint, Checkpoints
 from sarsynth.classification import (
     Classifier,
     ClassifierRecipe,
@@ -22,13 +24,16 @@ from sarsynth.classification import (
     scores,
 )
 from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.data.transforms import resize
+from sarsynth.errors import UserError
 from sarsynth.fidelity import ClassFidelity, fidelity
 from sarsynth.losses import Loss, class_weights
 from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
 from sarsynth.runs.copies import COPIES
 from sarsynth.runs.prompts import samples
+from sarsynth.runs.results import LEAKS, RESULT_VERSION
 from sarsynth.runs.study import Study
 from sarsynth.store import Artifact
 
@@ -73,16 +78,74 @@ def recipe_of(study: Study) -> ClassifierRecipe:
     )
 
 
+def parts(study: Study) -> tuple[LabelledImages, LabelledImages | None]:
+    """Say what classifiers are trained on, and what their checkpoints are chosen on: None where nothing is chosen.
+
+    Where the data have no validation split, a stratified part of the training images is one, whole groups at a time.
+    Only the classifiers of an evaluation go without it; adapters are trained on all training images.
+
+    Raises:
+        UserError: A class has no image left to train on.
+    """
+    real, chosen = study.labelled("train"), study.settings.evaluate
+    if chosen.topk == "none":
+        return real, None
+    if study.sources["sar"].records("val"):
+        return real, study.labelled("val")
+    held_out = {record.path for record in stratified_split(study.training, [chosen.val], study.settings.seed)[0]}
+    apart = torch.tensor([record.path in held_out for record in study.training])
+    for label, name in enumerate(study.classes):
+        if study.counts[name] and not (real.labels[~apart] == label).any():
+            raise UserError(
+                f"evaluate.val={chosen.val}: no image of class {name} is left to train on (of {study.counts[name]}); "
+                "give data.val, or use evaluate.topk=none"
+            )
+    return real[~apart], real[apart]
+
+
+def protocol(study: Study) -> dict[str, Any]:
+    """Say how checkpoints are chosen: what of the settings changes a score."""
+    chosen = study.settings.evaluate
+    if chosen.topk == "none":
+        return {"topk": chosen.topk}
+    own = bool(study.sources["sar"].records("val"))
+    return {
+        **chosen.model_dump(include={"topk", "k", "keep", "every", "after"}),
+        "val": "val" if own else chosen.val,
+        "seed_of_val": None if own else study.settings.seed,
+    }
+
+
 def trained(study: Study, seed: int) -> Artifact:
-    """Train one classifier on real + added images and predict the test set: logits.safetensors and scores.json."""
-    recipe, method = recipe_of(study), study.settings.method
+    """Train one classifier on real + added images and predict the test set.
+
+    Returns:
+        An artifact of two files. `logits.safetensors`: `logits`, float32 (checkpoints, images, classes), of the
+        checkpoints that were chosen; `predicted`, int64 (vectors, images), labels whose scores are averaged; `labels`,
+        int64 (images,), the true ones; and as metadata, in JSON, `images`, their names, `digests`, the beginnings of
+        their pixels' sha256, `classes`, and `steps` of the checkpoints. `scores.json`: what `scores` gives.
+    """
+    recipe, method, chosen = recipe_of(study), study.settings.method, study.settings.evaluate
     inputs = {"train": study.images("train"), "test": study.images("test")}
     if method.adds == "synthetic":
         inputs["synthetic"] = study.synthetic()
+    how = protocol(study)
+    if how.get("val") == "val":
+        inputs["val"] = study.images("val")
     sizes = study.plan if method.adds != "nothing" else {}
 
     def build(folder: Path) -> None:
-        real = study.labelled("train")
+        real, validation = parts(study)
+        test = study.labelled("test")
+        looker = None
+        if validation is not None:
+            looker = Checkpoints(
+                validation,
+                test.images,
+                every=max(1, round(chosen.every * len(study.training) / recipe.batch_size)),
+                after=round(chosen.after * recipe.max_steps),
+                keep=chosen.keep,
+            )
         classifier = fit_classifier(
             real,
             study.classes,
@@ -93,13 +156,26 @@ def trained(study: Study, seed: int) -> Artifact:
             title=f"classifier, {method.name}, seed {seed}",
             checkpoints=folder / "checkpoints",
             checkpoint_every=500,
+            callbacks=[] if looker is None else [looker],
         )
         if classifier.global_rank:
             return  # rank 0 predicts and writes
-        test = study.labelled("test")
-        logits = predict(classifier, test.images)
-        save_file({"logits": logits, "labels": test.labels}, folder / "logits.safetensors")
-        figures = scores(logits, test.labels, study.classes, study.minor)
+        kept = looker.kept if looker else [Checkpoint(recipe.max_steps, None, predict(classifier, test.images))]
+        found = CHOICES[chosen.topk](kept, test.labels, study.classes, chosen.k)
+        tensors = {
+            "logits": torch.stack([one.logits for one in found.checkpoints]),
+            "predicted": found.predicted,
+            "labels": test.labels,
+        }
+        about_them = {
+            "images": [test.name(row) for row in range(len(test))],
+            "digests": [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in test.images],
+            "classes": study.classes,
+            "steps": [one.step for one in found.checkpoints],
+        }
+        metadata = {key: json.dumps(value) for key, value in about_them.items()}
+        save_file(tensors, folder / "logits.safetensors", metadata)
+        figures = averaged([scores(said, test.labels, study.classes, study.minor) for said in found.predicted])
         (folder / "scores.json").write_text(json.dumps(figures, indent=2) + "\n")
 
     return study.store.make(
@@ -115,12 +191,25 @@ def trained(study: Study, seed: int) -> Artifact:
             "seed_of_copies": study.settings.seed if method.adds in COPIES else None,
             "views": study.settings.augment.views.model_dump() if method.adds == "augmented" else None,
             "seed": seed,
+            "protocol": how,
         },
         inputs,
         build,
-        command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed}]"),
+        command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
         collective=True,
     )
+
+
+def averaged(figures: Sequence[Any]) -> Any:
+    """Average what is built alike, number by number; None stays None, and one alone stays as it is."""
+    first = figures[0]
+    if len(figures) == 1 or first is None:
+        return first
+    if isinstance(first, Mapping):
+        return {key: averaged([one[key] for one in figures]) for key in first}
+    if isinstance(first, Sequence):
+        return [averaged(column) for column in zip(*figures, strict=True)]
+    return float(np.mean(figures))
 
 
 def measured(study: Study) -> Artifact:
@@ -159,6 +248,7 @@ def about(study: Study) -> dict[str, Any]:
     """Say what a study is of: what `result.json` begins with, whichever script writes it."""
     settings = study.settings
     return {
+        "version": RESULT_VERSION,
         "method": settings.method.name,
         "base": settings.base.name,
         "data": settings.data.name,
@@ -177,10 +267,17 @@ def result(study: Study) -> dict[str, Any]:
     Returns:
         What `result.json` holds (see README): per-class scores as mean, standard deviation and values over the seeds,
         fidelity per class, and the fingerprints of everything that it rests on.
+
+    Raises:
+        UserError: A class has no test image.
     """
-    settings, inputs = study.settings, {}
+    settings, chosen, inputs = study.settings, study.settings.evaluate, {}
+    tested = class_counts(study.records("sar", "test"), study.classes)
+    if empty := [name for name, count in tested.items() if not count]:
+        raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")
+    seeds = [seed + settings.method.seed_offset for seed in settings.seeds]
     runs = []
-    for seed in settings.seeds:
+    for seed in seeds:
         artifact = trained(study, seed)
         inputs[f"seed_{seed}"] = artifact.fingerprint
         runs.append(json.loads((artifact.path / "scores.json").read_text()))
@@ -192,8 +289,10 @@ def result(study: Study) -> dict[str, Any]:
     return about(study) | {
         "captions": samples(study),
         "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
-        "seeds": list(settings.seeds),
+        "seeds": seeds,
         "learning": learning(study),
+        "protocol": protocol(study)
+        | {"leaks": LEAKS.get(chosen.topk), "baseline": chosen.baseline, "replicates": chosen.replicates},
         "training": budget(study),
         "classifier": {
             "per_class": {
@@ -201,6 +300,10 @@ def result(study: Study) -> dict[str, Any]:
                 for name in study.classes
             },
             **{figure: spread([run[figure] for run in runs]) for figure in ("macro_f1", "minor_f1", "accuracy")},
+            "confusion": {
+                "mean": averaged([run["confusion"] for run in runs]),
+                "values": [run["confusion"] for run in runs],
+            },
         },
         "fidelity": {"per_class": figures},
         "inputs": inputs,

@@ -24,8 +24,10 @@ from sarsynth.errors import UserError
 from sarsynth.pages import Cell, Command, Gallery, Note, Picture, Piece, Plot, Section, Table
 from sarsynth.partitions import Partition
 from sarsynth.plots import Estimate
-from sarsynth.runs import results
-from sarsynth.runs.results import Cell as Job
+from sarsynth.runs import cells
+from sarsynth.runs.cells import Cell as Job
+from sarsynth.runs.comparison import SIGNIFICANCE, VERSION, Row, columns, significance
+from sarsynth.runs.results import RESULT
 from sarsynth.runs.tables import percent
 from sarsynth.scales import prototype_weights
 from sarsynth.settings import Settings
@@ -68,10 +70,13 @@ class Sweep:
         """
         if not folder.is_dir():
             raise UserError(f"report={folder} is not a folder; give one of logs/sweeps/evaluate or logs/runs/evaluate")
-        found = results.cells(folder)
+        found = cells.cells(folder)
         scored = [job for job in found if job.result and "classifier" in job.result]
+        outdated = [job for job in found if job.error and (job.folder / RESULT).exists()]
+        if not scored and outdated:
+            raise UserError(str(outdated[0].error))
         if not scored:
-            raise UserError(f"report={folder} holds no {results.RESULT} of evaluate.py; give the folder of its sweep")
+            raise UserError(f"report={folder} holds no {RESULT} of evaluate.py; give the folder of its sweep")
         return cls(folder, store, scored, [job for job in found if job.error])
 
     @cached_property
@@ -98,9 +103,33 @@ class Sweep:
         """Classes that are minor in some job."""
         return {name for result in self.results for name in result["minor"]}
 
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Headings of all that is scored, by name."""
+        return {name: self.title(name) for name in self.classes} | MEANS
+
     def title(self, class_name: str) -> str:
         """The name of a class, with a star if it is minor."""
         return f"{class_name}*" if class_name in self.minor else class_name
+
+    @cached_property
+    def significance(self) -> dict[str, Any]:
+        """Intervals and gains: as the sweep left them, else from the predictions in the store."""
+        file = self.folder / SIGNIFICANCE
+        if file.is_file() and (stored := json.loads(file.read_text(encoding="utf-8")))["version"] == VERSION:
+            return stored
+        rows = [
+            Row(job.folder.name, job.overrides, result) for job, result in zip(self.jobs, self.results, strict=True)
+        ]
+        found = significance(rows, self.store)
+        pages.write(json.dumps(found, indent=2) + "\n", file)
+        return found
+
+    @cached_property
+    def compared(self) -> list[dict[str, Any]]:
+        """The entry of each job in it."""
+        by_job = {row["job"]: row for row in self.significance["rows"]}
+        return [by_job[job.folder.name] for job in self.jobs]
 
     @cached_property
     def _folders(self) -> dict[str, Path]:
@@ -147,22 +176,25 @@ class Sweep:
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def spread_interval(figure: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The 95 % interval of a mean over seeds, by Student's t; None for fewer than two seeds."""
-    values = [value for value in figure["values"] if value is not None]
-    if len(values) < 2:
-        return None
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * figure["std"] / len(values) ** 0.5
-    return figure["mean"] - reach, figure["mean"] + reach
-
-
-def estimate(figure: Mapping[str, Any] | None) -> Estimate | None:
-    """A figure over seeds, in percent."""
+def estimate(figure: Mapping[str, Any] | None, interval: Mapping[str, float] | None) -> Estimate | None:
+    """A figure over seeds, in percent, with its interval over test images and seeds."""
     if figure is None or figure["mean"] is None:
         return None
-    points = [100 * value for value in figure["values"] if value is not None]
-    low, high = (100 * min(1.0, max(0.0, end)) for end in spread_interval(figure) or (figure["mean"],) * 2)
-    return Estimate(100 * figure["mean"], low, high, points)
+    low, high = (100 * interval["low"], 100 * interval["high"]) if interval else (None, None)
+    return Estimate(100 * figure["mean"], low, high, [100 * value for value in figure["values"] if value is not None])
+
+
+def gain_of(compared: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """The gain over the baseline in F1 of a class, or in one of the means; None where nothing is compared."""
+    gains = compared["gains"] or {}
+    return gains.get(name) if name in MEANS else gains.get("per_class", {}).get(name)
+
+
+def mark(gain: Mapping[str, Any] | None) -> str:
+    """An arrow for a significant gain or loss."""
+    if gain is None or not gain["significant"]:
+        return ""
+    return "▲" if gain["delta"] > 0 else "▼"
 
 
 def f1(result: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
@@ -211,56 +243,118 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]
 
 def scores(sweep: Sweep) -> Section:
     """The table in the paper's form."""
-    columns = [*sweep.classes, *MEANS]
+    about = (
+        "F1 on the real test set. The interval tells how far other test images and other seeds would move a figure. "
+        "FID and KID compare synthetic with real training images in the features of the study's own classifier, "
+        "averaged over classes: less is closer."
+    )
+    names = [*sweep.classes, *MEANS]
     table = []
-    for name, result in zip(sweep.rows, sweep.results, strict=True):
-        cells: list[Cell | str] = [Cell(name, detail=f"{len(result['seeds'])} seeds")]
-        for column in columns:
-            figure = f1(result, column)
-            interval = figure and figure["mean"] is not None and spread_interval(figure)
-            detail = f"[{100 * max(0, interval[0]):.1f}, {100 * min(1, interval[1]):.1f}]" if interval else ""
-            mean = None if figure is None else figure["mean"]
-            cells.append(Cell(percent(figure).replace("±", " ± "), mean, detail) if mean is not None else "")
+    for row, result, compared in zip(sweep.rows, sweep.results, sweep.compared, strict=True):
+        line: list[Cell | str] = [Cell(row, detail=f"{len(result['seeds'])} seeds")]
+        for name in names:
+            figure, interval, gain = f1(result, name), (compared["scores"] or {}).get(name), gain_of(compared, name)
+            text = percent(figure).replace("±", " ± ")
+            detail = f"[{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]" if interval else ""
+            meaning = f"p = {gain['p_holm']:.2g} against {_baseline(sweep, compared)}" if gain else ""
+            line.append(Cell(text, figure["mean"] if figure else None, detail, mark(gain), meaning))
         for measure, digits in zip(DISTANCES, (2, 4), strict=True):
             value = distance(result, measure)
-            cells.append("" if value is None else Cell(f"{value:.{digits}f}", value))
-        table.append(cells)
+            line.append("" if value is None else Cell(f"{value:.{digits}f}", value))
+        table.append(line)
     headings = [*(sweep.title(name) for name in sweep.classes), *MEANS.values(), "FID", "KID"]
-    caption = "F1 in %, mean ± sd over classifier seeds, and the 95 % interval of that mean; * minor classes"
-    return Section(
-        "results",
-        "Results",
-        "F1 on the real test set. FID and KID compare synthetic with real training images in the features of the "
-        "study's own classifier, averaged over classes: less is closer. The interval tells how far other seeds would "
-        "move a figure, not what other test images would.",
-        [Table(caption, ["method", *headings], table)],
-    )
+    caption = "F1 in %, mean ± sd over classifier seeds, and its 95 % interval; * minor classes; ▲ ▼ significant"
+    leaks = dict.fromkeys(result["protocol"]["leaks"] for result in sweep.results if result["protocol"]["leaks"])
+    return Section("results", "Results", about, [*map(Note, leaks), Table(caption, ["method", *headings], table)])
+
+
+def _baseline(sweep: Sweep, compared: Mapping[str, Any]) -> str:
+    return next(row for row, job in zip(sweep.rows, sweep.jobs, strict=True) if job.folder.name == compared["baseline"])
 
 
 def f1_plot(sweep: Sweep) -> Section:
     """F1 of each class and method."""
-    titles = {name: sweep.title(name) for name in sweep.classes} | MEANS
-    panels = {title: [estimate(f1(result, name)) for result in sweep.results] for name, title in titles.items()}
-    drawn = plots.estimates(panels, sweep.rows, "F1 in % (accuracy: %)")
-    caption = "A mark is the mean, a tick one seed, a line the 95 % interval of the mean over seeds."
+    panels = {
+        title: [
+            estimate(f1(result, name), (compared["scores"] or {}).get(name))
+            for result, compared in zip(sweep.results, sweep.compared, strict=True)
+        ]
+        for name, title in sweep.titles.items()
+    }
+    drawn = plots.estimates(panels, sweep.rows, "%")
+    caption = "A mark is the mean, a tick one seed, a line the 95 % interval over test images and seeds."
     return Section(
         "f1", "F1 by class", "", [Plot("f1", drawn, "F1 of each class and method, as in the table", caption)]
     )
 
 
+def gains(sweep: Sweep) -> Section:
+    """Whether a gain over the baseline is real, and what would settle it."""
+    found = sweep.significance
+    about = (
+        "Points of F1 (and of accuracy) over the baseline on the same test images. ▲ ▼: significant, for classes after "
+        f"Holm's correction. Small: the {100 * (1 - found['level']):.0f} % interval over images and seeds, and the "
+        f"smallest gain that this test set and these seeds show with a chance of {100 * found['power']:.0f} %."
+    )
+    notes = [Note(line) for line in found["open"]]
+    reasons: dict[str, list[str]] = {}
+    for row, compared in zip(sweep.rows, sweep.compared, strict=True):
+        if compared["note"]:
+            reasons.setdefault(compared["note"], []).append(row)
+    notes += [Note(f"{', '.join(rows)}: {reason}") for reason, rows in reasons.items()]
+    against = [index for index, compared in enumerate(sweep.compared) if compared["gains"]]
+    if not against:
+        return Section("gains", "Gains", about, [Note("No row has a baseline: evaluate.baseline=…"), *notes])
+    table = []
+    for index in against:
+        compared = sweep.compared[index]
+        p = (compared["gains"]["mcnemar"] or {}).get("p")
+        line: list[Cell | str] = [Cell(sweep.rows[index], detail=f"over {_baseline(sweep, compared)}")]
+        line += [_gain_cell(gain_of(compared, name)) for name in sweep.titles]
+        table.append([*line, "" if p is None else Cell(f"{p:.3f}", p)])
+    panels = {
+        title: [_gain_estimate(gain_of(sweep.compared[index], name)) for index in against]
+        for name, title in sweep.titles.items()
+    }
+    drawn = plots.estimates(panels, [sweep.rows[index] for index in against], "points over the baseline", zero=True)
+    columns = ["method", *sweep.titles.values(), "McNemar's p"]
+    return Section(
+        "gains",
+        "Gains",
+        about,
+        [
+            Plot("gains", drawn, "Gain of each method over the baseline, by class, as in the table below"),
+            Table("Gain over the baseline in points, its interval, and the smallest gain to be seen", columns, table),
+            *notes,
+        ],
+    )
+
+
+def _gain_cell(gain: Mapping[str, Any] | None) -> Cell | str:
+    if gain is None:
+        return ""
+    detail = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+    if gain["detectable"] is not None:  # something varied
+        detail += f" ≥ {100 * gain['detectable']:.1f}"
+    return Cell(f"{100 * gain['delta']:+.1f}", gain["delta"], detail, mark(gain), f"p = {gain['p_holm']:.2g}")
+
+
+def _gain_estimate(gain: Mapping[str, Any] | None) -> Estimate | None:
+    return None if gain is None else Estimate(100 * gain["delta"], 100 * gain["low"], 100 * gain["high"])
+
+
 def confusions(sweep: Sweep) -> Section:
     """Who is taken for whom."""
-    about = "Each row: of all images of a class, how many percent are called what; summed over the seeds."
-    drawn: list[Picture | Plot] = []
-    for index, (name, result) in enumerate(zip(sweep.rows, sweep.results, strict=True)):
-        counts = np.zeros((len(result["classes"]),) * 2, dtype=int)
-        for folder in sweep.seeds(result):
-            with safe_open(folder / "logits.safetensors", framework="numpy") as file:
-                np.add.at(counts, (file.get_tensor("labels"), file.get_tensor("logits").argmax(axis=-1)), 1)
-        if counts.any():
-            figure = plots.confusion(counts, result["classes"], name)
-            drawn.append(Plot(f"confusion_{index}", figure, f"Confusion matrix of {name}"))
-    return Section("confusion", "Confusion", about, [Gallery("", drawn)] if drawn else [sweep.absent])
+    about = "Of all images of a class (a line), how many percent are called what; over all seeds."
+    drawn = [
+        Plot(
+            f"confusion_{index}",
+            plots.confusion(np.sum(result["classifier"]["confusion"]["values"], axis=0), result["classes"], name),
+            f"Confusion matrix of {name}",
+        )
+        for index, (name, result) in enumerate(zip(sweep.rows, sweep.results, strict=True))
+    ]
+    return Section("confusion", "Confusion", about, [Gallery("", drawn)])
 
 
 def fidelity(sweep: Sweep) -> Section:
@@ -313,9 +407,9 @@ def decoupling(sweep: Sweep) -> Section:
             found = rank_correlation(x, y)
             cells.append("" if found is None else _correlation(found))
             if own is None:
-                rho = "" if found is None else f", rank correlation {found[0]:+.2f}"
+                rho = "" if found is None else f"\nrank correlation {found[0]:+.2f}"
                 panels[f"{measure.upper()} and {title}{rho}"] = x, y
-                axes.append(f"{measure.upper()}, mean over classes")
+                axes.append(f"{measure.upper()}, class mean")
         table.append(cells)
     few = [Note(f"{len(chosen)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote.")]
     caption = "Spearman's rank correlation of F1 with the distance of the same class, or with the mean distance"
@@ -378,7 +472,7 @@ def learning(sweep: Sweep) -> Section:
     panels: dict[str, dict[str, list[np.ndarray]]] = {}
     for name, job in zip(sweep.rows, sweep.jobs, strict=True):
         for file in sorted(job.folder.glob("lightning_logs/*/metrics.csv")):
-            for column, curve in results.curves(file).items():
+            for column, curve in cells.curves(file).items():
                 stage, _, metric = column.partition("/")
                 if metric and not metric.startswith("lr"):
                     title = f"{'classifiers' if re.fullmatch(r'seed_.*', stage) else stage}: {metric.replace('_', ' ')}"
@@ -450,7 +544,7 @@ def samples(sweep: Sweep) -> Section:
         folder = sweep.artifact(made)
         if folder is not None and made not in seen:
             seen.add(made)
-            for a_class in results.read_set(folder, SHOWN):
+            for a_class in cells.read_set(folder, SHOWN):
                 strips[a_class.name][name] = np.stack(a_class.images)
     pieces: list[Piece] = [
         Gallery(
@@ -509,9 +603,8 @@ def _left(folder: Path, pattern: str, name: str, what: str) -> Gallery | None:
 def settings(sweep: Sweep) -> Section:
     """Settings that are not the same in every row."""
     flat = [_flat(job.folder / ".hydra/config.yaml") for job in sweep.jobs]
-    keys = [
-        key for key in dict.fromkeys(key for one in flat for key in one) if len({str(one.get(key)) for one in flat}) > 1
-    ]
+    known = dict.fromkeys(key for one in flat for key in one if key != "method.name")  # the rows have that name
+    keys = [key for key in known if len({str(one.get(key)) for one in flat}) > 1]
     about = "Every setting that is not the same in all rows, whatever it follows from."
     if not keys:
         return Section("settings", "Settings that differ", about, [Note("All rows have the same settings.")])
@@ -611,6 +704,7 @@ def remake(job: Job) -> str:
 SECTIONS: tuple[Callable[[Sweep], Section], ...] = (
     scores,
     f1_plot,
+    gains,
     confusions,
     fidelity,
     decoupling,
@@ -647,7 +741,11 @@ def write(folder: Path, store: Path) -> list[Path]:
     for plot in _plots(piece for part in parts for piece in part.pieces):
         plot.save(folder / PLOTS)
     files = [folder / REPORT, folder / "results.csv", folder / "results.tex"]
-    results.write_csv(results.table(sweep.jobs), files[1])
+    rows = [
+        {"method": result["method"], "overrides": job.overrides} | cells.row(result) | columns(compared)
+        for job, result, compared in zip(sweep.jobs, sweep.results, sweep.compared, strict=True)
+    ]
+    cells.write_csv(rows, files[1])
     pages.write(latex(sweep), files[2])
     pages.write(pages.render("report.html", **_head(sweep), parts=parts), files[0])
     return files
@@ -669,8 +767,9 @@ def _head(sweep: Sweep) -> dict[str, Any]:
     failed = f" {len(sweep.failed)} jobs failed and are not shown." if sweep.failed else ""
     return {
         "title": f"What synthetic images are worth on {named('data')}",
-        "lead": f"Classifiers on real and added images, scored on real test images. {sweep.folder.name}.{failed}",
+        "lead": f"Classifiers on real and added images, scored on real test images.{failed}",
         "known": {
+            "sweep": sweep.folder.name,
             "rows": len(sweep.jobs),
             "classifier seeds": ", ".join(map(str, seeds)),
             "base": named("base"),

@@ -3,8 +3,9 @@
 Torch-free, as the process that starts the jobs is.
 """
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from omegaconf import DictConfig
 from sarsynth import pictures
 from sarsynth.console import console
 from sarsynth.runs import report
-from sarsynth.runs.results import Cell, ClassImages, cells, read_set
-from sarsynth.runs.tables import results_table
+from sarsynth.runs.cells import Cell, ClassImages, cells, read_set
+from sarsynth.runs.comparison import SIGNIFICANCE
+from sarsynth.runs.tables import gains_table, results_table
 
 SEEDS = 4  # images of a class and job in a class's own picture
 SAMPLES = 3  # and in the picture of all classes
@@ -30,9 +32,11 @@ class Summary(Callback):
         found = cells(folder)
         scored = [(cell, cell.result) for cell in found if cell.result and "classifier" in cell.result]
         if scored:
+            files = report.write(folder, Path(config.paths.store))
             console.rule("[bold]results", align="left")
             console.print(results_table([result for _, result in scored], [cell.overrides for cell, _ in scored]))
-            for file in report.write(folder, Path(config.paths.store)):
+            show_gains(json.loads((folder / SIGNIFICANCE).read_text(encoding="utf-8")))
+            for file in files:
                 console.print(f"  {file}")
         for file in side_by_side(found, Path(config.paths.store), folder):
             console.print(f"  {file}")
@@ -44,6 +48,15 @@ class Summary(Callback):
             for cell in failed:
                 console.print(f"  {cell.name}: {cell.folder}/ {cell.error}", markup=False)
             sys.exit(1)  # Hydra, which has nothing more to do, would turn an exception into a warning
+
+
+def show_gains(found: Mapping[str, Any]) -> None:
+    """Print what significance.json holds: the table, what would settle open questions, and what could not be told."""
+    if table := gains_table(found):
+        console.print(table)
+    notes = {row["note"]: row["method"] for row in reversed(found["rows"]) if row["note"]}
+    for line in [*found["open"], *(f"{method}: {note}" for note, method in notes.items())]:
+        console.print(f"  {line}", markup=False)
 
 
 def side_by_side(found: Sequence[Cell], store: Path, folder: Path) -> list[Path]:

@@ -42,7 +42,6 @@
     shown = (index + pictures.length) % pictures.length;
     const copy = pictures[shown].querySelector("img, svg").cloneNode(true);
     copy.removeAttribute("style");
-    copy.removeAttribute("loading");
     stage.replaceChildren(copy);
     const name = copy.getAttribute("alt") ?? copy.getAttribute("aria-label");
     document.getElementById("zoom-caption").textContent =
