@@ -98,7 +98,14 @@ def test_contours_for_generation_come_from_training_images_alone(root: Path, rol
 
 
 def test_maps_of_held_out_contours_are_refused(root: Path, said) -> None:
-    made = study(root, "contours=real", f"contours.root={root}/maps", "contours.thresholds=[20,40]", script="generate")
+    made = study(
+        root,
+        "contours=real",
+        f"contours.root={root}/maps",
+        "contours.thresholds=[20,40]",
+        "contours.blur=0",
+        script="generate",
+    )
     for split in ["train", "test"]:
         pixels = np.asarray(Image.open(root / f"sar/{split}/cargo/0.png"))[..., None]
         chosen = made.settings.contours
@@ -115,6 +122,7 @@ def test_maps_of_held_out_contours_are_refused(root: Path, said) -> None:
         "contours=real",
         f"contours.root={root}/maps",
         "contours.thresholds=[20,40]",
+        "contours.blur=0",
         "data.allow_leak=true",
         script="generate",
     )
