@@ -275,7 +275,7 @@ def test_a_killed_dialogue_goes_on(server: SimpleNamespace, model, tmp_path: Pat
 
 def test_the_key_is_nowhere(server: SimpleNamespace, model, tmp_path: Path, caplog):
     caplog.set_level("DEBUG")
-    server.moods = [lambda request: completion(f"your key is {KEY}")]
+    server.moods = [lambda request: completion(json.dumps({"components": [f"key {KEY}"], "factors": ["b"]}))]
     model().describe(subjects(1), lambda line: None)
     texts = [file.read_text() for file in tmp_path.rglob("*") if file.is_file()]
     assert texts

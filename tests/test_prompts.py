@@ -146,6 +146,7 @@ def test_gaps_between_boxes():
     assert gap(left, Instance((13, 0, 20, 10))) == pytest.approx(3)
     assert gap(left, Instance((13, 14, 20, 20))) == pytest.approx(5), "corner to corner"
     assert gap(left, Instance((5, 5, 20, 20))) == gap(left, Instance((2, 2, 4, 4))) == 0
+    assert gap(Instance((0, 4, 10, 6)), Instance((4, 0, 6, 10))) == 0, "crosswise: no corner lies in the other"
     side = turned(50, 50, 40, 10, 45), turned(50 + 8 * math.sqrt(2), 50 + 8 * math.sqrt(2), 40, 10, 45)
     assert gap(*side) == gap(*side[::-1]) == pytest.approx(6, abs=1e-3), "16 px apart, 10 px wide"
     assert gap(Instance(side[0].box), Instance(side[1].box)) == 0, "which upright boxes do not show"
@@ -311,6 +312,8 @@ def test_what_is_cut_off_is_told_and_kept(study, nano: Base, capsys):
         assert row["text"].endswith(row["cut"])
         assert row["cut"].split()[-1] == "hopper"
         kept = row["text"].removesuffix(row["cut"])
+        tokens = [len(nano.tokenizer(text).input_ids) for text in (kept, kept + row["cut"].split()[0])]
+        assert tokens[0] <= 40 < tokens[1]
         assert "".join(seen.split()).startswith("".join(kept.lower().split()).rstrip(","))
     other = study(long.replace("hopper", "hoppers"))
     other.__dict__["base"] = nano
