@@ -368,6 +368,29 @@ def test_plora_mixes_by_bias_scores(study: SimpleNamespace):
         assert got == pytest.approx(weights[row["label"]])
 
 
+def test_cheap_rivals_say_what_they_learn_from(study: SimpleNamespace, command: Command, copied: Path, tmp_path: Path):
+    """At the steps of every other row, and those that add images with as many; none generates any."""
+    rivals = ("weighted", "focal", "balanced", "augmented", "copy_paste", "oversampled")
+    run = command("evaluate", "-m", f"method={','.join(rivals)}", *TINY, "seeds=[0]")
+    assert run.code == 0, run.err
+    results = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("logs/sweeps/evaluate/*/*/result.json"))]
+    assert tuple(content["method"] for content in results) == rivals
+    pictures = {file.parent.name for file in tmp_path.glob("logs/sweeps/evaluate/*/*/real_vs_added.png")}
+    assert pictures == {str(rivals.index(name)) for name in ("augmented", "copy_paste")}
+    doubled = {name: size if name in ("fishing", "tanker", "dredger") else 0 for name, size in COUNTS.items()}
+    for content in results:
+        learning, ours = content["learning"], content["method"] in ("augmented", "copy_paste", "oversampled")
+        assert learning["steps"] == study.results["resample"]["learning"]["steps"] == 3
+        assert content["added"] == (doubled if ours else dict.fromkeys(COUNTS, 0))
+        assert learning["samples"] == {name: size + content["added"][name] for name, size in COUNTS.items()}
+        assert learning["sampling"] == ("balanced" if content["method"] == "balanced" else "uniform")
+        assert learning["loss"]["gamma"] == (2.0 if content["method"] == "focal" else 0.0)
+        assert (learning["steps_of_last_layer_alone"] > 0) == (content["method"] == "oversampled")
+        weights = learning["loss"]["class_weights"]
+        assert weights["dredger"] == pytest.approx(36 / 5 / 3 if content["method"] == "weighted" else 1)
+        assert content["fidelity"]["per_class"] == {}
+
+
 # --- Once -------------------------------------------------------------------------------------------------------------
 
 
