@@ -185,7 +185,7 @@ class Method(Section):
     """One row of the results table, in the answers it is made of.
 
     `start` is what a whole U-Net is tuned from; `rank` is that of all the method's SAR adapters together.
-    `seed_offset` is added to the seeds of its classifiers; rows without it have 0.
+    `seed_offset` is added to the seeds of its classifiers;
     """
 
     name: Text
@@ -198,7 +198,7 @@ class Method(Section):
     partition: Literal["whole", "classes", "prototypes"] | None
     rank: Count | None
     mixing: Literal["own", "uniform", "bias"] | None
-    seed_offset: Whole = 0
+    seed_offset: Whole
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
