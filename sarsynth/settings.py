@@ -185,7 +185,7 @@ class Method(Section):
     """One row of the results table, in the answers it is made of.
 
     `start` is what a whole U-Net is tuned from; `rank` is that of all the method's SAR adapters together.
-    `seed_offset` is added to the seeds of its classifiers;
+    `seed_offset` is added to the seeds of its classifiers.
     """
 
     name: Text
