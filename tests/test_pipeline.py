@@ -321,7 +321,11 @@ def test_a_card_says_what_an_artifact_is(study: SimpleNamespace):
     for file in study.store.glob("*/*/card.json"):
         card = json.loads(file.read_text())
         keys = {"kind", "label", "fingerprint", "settings", "inputs", "sarsynth", "git", "device", "seconds"}
-        assert set(card) == keys | {"peak_memory_bytes", "created"}
+        assert set(card) == keys | {"samples", "peak_memory_bytes", "created"}
+        seen = {one["split"] for one in card["samples"].values()}
+        if card["kind"] in ("classifier", "adapter", "partition"):
+            assert seen == {"train"}
+        assert ("test" in card["inputs"]) <= ("test" in seen)
         assert file.parent.name == f"{card['label']}-{card['fingerprint']}"
         text = json.dumps(card["settings"])
         assert str(study.folder) not in text, "no paths"
@@ -612,7 +616,7 @@ def break_list(root: Path) -> None:
         (None, ["ors.root=nowhere"], ["ors.root=nowhere: no such folder"]),
         (None, ["data.train=trian"], [r"data\.train=trian: no such folder or list file", "there: test/, train/"]),
         (break_class, [], ["sar/train/dredger: class folder of train without images", "fill it or remove it"]),
-        (break_image, [], ["sar/train/tanker/1.png: cannot be read as an image", "repair or remove it"]),
+        (break_image, [], [r"data.max_bad=0.01: 1 of \d+ .*tanker/1.png: cannot be read as an image", "raise it"]),
         (break_mode, [], ["sar/train/tanker/0.tif: image mode CMYK", "convert it to 8-bit grey"]),
         (break_colour, [], ["sar/train/tanker/0.png: a colour image", "channels=3"]),
         (break_list, ["data.train=list.txt"], [r"sar/list.txt, line 2: no file train/cargo/77\.png"]),

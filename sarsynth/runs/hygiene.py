@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sarsynth.runs.study import Role, Study
 
 PAIRS = "near.json"
+STAGES: dict["Role", str] = {"sar": "data", "ors": "data", "regular": "controlnet"}  # that look at a set
 SHOWN = 5  # names on the screen; files have them all
 
 
@@ -50,7 +51,7 @@ def scanned(study: "Study", role: "Role") -> Artifact:
         {"source": study.contents[role], "paths": [record.path for record in records]},
         {},
         build,
-        command=study.command("train.py", "stage=data"),
+        command=study.command("train.py", f"stage={STAGES[role]}"),
     )
 
 
@@ -67,7 +68,7 @@ def paired(study: "Study", role: "Role") -> Artifact:
         {"bits": bits},
         {"scan": looked},
         build,
-        command=study.command("train.py", "stage=data"),
+        command=study.command("train.py", f"stage={STAGES[role]}"),
     )
 
 
