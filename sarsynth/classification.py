@@ -201,7 +201,7 @@ class Classifier(LightningModule):
         return (images - self.mean) / self.std
 
     def on_train_batch_start(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        """Tie the network's own randomness, such as dropout, to the step."""
+        """Tie the network's own randomness, such as dropout, to the step; give the last layer what it learns from."""
         torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 0))
         if self.describe and self.described is None and self.global_step >= self.recipe.whole_steps:
             self.described = self.describe().to(self.device)

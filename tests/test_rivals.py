@@ -274,7 +274,7 @@ def test_targets_of_the_simulated_world_go_onto_each_others_clutter():
     assert all(target != other for target, other in zip(targets, others, strict=True))
     assert torch.equal(COPIES["pasted"](study, real, {"cargo": 0, "tanker": 6}).images, made.images)
     flat = replace(real, images=torch.full_like(real.images, 9))
-    with pytest.raises(UserError, match="method=copy_paste: no target of class tanker stands out from its clutter"):
+    with pytest.raises(UserError, match="copy-paste: no target of class tanker stands out from its clutter"):
         COPIES["pasted"](study, flat, {"cargo": 0, "tanker": 6})
 
 

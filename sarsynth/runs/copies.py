@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sarsynth import pasting
 from sarsynth.classification import Augmentation, augment
+from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages, step_seed
 from sarsynth.errors import UserError
 
@@ -63,9 +64,11 @@ def pasted_images(study: "Study", real: LabelledImages, sizes: Mapping[str, int]
         }
         if sizes[name] and not masks:
             raise UserError(
-                f"method={study.settings.method.name}: no target of class {name} stands out from its clutter; "
+                f"copy-paste: no target of class {name} stands out from its clutter; "
                 "choose method=resample, or leave the class out of augment.plan"
             )
+        if len(masks) < len(members):
+            console.print(f"copy-paste: of {name}, {len(masks)} of {len(members)} targets stand out from their clutter")
         for row in _in_rounds(np.array(list(masks)), sizes[name], rng):
             other, clutter = _clutter(real, row, rng)
             images.append(torch.from_numpy(pasting.paste(real.images[row].numpy(), masks[row], clutter)))
@@ -94,4 +97,4 @@ def _clutter(real: LabelledImages, row: int, rng: np.random.Generator) -> tuple[
     for other in others:
         if other != row and (clutter := pasting.clutter(real.images[other].numpy())) is not None:
             return other, clutter
-    raise UserError("method=copy_paste: no training image has clutter of its own; choose method=resample")
+    raise UserError("copy-paste: no training image has clutter of its own; choose method=resample")

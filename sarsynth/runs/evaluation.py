@@ -336,19 +336,18 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 def draw(study: Study, folder: Path) -> list[Path]:
     """Put a method's pictures beside its result: real | added images; of a stack strips and prototypes."""
     adds, name = study.settings.method.adds, study.settings.method.name
+    if adds not in ("synthetic", "augmented", "pasted"):
+        return []
     real = study.labelled("train")
-    if adds in ("augmented", "pasted"):
+    if adds != "synthetic":
         copies = COPIES[adds](study, real, study.plan)
-        grid = pictures.real_vs_synthetic_grid(
-            *(real.images, real.labels, copies.images, copies.labels, study.classes),
-            title=f"{name}: real and added", heading=adds,
-        )  # fmt: skip
+        shown = (real.images, real.labels, copies.images, copies.labels)
+        title = f"{name}: real and added"
+        grid = pictures.real_vs_synthetic_grid(*shown, study.classes, title=title, heading=adds)
         grid.save(folder / "real_vs_added.png")
         return [folder / "real_vs_added.png"]
-    if adds != "synthetic":
-        return []
-    shown = {class_name: min(pictures.COLUMNS, size) for class_name, size in study.synthetic_sizes.items()}
-    made = synthetic_images(study, shown)
+    sizes = {class_name: min(pictures.COLUMNS, size) for class_name, size in study.synthetic_sizes.items()}
+    made = synthetic_images(study, sizes)
     grid = pictures.real_vs_synthetic_grid(
         real.images, real.labels, made.images, made.labels, study.classes, title=f"{name}: real and synthetic"
     )
