@@ -442,8 +442,8 @@ def realism(sweep: Sweep) -> Section:
         low, high = (100 * end for end in probe["interval"])
         pieces.append(
             Note(
-                f"Clutter alone: {100 * probe['masked_accuracy']:.1f} % [{low:.1f}, {high:.1f}] (with targets "
-                f"{100 * probe['accuracy']:.1f} %, chance {100 * probe['chance']:.1f} %). This is the {probe['meaning']}."
+                f"Clutter alone: {100 * probe['masked_accuracy']:.1f} % [{low:.1f}, {high:.1f}], with targets "
+                f"{100 * probe['accuracy']:.1f} %, chance {100 * probe['chance']:.1f} %: {probe['meaning']}."
             )
         )
     return Section("realism", "Radar realism", about, pieces)
@@ -456,8 +456,8 @@ def _figure(value: float | None) -> Cell | str:
 def memorisation(sweep: Sweep) -> Section:
     """Whether synthetic images are copies, and how varied they are; what a filter dropped."""
     about = (
-        "Nearest real training image of each synthetic one. A near-copy is nearer than all but a few real images are to "
-        "each other. Diversity is the mean distance of two images of a class in features."
+        "Nearest real training image of each synthetic one. A near-copy is nearer than all but a few real images are "
+        "to each other. Diversity is the mean distance of two images of a class in features."
     )
     table, pairs, dropped = [], [], []
     for row, result in zip(sweep.rows, sweep.results, strict=True):
