@@ -431,6 +431,26 @@ class Classifier(Section):
         return self
 
 
+class Fid(Section):
+    """What the extractor of fidelity is shown: `normalised` images, as in its training, or the `release`'s input."""
+
+    preprocess: Literal["normalised", "release"]
+
+
+class Filter(Section):
+    """Which synthetic images may join: the name of a rule, and its class with its arguments."""
+
+    name: Text
+    rule: Component
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_off_rule(cls, keys: Any) -> Any:
+        if not isinstance(keys, Mapping):
+            return keys
+        return {"name": keys.get("name"), "rule": {k: keys[k] for k in keys if k != "name"}}
+
+
 class Preview(Section):
     """Pictures of what an adapter in training makes, of the first few captions; `every` so many optimiser steps."""
 
@@ -478,6 +498,8 @@ class Settings(Section):
     sampler: Component
     classifier: Classifier
     evaluate: Evaluate
+    fid: Fid
+    filter: Filter | None
     trainer: Component
     logger: Component | None
     preview: Preview | None = None  # of loggers that show pictures
@@ -566,6 +588,8 @@ def _slots(settings: Settings) -> Iterator[_Slot]:
     if settings.prompt.describer:
         yield _Slot("prompt", settings.prompt.describer, siblings=tuple(set(Prompt.model_fields) - {"describer"}))
     yield _Slot("sampler", settings.sampler)
+    if settings.filter:
+        yield _Slot("filter", settings.filter.rule, siblings=("name",))
     yield _Slot("trainer", settings.trainer, ours=TRAINER_OURS)
     if settings.logger:
         yield _Slot(

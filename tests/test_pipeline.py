@@ -167,17 +167,60 @@ def test_fidelity_is_of_synthetic_methods(study: SimpleNamespace):
         figures = content["fidelity"]["per_class"]
         assert list(figures) == ([] if method in ("none", "resample") else list(CLASSES))
         for name, one in figures.items():
-            assert set(one) == {"fid", "kid", "n_real", "n_synthetic"}
-            assert one["fid"] >= 0
+            assert set(one) >= {"fid", "kid", "n_real", "n_synthetic", "precision", "coverage", "intervals"}
+            assert one["fid"] >= 0 and not one["fid_reliable"], "three images, 256 features"
             # As many as asked for, or as doubling the class needs.
             wanted = max(3, COUNTS[name] if name in content["minor"] else 0)
             assert (one["n_real"], one["n_synthetic"]) == (COUNTS[name], wanted)
 
 
+def test_quality_is_of_synthetic_methods(study: SimpleNamespace):
+    for method, content in study.results.items():
+        if method in ("none", "resample"):
+            assert (content["realism"], content["memorisation"], content["filter"]) == (None, None, None)
+            continue
+        sizes = {name: max(3, COUNTS[name] if name in content["minor"] else 0) for name in CLASSES}
+        assert content["fidelity"]["width"] == 256
+        assert content["realism"]["n"]["synthetic"] == sum(min(sizes[name], COUNTS[name]) for name in CLASSES)
+        assert content["realism"]["shortcut"] is None or content["realism"]["shortcut"]["n"] == 20
+        assert content["memorisation"]["n"] == {"real": sum(COUNTS.values()), "synthetic": sum(sizes.values())}
+        for pair in content["memorisation"]["pairs"]:
+            assert (artifact(study.store, "synthetic", method) / pair["synthetic"]).is_file()
+        for name, one in content["filter"]["per_class"].items():
+            planned = COUNTS[name] if name in content["minor"] else 0
+            assert one == {"made": sizes[name], "kept": sizes[name], "planned": planned, "joined": planned}
+
+
+def test_a_filter_drops_images_gives_reasons_and_leaves_the_set_alone(
+    study: SimpleNamespace, command: Command, copied: Path
+):
+    """What joins are the next images that are kept; `filter=none` has its results as before."""
+    before = set(cards(copied))
+    run = command("evaluate", "method=lora", *TINY, "seeds=[0]", "filter=density", "fid.preprocess=release")
+    assert run.code == 0, run.err
+    new = {name.split("/")[1].rpartition("-")[0] for name in set(cards(copied)) - before}
+    assert new == {
+        *("lora-filter-density", "lora-seed-0", "lora-fidelity", "lora-realism", "lora-memorisation"),
+        *("lora-features", "sim-features"),  # of the release's input
+    }
+    reasons = artifact(copied, "cache", "lora-filter-density") / "filter.jsonl"
+    rows = [json.loads(line) for line in reasons.read_text().splitlines()]
+    assert all((row["reason"] is None) == row["kept"] for row in rows)
+    (file,) = copied.parent.rglob("runs/**/result.json")
+    content = json.loads(file.read_text())
+    for name, one in content["filter"]["per_class"].items():
+        ours = [row for row in rows if row["class_name"] == name]
+        assert (len(ours), sum(row["kept"] for row in ours)) == (one["made"], one["kept"])
+        assert one["joined"] == min(one["planned"], one["kept"])
+    assert content["fidelity"]["preprocess"] == "release"
+    assert "filter" in content["inputs"]
+
+
 def test_what_a_result_rests_on_is_in_the_store(study: SimpleNamespace):
     known = {path.parent.name.rpartition("-")[2] for path in study.store.glob("*/*/card.json")}
     for method, content in study.results.items():
-        roles = {"seed_0", "seed_1"} | (set() if method in ("none", "resample") else {"synthetic", "fidelity"})
+        measured = {"synthetic", "fidelity", "realism", "shortcut", "memorisation"}
+        roles = {"seed_0", "seed_1"} | (set() if method in ("none", "resample") else measured)
         assert set(content["inputs"]) == roles
         assert set(content["inputs"].values()) <= known
 
@@ -188,7 +231,8 @@ def test_the_sweep_ends_in_a_table_and_the_places_of_the_pictures(study: SimpleN
     for row, content in zip(rows, study.results.values(), strict=True):
         means = [value for key, value in row.items() if "macro_f1" in key and "std" not in key]
         assert float(means[0]) == pytest.approx(content["classifier"]["macro_f1"]["mean"])
-        assert (row["fid"] == "") == (content["method"] in ("none", "resample"))
+        assert (row["kid"] == "") == (content["method"] in ("none", "resample"))
+        assert row["fid"] == "", "no bare FID of fewer images than features"
     table = study.run.stdout[study.run.stdout.rindex("results") :]
     assert "± " in study.run.stdout
     for method, content in study.results.items():
@@ -198,6 +242,7 @@ def test_the_sweep_ends_in_a_table_and_the_places_of_the_pictures(study: SimpleN
             continue
         assert pictures == {
             "real_vs_synthetic.png",
+            "nearest_neighbours.png",
             *(f"strip_{name}.png" for name in CLASSES if method in STACKS),
             *(["prototypes.png"] if method.startswith("plora") else []),
         }
@@ -422,7 +467,8 @@ def test_what_changes_content_makes_that_and_what_rests_on_it(study: SimpleNames
     again = command("evaluate", "method=2lora", *TINY, "generate.guidance_scale=2", "seeds=[0]")
     assert again.code == 0, again.err
     new = sorted(name.split("/")[1].rpartition("-")[0] for name in set(cards(copied)) - before)
-    assert new == ["2lora", "2lora-fidelity", "2lora-seed-0", "2lora-strips"], "no training but the last classifier"
+    measured = ["2lora-features", "2lora-fidelity", "2lora-memorisation", "2lora-realism"]
+    assert new == ["2lora", *measured, "2lora-seed-0", "2lora-strips"], "no training but the last classifier"
 
 
 def test_images_do_not_depend_on_interruption_or_batch(study: SimpleNamespace, command: Command, copied: Path):

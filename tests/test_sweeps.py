@@ -270,7 +270,7 @@ def scripted(monkeypatch) -> None:
                 "per_class": {"cargo": {"f1": figure}},
                 **dict.fromkeys(("macro_f1", "minor_f1", "accuracy"), figure),
             },
-            "fidelity": {"per_class": {}},
+            "fidelity": {"preprocess": "normalised", "width": None, "pooled": None, "per_class": {}},
             "inputs": {"seed_0": "gone"},
         }
         (folder / RESULT).write_text(json.dumps(content))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sarsynth.errors import ERROR_FILE, UserError
 from sarsynth.runs.results import RESULT, read_result
-from sarsynth.runs.tables import mean_fid
+from sarsynth.runs.tables import reliable_fid
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,12 @@ def row(result: Mapping[str, Any]) -> dict[str, Any]:
     flat["seeds"] = len(result["seeds"])
     for name, figure in figures.items():
         flat |= {name: figure["mean"], f"{name}_std": figure["std"]}
-    fidelity = result["fidelity"]["per_class"]
-    flat |= {f"fid_{name}": (fidelity.get(name) or {}).get("fid") for name in result["classes"]}
-    return flat | {"fid": mean_fid(result)}
+    fidelity = result["fidelity"]
+    flat["fid_preprocess"] = fidelity["preprocess"]
+    by_class = {f"_{name}": fidelity["per_class"].get(name) for name in result["classes"]}
+    for suffix, one in (by_class | {"": fidelity["pooled"]}).items():
+        flat |= {f"kid{suffix}": one and one["kid"], f"fid{suffix}": one and reliable_fid(one)}
+    return flat
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:

@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from sarsynth.console import console
 from sarsynth.runs.cells import row
-from sarsynth.runs.evaluation import FIGURES, draw, result
+from sarsynth.runs.evaluation import FIGURES, draw, draw_quality, result
 from sarsynth.runs.results import RESULT
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
@@ -25,7 +25,7 @@ def run(settings: Settings, folder: Path) -> None:
     with session(settings, folder) as study:
         figures = result(study)
         (folder / RESULT).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for file in draw(study, folder):
+        for file in [*draw(study, folder), *draw_quality(study, folder)]:
             study.tracker.picture(file.stem, file)
             console.print(f"  {file}")
         show(study, figures)

@@ -1,4 +1,4 @@
-"""The end of a study: classifiers on real + added images over seeds, fidelity of the synthetic set, one result."""
+"""The end of a study: classifiers on real + added images over seeds, the quality of the synthetic set, one result."""
 
 import hashlib
 import json
@@ -9,59 +9,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from sarsynth import pictures
 from sarsynth.checkpoints import CHOICES, Checkpoint, Checkpoints
-from sarsynth.classification import (
-    Classifier,
-    ClassifierRecipe,
-    OverSampling,
-    extract_features,
-    fit_classifier,
-    predict,
-    scores,
-)
+from sarsynth.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
-from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError
-from sarsynth.fidelity import ClassFidelity, fidelity
 from sarsynth.losses import Loss, class_weights
 from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
 from sarsynth.runs.copies import COPIES
 from sarsynth.runs.prompts import samples
+from sarsynth.runs.quality import draw_neighbours, quality
 from sarsynth.runs.results import LEAKS, RESULT_VERSION
 from sarsynth.runs.study import Study
+from sarsynth.runs.synthetic import filters, joining, synthetic_images
 from sarsynth.store import Artifact
 
 FIGURES = ("precision", "recall", "f1", "support")
 LARGEST = 5  # classes of a prototype that its picture names
 
 
-def synthetic_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
-    """Read the first images of each class from the method's synthetic set, at the classifier's size."""
-    folder, size = study.synthetic().path, study.settings.classifier.image_size
-    images, labels, names = [], [], []
-    for label, name in enumerate(study.classes):
-        for index in range(sizes[name]):
-            file = folder / "images" / name / f"{index:06d}.png"
-            with Image.open(file) as picture:
-                pixels = np.asarray(picture)
-            pixels = pixels.reshape(*pixels.shape[:2], -1)
-            images.append(torch.from_numpy(resize(pixels, size).copy()).permute(2, 0, 1))
-            labels.append(label)
-            names.append(str(file))
-    channels = study.sources["sar"].channels
-    stacked = torch.stack(images) if images else torch.empty(0, channels, size, size, dtype=torch.uint8)
-    return LabelledImages(stacked, torch.tensor(labels, dtype=torch.int64), names)
-
-
 ADDS = {
     "nothing": lambda study, real, sizes: None,
-    "synthetic": lambda study, real, sizes: synthetic_images(study, sizes),
+    "synthetic": lambda study, real, sizes: joining(study, sizes),
     **COPIES,
 }
 
@@ -128,7 +101,7 @@ def trained(study: Study, seed: int) -> Artifact:
     recipe, method, chosen = recipe_of(study), study.settings.method, study.settings.evaluate
     inputs = {"train": study.images("train"), "test": study.images("test")}
     if method.adds == "synthetic":
-        inputs["synthetic"] = study.synthetic()
+        inputs |= {"synthetic": study.synthetic(), **filters(study)}
     how = protocol(study)
     if how.get("val") == "val":
         inputs["val"] = study.images("val")
@@ -212,38 +185,6 @@ def averaged(figures: Sequence[Any]) -> Any:
     return float(np.mean(figures))
 
 
-def measured(study: Study) -> Artifact:
-    """Compare the synthetic set with the real training images in the study's own feature space: fidelity.json.
-
-    Where images follow the contours of real ones, the first of each class follow one real image each, in their order;
-    then these pairs are compared, as in the paper, and nothing else.
-    """
-    classifier, made, real = study.classifier(), study.synthetic(), study.images("train")
-    paired = "data" in study.settings.contours.sources
-    sizes = study.synthetic_sizes
-    if paired:
-        sizes = {name: min(size, study.counts[name]) for name, size in sizes.items()}
-
-    def build(folder: Path) -> None:
-        extractor = Classifier.load(classifier.path)
-        ours, theirs = study.labelled("train"), synthetic_images(study, sizes)
-        if paired:
-            of_class = [torch.nonzero(ours.labels == label)[:, 0] for label in range(len(study.classes))]
-            ours = ours[torch.cat([rows[: sizes[name]] for rows, name in zip(of_class, study.classes, strict=True)])]
-        features = [extract_features(extractor, images) for images in (ours.images, theirs.images)]
-        figures = fidelity(features[0], ours.labels, features[1], theirs.labels, study.classes)
-        (folder / "fidelity.json").write_text(json.dumps(figures, indent=2) + "\n")
-
-    return study.store.make(
-        "evaluation",
-        f"{study.settings.method.name}-fidelity",
-        {"classes": study.classes, "sizes": sizes, "paired": paired},
-        {"classifier": classifier, "synthetic": made, "images": real},
-        build,
-        command=study.command("evaluate.py", f"method={study.settings.method.name}"),
-    )
-
-
 def about(study: Study) -> dict[str, Any]:
     """Say what a study is of: what `result.json` begins with, whichever script writes it."""
     settings = study.settings
@@ -266,7 +207,7 @@ def result(study: Study) -> dict[str, Any]:
 
     Returns:
         What `result.json` holds (see README): per-class scores as mean, standard deviation and values over the seeds,
-        fidelity per class, and the fingerprints of everything that it rests on.
+        what `quality` says of the synthetic images, and the fingerprints of everything that it rests on.
 
     Raises:
         UserError: A class has no test image.
@@ -281,11 +222,7 @@ def result(study: Study) -> dict[str, Any]:
         artifact = trained(study, seed)
         inputs[f"seed_{seed}"] = artifact.fingerprint
         runs.append(json.loads((artifact.path / "scores.json").read_text()))
-    figures: dict[str, ClassFidelity] = {}
-    if settings.method.adds == "synthetic":
-        made, artifact = study.synthetic(), measured(study)
-        figures = json.loads((artifact.path / "fidelity.json").read_text())
-        inputs |= {"synthetic": made.fingerprint, "fidelity": artifact.fingerprint}
+    measured, rests_on = quality(study)
     return about(study) | {
         "captions": samples(study),
         "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
@@ -305,8 +242,8 @@ def result(study: Study) -> dict[str, Any]:
                 "values": [run["confusion"] for run in runs],
             },
         },
-        "fidelity": {"per_class": figures},
-        "inputs": inputs,
+        **measured,
+        "inputs": inputs | rests_on,
     }
 
 
@@ -346,8 +283,8 @@ def draw(study: Study, folder: Path) -> list[Path]:
         grid = pictures.real_vs_synthetic_grid(*shown, study.classes, title=title, heading=adds)
         grid.save(folder / "real_vs_added.png")
         return [folder / "real_vs_added.png"]
-    sizes = {class_name: min(pictures.COLUMNS, size) for class_name, size in study.synthetic_sizes.items()}
-    made = synthetic_images(study, sizes)
+    first = {class_name: range(min(pictures.COLUMNS, size)) for class_name, size in study.synthetic_sizes.items()}
+    made = synthetic_images(study, first)
     grid = pictures.real_vs_synthetic_grid(
         real.images, real.labels, made.images, made.labels, study.classes, title=f"{name}: real and synthetic"
     )
@@ -361,6 +298,11 @@ def draw(study: Study, folder: Path) -> list[Path]:
     if study.settings.method.partition == "prototypes":
         files.append(draw_prototypes(study, folder))
     return files
+
+
+def draw_quality(study: Study, folder: Path) -> list[Path]:
+    """Put pictures of what was measured of a synthetic method beside its result: nearest neighbours."""
+    return [draw_neighbours(study, folder)] if study.settings.method.adds == "synthetic" else []
 
 
 def draw_prototypes(study: Study, folder: Path) -> Path:

@@ -43,6 +43,9 @@ REPLICATES = 2000  # of a bootstrap over rows
 LEVEL = 0.95
 MEANS = {"minor_f1": "minor*", "macro_f1": "macro", "accuracy": "accuracy"}
 DISTANCES = ("fid", "kid")
+OVERLAPS = ("precision", "recall", "density", "coverage")
+MODELS = ("gamma", "k", "lognormal")  # of clutter
+KEPT = ("made", "kept", "planned", "joined")
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,11 +165,6 @@ class Sweep:
                 waiting += card["inputs"].values()
         return found
 
-    def seeds(self, result: Mapping[str, Any]) -> list[Path]:
-        """Folders of a job's classifiers that the store still has."""
-        known = [self.artifact(result["inputs"].get(f"seed_{seed}")) for seed in result["seeds"]]
-        return [folder for folder in known if folder is not None]
-
     @property
     def absent(self) -> Note:
         """Why something cannot be shown that is only in the store."""
@@ -204,11 +202,11 @@ def f1(result: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 
 
 def distance(result: Mapping[str, Any], measure: str, class_name: str | None = None) -> float | None:
-    """FID or KID of a class, or their mean over the classes that have one; None without."""
-    figures = result["fidelity"]["per_class"]
-    chosen = figures.values() if class_name is None else [figures.get(class_name) or {}]
-    known = [one[measure] for one in chosen if one.get(measure) is not None]
-    return sum(known) / len(known) if known else None
+    """FID or KID of a class, or of all of them together; None without, or of fewer images than features for FID."""
+    fidelity = result["fidelity"]
+    figures = (fidelity["pooled"] if class_name is None else fidelity["per_class"].get(class_name)) or {}
+    unreliable = measure == "fid" and not figures.get("fid_reliable")
+    return None if unreliable else figures.get(measure)
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float] | None:
@@ -245,8 +243,8 @@ def scores(sweep: Sweep) -> Section:
     """The table in the paper's form."""
     about = (
         "F1 on the real test set. The interval tells how far other test images and other seeds would move a figure. "
-        "FID and KID compare synthetic with real training images in the features of the study's own classifier, "
-        "averaged over classes: less is closer."
+        "FID and KID compare synthetic with real training images in the features of the study's own classifier, all "
+        "classes together: less is closer. There is no FID of fewer images than features."
     )
     names = [*sweep.classes, *MEANS]
     table = []
@@ -258,14 +256,21 @@ def scores(sweep: Sweep) -> Section:
             detail = f"[{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]" if interval else ""
             meaning = f"p = {gain['p_holm']:.2g} against {_baseline(sweep, compared)}" if gain else ""
             line.append(Cell(text, figure["mean"] if figure else None, detail, mark(gain), meaning))
-        for measure, digits in zip(DISTANCES, (2, 4), strict=True):
-            value = distance(result, measure)
-            line.append("" if value is None else Cell(f"{value:.{digits}f}", value))
+        line += _distance_cells(result)
         table.append(line)
     headings = [*(sweep.title(name) for name in sweep.classes), *MEANS.values(), "FID", "KID"]
     caption = "F1 in %, mean ± sd over classifier seeds, and its 95 % interval; * minor classes; ▲ ▼ significant"
     leaks = dict.fromkeys(result["protocol"]["leaks"] for result in sweep.results if result["protocol"]["leaks"])
     return Section("results", "Results", about, [*map(Note, leaks), Table(caption, ["method", *headings], table)])
+
+
+def _distance_cells(result: Mapping[str, Any]) -> list[Cell | str]:
+    """FID and KID of all classes together; why there is no FID."""
+    fidelity, fid, kid = result["fidelity"], distance(result, "fid"), distance(result, "kid")
+    if fidelity["pooled"] is None:
+        return ["", ""]
+    few = Cell(f"n < {fidelity['width']}", "", meaning="fewer images than features", mark="?")
+    return [few if fid is None else Cell(f"{fid:.2f}", fid), "" if kid is None else Cell(f"{kid:.4f}", kid)]
 
 
 def _baseline(sweep: Sweep, compared: Mapping[str, Any]) -> str:
@@ -370,19 +375,139 @@ def fidelity(sweep: Sweep) -> Section:
             sweep.title(name): [_distance_estimate(sweep.results[index], measure, name) for index in made]
             for name in sweep.classes
         }
-        panels = {title: values for title, values in panels.items() if any(values)}
+        pooled = [_distance_estimate(sweep.results[index], measure) for index in made]
+        panels = {title: values for title, values in (panels | {"all": pooled}).items() if any(values)}
         if panels:
             figure = plots.estimates(panels, [sweep.rows[index] for index in made], measure.upper(), bars=True)
             pieces.append(Plot(measure, figure, f"{measure.upper()} of each class and method"))
+    if made:
+        table = [[sweep.rows[index], *_overlap_cells(sweep.results[index]["fidelity"])] for index in made]
+        caption = (
+            "All classes together. Precision, density: whether synthetic images are like real ones; recall, coverage: "
+            "whether they show all that real ones do"
+        )
+        pieces.append(Table(caption, ["method", *OVERLAPS, "real", "synthetic"], table))
+        inputs = {sweep.results[index]["fidelity"]["preprocess"] for index in made}
+        pieces += [Note("fid.preprocess=release: unnormalised input as the release's; compares with nothing else.")] * (
+            "release" in inputs
+        )
     return Section("fidelity", "Fidelity", about, pieces or [Note("No row has synthetic images.")])
 
 
-def _distance_estimate(result: Mapping[str, Any], measure: str, class_name: str) -> Estimate | None:
-    value = distance(result, measure, class_name)
+def _distance_estimate(result: Mapping[str, Any], measure: str, class_name: str | None = None) -> Estimate | None:
+    value, fidelity = distance(result, measure, class_name), result["fidelity"]
     if value is None:
         return None
-    low, high = result["fidelity"]["per_class"][class_name].get("intervals", {}).get(measure, (None, None))
+    figures = fidelity["pooled"] if class_name is None else fidelity["per_class"][class_name]
+    low, high = figures["intervals"].get(measure, (None, None))
     return Estimate(value, low, high)
+
+
+def _overlap_cells(fidelity: Mapping[str, Any]) -> list[Cell | str]:
+    pooled = fidelity["pooled"] or {}
+    found: list[Cell | str] = []
+    for name in OVERLAPS:
+        value, interval = pooled.get(name), pooled.get("intervals", {}).get(name)
+        detail = f"[{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+        found.append("" if value is None else Cell(f"{value:.2f}", value, detail))
+    sizes = [pooled.get("n_real", 0), pooled.get("n_synthetic", 0)]
+    return [*found, *(Cell(f"{size:,}", size) for size in sizes)]
+
+
+def realism(sweep: Sweep) -> Section:
+    """How far synthetic images are from real ones as radar images, beside two floors."""
+    about = (
+        "Distances from real training images, less is closer. Floors: two halves of the real images from each other, "
+        "and real images after a way through the base's autoencoder, which no adapter can beat."
+    )
+    both = zip(sweep.rows, sweep.results, strict=True)
+    known = [(row, result["realism"]) for row, result in both if result["realism"]]
+    if not known:
+        return Section("realism", "Radar realism", about, [Note("No row has synthetic images.")])
+    measures = known[0][1]["measures"]
+    lines = [(row, found, "synthetic") for row, found in known]
+    lines += [("real halves", known[0][1], "halves"), ("real, autoencoder", known[0][1], "autoencoder")]
+    table = [
+        [row, *(_figure(found["measures"][name]["distance"][key]) for name in measures)] for row, found, key in lines
+    ]
+    units = "; ".join(f"{name}: {one['unit']}" for name, one in measures.items())
+    pieces: list[Piece] = [Note(known[0][1]["note"]), Table(f"Distances. {units}", ["", *measures], table)]
+    fits = [
+        [row, *(_figure(((found["fits"][key] or {}).get(model) or {}).get("ks")) for model in MODELS)]
+        for row, found, key in [(row, found, "synthetic") for row, found in known]
+        + [(key, known[0][1], key) for key in ("real", "autoencoder")]
+    ]
+    pieces.append(Table("Kolmogorov-Smirnov distance of clutter from each model of it", ["", *MODELS], fits))
+    if probe := known[0][1]["shortcut"]:
+        low, high = (100 * end for end in probe["interval"])
+        pieces.append(
+            Note(
+                f"Clutter alone: {100 * probe['masked_accuracy']:.1f} % [{low:.1f}, {high:.1f}], with targets "
+                f"{100 * probe['accuracy']:.1f} %, chance {100 * probe['chance']:.1f} %: {probe['meaning']}."
+            )
+        )
+    return Section("realism", "Radar realism", about, pieces)
+
+
+def _figure(value: float | None) -> Cell | str:
+    return "" if value is None else Cell(f"{value:.3g}", value)
+
+
+def memorisation(sweep: Sweep) -> Section:
+    """Whether synthetic images are copies, and how varied they are; what a filter dropped."""
+    about = (
+        "Nearest real training image of each synthetic one. A near-copy is nearer than all but a few real images are "
+        "to each other. Diversity is the mean distance of two images of a class in features."
+    )
+    table, pairs, dropped = [], [], []
+    for row, result in zip(sweep.rows, sweep.results, strict=True):
+        if found := result["memorisation"]:
+            for space, figures in found["spaces"].items():
+                values = [figures[key] for key in ("near_copies", "synthetic", "real")]
+                cells = [Cell(f"{100 * values[0]:.1f} %", values[0]), *(_figure(value) for value in values[1:])]
+                table.append([Cell(row, detail=space), *cells])
+            pairs += _pairs(sweep, row, result)
+            dropped += [
+                [Cell(row, detail=result["filter"]["name"]), name, *(Cell(str(one[key]), one[key]) for key in KEPT)]
+                for name, one in result["filter"]["per_class"].items()
+            ]
+    if not table:
+        return Section("memorisation", "Copies and diversity", about, [Note("No row has synthetic images.")])
+    columns = ["method", "near-copies", "median distance", "of real images"]
+    diverse = [
+        [Cell(row, detail=name), *(_figure(one["diversity"][side]) for side in ("synthetic", "real"))]
+        for row, result in zip(sweep.rows, sweep.results, strict=True)
+        if result["memorisation"]
+        for name, one in result["memorisation"]["per_class"].items()
+    ]
+    return Section(
+        "memorisation",
+        "Copies and diversity",
+        about,
+        [
+            Table("Distance to the nearest real image", columns, table),
+            Table("Diversity within each class", ["method", "synthetic", "real"], diverse),
+            Table("Images made, kept by the filter, planned to join and joined", ["method", "class", *KEPT], dropped),
+            *pairs,
+        ],
+    )
+
+
+def _pairs(sweep: Sweep, row: str, result: Mapping[str, Any]) -> list[Piece]:
+    """The nearest pairs of a row: synthetic on the left, real on the right of each."""
+    folder, train = sweep.artifact(result["inputs"].get("synthetic")), _train(sweep, result)
+    if folder is None or train is None:
+        return [sweep.absent]
+    groups: dict[str, list[np.ndarray]] = {}
+    with safe_open(train / "images.safetensors", framework="numpy") as file:
+        images = file.get_slice("images")
+        for pair in result["memorisation"]["pairs"]:
+            real = images[pair["real_row"]]
+            with Image.open(folder / pair["synthetic"]) as picture:
+                made = np.asarray(picture.resize(real.shape[:0:-1])).reshape(*real.shape[1:], -1).transpose(2, 0, 1)
+            groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([made, real])
+    shown = [Picture(contact_strip(np.stack(both), f"{name}: {row}"), name) for name, both in groups.items()]
+    return [Gallery(f"{row}: nearest pairs, synthetic and real", shown, folded=True)]
 
 
 def decoupling(sweep: Sweep) -> Section:
@@ -409,10 +534,10 @@ def decoupling(sweep: Sweep) -> Section:
             if own is None:
                 rho = "" if found is None else f"\nrank correlation {found[0]:+.2f}"
                 panels[f"{measure.upper()} and {title}{rho}"] = x, y
-                axes.append(f"{measure.upper()}, class mean")
+                axes.append(f"{measure.upper()}, all classes")
         table.append(cells)
     few = [Note(f"{len(chosen)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote.")]
-    caption = "Spearman's rank correlation of F1 with the distance of the same class, or with the mean distance"
+    caption = "Spearman's rank correlation of F1 with the distance of the same class, or of all of them"
     return Section(
         "decoupling",
         "Fidelity against F1",
@@ -518,17 +643,17 @@ def feature_map(sweep: Sweep) -> Section:
 
 
 def _features(sweep: Sweep, result: Mapping[str, Any]) -> Any:
-    folder = sweep.artifact(result["inputs"].get("fidelity"))
-    file = folder / "features.safetensors" if folder else None
-    if file is None or not file.is_file():
-        return None
-    with safe_open(file, framework="numpy") as tensors:
-        sides = []
-        for side in ("real", "synthetic"):
-            features, labels = tensors.get_tensor(side), tensors.get_tensor(f"{side}_labels")
-            few = np.linspace(0, len(features) - 1, min(POINTS, len(features))).round().astype(int)
-            sides.append((features[few], labels[few]))
-    return sides
+    card = sweep.card(result["inputs"].get("fidelity", ""))
+    folders = [sweep.artifact(card["inputs"].get(side)) for side in ("real", "synthetic")] if card else []
+    sides = []
+    for folder in folders:
+        if folder is None or not (folder / "features.safetensors").is_file():
+            return None
+        with safe_open(folder / "features.safetensors", framework="numpy") as tensors:
+            features, labels = tensors.get_tensor("features"), tensors.get_tensor("labels")
+        few = np.linspace(0, len(features) - 1, min(POINTS, len(features))).round().astype(int)
+        sides.append((features[few], labels[few]))
+    return sides or None
 
 
 def samples(sweep: Sweep) -> Section:
@@ -559,17 +684,24 @@ def samples(sweep: Sweep) -> Section:
 
 def _real_images(sweep: Sweep, result: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The first real training images of each class, from the cache that a classifier was trained on."""
-    for folder in sweep.seeds(result):
-        train = sweep.artifact((sweep.card(folder.name.rpartition("-")[2]) or {"inputs": {}})["inputs"].get("train"))
-        if train is not None:
-            with safe_open(train / "images.safetensors", framework="numpy") as file:
-                labels, images = file.get_tensor("labels"), file.get_slice("images")
-                return {
-                    name: np.stack([images[int(index)] for index in np.flatnonzero(labels == label)[:SHOWN]])
-                    for label, name in enumerate(result["classes"])
-                    if (labels == label).any()
-                }
+    if (train := _train(sweep, result)) is not None:
+        with safe_open(train / "images.safetensors", framework="numpy") as file:
+            labels, images = file.get_tensor("labels"), file.get_slice("images")
+            return {
+                name: np.stack([images[int(index)] for index in np.flatnonzero(labels == label)[:SHOWN]])
+                for label, name in enumerate(result["classes"])
+                if (labels == label).any()
+            }
     return {}
+
+
+def _train(sweep: Sweep, result: Mapping[str, Any]) -> Path | None:
+    """The real training images of a row, as its classifiers saw them."""
+    for seed in result["seeds"]:
+        card = sweep.card(result["inputs"].get(f"seed_{seed}", ""))
+        if card and (folder := sweep.artifact(card["inputs"].get("train"))):
+            return folder
+    return None
 
 
 def contact_strip(images: np.ndarray, alt: str) -> pages.Markup:
@@ -707,6 +839,8 @@ SECTIONS: tuple[Callable[[Sweep], Section], ...] = (
     gains,
     confusions,
     fidelity,
+    realism,
+    memorisation,
     decoupling,
     feature_map,
     samples,

@@ -50,7 +50,10 @@ def contours_table(kept: Mapping[str, Mapping[str, tuple[int, int]]]) -> Table:
 
 
 def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str] = ()) -> Table:
-    """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, and FID.
+    """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, KID and FID.
+
+    The last two are of all classes together. FID stands there only where there are as many images as features, else
+    why not; on the release's input, which compares with nothing else, both say so.
 
     Args:
         results: The contents of result.json, a row each.
@@ -61,7 +64,7 @@ def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]
     table = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1),
-        title=f"F1 in % on the real test set, mean ± sd over {seeds} seeds; FID of the synthetic images",
+        title=f"F1 in % on the real test set, mean ± sd over {seeds} seeds; KID and FID of the synthetic images",
         caption="\n".join(sorted({f"! {leaks}" for result in results if (leaks := result["protocol"]["leaks"])}))
         or None,
     )
@@ -71,16 +74,15 @@ def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]
     for name in first["classes"]:
         mark = "*" if name in first["minor"] else ""
         table.add_column(f"{name}{mark}", justify="right")
-    for name in ("minor*", "macro", "FID"):
+    for name in ("minor*", "macro", "KID", "FID"):
         table.add_column(name, justify="right")
     for index, result in enumerate(results):
         scores = result["classifier"]
         cells = [overrides[index]] if any(overrides) else []
         cells += [percent((scores["per_class"].get(name) or {}).get("f1")) for name in first["classes"]]
         cells += [percent(scores["minor_f1"]), percent(scores["macro_f1"])]
-        distance = mean_fid(result)
         mark = " !" if result["protocol"]["leaks"] else ""
-        table.add_row(result["method"] + mark, *cells, "" if distance is None else f"{distance:.2f}")
+        table.add_row(result["method"] + mark, *cells, *fidelity_cells(result["fidelity"]))
     return table
 
 
@@ -134,7 +136,19 @@ def percent(figure: Mapping[str, Any] | None) -> str:
     return f"{100 * figure['mean']:.1f}±{100 * figure['std']:.1f}"
 
 
-def mean_fid(result: Mapping[str, Any]) -> float | None:
-    """Average FID over the classes that have one; None without synthetic images."""
-    known = [figures["fid"] for figures in result["fidelity"]["per_class"].values() if figures["fid"] is not None]
-    return sum(known) / len(known) if known else None
+def fidelity_cells(fidelity: Mapping[str, Any]) -> tuple[str, str]:
+    """Format pooled KID and FID; empty without synthetic images."""
+    pooled = fidelity["pooled"]
+    if pooled is None:
+        return "", ""
+    kid = "too few" if pooled["kid"] is None else f"{pooled['kid']:.3g}"
+    fid = reliable_fid(pooled)
+    told = f"n < {fidelity['width']}" if fid is None else f"{fid:.2f}"
+    if fidelity["preprocess"] == "release":
+        return f"{kid} (release input)", f"{told} (release input)"
+    return kid, told
+
+
+def reliable_fid(figures: Mapping[str, Any]) -> float | None:
+    """FID, where it may be shown by itself: of at least as many images as there are features."""
+    return figures["fid"] if figures["fid_reliable"] else None
