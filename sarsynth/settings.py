@@ -679,6 +679,8 @@ def _explain(error: ValidationError) -> str:
 def _annotation(model: Any, keys: Sequence[str]) -> Any:
     """The type that a dotted key has, None if there is no such key."""
     for key in keys:
+        if key.isdigit():  # a place in a list, whose type says what may stand there
+            continue
         fields = _fields(model)
         if key not in fields:
             return None
