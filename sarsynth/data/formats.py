@@ -146,7 +146,7 @@ def _read_pillow(path: Path) -> np.ndarray:
     palette = "RGBA" if "transparency" in file.info else "RGB"
     image = file.convert(palette) if file.mode == "P" else file
     if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L", "I", "F"):
-        raise UserError(f"{path}: image mode {image.mode}; convert it to grey or RGB")
+        raise UserError(f"{path}: image mode {image.mode}; convert it to 8-bit grey (L) or RGB")
     pixels = np.asarray(image)
     if image.mode in ("LA", "RGBA"):
         pixels, alpha = pixels[..., :-1], pixels[..., -1:]
