@@ -220,7 +220,7 @@ def compare(
     mixed, own = ours.mixed + theirs.mixed, owns[0] + owns[1]
     of_images = (ours.drawn.mean(axis=1) - theirs.drawn.mean(axis=1)).var(axis=0)  # with what is mixed
     freedom = _freedom(drawn.var(axis=0), [ours, theirs], owns, min(method.support))
-    spread = _widened(delta, drawn, freedom)
+    spread = np.clip(_widened(delta, drawn, freedom), -1, 1)
     low, high = _interval(spread)
     above, below = ((sign * spread <= 0).sum(axis=0) for sign in (1, -1))
     p = np.minimum(1.0, 2 * (1 + np.minimum(above, below)) / (replicates + 1))

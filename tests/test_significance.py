@@ -260,7 +260,7 @@ def stored(store: Path, given: Predictions, method: str, job: int, overrides: st
 def test_rows_are_compared_with_the_baseline_of_their_own_overrides(tmp_path: Path):
     rows = [
         stored(tmp_path, guesses(0.5), "none", 0, "data.split=deci"),
-        stored(tmp_path, guesses(0.9, seed=1), "lora", 1, "data.split=deci"),
+        stored(tmp_path, guesses(0.9, seed=1), "lora", 1, "data.split=deci", leaks=LEAKS["release_vote"]),
         stored(tmp_path, guesses(0.85, seed=2), "none", 2, "data.split=train"),
         stored(tmp_path, guesses(0.85, seed=3), "control", 3, "data.split=train"),
         stored(tmp_path, guesses(0.85, seed=3), "lora", 4, "data.split=other"),
@@ -286,6 +286,7 @@ def test_rows_are_compared_with_the_baseline_of_their_own_overrides(tmp_path: Pa
     console = Console(width=160)
     with console.capture() as captured:
         console.print(table)
+    assert "lora !" in captured.get() and "control !" not in captured.get(), "what leaks is marked"
     assert "▲" in captured.get() and "Gain in F1 over none" in captured.get()
 
 

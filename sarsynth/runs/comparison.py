@@ -9,6 +9,7 @@
         method, overrides: as in results.csv
         seeds, images: how many classifiers, how many test images
         baseline: the job that it is compared with; null if none is
+        leaks: what is wrong with how its checkpoints are chosen; null if nothing
         note: why it is compared with none, or what else to know; null if nothing
         scores: {<class>, minor_f1, macro_f1, accuracy: {value, low, high}}; null if its predictions cannot be read;
             F1 of a class by its name, no minor_f1 without a minor class
@@ -119,6 +120,7 @@ def _compared(row: Row, rows: Sequence[Row], known: Mapping[str, Predictions | s
         "images": None if isinstance(ours, str) else len(ours.labels),
         "baseline": None,
         "note": None,
+        "leaks": asked["leaks"],
         "scores": None,
         "gains": None,
     }

@@ -117,7 +117,8 @@ def gains_table(found: Mapping[str, Any]) -> Table | None:
         every = [gains["per_class"].get(name) for name in classes]
         cells = [gain_cell(gain) for gain in (*every, gains["minor_f1"], gains["macro_f1"], gains["accuracy"])]
         mcnemar = f"{gains['mcnemar']['p']:.3f}" if gains["mcnemar"] else ""
-        table.add_row(row["method"], *([row["overrides"]] if named else []), *cells, mcnemar)
+        mark = " !" if row["leaks"] else ""
+        table.add_row(row["method"] + mark, *([row["overrides"]] if named else []), *cells, mcnemar)
     return table
 
 
