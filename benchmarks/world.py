@@ -15,10 +15,12 @@ from rich.table import Table
 from sarsynth.classification import fit_classifier, predict, scores
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images
 from sarsynth.fitting import Fitting
-from sarsynth.runs.evaluation import repeated_images, spread
+from sarsynth.runs.copies import repeated_images
+from sarsynth.runs.evaluation import spread
 from sarsynth.runs.study import Study
 from sarsynth.settings import check
 from sarsynth.tracking import Tracker
@@ -27,7 +29,9 @@ from sarsynth.tracking import Tracker
 def labelled(source: Simulated, split: str) -> LabelledImages:
     """Draw all images of a split."""
     records = source.records(split)
-    return LabelledImages(load_images(source, records, source.image_size), torch.tensor([r.label for r in records]))
+    return LabelledImages(
+        load_images(source, records, source.image_size, EightBit()), torch.tensor([r.label for r in records])
+    )
 
 
 def main(seeds: int) -> None:
@@ -43,7 +47,7 @@ def main(seeds: int) -> None:
 
     arms = {
         f"imbalanced, {total} images": (real, None),
-        "the same, minor classes doubled": (real, repeated_images(study, study.plan)),
+        "the same, minor classes doubled": (real, repeated_images(study, real, study.plan)),
         f"balanced, {total // len(classes)} a class": (balanced(total // len(classes)), None),
         f"balanced, {most} a class": (balanced(most), None),
     }

@@ -310,3 +310,26 @@ def embedding(
     handles.append(axes[0].scatter([], [], s=20, color=MUTED, marker="x", label="synthetic"))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)))
     return figure
+
+
+@styled
+def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, *, doubling: bool = False) -> Figure:
+    """Draw a panel for each class: which shares of its things have which values.
+
+    Args:
+        panels: Limits of the bins (K + 1,) and counts (K,) of each.
+        label: What the horizontal axes show.
+        doubling: Whether they are logarithmic, to the base of 2.
+    """
+    figure, axes = _panels(len(panels), 1.9, sharex=True, sharey=True)
+    for index, (place, (title, (limits, counts))) in enumerate(zip(axes, panels.items(), strict=True)):
+        place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=COLOURS[index % len(COLOURS)])
+        place.set_title(title)
+        if doubling:
+            place.set_xscale("log", base=2)
+        if index % ACROSS == 0:
+            place.set_ylabel("%")
+        if index >= len(panels) - ACROSS:
+            place.set_xlabel(label)
+            place.tick_params(labelbottom=True)
+    return figure

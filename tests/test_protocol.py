@@ -15,7 +15,8 @@ from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import ImageRecord
 from sarsynth.errors import UserError
 from sarsynth.runs import evaluation
-from sarsynth.runs.evaluation import averaged, parts, protocol, repeated_images
+from sarsynth.runs.copies import repeated_images
+from sarsynth.runs.evaluation import averaged, parts, protocol
 from sarsynth.settings import Evaluate
 
 VALIDATION = bright_half(20, seed=2)
@@ -184,7 +185,7 @@ def test_repeated_images_are_none_of_validation():
     study = a_study("mean")
     _, validation = parts(study)
     assert validation is not None
-    repeated = repeated_images(study, {"cargo": 20, "tanker": 10})
+    repeated = repeated_images(study, parts(study)[0], {"cargo": 20, "tanker": 10})
     assert torch.bincount(repeated.labels).tolist() == [20, 10]
     assert not set(repeated.names or []) & set(validation.names or [])
 

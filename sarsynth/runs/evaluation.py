@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ from safetensors.torch import save_file
 
 from sarsynth import pictures
 from sarsynth.checkpoints import CHOICES, Checkpoint, Checkpoints
-from sarsynth.classification import fit_classifier, predict, scores
-from sarsynth.data.datamodules import LabelledImages, step_seed
+from sarsynth.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
+from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.errors import UserError
+from sarsynth.losses import Loss, class_weights
 from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
+from sarsynth.runs.copies import COPIES
+from sarsynth.runs.prompts import samples
 from sarsynth.runs.quality import draw_neighbours, quality
 from sarsynth.runs.results import LEAKS, RESULT_VERSION
 from sarsynth.runs.study import Study
@@ -29,23 +32,23 @@ FIGURES = ("precision", "recall", "f1", "support")
 LARGEST = 5  # classes of a prototype that its picture names
 
 
-def repeated_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
-    """Draw real training images of each class again: each once before any is drawn a second time."""
-    real, _ = parts(study)
-    chosen = []
-    for label, name in enumerate(study.classes):
-        members = np.flatnonzero(real.labels.numpy() == label)
-        rng = np.random.default_rng(step_seed(study.settings.seed, label))
-        rounds = [rng.permutation(members) for _ in range(math.ceil(sizes[name] / max(1, len(members))))]
-        chosen += np.concatenate([*rounds, members[:0]])[: sizes[name]].tolist()
-    return real[torch.tensor(chosen, dtype=torch.int64)]
-
-
 ADDS = {
-    "nothing": lambda study, sizes: None,
-    "real": repeated_images,
-    "synthetic": joining,
+    "nothing": lambda study, real, sizes: None,
+    "synthetic": lambda study, real, sizes: joining(study, sizes),
+    **COPIES,
 }
+
+
+def recipe_of(study: Study) -> ClassifierRecipe:
+    """The classifier's network and training, as the method changes it; never the number of its steps."""
+    method, recipe, chosen = study.settings.method, study.recipe(), study.settings.augment.features
+    steps = max(1, round(chosen.steps * recipe.max_steps))
+    return replace(
+        recipe,
+        loss=Loss(**method.loss.model_dump()),
+        sampling=method.sampling,
+        oversampling=OverSampling(steps, chosen.neighbours) if method.adds == "features" else None,
+    )
 
 
 def parts(study: Study) -> tuple[LabelledImages, LabelledImages | None]:
@@ -95,7 +98,7 @@ def trained(study: Study, seed: int) -> Artifact:
         int64 (images,), the true ones; and as metadata, in JSON, `images`, their names, `digests`, the beginnings of
         their pixels' sha256, `classes`, and `steps` of the checkpoints. `scores.json`: what `scores` gives.
     """
-    recipe, method, chosen = study.recipe(), study.settings.method, study.settings.evaluate
+    recipe, method, chosen = recipe_of(study), study.settings.method, study.settings.evaluate
     inputs = {"train": study.images("train"), "test": study.images("test")}
     if method.adds == "synthetic":
         inputs |= {"synthetic": study.synthetic(), **filters(study)}
@@ -120,7 +123,7 @@ def trained(study: Study, seed: int) -> Artifact:
             real,
             study.classes,
             recipe,
-            synthetic=ADDS[method.adds](study, sizes),
+            synthetic=ADDS[method.adds](study, real, sizes),
             seed=seed,
             fitting=study.fitting(f"seed_{seed}"),
             title=f"classifier, {method.name}, seed {seed}",
@@ -157,8 +160,9 @@ def trained(study: Study, seed: int) -> Artifact:
             "minor": study.minor,
             "adds": method.adds,
             "sizes": sizes,
-            # Which real images are repeated follows from the study's seed.
-            "seed_of_repeats": study.settings.seed if method.adds == "real" else None,
+            # Which real images serve again, and how, follows from the study's seed.
+            "seed_of_copies": study.settings.seed if method.adds in COPIES else None,
+            "views": study.settings.augment.views.model_dump() if method.adds == "augmented" else None,
             "seed": seed,
             "protocol": how,
         },
@@ -190,9 +194,11 @@ def about(study: Study) -> dict[str, Any]:
         "base": settings.base.name,
         "data": settings.data.name,
         "split": settings.data.split,
+        "radiometry": study.radiometry["sar"].plain,
         "minor": study.minor,
         "classes": study.classes,
         "counts": study.counts,
+        "leaks": study.leaks,
     }
 
 
@@ -218,8 +224,10 @@ def result(study: Study) -> dict[str, Any]:
         runs.append(json.loads((artifact.path / "scores.json").read_text()))
     measured, rests_on = quality(study)
     return about(study) | {
+        "captions": samples(study),
         "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
         "seeds": seeds,
+        "learning": learning(study),
         "protocol": protocol(study)
         | {"leaks": LEAKS.get(chosen.topk), "baseline": chosen.baseline, "replicates": chosen.replicates},
         "training": budget(study),
@@ -239,6 +247,22 @@ def result(study: Study) -> dict[str, Any]:
     }
 
 
+def learning(study: Study) -> dict[str, Any]:
+    """Say what the classifiers learn from, and how: where methods differ that generate nothing."""
+    recipe, added = recipe_of(study), study.plan if study.settings.method.adds != "nothing" else {}
+    samples = {name: count + added.get(name, 0) for name, count in study.counts.items()}
+    weights = class_weights(torch.tensor(list(samples.values())), recipe.loss.beta).tolist()
+    return {
+        "adds": study.settings.method.adds,
+        "samples": samples,
+        "steps": recipe.max_steps,
+        "steps_of_last_layer_alone": recipe.max_steps - recipe.whole_steps,
+        "batch_size": recipe.batch_size,
+        "sampling": recipe.sampling,
+        "loss": asdict(recipe.loss) | {"class_weights": dict(zip(samples, weights, strict=True))},
+    }
+
+
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
     """Summarise one figure over the seeds: mean, sample standard deviation (0 for one seed) and the values."""
     known = [value for value in values if value is not None]
@@ -247,12 +271,20 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
-    """Put the pictures of a synthetic method beside its result: real | synthetic, scale strips, prototypes."""
-    if study.settings.method.adds != "synthetic":
+    """Put a method's pictures beside its result: real | added images; of a stack strips and prototypes."""
+    adds, name = study.settings.method.adds, study.settings.method.name
+    if adds not in ("synthetic", "augmented", "pasted"):
         return []
-    name, real = study.settings.method.name, study.labelled("train")
-    shown = {class_name: range(min(pictures.COLUMNS, size)) for class_name, size in study.synthetic_sizes.items()}
-    made = synthetic_images(study, shown)
+    real = study.labelled("train")
+    if adds != "synthetic":
+        copies = COPIES[adds](study, real, study.plan)
+        shown = (real.images, real.labels, copies.images, copies.labels)
+        title = f"{name}: real and added"
+        grid = pictures.real_vs_synthetic_grid(*shown, study.classes, title=title, heading=adds)
+        grid.save(folder / "real_vs_added.png")
+        return [folder / "real_vs_added.png"]
+    first = {class_name: range(min(pictures.COLUMNS, size)) for class_name, size in study.synthetic_sizes.items()}
+    made = synthetic_images(study, first)
     grid = pictures.real_vs_synthetic_grid(
         real.images, real.labels, made.images, made.labels, study.classes, title=f"{name}: real and synthetic"
     )

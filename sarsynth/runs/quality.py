@@ -126,7 +126,7 @@ def autoencoder_traits(study: Study) -> Artifact:
         source, shown = study.sources["sar"], study.settings.classifier.image_size
         records = [study.training[row] for row in _reference(study, THROUGH_AUTOENCODER)]
         decoded = []
-        for batch in load_images(source, records, size).split(BATCH):
+        for batch in load_images(source, records, size, study.radiometry["sar"]).split(BATCH):
             latents, _ = study.base.encode(to_float(to_channels(batch, 3)).to(study.device))
             decoded.append(to_uint8(to_channels(study.base.decode(latents), source.channels)).cpu())
         images = [resize(image, shown) for image in torch.cat(decoded).permute(0, 2, 3, 1).numpy()]
@@ -311,8 +311,8 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         * `fidelity`: `preprocess`, and what `fidelity.fidelity` returns (`width`, `pooled`, `per_class`);
         * `realism`: what `realism.realism` returns, with `shortcut`: what `realism.shortcut` does, None if no
           clutter is left;
-        * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of two
-          images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
+        * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of
+          two images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
           space, each with `class`, `space`, `synthetic` (a file of the set), `real` (its path), `real_row`, `distance`;
         * `filter`: what `filter_report` returns.
 
