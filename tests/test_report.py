@@ -38,6 +38,23 @@ def card(folder: Path, kind: str, seconds: float, **inputs: str) -> str:
     return fingerprint
 
 
+APART = {"synthetic": 0.9, "halves": 0.1, "autoencoder": 0.4}
+REALISM = {
+    "note": "relative use only",
+    "measures": {"texture": {"unit": "deviations", "distance": APART}},
+    "fits": {key: {model: {"ks": 0.2} for model in report.MODELS} for key in ("real", "synthetic", "autoencoder")},
+    "shortcut": {"accuracy": 0.8, "masked_accuracy": 0.3, "chance": 0.33, "interval": [0.2, 0.4], "meaning": "…"},
+}
+MEMORISATION = {
+    "spaces": {"pixels": {"threshold": 1.0, "near_copies": 0.25, "real": 2.0, "synthetic": 3.0}},
+    "per_class": {"tanker": {"n": 2, "pixels": 0.25, "diversity": {"real": 1.0, "synthetic": 0.5}}},
+    "pairs": [
+        {"class": "tanker", "space": "pixels", "synthetic": "images/1/000000.png", "real": "r", "real_row": row}
+        for row in (3, 4)
+    ],
+}
+
+
 def spread(values: list[float]) -> dict:
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "values": values}
 
@@ -70,9 +87,17 @@ def fabricate(folder: Path) -> Path:
     (synthetic / "metadata.jsonl").write_text("\n".join(lines))
     card(synthetic, "synthetic", 30.0, sar=adapter)
 
+    for name, size in (("real", len(labels)), ("synthetic", 6)):
+        folder_of = store / f"cache/{name}-features-ff{size}"
+        folder_of.mkdir()
+        features = rng.normal(size=(size, 8)).astype(np.float32)
+        save_file({"features": features, "labels": np.arange(size) % len(CLASSES)}, folder_of / "features.safetensors")
+        card(folder_of, "cache", 4.0)
+    card(store / "evaluation/plora-fidelity-ab99", "evaluation", 5.0, real="ff60", synthetic="ff6")
+
     for job, (method, skill) in enumerate(SKILL.items()):
         made = method == "plora"
-        inputs: dict[str, str] = {"synthetic": "dd01"} if made else {}
+        inputs: dict[str, str] = {"synthetic": "dd01", "fidelity": "ab99"} if made else {}
         said = []
         for seed in SEEDS:
             wrong = rng.random(len(labels)) > skill
@@ -93,7 +118,9 @@ def fabricate(folder: Path) -> Path:
             )
         f1 = np.array([f1_score(labels, one, average=None) for one in said])
         confusion = [confusion_matrix(labels, one).tolist() for one in said]
-        distances = {"fid": 3.0, "kid": 0.02, "n_real": EACH, "n_synthetic": 2}
+        distances = {"fid": 3.0, "fid_reliable": True, "kid": 0.02, "n_real": EACH, "n_synthetic": 2}
+        distances |= dict.fromkeys(report.OVERLAPS, 0.5) | {"intervals": {"kid": [0.01, 0.03]}}
+        few = distances | {"fid_reliable": False}
         result = {
             "version": RESULT_VERSION,
             "method": method,
@@ -113,7 +140,15 @@ def fabricate(folder: Path) -> Path:
                 "accuracy": spread([float((one == labels).mean()) for one in said]),
                 "confusion": {"mean": np.mean(confusion, axis=0).tolist(), "values": confusion},
             },
-            "fidelity": {"per_class": dict.fromkeys(CLASSES, distances) if made else {}},
+            "fidelity": {
+                "preprocess": "normalised",
+                "width": 8,
+                "pooled": distances if made else None,
+                "per_class": {CLASSES[0]: distances, CLASSES[1]: few} if made else {},
+            },
+            "realism": REALISM if made else None,
+            "memorisation": MEMORISATION if made else None,
+            "filter": {"name": "none", "per_class": {"tanker": dict.fromkeys(report.KEPT, 7)}} if made else None,
             "inputs": inputs,
         }
         place = sweep / str(job)
@@ -155,7 +190,7 @@ def piece(sweep: Path, section, kind: str, index: int = 0):
 def test_everything_lies_beside_it_and_is_small(sweep: Path):
     assert {"report.html", "results.csv", "results.tex", "significance.json"} <= {file.name for file in sweep.iterdir()}
     drawn = {file.name for file in (sweep / report.PLOTS).iterdir()}
-    names = {"f1", "gains", "confusion_0", "fid", "kid", "clusters_bb01", "learning"}
+    names = {"f1", "gains", "confusion_0", "fid", "kid", "clusters_bb01", "learning", "features"}
     assert {f"{name}.{ending}" for name in names for ending in ("png", "svg")} <= drawn
     page = (sweep / "report.html").read_text()
     assert len(page) < 2e6
@@ -175,7 +210,7 @@ def test_the_table_says_what_the_results_say(sweep: Path):
         assert row[1].value == result["classifier"]["per_class"]["cargo"]["f1"]["mean"]
         low, high = (float(end) for end in row[1].detail.strip("[]").split(","))
         assert low <= 100 * row[1].value <= high
-    assert [row[7] for row in texts(table)] == ["", "", "3.00"]
+    assert [row[7:] for row in texts(table)] == [["", ""], ["", ""], ["3.00", "0.0200"]]
     marks = [row[6].mark for row in table.cells]
     assert marks[0] == "" and marks[2] == "▲", "95 % right against 50 % is no chance"
     with (sweep / "results.csv").open(newline="") as handle:
@@ -195,9 +230,29 @@ def test_cost_counts_everything_below_a_row_and_shared_parts_once(sweep: Path):
     table = piece(sweep, report.costs, "table")
     seconds = {row[0].text: row[1].value for row in table.cells}
     assert seconds["none"] == 1 + 2 * 10
-    assert seconds["plora"] == 1 + 2 + 100 + 30 + 2 * 10
-    assert seconds["all rows, shared parts once"] == 1 + 2 + 100 + 30 + 6 * 10
+    quality = 4 + 4 + 5
+    assert seconds["plora"] == 1 + 2 + 100 + 30 + quality + 2 * 10
+    assert seconds["all rows, shared parts once"] == 1 + 2 + 100 + 30 + quality + 6 * 10
     assert [cell.text for cell in table.cells[2][7:]] == ["1,234", "567"]
+
+
+def test_fid_of_fewer_images_than_features_is_not_shown(sweep: Path):
+    result = read(sweep).results[2]
+    assert report.distance(result, "fid", "cargo") == 3.0
+    assert report.distance(result, "fid", "tanker") is None and report.distance(result, "kid", "tanker") == 0.02
+    result["fidelity"]["pooled"]["fid_reliable"] = False
+    assert [cell.text for cell in report._distance_cells(result)] == ["n < 8", "0.0200"]
+
+
+def test_realism_stands_beside_its_floors_and_copies_beside_their_originals(sweep: Path):
+    assert texts(piece(sweep, report.realism, "table")) == [
+        *(["plora", "0.9"], ["real halves", "0.1"], ["real, autoencoder", "0.4"])
+    ]
+    assert "30.0 % [20.0, 40.0]" in piece(sweep, report.realism, "note", 1).text
+    copies = [texts(piece(sweep, report.memorisation, "table", index))[0] for index in range(3)]
+    assert copies == [["plora", "25.0 %", "3", "2"], ["plora", "0.5", "1"], ["plora", "tanker", "7", "7", "7", "7"]]
+    (pair,) = piece(sweep, report.memorisation, "gallery").pictures
+    assert 'width="64" height="16"' in pair.content, "two pairs of 16 px"
 
 
 def test_only_settings_that_differ_are_shown(sweep: Path):

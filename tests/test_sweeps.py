@@ -183,6 +183,14 @@ def test_the_rows_of_table_2_share_the_view_the_classifier_and_the_prototypes(st
     assert {row["overrides"] for row in table(study.sweep)} == {""}
 
 
+def test_a_sweep_leaves_a_report(study: SimpleNamespace):
+    page = (study.sweep / "report.html").read_text()
+    assert all(f"python evaluate.py method={method} experiment=table2" in page for method in TABLE2)
+    assert {"gains.svg", "features.svg", "fid.png"} <= {file.name for file in (study.sweep / "plots").iterdir()}
+    assert (study.sweep / "results.tex").read_text().count(r" \\") == 1 + len(TABLE2)
+    assert len(page) < 15e6
+
+
 def test_sets_of_a_sweep_are_shown_side_by_side(study: SimpleNamespace):
     names = {file.name for file in study.sweep.glob("*.png")}
     classes = ("cargo", "other", "fishing", "tanker", "dredger")
