@@ -265,7 +265,7 @@ def realism(real: Traits, synthetic: Traits, autoencoder: Traits) -> dict[str, A
     Returns:
         * `note`: how to take the figures;
         * `n`: images of each of `real`, `synthetic`, `autoencoder` and of each of the `halves`;
-        * `constant`: synthetic images of one grey value, which only `grey` counts;
+        * `constant`: `real` and `synthetic` images of one grey value, which only the measure `grey` counts;
         * `measures`: by name (`UNITS`), with `unit`, `headline` (whether it is one of three to look at first), `median`
           of each set where a measure is one number an image, and `distance` from real images: of `synthetic`, of one
           half of the real images from the other (`halves`), of `autoencoder`;
@@ -281,7 +281,7 @@ def realism(real: Traits, synthetic: Traits, autoencoder: Traits) -> dict[str, A
     return {
         "note": NOTE,
         "n": {name: len(each) for name, each in sets.items()} | {"halves": len(halves[1])},
-        "constant": synthetic.constant,
+        "constant": {"real": real.constant, "synthetic": synthetic.constant},
         "measures": {
             name: {
                 "unit": unit,

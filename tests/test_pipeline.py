@@ -196,14 +196,14 @@ def test_a_filter_drops_images_gives_reasons_and_leaves_the_set_alone(
 ):
     """What joins are the next images that are kept; `filter=none` has its results as before."""
     before = set(cards(copied))
-    run = command("evaluate", "method=lora", *TINY, "seeds=[0]", "filter=density", "fid.preprocess=release")
+    run = command("evaluate", "method=lora", *TINY, "seeds=[0]", "filter=memorised", "fid.preprocess=release")
     assert run.code == 0, run.err
     new = {name.split("/")[1].rpartition("-")[0] for name in set(cards(copied)) - before}
     assert new == {
-        *("lora-filter-density", "lora-seed-0", "lora-fidelity", "lora-realism", "lora-memorisation"),
+        *("lora-filter-memorised", "lora-seed-0", "lora-fidelity", "lora-realism", "lora-memorisation"),
         *("lora-features", "sim-features"),  # of the release's input
     }
-    reasons = artifact(copied, "cache", "lora-filter-density") / "filter.jsonl"
+    reasons = artifact(copied, "cache", "lora-filter-memorised") / "filter.jsonl"
     rows = [json.loads(line) for line in reasons.read_text().splitlines()]
     assert all((row["reason"] is None) == row["kept"] for row in rows)
     (file,) = copied.parent.rglob("runs/**/result.json")
@@ -214,6 +214,9 @@ def test_a_filter_drops_images_gives_reasons_and_leaves_the_set_alone(
         assert one["joined"] == min(one["planned"], one["kept"])
     assert content["fidelity"]["preprocess"] == "release"
     assert "filter" in content["inputs"]
+    strict = command("evaluate", "method=lora", *TINY, "seeds=[0]", "filter=density")
+    assert strict.code == 1 and "lora-filter-density keeps none of 24 images" in strict.err
+    assert strict.err.count("error: ") == 1
 
 
 def test_what_a_result_rests_on_is_in_the_store(study: SimpleNamespace):

@@ -156,7 +156,7 @@ def test_traits_do_not_depend_on_the_company(chips: np.ndarray) -> None:
 def test_constant_images_are_counted_and_have_nothing_else(chips: np.ndarray) -> None:
     flat = traits(np.full((6, 1, 64, 64), 7, np.uint8))
     report = realism(traits(chips[:10]), flat, traits(chips[10:20]))
-    assert report["constant"] == 6
+    assert report["constant"] == {"real": 0, "synthetic": 6}
     apart = {name: one["distance"]["synthetic"] for name, one in report["measures"].items()}
     assert apart.pop("grey") > 0
     assert set(apart.values()) == {None}

@@ -18,7 +18,6 @@ from sarsynth import pictures
 from sarsynth.classification import Classifier, predict
 from sarsynth.console import console
 from sarsynth.data.transforms import load_images, resize, to_channels, to_float, to_uint8
-from sarsynth.errors import UserError
 from sarsynth.fidelity import fidelity
 from sarsynth.memorisation import (
     MOST,
@@ -309,8 +308,8 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         Four parts of `result.json`, and the fingerprints of what they rest on by role:
 
         * `fidelity`: `preprocess`, and what `fidelity.fidelity` returns (`width`, `pooled`, `per_class`);
-        * `realism`: what `realism.realism` returns, with `shortcut`: what `realism.shortcut` does, None if no
-          clutter is left;
+        * `realism`: what `realism.realism` returns, and `shortcut` (`realism.shortcut`), None where targets leave no
+          clutter;
         * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of
           two images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
           space, each with `class`, `space`, `synthetic` (a file of the set), `real` (its path), `real_row`, `distance`;
@@ -322,9 +321,6 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         preprocess = study.settings.fid.preprocess
         nothing: dict[str, Any] = {"preprocess": preprocess, "width": None, "pooled": None, "per_class": {}}
         return {"fidelity": nothing, "realism": None, "memorisation": None, "filter": None}, {}
-    report = filter_report(study)
-    if not any(one["kept"] for one in report["per_class"].values()):
-        raise UserError(f"filter={report['name']} keeps no image of method={study.settings.method.name}; loosen it")
     made = {
         "fidelity": measured_fidelity(study),
         "realism": measured_realism(study),
@@ -333,13 +329,14 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
     }
     figures = {name: _read(artifact) for name, artifact in made.items()}
     figures["realism"]["shortcut"] = figures.pop("shortcut")
-    if constant := figures["realism"]["constant"]:
-        console.print(
-            f"[yellow]warning:[/] {constant} of {figures['realism']['n']['synthetic']} synthetic images of "
-            f"method={study.settings.method.name} have one grey value all over; look at {study.synthetic().path}"
-        )
+    for kind, constant in figures["realism"]["constant"].items():
+        if constant:
+            console.print(
+                f"[yellow]warning:[/] {constant} of {figures['realism']['n'][kind]} {kind} images have one grey value "
+                f"all over, of method={study.settings.method.name} data={study.settings.data.name}; look at them"
+            )
     inputs = {"synthetic": study.synthetic(), **made, **filters(study)}
-    return figures | {"filter": report}, {role: artifact.fingerprint for role, artifact in inputs.items()}
+    return figures | {"filter": filter_report(study)}, {role: artifact.fingerprint for role, artifact in inputs.items()}
 
 
 def draw_neighbours(study: Study, folder: Path) -> Path:

@@ -157,11 +157,20 @@ def filtered(study: Study) -> Artifact | None:
 
 
 def kept(study: Study) -> dict[str, list[int]]:
-    """Which images of the synthetic set may be used, by class: those that the filter keeps, in order."""
+    """Which images of the synthetic set may be used, by class: those that the filter keeps, in order.
+
+    Raises:
+        UserError: It keeps none.
+    """
     verdict = filtered(study)
     if verdict is None:
         return {name: list(indices) for name, indices in everything(study).items()}
     found = load_file(verdict.path / VERDICTS)
+    if not found["kept"].any():
+        raise UserError(
+            f"{verdict.label} keeps none of {len(found['kept'])} images; {verdict.path / REASONS} says why; "
+            "choose another filter, or loosen it"
+        )
     return {
         name: torch.nonzero(found["kept"][found["labels"] == label])[:, 0].tolist()
         for label, name in enumerate(study.classes)
