@@ -1,6 +1,6 @@
 """What the intervals of sarsynth/significance.py are worth: coverage on simulated test sets whose true gains are known.
 
-    OMP_NUM_THREADS=1 python benchmarks/coverage.py [data sets a world]
+    OMP_NUM_THREADS=1 python benchmarks/coverage.py [test sets a world [worlds whose name holds this]]
 
 A world draws test images of five classes and two methods with classifiers of several seeds. A classifier gives an image
 a score for each class, the sum of: the true class's lead, what the image looks like to everybody, what it looks like to
@@ -86,7 +86,7 @@ def gains(comparison: Comparison) -> list:
     return [*comparison.per_class.values(), comparison.minor_f1, comparison.macro_f1, comparison.accuracy]
 
 
-def main(sets: int) -> None:
+def main(sets: int, chosen: str) -> None:
     """Print the table."""
     table = Table(title=f"{sets} test sets a world, {REPLICATES} replicates; in %")
     for column in (
@@ -104,6 +104,8 @@ def main(sets: int) -> None:
         table.add_column(column, justify="left" if column == "world" else "right")
     minor = [CLASSES[label] for label in MINOR]
     for number, world in enumerate(WORLDS):
+        if chosen not in world.name:
+            continue
         rng = np.random.default_rng(number)
         # Control arms gain nothing, exactly.
         gain = truth(world, rng) if world.leads[0] != world.leads[1] else np.zeros(len(CLASSES) + 3)
@@ -127,4 +129,4 @@ def main(sets: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500, sys.argv[2] if len(sys.argv) > 2 else "")
