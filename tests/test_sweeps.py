@@ -186,7 +186,7 @@ def test_the_rows_of_table_2_share_the_view_the_classifier_and_the_prototypes(st
 def test_a_sweep_leaves_a_report(study: SimpleNamespace):
     page = (study.sweep / "report.html").read_text()
     assert all(f"python evaluate.py method={method} experiment=table2" in page for method in TABLE2)
-    assert {"gains.svg", "features.svg", "fid.png"} <= {file.name for file in (study.sweep / "plots").iterdir()}
+    assert {"gains.svg", "features.svg", "kid.png"} <= {file.name for file in (study.sweep / "plots").iterdir()}
     assert (study.sweep / "results.tex").read_text().count(r" \\") == 1 + len(TABLE2)
     assert len(page) < 15e6
 
@@ -277,7 +277,9 @@ def scripted(monkeypatch) -> None:
             "classifier": {
                 "per_class": {"cargo": {"f1": figure}},
                 **dict.fromkeys(("macro_f1", "minor_f1", "accuracy"), figure),
+                "confusion": {"mean": [[1]], "values": [[[1]]]},
             },
+            **dict.fromkeys(("realism", "memorisation", "filter")),
             "fidelity": {"preprocess": "normalised", "width": None, "pooled": None, "per_class": {}},
             "inputs": {"seed_0": "gone"},
         }
@@ -307,6 +309,16 @@ def test_a_failed_job_takes_no_other_with_it(scripted, tmp_path: Path):
     log = (sweep / "2/evaluate.log").read_text()
     assert "Traceback" in log and "ZeroDivisionError: by nothing" in log
     assert "Traceback" not in run.out + run.err
+
+
+def test_a_report_that_cannot_be_made_hides_nothing(scripted, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("sarsynth.runs.report.write", lambda *_: 1 / 0)
+    run = here(tmp_path, "evaluate", "-m", "method=none", "prototypes.k=3", "seed=0,1")
+    assert run.code == 1
+    assert "none seed=1" in run.out and "images/ has no tankers" in run.out
+    assert "ZeroDivisionError" in run.out + run.err
+    fine = here(tmp_path, "evaluate", "-m", "method=none", "prototypes.k=3", "seed=0,4")
+    assert fine.code == 1, "no report is an error too"
 
 
 def test_all_jobs_failing_is_a_summary_too(scripted, tmp_path: Path):

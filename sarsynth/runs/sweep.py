@@ -4,6 +4,7 @@ Torch-free, as the process that starts the jobs is.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,13 +32,11 @@ class Summary(Callback):
         folder = Path(config.hydra.sweep.dir)
         found = cells(folder)
         scored = [(cell, cell.result) for cell in found if cell.result and "classifier" in cell.result]
+        reported = True
         if scored:
-            files = report.write(folder, Path(config.paths.store))
             console.rule("[bold]results", align="left")
             console.print(results_table([result for _, result in scored], [cell.overrides for cell, _ in scored]))
-            show_gains(json.loads((folder / SIGNIFICANCE).read_text(encoding="utf-8")))
-            for file in files:
-                console.print(f"  {file}")
+            reported = write_report(folder, Path(config.paths.store))
         for file in side_by_side(found, Path(config.paths.store), folder):
             console.print(f"  {file}")
         for cell in found:
@@ -47,7 +46,21 @@ class Summary(Callback):
             console.rule(f"[bold red]{len(failed)} of {len(found)} jobs failed", align="left")
             for cell in failed:
                 console.print(f"  {cell.name}: {cell.folder}/ {cell.error}", markup=False)
+        if failed or not reported:
             sys.exit(1)  # Hydra, which has nothing more to do, would turn an exception into a warning
+
+
+def write_report(folder: Path, store: Path) -> bool:
+    """Write the report of a sweep and print its gains; a defect in it hides nothing of what else there is to say."""
+    try:
+        files = report.write(folder, store)
+        show_gains(json.loads((folder / SIGNIFICANCE).read_text(encoding="utf-8")))
+    except Exception:
+        logging.getLogger(__name__).exception("no report: a defect")
+        return False
+    for file in files:
+        console.print(f"  {file}")
+    return True
 
 
 def show_gains(found: Mapping[str, Any]) -> None:
