@@ -20,7 +20,7 @@ from PIL import Image
 from sarsynth import pictures
 from sarsynth.console import console
 from sarsynth.errors import ERROR_FILE
-from sarsynth.runs.tables import mean_fid, results_table
+from sarsynth.runs.tables import cheaper, mean_fid, results_table
 
 RESULT = "result.json"
 SEEDS = 4  # images of a class and job in a class's own picture
@@ -84,6 +84,8 @@ class Summary(Callback):
             write_csv(rows, folder / "results.csv")
             console.rule("[bold]results", align="left")
             console.print(results_table([result for _, result in scored], [cell.overrides for cell, _ in scored]))
+            if line := cheaper([(cell.name, result) for cell, result in scored]):
+                console.print(f"  {line}", markup=False)
             console.print(f"  {folder / 'results.csv'}")
         for file in side_by_side(found, Path(config.paths.store), folder):
             console.print(f"  {file}")
