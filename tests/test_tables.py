@@ -29,9 +29,8 @@ def row(minor: float | None, macro: float, *, synthetic: bool) -> dict[str, Any]
 def test_a_cheap_row_that_wins_is_named() -> None:
     cheap, better = ("resample", row(0.52, 0.57, synthetic=False)), ("none", row(0.39, 0.60, synthetic=False))
     lora, plora = ("lora", row(0.28, 0.41, synthetic=True)), ("plora", row(0.36, 0.47, synthetic=True))
-    assert cheaper([better, cheap, lora, plora]) == (
-        "no generator is needed here: minor-class F1 of resample is 52.0±1.0, of the best synthetic set, plora, 36.0±1.0"
-    )
+    line = cheaper([better, cheap, lora, plora]) or ""
+    assert "minor-class F1 of resample is 52.0±1.0, of the best synthetic set, plora, 36.0±1.0" in line
     assert cheaper([cheap, ("2lora", row(0.53, 0.5, synthetic=True)), lora]) is None, "synthesis is ahead"
     assert cheaper([cheap, better]) is None and cheaper([lora, plora]) is None, "nothing to compare"
     without = [("none", row(None, 0.6, synthetic=False)), ("lora", row(None, 0.6, synthetic=True))]
