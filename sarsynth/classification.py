@@ -11,10 +11,10 @@ from typing import Any, Literal, Self, TypedDict
 import numpy as np
 import timm
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +28,7 @@ SCHEDULE_FLOOR = (
     1e-4  # warm-up starts from, and cosine ends at, this share of the peak learning rate (the paper's release)
 )
 MOMENTUM = 0.9  # of SGD
+SMALLEST_DEVIATION = 1e-6  # grey levels; below it lies rounding
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,16 @@ class ClassScores(TypedDict):
 
 
 class Scores(TypedDict):
-    """How well a classifier does; each in [0, 1]. `minor_f1` is None if no class is minor."""
+    """How well a classifier does; each in [0, 1]. `minor_f1` is None if no class is minor.
+
+    `confusion` counts images: a row for each true class, a column for each predicted one.
+    """
 
     per_class: dict[str, ClassScores]
     macro_f1: float
     minor_f1: float | None
     accuracy: float
+    confusion: list[list[int]]
 
 
 class Classifier(LightningModule):
@@ -327,20 +332,15 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), in 0..255.
+    """Mean and standard deviation of each channel of images (N, C, H, W), in 0..255, uint8 or floating.
 
     A constant channel gets a deviation of 1, so that it can be divided by.
     """
-    levels = torch.arange(256, dtype=torch.float64)
-    means, deviations = [], []
-    for channel in images.transpose(0, 1):
-        share = (
-            torch.bincount(channel.flatten(), minlength=256) / channel.numel()
-        )  # exact, and no float copy of the set
-        mean = (share * levels).sum()
-        means.append(mean.item())
-        deviations.append((share * (levels - mean) ** 2).sum().sqrt().item() or 1.0)
-    return means, deviations
+    moments = [torch.var_mean(chunk.double(), dim=(2, 3), correction=0) for chunk in images.split(256)]
+    variances, means = (torch.cat(parts) for parts in zip(*moments, strict=True))  # of each image: no float64 set
+    mean = means.mean(dim=0)
+    deviations = (variances + (means - mean) ** 2).mean(dim=0).sqrt()
+    return mean.tolist(), [deviation if deviation > SMALLEST_DEVIATION else 1.0 for deviation in deviations.tolist()]
 
 
 def fit_classifier(
@@ -354,6 +354,7 @@ def fit_classifier(
     title: str = "classifier",
     checkpoints: Path | None = None,
     checkpoint_every: int = 0,
+    callbacks: Sequence[Callback] = (),
 ) -> Classifier:
     """Train a classifier on real images, and on synthetic ones if given, for the recipe's number of steps.
 
@@ -367,6 +368,7 @@ def fit_classifier(
         title: What the progress bar says.
         checkpoints: Folder of the checkpoint that resumes this training; None keeps none.
         checkpoint_every: Steps between checkpoints.
+        callbacks: What else looks on.
 
     Returns:
         The classifier after its last step, in evaluation mode.
@@ -388,6 +390,7 @@ def fit_classifier(
         max_steps=recipe.max_steps,
         checkpoints=checkpoints,
         checkpoint_every=checkpoint_every,
+        callbacks=callbacks,
     )
     return classifier.eval()
 
@@ -407,13 +410,13 @@ def _over_sampled(
 
 @torch.inference_mode()
 def predict(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Classify uint8 images (N, C, H, W) on the classifier's device: logits on the CPU, float32 (N, classes)."""
+    """Classify images (N, C, H, W) on the classifier's device: logits on the CPU, float32 (N, classes)."""
     return _in_batches(classifier, Classifier.forward, images, batch_size)
 
 
 @torch.inference_mode()
 def extract_features(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Describe uint8 images (N, C, H, W) on the classifier's device: features on the CPU, float32 (N, F)."""
+    """Describe images (N, C, H, W) on the classifier's device: features on the CPU, float32 (N, F)."""
     return _in_batches(classifier, Classifier.features, images, batch_size)
 
 
@@ -425,19 +428,19 @@ def _in_batches(
     return torch.cat([output(classifier, batch.to(classifier.device)).float().cpu() for batch in batches])
 
 
-def scores(logits: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequence[str]) -> Scores:
+def scores(predicted: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequence[str]) -> Scores:
     """Score predictions class by class.
 
     A class that was never predicted has precision 0. Macro-F1 is the mean over the classes that occur in `labels`.
 
     Args:
-        logits: Shape (N, number of classes).
+        predicted: Predicted labels, (N,).
         labels: True labels, (N,).
         classes: Names of the labels 0, 1, …
         minor: Names of the minor classes.
     """
-    true, predicted = labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
-    columns = precision_recall_fscore_support(true, predicted, labels=range(len(classes)), zero_division=0)
+    true, said, known = labels.cpu().numpy(), predicted.cpu().numpy(), range(len(classes))
+    columns = precision_recall_fscore_support(true, said, labels=known, zero_division=0)
     per_class: dict[str, ClassScores] = {
         name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
         for name, precision, recall, f1, support in zip(classes, *columns, strict=True)
@@ -451,5 +454,6 @@ def scores(logits: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequen
         "per_class": per_class,
         "macro_f1": mean_f1(classes) or 0.0,
         "minor_f1": mean_f1(minor),
-        "accuracy": float((true == predicted).mean()),
+        "accuracy": float((true == said).mean()),
+        "confusion": confusion_matrix(true, said, labels=known).tolist(),
     }

@@ -1,45 +1,62 @@
-"""How close synthetic images are to real ones, class by class, in the study's own feature space.
+"""How close synthetic images are to real ones, class by class and in all, in the study's own feature space.
 
 Features come from a frozen extractor, by design the SAR classifier and not ImageNet's Inception; figures compare within
 a study but not with those of another extractor. FID is biased upwards, the more so the fewer the images per
-feature, so every figure comes with its numbers of images.
+feature: with fewer images than features no covariance has full rank, and the figure is marked as unreliable. KID has no
+such bias and decides there.
 """
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torch import Tensor
 
-KID_SUBSETS = 100
-KID_SUBSET_SIZE = 100  # at most; never more than the smaller set has
+from sarsynth.errors import UserError
+
+NEIGHBOURS = 5  # of precision, recall, density and coverage, as Naeem et al. choose
+MOST = 2500  # images of a set in what compares every pair; larger sets are thinned evenly
+ROUNDS = 25  # sub-samples behind an interval
+MOST_IN_ROUND = 1000  # images of a set in one of them
+NORMAL_95 = 1.96
+RANGES = {"fid": (0.0, np.inf), "kid": (-np.inf, np.inf), "density": (0.0, np.inf)}  # the others lie in [0, 1]
 
 
-class ClassFidelity(TypedDict):
-    """Distances of one class; None where there are too few images to tell. Lower is closer."""
+class Fidelity(TypedDict):
+    """Distances and overlaps of two sets; None where there are too few images to tell.
+
+    `fid` and `kid` are lower the closer; `fid_reliable` says whether both sets have as many images as features. Of
+    `precision` (how many synthetic images are like real ones) and `recall` (how many real images are like synthetic
+    ones), and of `density` and `coverage`, which outliers move less, more is better. `intervals` holds [low, high],
+    95 %, of each figure that has one.
+    """
 
     fid: float | None
+    fid_reliable: bool
     kid: float | None
+    precision: float | None
+    recall: float | None
+    density: float | None
+    coverage: float | None
+    intervals: dict[str, list[float]]
     n_real: int
     n_synthetic: int
 
 
-class _Features(nn.Identity):
-    """Stands where torchmetrics expects an image network: our images are features already."""
+class StudyFidelity(TypedDict):
+    """`width` is the number of features; `pooled` has equally many images of both sets in every class."""
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
+    width: int
+    pooled: Fidelity | None
+    per_class: dict[str, Fidelity]
 
 
 def fid(real: Tensor, synthetic: Tensor) -> float:
-    """Fréchet distance of two sets of features, in float64.
+    """Fréchet distance of two sets of features (Heusel et al., arXiv 1706.08500), in float64.
 
-    |m_r - m_s|² + tr(C_r + C_s - 2 (C_r C_s)^½) with means m and unbiased covariances C.
+    |m_r - m_s|² + tr(C_r + C_s - 2 (C_r C_s)^½) with means m and unbiased covariances C. With C = AᵀA, tr (C_r C_s)^½
+    is the sum of the singular values of A_r A_sᵀ: no root of a matrix that is not symmetric, and small for few images.
 
     Args:
         real: Shape (N, F), N >= 2.
@@ -48,43 +65,159 @@ def fid(real: Tensor, synthetic: Tensor) -> float:
     Returns:
         At least 0, in units of squared features.
     """
-    metric = FrechetInceptionDistance(feature=_Features(real.shape[1]))
-    # The distance does not depend on the origin; centring keeps torchmetrics' sums of squares from cancelling.
-    origin = real.double().mean(dim=0)
-    _update(metric, real.double() - origin, synthetic.double() - origin)
-    # The matrix root of nearly singular covariances can leave the result slightly below zero.
-    return max(0.0, metric.compute().item())
+    (mean_r, factor_r), (mean_s, factor_s) = _moments(real), _moments(synthetic)
+    traces = factor_r.square().sum() + factor_s.square().sum()
+    distance = (mean_r - mean_s).square().sum() + traces - 2 * torch.linalg.svdvals(factor_r @ factor_s.T).sum()
+    return max(0.0, distance.item())
 
 
-def kid(real: Tensor, synthetic: Tensor, seed: int = 0) -> float:
-    """Kernel distance (squared MMD, cubic kernel, unbiased), a mean over random subsets.
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (F,), and a factor A of the unbiased covariance AᵀA with no more rows than columns."""
+    mean = features.double().mean(dim=0)
+    centred = (features.double() - mean) / (len(features) - 1) ** 0.5
+    return mean, torch.linalg.qr(centred, mode="r").R if len(centred) > centred.shape[1] else centred
+
+
+def kid(real: Tensor, synthetic: Tensor) -> float:
+    """Kernel distance: squared MMD, cubic kernel, unbiased (Bińkowski et al., arXiv 1801.01401), over all pairs.
 
     Its expectation does not depend on the number of images, so unlike `fid` it can be compared between classes.
 
     Args:
         real: Shape (N, F), N >= 2.
         synthetic: Shape (M, F), M >= 2.
-        seed: Of the subsets.
 
     Returns:
         About 0 for equal distributions; slightly negative values occur.
     """
-    subset_size = min(KID_SUBSET_SIZE, len(real), len(synthetic))
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*save all extracted features in buffer"
-        )  # that is as many as we hold
-        metric = KernelInceptionDistance(_Features(real.shape[1]), subsets=KID_SUBSETS, subset_size=subset_size)
-    _update(metric, real.double(), synthetic.double())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return metric.compute()[0].item()
+    return _Pairs(real, synthetic).kid()
+
+
+class _Pairs:
+    """Kernels and distances of all pairs of two sets, computed once; figures of sub-samples only choose among them."""
+
+    def __init__(self, real: Tensor, synthetic: Tensor) -> None:
+        real, synthetic = real.double(), synthetic.double()
+        self.rows = torch.cat([torch.zeros(len(real)), torch.ones(len(synthetic))]).bool()  # whether synthetic
+        both = torch.cat([real, synthetic])
+        self.kernel = (both @ both.T / both.shape[1] + 1) ** 3
+        centred = both - both.mean(dim=0)  # digits of small distances far from the origin
+        self.distance = torch.cdist(centred, centred).fill_diagonal_(0)
+
+    def kid(self, chosen: Tensor | None = None) -> float:
+        rr, ss, rs = self._blocks(self.kernel, chosen)
+        within = [(block.sum() - block.trace()) / (len(block) * (len(block) - 1)) for block in (rr, ss)]
+        return (within[0] + within[1] - 2 * rs.mean()).item()
+
+    def overlaps(self, chosen: Tensor | None = None) -> dict[str, float]:
+        rr, ss, rs = self._blocks(self.distance, chosen)
+        radius_r, radius_s = (
+            block.kthvalue(min(NEIGHBOURS, len(block) - 1) + 1, dim=1).values for block in (rr, ss)
+        )  # each image is its own nearest neighbour
+        in_real, in_synthetic = rs <= radius_r[:, None], rs <= radius_s
+        return {
+            "precision": in_real.any(dim=0).double().mean().item(),
+            "recall": in_synthetic.any(dim=1).double().mean().item(),
+            "density": in_real.sum(dim=0).double().mean().item() / min(NEIGHBOURS, len(rr) - 1),
+            "coverage": in_real.any(dim=1).double().mean().item(),
+        }
+
+    def _blocks(self, matrix: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = torch.arange(len(matrix)) if chosen is None else chosen
+        synthetic = self.rows[chosen]
+        r, s = chosen[~synthetic], chosen[synthetic]
+        return matrix[r][:, r], matrix[s][:, s], matrix[r][:, s]
+
+
+def overlaps(real: Tensor, synthetic: Tensor) -> dict[str, float]:
+    """Precision and recall (Kynkäänniemi et al., arXiv 1904.06991), density and coverage (Naeem et al., 2002.09797).
+
+    The manifold of a set is the union of the balls around its features that reach to the k-th nearest of the others,
+    k = 5, or as many as there are. Precision: share of synthetic features in the real manifold; recall: the reverse;
+    density: how many real balls hold a synthetic feature, over k; coverage: share of real balls that hold one.
+
+    Args:
+        real: Shape (N, F), N >= 2.
+        synthetic: Shape (M, F), M >= 2.
+    """
+    return _Pairs(real, synthetic).overlaps()
+
+
+def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> Fidelity:
+    """Measure all that there is between two sets of features, with intervals.
+
+    Intervals come from sub-samples without replacement: a bootstrap repeats images, which lowers the rank of a
+    covariance and shortens distances to neighbours, so it is biased for all of these figures. Over sub-samples of a
+    share f of both sets, the spread times (f / (1 - f))^½ estimates the standard error at full size (the delete-d
+    jackknife; Shao and Wu, doi:10.1214/aos/1176347263); f is a half, less for sets of more than 2,000. What more images
+    would take off the bias of FID is not in its interval.
+
+    Args:
+        real: Shape (N, F).
+        synthetic: Shape (M, F).
+        seed: Of the sub-samples.
+
+    Raises:
+        UserError: A feature is not finite.
+    """
+    for what, features in {"real": real, "synthetic": synthetic}.items():
+        if bad := int((~features.isfinite()).any(dim=1).sum()):
+            raise UserError(
+                f"features of {bad} of {len(features)} {what} images are not finite; the classifier they come from "
+                "diverged: lower classifier.learning_rate"
+            )
+    sizes = len(real), len(synthetic)
+    figures: dict[str, float] = {}
+    intervals: dict[str, list[float]] = {}
+    if min(sizes) >= 2:
+        thin = [features[_evenly(len(features), MOST)] for features in (real, synthetic)]
+        pairs = _Pairs(*thin)
+        figures = {"fid": fid(real, synthetic), "kid": pairs.kid()} | pairs.overlaps()
+    if min(sizes) >= 4:  # halves need two
+        errors = _standard_errors(lambda r, s: {"fid": fid(real[r], synthetic[s])}, sizes, seed)
+
+        def of_pairs(r: Tensor, s: Tensor) -> dict[str, float]:
+            chosen = torch.cat([r, s + len(thin[0])])
+            return {"kid": pairs.kid(chosen)} | pairs.overlaps(chosen)
+
+        errors |= _standard_errors(of_pairs, (len(thin[0]), len(thin[1])), seed)
+        for name, error in errors.items():
+            low, high = figures[name] - NORMAL_95 * error, figures[name] + NORMAL_95 * error
+            lowest, highest = RANGES.get(name, (0.0, 1.0))
+            intervals[name] = [max(lowest, low), min(highest, high)]
+    return {
+        "fid": figures.get("fid"),
+        "fid_reliable": min(sizes) >= real.shape[1],
+        "kid": figures.get("kid"),
+        "precision": figures.get("precision"),
+        "recall": figures.get("recall"),
+        "density": figures.get("density"),
+        "coverage": figures.get("coverage"),
+        "intervals": intervals,
+        "n_real": sizes[0],
+        "n_synthetic": sizes[1],
+    }
+
+
+def _standard_errors(
+    figures: Callable[[Tensor, Tensor], dict[str, float]], sizes: tuple[int, int], seed: int
+) -> dict[str, float]:
+    """Standard error of each figure of two sets of these sizes, by the delete-d jackknife."""
+    rng = np.random.default_rng(seed)
+    share = min(0.5, MOST_IN_ROUND / max(sizes))
+    keep = [max(2, int(share * size)) for size in sizes]
+    rounds = [
+        figures(*(torch.from_numpy(rng.permutation(size)[:kept]) for size, kept in zip(sizes, keep, strict=True)))
+        for _ in range(ROUNDS)
+    ]
+    scale = (share / (1 - share)) ** 0.5
+    return {name: scale * float(np.std([one[name] for one in rounds], ddof=1)) for name in rounds[0]}
 
 
 def fidelity(
     real: Tensor, real_labels: Tensor, synthetic: Tensor, synthetic_labels: Tensor, classes: Sequence[str]
-) -> dict[str, ClassFidelity]:
-    """Measure every class that has synthetic images.
+) -> StudyFidelity:
+    """Measure every class that has synthetic images, and all of them together.
 
     Args:
         real: Features of real images, (N, F).
@@ -94,23 +227,21 @@ def fidelity(
         classes: Names of the labels 0, 1, …
 
     Returns:
-        Class name -> figures, in the order of `classes`.
+        Figures by class name, in the order of `classes`; pooled ones are of equally many images of both sets in each
+        class, evenly spread over those that there are, lest a difference in class shares pass for one in images.
     """
-    result: dict[str, ClassFidelity] = {}
+    per_class: dict[str, Fidelity] = {}
+    pool: list[tuple[Tensor, Tensor]] = []
     for label, name in enumerate(classes):
         ours, theirs = real[real_labels == label], synthetic[synthetic_labels == label]
         if len(theirs):
-            enough = min(len(ours), len(theirs)) >= 2
-            result[name] = {
-                "fid": fid(ours, theirs) if enough else None,
-                "kid": kid(ours, theirs) if enough else None,
-                "n_real": len(ours),
-                "n_synthetic": len(theirs),
-            }
-    return result
+            per_class[name] = compare(ours, theirs)
+            fewer = min(len(ours), len(theirs))
+            pool.append((ours[_evenly(len(ours), fewer)], theirs[_evenly(len(theirs), fewer)]))
+    pooled = compare(torch.cat([ours for ours, _ in pool]), torch.cat([theirs for _, theirs in pool])) if pool else None
+    return {"width": real.shape[1], "pooled": pooled, "per_class": per_class}
 
 
-def _update(metric: Metric, real: Tensor, synthetic: Tensor) -> None:
-    metric.set_dtype(torch.float64)
-    metric.update(real, real=True)
-    metric.update(synthetic, real=False)
+def _evenly(size: int, most: int) -> Tensor:
+    """Choose up to `most` of `size` rows, evenly spread: neighbours in a data set are often views of one object."""
+    return torch.linspace(0, size - 1, min(size, most)).round().long() if size else torch.empty(0, dtype=torch.long)

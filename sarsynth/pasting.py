@@ -51,7 +51,7 @@ def clutter(image: np.ndarray) -> np.ndarray | None:
     """Take the target out of a chip: clutter from elsewhere in it, mirrored at its borders, fills the place.
 
     Args:
-        image: uint8, shape (C, H, W).
+        image: uint8 or floating, 0..255, shape (C, H, W).
 
     Returns:
         Floating, same shape and range; None if the target cannot be told, is black all round, or leaves too little.
@@ -82,16 +82,17 @@ def paste(image: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np.nda
     So what is in the mask stays what it is, also relative to the clutter. Around it the two fade into each other.
 
     Args:
-        image: uint8, shape (C, H, W).
+        image: uint8 or floating, 0..255, shape (C, H, W).
         mask: Its target, bool, shape (H, W).
         background: Clutter without a target, floating, same shape and range.
 
     Returns:
-        uint8, same shape.
+        Same shape, type and range.
     """
     level = clutter_level(image, mask)
     under = background * (level / background.mean(axis=(1, 2), keepdims=True))
-    return np.clip(np.round(blend(image, under, _fading(mask), level)), 0, 255).astype(np.uint8)
+    mixed = np.clip(blend(image, under, _fading(mask), level), 0, 255)
+    return (np.round(mixed) if image.dtype == np.uint8 else mixed).astype(image.dtype)
 
 
 def clutter_level(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -4,9 +4,20 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from sarsynth.fidelity import fid, fidelity, kid
+from sarsynth.errors import UserError
+from sarsynth.fidelity import compare, fid, fidelity, kid, overlaps
+
+
+class Features(nn.Identity):
+    """Stands where torchmetrics expects an image network."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
 
 
 def frechet(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
@@ -53,27 +64,111 @@ def test_fid_does_not_lose_digits_far_from_the_origin() -> None:
     assert fid(a + 1e6, b + 1e6) == pytest.approx(fid(a, b), rel=1e-6)
 
 
-def test_kid_tells_equal_from_different_and_is_seeded() -> None:
+@pytest.mark.parametrize(("count", "width"), [(60, 8), (20, 48)])
+def test_fid_and_kid_agree_with_torchmetrics(count: int, width: int) -> None:
+    """Also with fewer images than features, where covariances are singular."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(count, width, generator=generator, dtype=torch.float64)
+    b = a.roll(1, 0) + 0.5 * torch.randn(count, width, generator=generator, dtype=torch.float64) + 0.3
+    known_fid = FrechetInceptionDistance(feature=Features(width)).set_dtype(torch.float64)
+    known_kid = KernelInceptionDistance(Features(width), subsets=1, subset_size=count).set_dtype(torch.float64)
+    for metric in (known_fid, known_kid):
+        metric.update(a, real=True)
+        metric.update(b, real=False)
+    assert fid(a, b) == pytest.approx(known_fid.compute().item(), rel=1e-3)
+    assert kid(a, b) == pytest.approx(known_kid.compute()[0].item(), rel=1e-9)
+    covariances = [np.cov(x.numpy(), rowvar=False) for x in (a, b)]
+    expected = frechet(a.mean(0).numpy(), covariances[0], b.mean(0).numpy(), covariances[1])
+    assert fid(a, b) == pytest.approx(expected, rel=1e-3)
+
+
+def test_kid_tells_equal_from_different() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 150, 8, generator=generator)
     assert abs(kid(a, b)) < 0.2
     assert kid(a, b + 1) > 1
-    state = torch.get_rng_state()
-    assert kid(a, b) == kid(a, b)
-    assert torch.equal(torch.get_rng_state(), state)
+    assert kid(a, a + 0) < 0, "unbiased, so below zero for one and the same sample"
 
 
-def test_per_class_figures_name_their_sizes() -> None:
+def test_overlaps_of_points_on_a_line() -> None:
+    """Worked by hand; k = 5, or as many others as there are, here two: a ball reaches to the farther of the others."""
+    real, synthetic = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[1.5], [5.5], [40.0]])
+    # Real balls: 0 ± 3, 1 ± 2, 3 ± 3. 1.5 lies in all three, 5.5 in the last, 40 in none.
+    # Synthetic balls: 1.5 ± 38.5, 5.5 ± 34.5, 40 ± 38.5, and every real point lies in the first.
+    found = overlaps(real, synthetic)
+    assert found == pytest.approx({"precision": 2 / 3, "recall": 1.0, "density": 4 / 3 / 2, "coverage": 1.0})
+    # The other way: real points far from all that is synthetic but one.
+    assert overlaps(synthetic, real)["precision"] == 1
+
+
+def test_overlaps_tell_dropped_modes_from_outliers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    modes = torch.randn(300, 4, generator=generator)
+    modes[150:] += 20
+    again = torch.randn(300, 4, generator=generator)
+    again[150:] += 20
+    same = overlaps(modes, again)
+    assert min(same.values()) > 0.8
+    collapsed = overlaps(modes, again[:150])
+    assert collapsed["precision"] > 0.8 and collapsed["recall"] < 0.6 and collapsed["coverage"] < 0.6
+    noisy = overlaps(modes, torch.cat([again, again + 200]))
+    assert noisy["precision"] == pytest.approx(same["precision"] / 2) and noisy["coverage"] == same["coverage"]
+
+
+def test_intervals_are_as_wide_as_the_figures_spread() -> None:
+    """The standard error from one pair of sets against the spread over many pairs."""
+    generator = torch.Generator().manual_seed(0)
+    found = [
+        compare(torch.randn(120, 4, generator=generator), 1.3 * torch.randn(120, 4, generator=generator) + 0.5)
+        for _ in range(30)
+    ]
+    for name in ("fid", "kid", "density", "coverage"):
+        spread = np.std([one[name] for one in found], ddof=1)
+        errors = [(one["intervals"][name][1] - one["intervals"][name][0]) / 2 / 1.96 for one in found]
+        assert 0.7 < np.mean(errors) / spread < 1.5, name
+    sets = torch.randn(2, 20, 4, generator=generator)
+    assert compare(*sets) == compare(*sets), "sub-samples are seeded"
+
+
+def test_figures_name_their_sizes_and_what_they_cannot_tell() -> None:
     generator = torch.Generator().manual_seed(0)
     real, real_labels = torch.randn(31, 4, generator=generator), torch.tensor([0] * 20 + [1] * 10 + [2])
     synthetic, synthetic_labels = torch.randn(12, 4, generator=generator), torch.tensor([0] * 8 + [1] + [2] * 3)
     result = fidelity(real, real_labels, synthetic, synthetic_labels, ["a", "b", "c", "d"])
-    assert list(result) == ["a", "b", "c"]
-    assert result["a"] == {
-        "fid": fid(real[:20], synthetic[:8]),
-        "kid": kid(real[:20], synthetic[:8]),
-        "n_real": 20,
-        "n_synthetic": 8,
-    }
-    assert result["b"] == {"fid": None, "kid": None, "n_real": 10, "n_synthetic": 1}
-    assert result["c"] == {"fid": None, "kid": None, "n_real": 1, "n_synthetic": 3}
+    per_class = result["per_class"]
+    assert list(per_class) == ["a", "b", "c"]
+    a = per_class["a"]
+    assert (a["fid"], a["kid"]) == (fid(real[:20], synthetic[:8]), kid(real[:20], synthetic[:8]))
+    assert (a["n_real"], a["n_synthetic"], a["fid_reliable"]) == (20, 8, True)
+    for name, figure in a["intervals"].items():
+        low, high = figure
+        assert low <= a[name] <= high
+    for name, sizes in {"b": (10, 1), "c": (1, 3)}.items():
+        one = per_class[name]
+        assert (one["fid"], one["kid"], one["precision"], one["intervals"]) == (None, None, None, {})
+        assert (one["n_real"], one["n_synthetic"]) == sizes
+    pooled = result["pooled"]
+    assert pooled is not None
+    assert (pooled["n_real"], pooled["n_synthetic"]) == (10, 10), "8 of a, 1 of b, 1 of c on either side"
+    assert result["width"] == 4
+
+
+def test_fid_is_unreliable_with_fewer_images_than_features() -> None:
+    features = torch.randn(8, 9, generator=torch.Generator().manual_seed(0))
+    assert not compare(features, features)["fid_reliable"]
+    assert compare(features[:, :8], features[:, :8])["fid_reliable"]
+
+
+def test_features_that_are_not_finite_are_refused_in_one_line() -> None:
+    good, bad = torch.zeros(5, 3), torch.zeros(5, 3)
+    bad[1, 2], bad[3] = torch.nan, torch.inf
+    with pytest.raises(UserError, match="features of 2 of 5 synthetic images are not finite.*classifier.learning_rate"):
+        compare(good, bad)
+
+
+def test_constant_features_are_measured() -> None:
+    """All images alike: equal sets agree in everything, different ones in nothing."""
+    zeros = torch.zeros(6, 3)
+    same, other = compare(zeros, zeros), compare(zeros, zeros + 1)
+    assert (same["fid"], same["precision"], same["coverage"]) == (0, 1, 1)
+    assert (other["fid"], other["precision"], other["coverage"]) == (3, 0, 0)

@@ -134,14 +134,16 @@ def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
     for content in study.results.values():
         assert set(content) >= {
             *("method", "base", "data", "split", "minor", "classes", "seeds", "classifier", "fidelity", "inputs"),
-            "training",
+            *("training", "captions", "version", "protocol", "learning"),
         }
         assert (content["base"], content["data"], content["split"]) == ("sd-nano", "sim", "train")
         assert content["classes"] == list(CLASSES)
+        assert (content["captions"] == {}) == (content["method"] in ("none", "resample"))
+        assert content["captions"].get("synthetic", {}).get("tanker") in (None, "a SAR image of tanker ship")
         assert content["minor"] == ["fishing", "tanker", "dredger"]
         assert content["seeds"] == [0, 1]
         scores = content["classifier"]
-        assert set(scores) == {"per_class", "macro_f1", "minor_f1", "accuracy"}
+        assert set(scores) == {"per_class", "macro_f1", "minor_f1", "accuracy", "confusion"}
         assert list(scores["per_class"]) == content["classes"]
         for figures in scores["per_class"].values():
             assert list(figures) == ["precision", "recall", "f1", "support"]
@@ -151,6 +153,10 @@ def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
             assert set(figure) == {"mean", "std", "values"}
             assert figure["mean"] == pytest.approx(np.mean(figure["values"]))
             assert figure["std"] == pytest.approx(np.std(figure["values"], ddof=1))
+        confusion = np.array(scores["confusion"]["values"])
+        assert (confusion.sum(axis=2) == 4).all(), "each row is a class's images"
+        assert confusion.mean(axis=0) == pytest.approx(np.array(scores["confusion"]["mean"]))
+        assert confusion.trace(axis1=1, axis2=2) / 20 == pytest.approx(scores["accuracy"]["values"])
         f1 = [one["f1"]["mean"] for one in scores["per_class"].values()]
         assert scores["macro_f1"]["mean"] == pytest.approx(np.mean(f1))
         assert scores["minor_f1"]["mean"] == pytest.approx(np.mean(f1[2:]))
@@ -161,17 +167,60 @@ def test_fidelity_is_of_synthetic_methods(study: SimpleNamespace):
         figures = content["fidelity"]["per_class"]
         assert list(figures) == ([] if method in ("none", "resample") else list(CLASSES))
         for name, one in figures.items():
-            assert set(one) == {"fid", "kid", "n_real", "n_synthetic"}
-            assert one["fid"] >= 0
+            assert set(one) >= {"fid", "kid", "n_real", "n_synthetic", "precision", "coverage", "intervals"}
+            assert one["fid"] >= 0 and not one["fid_reliable"], "three images, 256 features"
             # As many as asked for, or as doubling the class needs.
             wanted = max(3, COUNTS[name] if name in content["minor"] else 0)
             assert (one["n_real"], one["n_synthetic"]) == (COUNTS[name], wanted)
 
 
+def test_quality_is_of_synthetic_methods(study: SimpleNamespace):
+    for method, content in study.results.items():
+        if method in ("none", "resample"):
+            assert (content["realism"], content["memorisation"], content["filter"]) == (None, None, None)
+            continue
+        sizes = {name: max(3, COUNTS[name] if name in content["minor"] else 0) for name in CLASSES}
+        assert content["fidelity"]["width"] == 256
+        assert content["realism"]["n"]["synthetic"] == sum(min(sizes[name], COUNTS[name]) for name in CLASSES)
+        assert content["realism"]["shortcut"] is None or content["realism"]["shortcut"]["n"] == 20
+        assert content["memorisation"]["n"] == {"real": sum(COUNTS.values()), "synthetic": sum(sizes.values())}
+        for pair in content["memorisation"]["pairs"]:
+            assert (artifact(study.store, "synthetic", method) / pair["synthetic"]).is_file()
+        for name, one in content["filter"]["per_class"].items():
+            planned = COUNTS[name] if name in content["minor"] else 0
+            assert one == {"made": sizes[name], "kept": sizes[name], "planned": planned, "joined": planned}
+
+
+def test_a_filter_drops_images_gives_reasons_and_leaves_the_set_alone(
+    study: SimpleNamespace, command: Command, copied: Path
+):
+    """What joins are the next images that are kept; `filter=none` has its results as before."""
+    before = set(cards(copied))
+    run = command("evaluate", "method=lora", *TINY, "seeds=[0]", "filter=density", "fid.preprocess=release")
+    assert run.code == 0, run.err
+    new = {name.split("/")[1].rpartition("-")[0] for name in set(cards(copied)) - before}
+    assert new == {
+        *("lora-filter-density", "lora-seed-0", "lora-fidelity", "lora-realism", "lora-memorisation"),
+        *("lora-features", "sim-features"),  # of the release's input
+    }
+    reasons = artifact(copied, "cache", "lora-filter-density") / "filter.jsonl"
+    rows = [json.loads(line) for line in reasons.read_text().splitlines()]
+    assert all((row["reason"] is None) == row["kept"] for row in rows)
+    (file,) = copied.parent.rglob("runs/**/result.json")
+    content = json.loads(file.read_text())
+    for name, one in content["filter"]["per_class"].items():
+        ours = [row for row in rows if row["class_name"] == name]
+        assert (len(ours), sum(row["kept"] for row in ours)) == (one["made"], one["kept"])
+        assert one["joined"] == min(one["planned"], one["kept"])
+    assert content["fidelity"]["preprocess"] == "release"
+    assert "filter" in content["inputs"]
+
+
 def test_what_a_result_rests_on_is_in_the_store(study: SimpleNamespace):
     known = {path.parent.name.rpartition("-")[2] for path in study.store.glob("*/*/card.json")}
     for method, content in study.results.items():
-        roles = {"seed_0", "seed_1"} | (set() if method in ("none", "resample") else {"synthetic", "fidelity"})
+        measured = {"synthetic", "fidelity", "realism", "shortcut", "memorisation"}
+        roles = {"seed_0", "seed_1"} | (set() if method in ("none", "resample") else measured)
         assert set(content["inputs"]) == roles
         assert set(content["inputs"].values()) <= known
 
@@ -182,7 +231,8 @@ def test_the_sweep_ends_in_a_table_and_the_places_of_the_pictures(study: SimpleN
     for row, content in zip(rows, study.results.values(), strict=True):
         means = [value for key, value in row.items() if "macro_f1" in key and "std" not in key]
         assert float(means[0]) == pytest.approx(content["classifier"]["macro_f1"]["mean"])
-        assert (row["fid"] == "") == (content["method"] in ("none", "resample"))
+        assert (row["kid"] == "") == (content["method"] in ("none", "resample"))
+        assert row["fid"] == "", "no bare FID of fewer images than features"
     table = study.run.stdout[study.run.stdout.rindex("results") :]
     assert "± " in study.run.stdout
     for method, content in study.results.items():
@@ -192,6 +242,7 @@ def test_the_sweep_ends_in_a_table_and_the_places_of_the_pictures(study: SimpleN
             continue
         assert pictures == {
             "real_vs_synthetic.png",
+            "nearest_neighbours.png",
             *(f"strip_{name}.png" for name in CLASSES if method in STACKS),
             *(["prototypes.png"] if method.startswith("plora") else []),
         }
@@ -289,6 +340,10 @@ def test_an_adapter_from_elsewhere_takes_the_place_of_the_methods_own(copied: Pa
         refusal = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/{name}.safetensors")
         assert (refusal.code, refusal.err.count("error: ")) == (1, 1)
         assert f"{name}.safetensors: {said}" in refusal.err
+    # A card beside the file tells what it was made on.
+    misplaced = command("generate", "method=2lora", *TINY, f"adapter.path={sar}/{adapters.WEIGHTS}")
+    assert (misplaced.code, misplaced.err.count("error: ")) == (1, 1)
+    assert "made on ors none, but this study has" in misplaced.err
     several = command("generate", "method=plora", *TINY, f"adapter.path={tmp_path}/own.safetensors")
     assert "adapter.path is one adapter, and method=plora has several" in several.err
 
@@ -311,7 +366,11 @@ def test_a_card_says_what_an_artifact_is(study: SimpleNamespace):
     for file in study.store.glob("*/*/card.json"):
         card = json.loads(file.read_text())
         keys = {"kind", "label", "fingerprint", "settings", "inputs", "sarsynth", "git", "device", "seconds"}
-        assert set(card) == keys | {"peak_memory_bytes", "created"}
+        assert set(card) == keys | {"samples", "peak_memory_bytes", "created"}
+        seen = {one["split"] for one in card["samples"].values()}
+        if card["kind"] in ("classifier", "adapter", "partition"):
+            assert seen == {"train"}
+        assert ("test" in card["inputs"]) <= ("test" in seen)
         assert file.parent.name == f"{card['label']}-{card['fingerprint']}"
         text = json.dumps(card["settings"])
         assert str(study.folder) not in text, "no paths"
@@ -408,7 +467,8 @@ def test_what_changes_content_makes_that_and_what_rests_on_it(study: SimpleNames
     again = command("evaluate", "method=2lora", *TINY, "generate.guidance_scale=2", "seeds=[0]")
     assert again.code == 0, again.err
     new = sorted(name.split("/")[1].rpartition("-")[0] for name in set(cards(copied)) - before)
-    assert new == ["2lora", "2lora-fidelity", "2lora-seed-0", "2lora-strips"], "no training but the last classifier"
+    measured = ["2lora-features", "2lora-fidelity", "2lora-memorisation", "2lora-realism"]
+    assert new == ["2lora", *measured, "2lora-seed-0", "2lora-strips"], "no training but the last classifier"
 
 
 def test_images_do_not_depend_on_interruption_or_batch(study: SimpleNamespace, command: Command, copied: Path):
@@ -602,7 +662,7 @@ def break_list(root: Path) -> None:
         (None, ["ors.root=nowhere"], ["ors.root=nowhere: no such folder"]),
         (None, ["data.train=trian"], [r"data\.train=trian: no such folder or list file", "there: test/, train/"]),
         (break_class, [], ["sar/train/dredger: class folder of train without images", "fill it or remove it"]),
-        (break_image, [], ["sar/train/tanker/1.png: cannot be read as an image", "repair or remove it"]),
+        (break_image, [], [r"data.max_bad=0.01: 1 of \d+ .*tanker/1.png: cannot be read as an image", "raise it"]),
         (break_mode, [], ["sar/train/tanker/0.tif: image mode CMYK", "convert it to 8-bit grey"]),
         (break_colour, [], ["sar/train/tanker/0.png: a colour image", "channels=3"]),
         (break_list, ["data.train=list.txt"], [r"sar/list.txt, line 2: no file train/cargo/77\.png"]),

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sarsynth.runs.tables import cheaper, counts_table
+from sarsynth.runs.tables import cheaper, counts_table, fidelity_cells
 
 
 def test_counts_stand_by_split_and_class_with_their_sum() -> None:
@@ -35,3 +35,18 @@ def test_a_cheap_row_that_wins_is_named() -> None:
     assert cheaper([cheap, better]) is None and cheaper([lora, plora]) is None, "nothing to compare"
     without = [("none", row(None, 0.6, synthetic=False)), ("lora", row(None, 0.6, synthetic=True))]
     assert "macro F1 of none is 60.0±2.0" in (cheaper(without) or ""), "no minor classes; equal is enough"
+
+
+def figures(kid: float | None, fid: float | None, reliable: bool) -> dict[str, object]:
+    return {"kid": kid, "fid": fid, "fid_reliable": reliable}
+
+
+def test_fid_stands_alone_only_where_there_are_enough_images() -> None:
+    def cells(pooled: object, preprocess: str = "normalised") -> tuple[str, str]:
+        return fidelity_cells({"preprocess": preprocess, "width": 256, "pooled": pooled})
+
+    assert cells(None) == ("", "")
+    assert cells(figures(0.1234, 18.906, True)) == ("0.123", "18.91")
+    assert cells(figures(0.1234, 18.906, False)) == ("0.123", "n < 256")
+    assert cells(figures(None, None, False)) == ("too few", "n < 256")
+    assert cells(figures(0.1234, 0.9, True), "release") == ("0.123 (release input)", "0.90 (release input)")

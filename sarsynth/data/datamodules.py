@@ -17,7 +17,7 @@ Sampling = Literal["uniform", "balanced"]
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images that belong together with their labels: uint8 (N, C, H, W) and int64 (N,); names, if known."""
+    """Images in 0..255, uint8 or float32 (N, C, H, W), with their labels, int64 (N,), and names, if known."""
 
     images: Tensor
     labels: Tensor
@@ -208,7 +208,7 @@ def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Str
 
 
 def shuffled(training: LabelledImages, order: Stream | Succession, *, batch_size: int) -> SeededDataModule:
-    """Serve images, mixed evenly into every batch: (uint8 (B, C, H, W), labels int64 (B,), rows int64 (B,)).
+    """Serve images, mixed evenly into every batch: ((B, C, H, W), labels int64 (B,), rows int64 (B,)).
 
     The budget is in steps: more images mean fewer epochs, not a longer training.
     """

@@ -41,7 +41,8 @@ def augmented_images(study: "Study", real: LabelledImages, sizes: Mapping[str, i
     images = torch.empty_like(copies.images)
     for first in range(0, len(images), BATCH):
         batch = slice(first, first + BATCH)
-        images[batch] = augment(copies.images[batch], how, generator).round().to(torch.uint8)
+        drawn = augment(copies.images[batch], how, generator)
+        images[batch] = drawn if images.is_floating_point() else drawn.round().to(images.dtype)
     return LabelledImages(images, copies.labels, copies.names)
 
 

@@ -1,5 +1,6 @@
-"""The end of a study: classifiers on real + added images over seeds, fidelity of the synthetic set, one result."""
+"""The end of a study: classifiers on real + added images over seeds, the quality of the synthetic set, one result."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -8,54 +9,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from sarsynth import pictures
-from sarsynth.classification import (
-    Classifier,
-    ClassifierRecipe,
-    OverSampling,
-    extract_features,
-    fit_classifier,
-    predict,
-    scores,
-)
+from sarsynth.checkpoints import CHOICES, Checkpoint, Checkpoints
+from sarsynth.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
 from sarsynth.data.datamodules import LabelledImages
-from sarsynth.data.transforms import resize
-from sarsynth.fidelity import ClassFidelity, fidelity
+from sarsynth.data.records import class_counts, stratified_split
+from sarsynth.errors import UserError
 from sarsynth.losses import Loss, class_weights
 from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
 from sarsynth.runs.copies import COPIES
+from sarsynth.runs.prompts import samples
+from sarsynth.runs.quality import draw_neighbours, quality
+from sarsynth.runs.results import LEAKS, RESULT_VERSION
 from sarsynth.runs.study import Study
+from sarsynth.runs.synthetic import filters, joining, synthetic_images
 from sarsynth.store import Artifact
 
 FIGURES = ("precision", "recall", "f1", "support")
 LARGEST = 5  # classes of a prototype that its picture names
 
 
-def synthetic_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
-    """Read the first images of each class from the method's synthetic set, at the classifier's size."""
-    folder, size = study.synthetic().path, study.settings.classifier.image_size
-    images, labels, names = [], [], []
-    for label, name in enumerate(study.classes):
-        for index in range(sizes[name]):
-            file = folder / "images" / name / f"{index:06d}.png"
-            with Image.open(file) as picture:
-                pixels = np.asarray(picture)
-            pixels = pixels.reshape(*pixels.shape[:2], -1)
-            images.append(torch.from_numpy(resize(pixels, size).copy()).permute(2, 0, 1))
-            labels.append(label)
-            names.append(str(file))
-    channels = study.sources["sar"].channels
-    stacked = torch.stack(images) if images else torch.empty(0, channels, size, size, dtype=torch.uint8)
-    return LabelledImages(stacked, torch.tensor(labels, dtype=torch.int64), names)
-
-
 ADDS = {
     "nothing": lambda study, real, sizes: None,
-    "synthetic": lambda study, real, sizes: synthetic_images(study, sizes),
+    "synthetic": lambda study, real, sizes: joining(study, sizes),
     **COPIES,
 }
 
@@ -72,16 +51,74 @@ def recipe_of(study: Study) -> ClassifierRecipe:
     )
 
 
+def parts(study: Study) -> tuple[LabelledImages, LabelledImages | None]:
+    """Say what classifiers are trained on, and what their checkpoints are chosen on: None where nothing is chosen.
+
+    Where the data have no validation split, a stratified part of the training images is one, whole groups at a time.
+    Only the classifiers of an evaluation go without it; adapters are trained on all training images.
+
+    Raises:
+        UserError: A class has no image left to train on.
+    """
+    real, chosen = study.labelled("train"), study.settings.evaluate
+    if chosen.topk == "none":
+        return real, None
+    if study.sources["sar"].records("val"):
+        return real, study.labelled("val")
+    held_out = {record.path for record in stratified_split(study.training, [chosen.val], study.settings.seed)[0]}
+    apart = torch.tensor([record.path in held_out for record in study.training])
+    for label, name in enumerate(study.classes):
+        if study.counts[name] and not (real.labels[~apart] == label).any():
+            raise UserError(
+                f"evaluate.val={chosen.val}: no image of class {name} is left to train on (of {study.counts[name]}); "
+                "give data.val, or use evaluate.topk=none"
+            )
+    return real[~apart], real[apart]
+
+
+def protocol(study: Study) -> dict[str, Any]:
+    """Say how checkpoints are chosen: what of the settings changes a score."""
+    chosen = study.settings.evaluate
+    if chosen.topk == "none":
+        return {"topk": chosen.topk}
+    own = bool(study.sources["sar"].records("val"))
+    return {
+        **chosen.model_dump(include={"topk", "k", "keep", "every", "after"}),
+        "val": "val" if own else chosen.val,
+        "seed_of_val": None if own else study.settings.seed,
+    }
+
+
 def trained(study: Study, seed: int) -> Artifact:
-    """Train one classifier on real + added images and predict the test set: logits.safetensors and scores.json."""
-    recipe, method = recipe_of(study), study.settings.method
+    """Train one classifier on real + added images and predict the test set.
+
+    Returns:
+        An artifact of two files. `logits.safetensors`: `logits`, float32 (checkpoints, images, classes), of the
+        checkpoints that were chosen; `predicted`, int64 (vectors, images), labels whose scores are averaged; `labels`,
+        int64 (images,), the true ones; and as metadata, in JSON, `images`, their names, `digests`, the beginnings of
+        their pixels' sha256, `classes`, and `steps` of the checkpoints. `scores.json`: what `scores` gives.
+    """
+    recipe, method, chosen = recipe_of(study), study.settings.method, study.settings.evaluate
     inputs = {"train": study.images("train"), "test": study.images("test")}
     if method.adds == "synthetic":
-        inputs["synthetic"] = study.synthetic()
+        inputs |= {"synthetic": study.synthetic(), **filters(study)}
+    how = protocol(study)
+    if how.get("val") == "val":
+        inputs["val"] = study.images("val")
     sizes = study.plan if method.adds != "nothing" else {}
 
     def build(folder: Path) -> None:
-        real = study.labelled("train")
+        real, validation = parts(study)
+        test = study.labelled("test")
+        looker = None
+        if validation is not None:
+            looker = Checkpoints(
+                validation,
+                test.images,
+                every=max(1, round(chosen.every * len(study.training) / recipe.batch_size)),
+                after=round(chosen.after * recipe.max_steps),
+                keep=chosen.keep,
+            )
         classifier = fit_classifier(
             real,
             study.classes,
@@ -92,13 +129,26 @@ def trained(study: Study, seed: int) -> Artifact:
             title=f"classifier, {method.name}, seed {seed}",
             checkpoints=folder / "checkpoints",
             checkpoint_every=500,
+            callbacks=[] if looker is None else [looker],
         )
         if classifier.global_rank:
             return  # rank 0 predicts and writes
-        test = study.labelled("test")
-        logits = predict(classifier, test.images)
-        save_file({"logits": logits, "labels": test.labels}, folder / "logits.safetensors")
-        figures = scores(logits, test.labels, study.classes, study.minor)
+        kept = looker.kept if looker else [Checkpoint(recipe.max_steps, None, predict(classifier, test.images))]
+        found = CHOICES[chosen.topk](kept, test.labels, study.classes, chosen.k)
+        tensors = {
+            "logits": torch.stack([one.logits for one in found.checkpoints]),
+            "predicted": found.predicted,
+            "labels": test.labels,
+        }
+        about_them = {
+            "images": [test.name(row) for row in range(len(test))],
+            "digests": [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in test.images],
+            "classes": study.classes,
+            "steps": [one.step for one in found.checkpoints],
+        }
+        metadata = {key: json.dumps(value) for key, value in about_them.items()}
+        save_file(tensors, folder / "logits.safetensors", metadata)
+        figures = averaged([scores(said, test.labels, study.classes, study.minor) for said in found.predicted])
         (folder / "scores.json").write_text(json.dumps(figures, indent=2) + "\n")
 
     return study.store.make(
@@ -114,57 +164,41 @@ def trained(study: Study, seed: int) -> Artifact:
             "seed_of_copies": study.settings.seed if method.adds in COPIES else None,
             "views": study.settings.augment.views.model_dump() if method.adds == "augmented" else None,
             "seed": seed,
+            "protocol": how,
         },
         inputs,
         build,
-        command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed}]"),
+        command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
         collective=True,
     )
 
 
-def measured(study: Study) -> Artifact:
-    """Compare the synthetic set with the real training images in the study's own feature space: fidelity.json.
-
-    Where images follow the contours of real ones, the first of each class follow one real image each, in their order;
-    then these pairs are compared, as in the paper, and nothing else.
-    """
-    classifier, made, real = study.classifier(), study.synthetic(), study.images("train")
-    paired = "data" in study.settings.contours.sources
-    sizes = study.synthetic_sizes
-    if paired:
-        sizes = {name: min(size, study.counts[name]) for name, size in sizes.items()}
-
-    def build(folder: Path) -> None:
-        extractor = Classifier.load(classifier.path)
-        ours, theirs = study.labelled("train"), synthetic_images(study, sizes)
-        if paired:
-            of_class = [torch.nonzero(ours.labels == label)[:, 0] for label in range(len(study.classes))]
-            ours = ours[torch.cat([rows[: sizes[name]] for rows, name in zip(of_class, study.classes, strict=True)])]
-        features = [extract_features(extractor, images) for images in (ours.images, theirs.images)]
-        figures = fidelity(features[0], ours.labels, features[1], theirs.labels, study.classes)
-        (folder / "fidelity.json").write_text(json.dumps(figures, indent=2) + "\n")
-
-    return study.store.make(
-        "evaluation",
-        f"{study.settings.method.name}-fidelity",
-        {"classes": study.classes, "sizes": sizes, "paired": paired},
-        {"classifier": classifier, "synthetic": made, "images": real},
-        build,
-        command=study.command("evaluate.py", f"method={study.settings.method.name}"),
-    )
+def averaged(figures: Sequence[Any]) -> Any:
+    """Average what is built alike, number by number; None stays None, and one alone stays as it is."""
+    first = figures[0]
+    if len(figures) == 1 or first is None:
+        return first
+    if isinstance(first, Mapping):
+        return {key: averaged([one[key] for one in figures]) for key in first}
+    if isinstance(first, Sequence):
+        return [averaged(column) for column in zip(*figures, strict=True)]
+    return float(np.mean(figures))
 
 
 def about(study: Study) -> dict[str, Any]:
     """Say what a study is of: what `result.json` begins with, whichever script writes it."""
     settings = study.settings
     return {
+        "version": RESULT_VERSION,
         "method": settings.method.name,
         "base": settings.base.name,
         "data": settings.data.name,
         "split": settings.data.split,
+        "radiometry": study.radiometry["sar"].plain,
         "minor": study.minor,
         "classes": study.classes,
         "counts": study.counts,
+        "leaks": study.leaks,
     }
 
 
@@ -173,23 +207,29 @@ def result(study: Study) -> dict[str, Any]:
 
     Returns:
         What `result.json` holds (see README): per-class scores as mean, standard deviation and values over the seeds,
-        fidelity per class, and the fingerprints of everything that it rests on.
+        what `quality` says of the synthetic images, and the fingerprints of everything that it rests on.
+
+    Raises:
+        UserError: A class has no test image.
     """
-    settings, inputs = study.settings, {}
+    settings, chosen, inputs = study.settings, study.settings.evaluate, {}
+    tested = class_counts(study.records("sar", "test"), study.classes)
+    if empty := [name for name, count in tested.items() if not count]:
+        raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")
+    seeds = [seed + settings.method.seed_offset for seed in settings.seeds]
     runs = []
-    for seed in settings.seeds:
+    for seed in seeds:
         artifact = trained(study, seed)
         inputs[f"seed_{seed}"] = artifact.fingerprint
         runs.append(json.loads((artifact.path / "scores.json").read_text()))
-    figures: dict[str, ClassFidelity] = {}
-    if settings.method.adds == "synthetic":
-        made, artifact = study.synthetic(), measured(study)
-        figures = json.loads((artifact.path / "fidelity.json").read_text())
-        inputs |= {"synthetic": made.fingerprint, "fidelity": artifact.fingerprint}
+    measured, rests_on = quality(study)
     return about(study) | {
+        "captions": samples(study),
         "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
-        "seeds": list(settings.seeds),
+        "seeds": seeds,
         "learning": learning(study),
+        "protocol": protocol(study)
+        | {"leaks": LEAKS.get(chosen.topk), "baseline": chosen.baseline, "replicates": chosen.replicates},
         "training": budget(study),
         "classifier": {
             "per_class": {
@@ -197,9 +237,13 @@ def result(study: Study) -> dict[str, Any]:
                 for name in study.classes
             },
             **{figure: spread([run[figure] for run in runs]) for figure in ("macro_f1", "minor_f1", "accuracy")},
+            "confusion": {
+                "mean": averaged([run["confusion"] for run in runs]),
+                "values": [run["confusion"] for run in runs],
+            },
         },
-        "fidelity": {"per_class": figures},
-        "inputs": inputs,
+        **measured,
+        "inputs": inputs | rests_on,
     }
 
 
@@ -239,8 +283,8 @@ def draw(study: Study, folder: Path) -> list[Path]:
         grid = pictures.real_vs_synthetic_grid(*shown, study.classes, title=title, heading=adds)
         grid.save(folder / "real_vs_added.png")
         return [folder / "real_vs_added.png"]
-    sizes = {class_name: min(pictures.COLUMNS, size) for class_name, size in study.synthetic_sizes.items()}
-    made = synthetic_images(study, sizes)
+    first = {class_name: range(min(pictures.COLUMNS, size)) for class_name, size in study.synthetic_sizes.items()}
+    made = synthetic_images(study, first)
     grid = pictures.real_vs_synthetic_grid(
         real.images, real.labels, made.images, made.labels, study.classes, title=f"{name}: real and synthetic"
     )
@@ -254,6 +298,11 @@ def draw(study: Study, folder: Path) -> list[Path]:
     if study.settings.method.partition == "prototypes":
         files.append(draw_prototypes(study, folder))
     return files
+
+
+def draw_quality(study: Study, folder: Path) -> list[Path]:
+    """Put pictures of what was measured of a synthetic method beside its result: nearest neighbours."""
+    return [draw_neighbours(study, folder)] if study.settings.method.adds == "synthetic" else []
 
 
 def draw_prototypes(study: Study, folder: Path) -> Path:

@@ -50,7 +50,10 @@ def contours_table(kept: Mapping[str, Mapping[str, tuple[int, int]]]) -> Table:
 
 
 def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str] = ()) -> Table:
-    """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, and FID.
+    """Lay results out as the paper's table: F1 of each class, of the minor classes and of all, KID and FID.
+
+    The last two are of all classes together. FID stands there only where there are as many images as features, else
+    why not; on the release's input, which compares with nothing else, both say so.
 
     Args:
         results: The contents of result.json, a row each.
@@ -61,7 +64,9 @@ def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]
     table = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1),
-        title=f"F1 in % on the real test set, mean ± sd over {seeds} seeds; FID of the synthetic images",
+        title=f"F1 in % on the real test set, mean ± sd over {seeds} seeds; KID and FID of the synthetic images",
+        caption="\n".join(sorted({f"! {leaks}" for result in results if (leaks := result["protocol"]["leaks"])}))
+        or None,
     )
     table.add_column("method")
     if any(overrides):
@@ -69,16 +74,60 @@ def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]
     for name in first["classes"]:
         mark = "*" if name in first["minor"] else ""
         table.add_column(f"{name}{mark}", justify="right")
-    for name in ("minor*", "macro", "FID"):
+    for name in ("minor*", "macro", "KID", "FID"):
         table.add_column(name, justify="right")
     for index, result in enumerate(results):
         scores = result["classifier"]
         cells = [overrides[index]] if any(overrides) else []
         cells += [percent((scores["per_class"].get(name) or {}).get("f1")) for name in first["classes"]]
         cells += [percent(scores["minor_f1"]), percent(scores["macro_f1"])]
-        distance = mean_fid(result)
-        table.add_row(result["method"], *cells, "" if distance is None else f"{distance:.2f}")
+        mark = " !" if result["protocol"]["leaks"] else ""
+        table.add_row(result["method"] + mark, *cells, *fidelity_cells(result["fidelity"]))
     return table
+
+
+def gains_table(found: Mapping[str, Any]) -> Table | None:
+    """Lay out how far each row lies above its baseline, with intervals and marks; None if no row has one.
+
+    Args:
+        found: What significance.json holds.
+    """
+    rows = [row for row in found["rows"] if row["gains"]]
+    if not rows:
+        return None
+    by_job = {row["job"]: row for row in found["rows"]}
+    against = ", ".join(dict.fromkeys(by_job[row["baseline"]]["method"] for row in rows))
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        title=f"Gain in F1 over {against}, in points of a percent, and its {100 * (1 - found['level']):.0f} % interval "
+        "over test images and seeds",
+        caption=f"▲ ▼ significant at {100 * found['level']:.0f} %, for classes after Holm's correction; p is McNemar's "
+        "of accuracy",
+    )
+    named = any(row["overrides"] for row in rows)
+    classes = list(dict.fromkeys(name for row in rows for name in row["gains"]["per_class"]))
+    table.add_column("method")
+    if named:
+        table.add_column("overrides")
+    for name in (*classes, "minor", "macro", "accuracy", "p"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        gains = row["gains"]
+        every = [gains["per_class"].get(name) for name in classes]
+        cells = [gain_cell(gain) for gain in (*every, gains["minor_f1"], gains["macro_f1"], gains["accuracy"])]
+        mcnemar = f"{gains['mcnemar']['p']:.3f}" if gains["mcnemar"] else ""
+        mark = " !" if row["leaks"] else ""
+        table.add_row(row["method"] + mark, *([row["overrides"]] if named else []), *cells, mcnemar)
+    return table
+
+
+def gain_cell(gain: Mapping[str, Any] | None) -> str:
+    """Format a gain in points, its mark, and its interval below it."""
+    if gain is None:
+        return ""
+    mark = ("▲" if gain["delta"] > 0 else "▼") if gain["significant"] else ""
+    return f"{100 * gain['delta']:+.1f}{mark}\n{100 * gain['low']:+.1f}…{100 * gain['high']:+.1f}"
 
 
 def percent(figure: Mapping[str, Any] | None) -> str:
@@ -88,10 +137,22 @@ def percent(figure: Mapping[str, Any] | None) -> str:
     return f"{100 * figure['mean']:.1f}±{100 * figure['std']:.1f}"
 
 
-def mean_fid(result: Mapping[str, Any]) -> float | None:
-    """Average FID over the classes that have one; None without synthetic images."""
-    known = [figures["fid"] for figures in result["fidelity"]["per_class"].values() if figures["fid"] is not None]
-    return sum(known) / len(known) if known else None
+def fidelity_cells(fidelity: Mapping[str, Any]) -> tuple[str, str]:
+    """Format pooled KID and FID; empty without synthetic images."""
+    pooled = fidelity["pooled"]
+    if pooled is None:
+        return "", ""
+    kid = "too few" if pooled["kid"] is None else f"{pooled['kid']:.3g}"
+    fid = reliable_fid(pooled)
+    told = f"n < {fidelity['width']}" if fid is None else f"{fid:.2f}"
+    if fidelity["preprocess"] == "release":
+        return f"{kid} (release input)", f"{told} (release input)"
+    return kid, told
+
+
+def reliable_fid(figures: Mapping[str, Any]) -> float | None:
+    """FID, where it may be shown by itself: of at least as many images as there are features."""
+    return figures["fid"] if figures["fid_reliable"] else None
 
 
 def cheaper(named: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
