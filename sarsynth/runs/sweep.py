@@ -18,7 +18,7 @@ from sarsynth.console import console
 from sarsynth.runs import report
 from sarsynth.runs.cells import Cell, ClassImages, cells, read_set
 from sarsynth.runs.comparison import SIGNIFICANCE
-from sarsynth.runs.tables import gains_table, results_table
+from sarsynth.runs.tables import cheaper, gains_table, results_table
 
 SEEDS = 4  # images of a class and job in a class's own picture
 SAMPLES = 3  # and in the picture of all classes
@@ -36,6 +36,8 @@ class Summary(Callback):
         if scored:
             console.rule("[bold]results", align="left")
             console.print(results_table([result for _, result in scored], [cell.overrides for cell, _ in scored]))
+            if line := cheaper([(cell.name, result) for cell, result in scored]):
+                console.print(f"  {line}", markup=False)
             reported = write_report(folder, Path(config.paths.store))
         for file in side_by_side(found, Path(config.paths.store), folder):
             console.print(f"  {file}")

@@ -153,3 +153,27 @@ def fidelity_cells(fidelity: Mapping[str, Any]) -> tuple[str, str]:
 def reliable_fid(figures: Mapping[str, Any]) -> float | None:
     """FID, where it may be shown by itself: of at least as many images as there are features."""
     return figures["fid"] if figures["fid_reliable"] else None
+
+
+def cheaper(named: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
+    """Say so if a row without a generator does at least as well as the best one with: on minor classes, else on all.
+
+    Args:
+        named: Names and contents of result.json of the rows.
+
+    Returns:
+        One line; None if synthesis is ahead, or rows of one of the two kinds are missing.
+    """
+    minor = all(result["classifier"]["minor_f1"]["mean"] is not None for _, result in named)
+    figure = "minor_f1" if minor else "macro_f1"
+    made: dict[bool, list[tuple[float, str, str]]] = {True: [], False: []}
+    for name, result in named:
+        score = result["classifier"][figure]
+        made[bool(result["fidelity"]["per_class"])].append((score["mean"], name, percent(score)))
+    if not all(made.values()):
+        return None
+    (synthetic, name, shown), (plain, cheap, its) = max(made[True]), max(made[False])
+    if synthetic > plain:
+        return None
+    of = "minor-class" if minor else "macro"
+    return f"no generator is needed here: {of} F1 of {cheap} is {its}, of the best synthetic set, {name}, {shown}"
