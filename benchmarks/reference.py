@@ -5,6 +5,7 @@ from torch import Tensor
 
 from sarsynth.classification import Classifier, ClassifierRecipe, fit_classifier, predict, scores
 from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images
 from sarsynth.fitting import Fitting
@@ -17,7 +18,7 @@ def pictures(domain: str, per_class: int, size: int, split: str = "train") -> La
     """Draw a balanced set."""
     source = Simulated(domain, SEED, per_class, per_class, size)
     records = source.records(split)
-    return LabelledImages(load_images(source, records, size), torch.tensor([r.label for r in records]))
+    return LabelledImages(load_images(source, records, size, EightBit()), torch.tensor([r.label for r in records]))
 
 
 def reference(domain: str, recipe: ClassifierRecipe, per_class: int = 600) -> tuple[Classifier, LabelledImages]:
@@ -38,4 +39,4 @@ def recognised(classifier: Classifier, images: Tensor, labels: Tensor) -> dict[s
 
 def macro_f1(classifier: Classifier, images: Tensor, labels: Tensor) -> float:
     """Macro-F1 on a set."""
-    return scores(predict(classifier, images), labels, CLASSES, [])["macro_f1"]
+    return scores(predict(classifier, images).argmax(dim=1), labels, CLASSES, [])["macro_f1"]

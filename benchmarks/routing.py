@@ -1,8 +1,9 @@
 """What one pass for K adapters saves: adapters x samples a second, together and one after the other.
 
-    python benchmarks/routing.py [sd-nano|sd15] [repetitions]
+    python benchmarks/routing.py [sd-nano|sd15] [repetitions] [most]
 
 `sd15` is the true architecture at random weights, at 256 px. One after the other is the same code with K = 1, K times.
+Batches of more than `most` samples, which memory may not hold, are left out.
 """
 
 import statistics
@@ -57,7 +58,7 @@ def step_time(unet: UNet2DConditionModel, pattern: str, adapters: int, each: int
         return seconds(lambda: unet(latents, timesteps, text).sample.square().mean().backward(), repetitions)
 
 
-def main(base: str, repetitions: int) -> None:
+def main(base: str, repetitions: int, most: int) -> None:
     """Print the table."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         pattern = check(hydra.compose("evaluate", [f"base={base}"])).adapter.target_modules
@@ -68,7 +69,7 @@ def main(base: str, repetitions: int) -> None:
         table.add_column(column, justify="right")
     for each in (1, 4, 8):
         alone = step_time(unet, pattern, 1, each, side, repetitions)
-        for adapters in (1, 2, 4, 8):
+        for adapters in (k for k in (1, 2, 4, 8) if k * each <= most):
             together = alone if adapters == 1 else step_time(unet, pattern, adapters, each, side, repetitions)
             row = (adapters * each / together, each / alone, adapters * alone / together)
             table.add_row(str(each), str(adapters), *(f"{figure:.2f}" for figure in row))
@@ -76,5 +77,5 @@ def main(base: str, repetitions: int) -> None:
 
 
 if __name__ == "__main__":
-    name = sys.argv[1] if len(sys.argv) > 1 else "sd-nano"
-    main(name, int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    given = dict(enumerate(sys.argv))
+    main(given.get(1, "sd-nano"), int(given.get(2, 5)), int(given.get(3, 64)))

@@ -15,10 +15,12 @@ from rich.table import Table
 from sarsynth.classification import fit_classifier, predict, scores
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images
 from sarsynth.fitting import Fitting
-from sarsynth.runs.evaluation import repeated_images, spread
+from sarsynth.runs.copies import repeated_images
+from sarsynth.runs.evaluation import spread
 from sarsynth.runs.study import Study
 from sarsynth.settings import check
 from sarsynth.tracking import Tracker
@@ -27,7 +29,9 @@ from sarsynth.tracking import Tracker
 def labelled(source: Simulated, split: str) -> LabelledImages:
     """Draw all images of a split."""
     records = source.records(split)
-    return LabelledImages(load_images(source, records, source.image_size), torch.tensor([r.label for r in records]))
+    return LabelledImages(
+        load_images(source, records, source.image_size, EightBit()), torch.tensor([r.label for r in records])
+    )
 
 
 def main(seeds: int) -> None:
@@ -43,7 +47,7 @@ def main(seeds: int) -> None:
 
     arms = {
         f"imbalanced, {total} images": (real, None),
-        "the same, minor classes doubled": (real, repeated_images(study, study.plan)),
+        "the same, minor classes doubled": (real, repeated_images(study, real, study.plan)),
         f"balanced, {total // len(classes)} a class": (balanced(total // len(classes)), None),
         f"balanced, {most} a class": (balanced(most), None),
     }
@@ -56,7 +60,7 @@ def main(seeds: int) -> None:
             classifier = fit_classifier(
                 images, classes, recipe, synthetic=more, seed=seed, fitting=Fitting(), title=name
             )
-            runs.append(scores(predict(classifier, test.images), test.labels, classes, study.minor))
+            runs.append(scores(predict(classifier, test.images).argmax(dim=1), test.labels, classes, study.minor))
         figures = [spread([run["per_class"][c]["f1"] for run in runs]) for c in classes]
         figures += [spread([run[key] for run in runs]) for key in ("minor_f1", "macro_f1")]
         table.add_row(name, *(f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}" for figure in figures))

@@ -170,11 +170,33 @@ class Base(nn.Module):
         """Map scaled latents to images, clipped to [-1, 1]."""
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
 
+    @property
+    def text_length(self) -> int:
+        """Tokens of a text that count, start and end among them: 77 for Stable Diffusion v1.5."""
+        return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+
     def tokenize(self, texts: list[str]) -> Tensor:
         """Map texts to padded, truncated token ids of shape (B, L)."""
-        length = self.text_encoder.config.max_position_embeddings
-        tokens = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(
+            texts, padding="max_length", max_length=self.text_length, truncation=True, return_tensors="pt"
+        )
         return tokens.input_ids
+
+    def cut(self, texts: list[str]) -> list[tuple[int, str]]:
+        """Say how many tokens each text has, start and end among them, and which of its words `tokenize` cuts off.
+
+        A word that is cut in two counts as lost.
+        """
+        found = []
+        tokens = self.tokenizer(texts, return_offsets_mapping=True, verbose=False)
+        for text, ids, places in zip(texts, tokens.input_ids, tokens.offset_mapping, strict=True):
+            lost = ""
+            if len(ids) > self.text_length:
+                (begin, _) = places[self.text_length - 1]  # where the end takes the place of a token
+                kept = re.sub(r"\w+$", "", text[:begin]) if text[begin].isalnum() else text[:begin]
+                lost = text[len(kept) :].strip(" ,")
+            found.append((len(ids), lost))
+        return found
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:

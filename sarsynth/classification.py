@@ -11,21 +11,24 @@ from typing import Any, Literal, Self, TypedDict
 import numpy as np
 import timm
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional
 
-from sarsynth.data.datamodules import LabelledImages, shuffled, step_seed
+from sarsynth.data.datamodules import LabelledImages, Sampling, Stream, Succession, shuffled, step_seed, stream
 from sarsynth.fitting import Fitting, check_finite, learning_rate_share
+from sarsynth.losses import Loss, class_weights, focal_losses
+from sarsynth.oversampling import between_neighbours
 
 WEIGHTS, CONFIG = "classifier.safetensors", "config.json"
 SCHEDULE_FLOOR = (
     1e-4  # warm-up starts from, and cosine ends at, this share of the peak learning rate (the paper's release)
 )
 MOMENTUM = 0.9  # of SGD
+SMALLEST_DEVIATION = 1e-6  # grey levels; below it lies rounding
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,37 @@ class Augmentation:
         shift: Move by up to this many px, whole ones, in each direction; what comes in is mirrored.
         crop_scale: Range of the share of the image's area to cut out and enlarge, e.g. (0.08, 1); None is all of it.
         crop_ratio: Range of the cut-out's width : height.
+        looks: Multiply the intensity, the square of a grey value, by speckle of this many looks (as Ding et al. do,
+            doi:10.1109/LGRS.2015.2513754): of mean 1 and variance 1 / looks, equal in all channels. None adds none.
     """
 
     flip: Literal["none", "horizontal", "vertical", "both"] = "none"
     shift: int = 0
     crop_scale: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    looks: int | None = None
+
+
+@dataclass(frozen=True)
+class OverSampling:
+    """A training whose last steps have the last layer alone learn, from features; added ones lie between neighbours.
+
+    First the whole network learns from the real images; then the features of all images are computed once, and an added
+    image stands for a point between its features and those of a neighbour of its class (Dablain et al., Efficient
+    Augmentation for Imbalanced Deep Learning, doi:10.1109/ICDE55515.2023.00114, with the over-sampling of SMOTE).
+
+    Attributes:
+        steps: Of the training, its last ones; their learning rate starts at its peak and falls as a cosine.
+        neighbours: The nearest ones, of which one is chosen.
+    """
+
+    steps: int
+    neighbours: int
 
 
 @dataclass(frozen=True)
 class ClassifierRecipe:
-    """Which network, and how it is trained: the keys of a row in `conf/classifier/`.
+    """Which network, and how it is trained: the keys of a row in `conf/classifier/`, and what a method changes.
 
     Attributes:
         network: Name of a timm model.
@@ -63,6 +86,9 @@ class ClassifierRecipe:
         weight_decay: As the optimizer defines it.
         warmup_steps: Steps until the peak.
         augmentation: Random views of the training images.
+        loss: What each training image weighs.
+        sampling: Whether every training image comes as often as any other, or every class.
+        oversampling: How the last layer learns alone; None trains the whole network to the end.
     """
 
     network: str
@@ -75,6 +101,14 @@ class ClassifierRecipe:
     warmup_steps: int
     options: Mapping[str, Any] = field(default_factory=dict)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: Loss = field(default_factory=Loss)
+    sampling: Sampling = "uniform"
+    oversampling: OverSampling | None = None
+
+    @property
+    def whole_steps(self) -> int:
+        """Steps that train the whole network."""
+        return self.max_steps - (self.oversampling.steps if self.oversampling else 0)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
@@ -83,7 +117,13 @@ class ClassifierRecipe:
             key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
             for key, value in settings.get("augmentation", {}).items()
         }
-        return cls(**{**settings, "augmentation": Augmentation(**augmentation)})
+        over = settings.get("oversampling")
+        parts = {
+            "augmentation": Augmentation(**augmentation),
+            "loss": Loss(**settings.get("loss", {})),
+            "oversampling": OverSampling(**over) if over else None,
+        }
+        return cls(**{**settings, **parts})
 
     def as_dict(self) -> dict[str, Any]:
         """Give plain settings that `from_dict` turns back into this recipe, also after a way through JSON."""
@@ -100,12 +140,16 @@ class ClassScores(TypedDict):
 
 
 class Scores(TypedDict):
-    """How well a classifier does; each in [0, 1]. `minor_f1` is None if no class is minor."""
+    """How well a classifier does; each in [0, 1]. `minor_f1` is None if no class is minor.
+
+    `confusion` counts images: a row for each true class, a column for each predicted one.
+    """
 
     per_class: dict[str, ClassScores]
     macro_f1: float
     minor_f1: float | None
     accuracy: float
+    confusion: list[list[int]]
 
 
 class Classifier(LightningModule):
@@ -125,6 +169,7 @@ class Classifier(LightningModule):
     network: Any  # timm's models share methods, not a type
     mean: Tensor
     std: Tensor
+    class_weights: Tensor
 
     def __init__(
         self, recipe: ClassifierRecipe, classes: Sequence[str], mean: Sequence[float], std: Sequence[float], seed: int
@@ -132,6 +177,8 @@ class Classifier(LightningModule):
         super().__init__()
         self.recipe, self.classes, self.seed = recipe, list(classes), seed
         self.name_of: Callable[[int], str] = "image {}".format  # by row of what it trains on
+        self.describe: Callable[[], Tensor] | None = None  # features of what it trains on
+        self.described: Tensor | None = None  # once the last layer learns alone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_seed(seed))
             self.network = timm.create_model(
@@ -139,6 +186,7 @@ class Classifier(LightningModule):
             )
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
+        self.register_buffer("class_weights", torch.ones(len(self.classes)), persistent=False)  # of training alone
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images: logits, shape (B, number of classes)."""
@@ -153,15 +201,21 @@ class Classifier(LightningModule):
         return (images - self.mean) / self.std
 
     def on_train_batch_start(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        """Tie the network's own randomness, such as dropout, to the step."""
+        """Tie the network's own randomness, such as dropout, to the step; give the last layer what it learns from."""
         torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 0))
+        if self.describe and self.described is None and self.global_step >= self.recipe.whole_steps:
+            self.described = self.describe().to(self.device)
+            self.train()
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy on random views of a batch."""
+        """Weighted cross-entropy on random views of a batch, or on its features."""
         images, labels, rows = batch
-        generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 1))
-        logits = self(augment(images, self.recipe.augmentation, generator))
-        losses = functional.cross_entropy(logits, labels, reduction="none")
+        if self.described is None:
+            generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 1))
+            logits = self(augment(images, self.recipe.augmentation, generator))
+        else:
+            logits = self.network.get_classifier()(self.described[rows])
+        losses = self.class_weights[labels] * focal_losses(logits, labels, self.recipe.loss.gamma)
         check_finite(
             losses.detach(),
             "loss",
@@ -170,7 +224,23 @@ class Classifier(LightningModule):
         )
         loss = losses.mean()
         self.log("loss", loss)
-        return loss
+        return loss + self._nothing()
+
+    def _nothing(self) -> Tensor | float:
+        """Zero, by way of what learns no more: data-parallel processes wait for a gradient of everything."""
+        if self.described is None or self.trainer.world_size == 1:
+            return 0.0
+        return sum((0.0 * parameter.sum() for parameter in self._settled()), torch.zeros((), device=self.device))
+
+    def _settled(self) -> list[Tensor]:
+        last = {id(parameter) for parameter in self.network.get_classifier().parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in last]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Have the optimizer pass over what learns no more."""
+        if self.described is not None:
+            for parameter in self._settled():
+                parameter.grad = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the recipe's optimizer and a schedule that moves with every step."""
@@ -181,9 +251,13 @@ class Classifier(LightningModule):
             optimizer = torch.optim.SGD(self.parameters(), momentum=MOMENTUM, **common)
         else:
             optimizer = torch.optim.AdamW(self.parameters(), **common)
-        schedule = partial(
-            learning_rate_share, warmup_steps=recipe.warmup_steps, max_steps=recipe.max_steps, floor=SCHEDULE_FLOOR
-        )
+
+        def schedule(step: int) -> float:
+            whole, share = recipe.whole_steps, partial(learning_rate_share, floor=SCHEDULE_FLOOR)
+            if step < whole or not recipe.oversampling:
+                return share(step, warmup_steps=recipe.warmup_steps, max_steps=whole)
+            return share(step - whole, warmup_steps=0, max_steps=recipe.oversampling.steps)
+
         lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
@@ -249,24 +323,24 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     maps[:, 0, 0], maps[:, 1, 1] = scale
     maps[:, :, 2] = centre.T
     grid = functional.affine_grid(maps.to(images.device), list(images.shape), align_corners=False)
-    return functional.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    views = functional.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    if augmentation.looks is None:
+        return views
+    # Speckle of one look is exponential (Goodman, ISBN 978-1510631489).
+    looks = (torch.empty(batch, 1, height, width).exponential_(generator=generator) for _ in range(augmentation.looks))
+    return (views * (sum(looks, torch.zeros(())) / augmentation.looks).sqrt().to(images.device)).clamp(max=255)
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), in 0..255.
+    """Mean and standard deviation of each channel of images (N, C, H, W), in 0..255, uint8 or floating.
 
     A constant channel gets a deviation of 1, so that it can be divided by.
     """
-    levels = torch.arange(256, dtype=torch.float64)
-    means, deviations = [], []
-    for channel in images.transpose(0, 1):
-        share = (
-            torch.bincount(channel.flatten(), minlength=256) / channel.numel()
-        )  # exact, and no float copy of the set
-        mean = (share * levels).sum()
-        means.append(mean.item())
-        deviations.append((share * (levels - mean) ** 2).sum().sqrt().item() or 1.0)
-    return means, deviations
+    moments = [torch.var_mean(chunk.double(), dim=(2, 3), correction=0) for chunk in images.split(256)]
+    variances, means = (torch.cat(parts) for parts in zip(*moments, strict=True))  # of each image: no float64 set
+    mean = means.mean(dim=0)
+    deviations = (variances + (means - mean) ** 2).mean(dim=0).sqrt()
+    return mean.tolist(), [deviation if deviation > SMALLEST_DEVIATION else 1.0 for deviation in deviations.tolist()]
 
 
 def fit_classifier(
@@ -280,6 +354,7 @@ def fit_classifier(
     title: str = "classifier",
     checkpoints: Path | None = None,
     checkpoint_every: int = 0,
+    callbacks: Sequence[Callback] = (),
 ) -> Classifier:
     """Train a classifier on real images, and on synthetic ones if given, for the recipe's number of steps.
 
@@ -287,12 +362,13 @@ def fit_classifier(
         real: Real training images of side `recipe.image_size`.
         classes: Names of the labels 0, 1, …
         recipe: Network and training.
-        synthetic: Images that join the real ones.
+        synthetic: Images that join the real ones, or stand for features that do (see `OverSampling`).
         seed: Of weights, sample order and views.
         fitting: How training loops run.
         title: What the progress bar says.
         checkpoints: Folder of the checkpoint that resumes this training; None keeps none.
         checkpoint_every: Steps between checkpoints.
+        callbacks: What else looks on.
 
     Returns:
         The classifier after its last step, in evaluation mode.
@@ -300,27 +376,47 @@ def fit_classifier(
     classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed)
     training = real if synthetic is None else real + synthetic
     classifier.name_of = training.name
-    data = shuffled(training, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed)
+    classifier.class_weights = class_weights(training.labels.bincount(minlength=len(classes)), recipe.loss.beta)
+    order: Stream | Succession = stream(training.labels, recipe.max_steps, seed, recipe.sampling)
+    if recipe.oversampling:
+        first = stream(real.labels, recipe.whole_steps, seed, recipe.sampling)
+        then = stream(training.labels, recipe.oversampling.steps, step_seed(seed, 1), recipe.sampling)
+        order = Succession(first, then, recipe.whole_steps)
+        classifier.describe = partial(_over_sampled, classifier, training, len(real), recipe.oversampling, seed)
     fitting.fit(
         classifier,
-        data,
+        shuffled(training, order, batch_size=recipe.batch_size),
         title=title,
         max_steps=recipe.max_steps,
         checkpoints=checkpoints,
         checkpoint_every=checkpoint_every,
+        callbacks=callbacks,
     )
     return classifier.eval()
 
 
+def _over_sampled(
+    classifier: Classifier, training: LabelledImages, real: int, recipe: OverSampling, seed: int
+) -> Tensor:
+    """Features of the first `real` images, and for each of the others a point between two of its class."""
+    features, labels = extract_features(classifier, training.images).numpy(), training.labels.numpy()
+    added = np.arange(len(labels)) >= real
+    rng = np.random.default_rng(step_seed(seed, 2))
+    for label in np.unique(labels[added]):
+        bases, own = added & (labels == label), ~added & (labels == label)
+        features[bases] = between_neighbours(features[bases], features[own], recipe.neighbours, rng)
+    return torch.from_numpy(features)
+
+
 @torch.inference_mode()
 def predict(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Classify uint8 images (N, C, H, W) on the classifier's device: logits on the CPU, float32 (N, classes)."""
+    """Classify images (N, C, H, W) on the classifier's device: logits on the CPU, float32 (N, classes)."""
     return _in_batches(classifier, Classifier.forward, images, batch_size)
 
 
 @torch.inference_mode()
 def extract_features(classifier: Classifier, images: Tensor, batch_size: int = 256) -> Tensor:
-    """Describe uint8 images (N, C, H, W) on the classifier's device: features on the CPU, float32 (N, F)."""
+    """Describe images (N, C, H, W) on the classifier's device: features on the CPU, float32 (N, F)."""
     return _in_batches(classifier, Classifier.features, images, batch_size)
 
 
@@ -332,19 +428,19 @@ def _in_batches(
     return torch.cat([output(classifier, batch.to(classifier.device)).float().cpu() for batch in batches])
 
 
-def scores(logits: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequence[str]) -> Scores:
+def scores(predicted: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequence[str]) -> Scores:
     """Score predictions class by class.
 
     A class that was never predicted has precision 0. Macro-F1 is the mean over the classes that occur in `labels`.
 
     Args:
-        logits: Shape (N, number of classes).
+        predicted: Predicted labels, (N,).
         labels: True labels, (N,).
         classes: Names of the labels 0, 1, …
         minor: Names of the minor classes.
     """
-    true, predicted = labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
-    columns = precision_recall_fscore_support(true, predicted, labels=range(len(classes)), zero_division=0)
+    true, said, known = labels.cpu().numpy(), predicted.cpu().numpy(), range(len(classes))
+    columns = precision_recall_fscore_support(true, said, labels=known, zero_division=0)
     per_class: dict[str, ClassScores] = {
         name: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
         for name, precision, recall, f1, support in zip(classes, *columns, strict=True)
@@ -358,5 +454,6 @@ def scores(logits: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequen
         "per_class": per_class,
         "macro_f1": mean_f1(classes) or 0.0,
         "minor_f1": mean_f1(minor),
-        "accuracy": float((true == predicted).mean()),
+        "accuracy": float((true == said).mean()),
+        "confusion": confusion_matrix(true, said, labels=known).tolist(),
     }

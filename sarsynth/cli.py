@@ -80,7 +80,7 @@ def job(config: DictConfig) -> None:
 
 def _run(script: str, config: DictConfig, folder: Path) -> None:
     settings = check(config)
-    importlib.import_module(f"sarsynth.runs.{script}").run(settings, folder)
+    importlib.import_module(f"sarsynth.runs.{'report' if settings.report else script}").run(settings, folder)
 
 
 def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[str]]]:

@@ -21,7 +21,7 @@ def canny(image: np.ndarray, thresholds: tuple[float, float], blur: float) -> np
     """Find the edges of an image (Canny, doi:10.1109/TPAMI.1986.4767851, as OpenCV has it).
 
     Args:
-        image: uint8, shape (H, W, 1 or 3).
+        image: In 0..255, uint8 or float32, shape (H, W, 1 or 3); Canny sees whole grey levels.
         thresholds: Of the gradient (3 x 3 Sobel, L1 norm): edges begin at the upper one and go on down to the lower.
         blur: Deviation in px of a Gaussian before it, 0 for none: speckle has edges of its own.
 
@@ -31,7 +31,7 @@ def canny(image: np.ndarray, thresholds: tuple[float, float], blur: float) -> np
     pixels = np.ascontiguousarray(image)
     if blur:
         pixels = cv2.GaussianBlur(pixels, (0, 0), blur)
-    return cv2.Canny(pixels, *thresholds)
+    return cv2.Canny(np.rint(pixels).astype(np.uint8), *thresholds)
 
 
 def pack(contours: np.ndarray) -> np.ndarray:

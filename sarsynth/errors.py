@@ -11,6 +11,18 @@ class UserError(Exception):
     """
 
 
+class BadImage(UserError):
+    """An image that cannot be used, whatever is done with it: a run leaves it out and says why.
+
+    Attributes:
+        reason: Why, in a few words.
+    """
+
+    def __init__(self, path: object, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; repair or remove it")
+        self.reason = reason
+
+
 def one_line(error: BaseException) -> str:
     """Shorten a library's message to its first paragraph, on one line."""
     return " ".join(str(error).strip().split("\n\n")[0].split())

@@ -28,20 +28,22 @@ def real_vs_synthetic_grid(
     classes: Sequence[str],
     *,
     title: str,
+    heading: str = "synthetic",
     columns: int = COLUMNS,
 ) -> Image.Image:
     """Show, class by class, real images on the left and synthetic ones on the right.
 
     Args:
-        real: uint8, shape (N, 1 or 3, H, W).
+        real: In 0..255, uint8 or float32, shape (N, 1 or 3, H, W).
         real_labels: Their labels, (N,).
-        synthetic: uint8, same H and W.
+        synthetic: The same, of same H and W.
         synthetic_labels: The classes they were made for.
         classes: Names of the labels 0, 1, …; each is a row.
         title: Heading of the picture.
+        heading: What stands over the right side.
         columns: At most this many images on each side, evenly spread over those of a class.
     """
-    sides = {"real": (real, real_labels), "synthetic": (synthetic, synthetic_labels)}
+    sides = {"real": (real, real_labels), heading: (synthetic, synthetic_labels)}
     groups = [(side, _by_class(images, labels, len(classes), columns)) for side, (images, labels) in sides.items()]
     return compose(groups, classes, title)
 
@@ -50,7 +52,8 @@ def strip(images: ArrayLike, scales: Sequence[float], *, title: str, seeds: Sequ
     """Show what the adapters' scale does to one class (the paper's Figure 1b): scales across, seeds down.
 
     Args:
-        images: uint8, shape (number of seeds, number of scales, 1 or 3, H, W); each row starts from one noise.
+        images: In 0..255, uint8 or float32, shape (number of seeds, number of scales, 1 or 3, H, W); each row starts
+            from one noise.
         scales: Scale of each column.
         title: Heading of the picture.
         seeds: Seed of each row, to name it by; None leaves rows without names.
@@ -66,7 +69,7 @@ def sample_grid(
     """Show some images of each class, a class a row.
 
     Args:
-        images: uint8, shape (N, 1 or 3, H, W).
+        images: In 0..255, uint8 or float32, shape (N, 1 or 3, H, W).
         labels: Shape (N,).
         classes: Names of the labels 0, 1, …
         title: Heading of the picture.
@@ -90,7 +93,7 @@ def compose(
     """Lay out groups of columns side by side.
 
     Args:
-        groups: Heading and rows of images of each, uint8 (1 or 3, H, W); rows may be short and are filled up.
+        groups: Heading and rows of images of each, in 0..255, (1 or 3, H, W); rows may be short and are filled up.
         row_names: Name of each row, of one line or more.
         title: Heading of the picture.
     """
@@ -143,7 +146,7 @@ def _tile_size(images: Sequence[np.ndarray]) -> tuple[int, int]:
 
 
 def _tile(image: np.ndarray, width: int, height: int) -> Image.Image:
-    pixels = image.transpose(1, 2, 0)
+    pixels = np.rint(image).astype(np.uint8).transpose(1, 2, 0)
     return Image.fromarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2)).resize(
         (width, height), Image.Resampling.NEAREST
     )

@@ -1,32 +1,132 @@
-"""What is said of an image: templates over class name and text. The wording itself lives in the configuration."""
+"""What is said of an image: templates over class name, text and keywords. Their wording lives in the configuration."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from sarsynth.data.records import ImageRecord
 from sarsynth.errors import UserError
 
+Wording = str | Mapping[str, str]  # a template; or one for each class, by name, and `default` for the others
 
-def caption(template: str, class_name: str, text: str | None = None) -> str:
+
+@dataclass(frozen=True)
+class Subject:
+    """An image that keywords are wanted for.
+
+    Attributes:
+        slot: Which set of the study it belongs to: `data`, `ors` or `regular`.
+        set_name: The name of that set.
+        class_name: Its class, in words.
+        record: What is known of it.
+        words: Keywords that follow from its annotations and pixels, if the describer looks at images one by one.
+    """
+
+    slot: str
+    set_name: str
+    class_name: str
+    record: ImageRecord
+    words: tuple[str, ...]
+
+
+class Describer(Protocol):
+    """Anything that finds keywords for images; `prompt._target_` names its class."""
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """All that decides what it says, in plain values, for a fingerprint."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether what it says differs from image to image of a class."""
+
+    def describe(self, subjects: Sequence[Subject], told: Callable[[str], None]) -> list[tuple[str, ...]]:
+        """Find the keywords of each image; `told` takes lines for people."""
+
+
+def names_keywords(wording: Wording) -> bool:
+    """Whether captions of this wording need keywords."""
+    templates = [wording] if isinstance(wording, str) else wording.values()
+    return any("{keywords}" in template for template in templates)
+
+
+def caption(wording: Wording, class_name: str, text: str | None = None, keywords: tuple[str, ...] | None = None) -> str:
     """Fill a template, e.g. `a SAR image of {class_name} ship` or `{text}`.
 
     Args:
-        template: May name `{class_name}` and `{text}`.
+        wording: May name `{class_name}`, `{text}` and `{keywords}`.
         class_name: Underscores become spaces.
         text: The image's own text, if it has one.
+        keywords: The image's keywords, if there are some; joined by commas.
 
     Raises:
-        UserError: The template names something else, or a text that the image has not.
+        UserError: The template names something else, or what the image has not.
     """
+    template = wording if isinstance(wording, str) else wording.get(class_name, wording.get("default"))
+    if template is None:
+        raise UserError(f"prompt: no template for class {class_name}; add one of that name, or `default`")
     if "{text}" in template and text is None:
         raise UserError(
             f"prompt='{template}': the images of class {class_name} have no text; use {{class_name}} instead"
         )
+    if "{keywords}" in template and keywords is None:
+        raise UserError(f"prompt='{template}': {{keywords}} can stand in prompt.captions alone")
+    words = {"class_name": spoken(class_name), "text": text, "keywords": ", ".join(keywords or ())}
     try:
-        return template.format(class_name=class_name.replace("_", " "), text=text)
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"prompt='{template}': only {{class_name}} and {{text}} can stand in braces") from error
+        filled = template.format(**words)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"prompt='{template}': only {{class_name}} and {{text}} can stand in braces, and {{keywords}} in "
+            "prompt.captions"
+        ) from error
+    return filled.rstrip(", ") if keywords == () else filled  # there may be nothing to say of an image
 
 
-def captions(template: str, records: Sequence[ImageRecord], classes: Sequence[str]) -> list[str]:
-    """Fill a template for each image."""
-    return [caption(template, classes[record.label], record.text) for record in records]
+def captions(
+    wording: Wording,
+    records: Sequence[ImageRecord],
+    classes: Sequence[str],
+    keywords: Sequence[tuple[str, ...]] | None = None,
+) -> list[str]:
+    """Fill a template for each image; `keywords` are those of each, if there are any."""
+    words: Sequence[tuple[str, ...] | None] = keywords if keywords is not None else [None] * len(records)
+    return [
+        caption(wording, classes[record.label], record.text, own) for record, own in zip(records, words, strict=True)
+    ]
+
+
+def class_captions(
+    wording: Wording, texts: Sequence[str], records: Sequence[ImageRecord], classes: Sequence[str]
+) -> dict[str, str]:
+    """Give the caption of images yet to be made, for each class.
+
+    It is the one that all training images of the class have; where these differ, the class's own template says it.
+
+    Args:
+        wording: For classes whose images differ, or that have none.
+        texts: Captions of the training images.
+        records: Those images.
+        classes: Names of the labels.
+
+    Raises:
+        UserError: The wording needs an image's text.
+    """
+    heard: dict[int, set[str]] = {label: set() for label in range(len(classes))}
+    for text, record in zip(texts, records, strict=True):
+        heard[record.label].add(text)
+    return {
+        name: next(iter(heard[label])) if len(heard[label]) == 1 else caption(wording, name)
+        for label, name in enumerate(classes)
+    }
+
+
+def digest_of(texts: Sequence[str]) -> str:
+    """Hex sha256 of captions, in their order."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def spoken(name: str) -> str:
+    """Write a name as people say it: underscores become spaces."""
+    return name.replace("_", " ")

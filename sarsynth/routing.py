@@ -83,6 +83,10 @@ class Routing:
     def __init__(self, layers: Mapping[str, RoutedLayer], adapters: Sequence[Adapter], route: Route) -> None:
         self._layers, self._adapters, self.route = layers, adapters, route
 
+    def choose(self, active: Sequence[int]) -> None:
+        """Let the next batches be for some of the adapters, in equal runs."""
+        self.route.active = active
+
     def parameters(self, index: int) -> list[nn.Parameter]:
         """The trainable weights of one adapter."""
         key = str(index)

@@ -7,12 +7,13 @@ Values live in `conf/` alone; the models here say which keys there are and what 
 import ast
 import importlib
 import importlib.util
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -27,6 +28,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
+Wording = Text | dict[str, Text]  # a template, or one for each class and `default` for the others
+Slot = Literal["data", "ors", "regular"]
 
 
 class Section(BaseModel):
@@ -73,10 +76,17 @@ class Base(Section):
 
 
 class Images(Section):
-    """A set of images for training: its reader, and how captions are made from class names and texts."""
+    """A set of images for training: its reader, and how captions are made from class names and texts.
+
+    A `prompt` of one word is the name of a wording.
+    `max_bad` is the share of images that may be unreadable or blank and are left out. Images whose perceptual hashes
+    differ in up to `near_bits` of 64 bits are compared closely, and are one group if they show one picture.
+    """
 
     name: Text
-    prompt: Text
+    prompt: Wording
+    max_bad: Share
+    near_bits: Annotated[int, Field(ge=0, le=64)]
     reader: Component
 
     @model_validator(mode="before")
@@ -95,26 +105,100 @@ class Encoded(Images):
 
 
 class Data(Encoded):
-    """The SAR set of the study."""
+    """The SAR set of the study. `allow_leak` trains on images that are also validation or test images."""
 
+    allow_leak: bool
     split: Literal["train", "deci"]
     minor: Literal["auto"] | tuple[str, ...]
+
+
+class Facts(Section):
+    """Which keywords follow from annotations and pixels; see `sarsynth.keywords.Rules`."""
+
+    aspects: tuple[Literal["relation", "visibility", "heading", "size", "parts"], ...]
+    noun: Text
+    places: dict[str, Text]
+    beside: NonNegative
+    many: Annotated[int, Field(ge=2, le=11)]
+    elongation: Annotated[float, Field(ge=1)]
+    size: Literal["class", "image"]
+    haze: Share
+    contrast: NonNegative
+    dark: Share
+    bright: Share
+    parts: tuple[Text, ...]
+
+
+class Prompt(Section):
+    """How captions come about: the named wordings, and the sets whose captions have keywords.
+
+    `captions` are the templates of those sets. `describer` makes the keywords of what `facts` say of each image; None
+    takes these as they are.
+    """
+
+    name: Text
+    wordings: dict[Slot, dict[str, Wording]]
+    captions: dict[Slot, Wording]
+    facts: Facts | None
+    describer: Component | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_off_describer(cls, keys: Any) -> Any:
+        if not isinstance(keys, Mapping):
+            return keys
+        ours = set(cls.model_fields) - {"describer"}
+        rest = {k: keys[k] for k in keys if k not in ours}
+        kept = {k: keys[k] for k in keys if k in ours}
+        return kept | ({"describer": rest} if "_target_" in rest else {"describer": None} | rest)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.captions and self.facts is None:
+            raise ValueError(f"captions of {', '.join(self.captions)} have no keywords; use prompt=keywords or llm")
+        return self
+
+    def build(self) -> Any:
+        """Build the describer, None if there is none.
+
+        Raises:
+            UserError: It refuses a value; the message names the key but not the value, which may be a secret.
+        """
+        if self.describer is None:
+            return None
+        try:
+            return self.describer.build()
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+            raise UserError(f"prompt.{key}: {message[0].lower()}{message[1:]}") from None
+
+
+class Loss(Section):
+    """What a training image weighs: `beta` from 0, all classes alike, to 1, by inverse frequency; `gamma` is focal."""
+
+    beta: Share
+    gamma: NonNegative
 
 
 class Method(Section):
     """One row of the results table, in the answers it is made of.
 
     `start` is what a whole U-Net is tuned from; `rank` is that of all the method's SAR adapters together.
+    `seed_offset` is added to the seeds of its classifiers.
     """
 
     name: Text
-    adds: Literal["nothing", "real", "synthetic"]
+    adds: Literal["nothing", "real", "augmented", "pasted", "features", "synthetic"]
+    sampling: Literal["uniform", "balanced"]
+    loss: Loss
     below: Literal["ors"] | None
     tunes: Literal["nothing", "adapter", "unet"]
     start: Literal["base", "random"] | None
     partition: Literal["whole", "classes", "prototypes"] | None
     rank: Count | None
     mixing: Literal["own", "uniform", "bias"] | None
+    seed_offset: Whole
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -261,11 +345,27 @@ class Prototypes(Section):
     features: Literal["classifier"]
 
 
+class Views(Section):
+    """Views of real images: shifted by up to the share `shift` of their side, with speckle of so many `looks`."""
+
+    shift: Annotated[float, Field(ge=0, lt=1)]
+    looks: Count
+
+
+class Features(Section):
+    """Over-sampling between nearest `neighbours`; the last layer learns from it alone for the share `steps` of all."""
+
+    neighbours: Count
+    steps: Annotated[float, Field(gt=0, lt=1)]
+
+
 class Augment(Section):
-    """How many synthetic images join each class: `ratio` times what `plan` says."""
+    """How many images join each class: `ratio` times what `plan` says; how those are made that need no generator."""
 
     plan: Literal["double", "balance"] | dict[str, Whole]
     ratio: NonNegative
+    views: Views
+    features: Features
 
 
 class Generate(Section):
@@ -276,6 +376,33 @@ class Generate(Section):
     guidance_scale: NonNegative
     num_inference_steps: Count
     batch_size: Count
+
+
+class Evaluate(Section):
+    """What a score is of, and what it is compared with.
+
+    `topk` none is the last step of a training. `mean` is the mean score of the `k` checkpoints that do best on
+    validation images; `release_vote` takes the `keep` best of them, and of these a vote of the `k` best on the test
+    set. Validation comes `every` so many epochs of real images, once the share `after` of the steps is done, on the
+    data's own split, or where there is none on the share `val` of the training images, which then are not trained on.
+    `baseline` is the method that the others of a sweep are compared with, in `replicates` bootstrap replicates; None
+    compares nothing.
+    """
+
+    topk: Literal["none", "mean", "release_vote"]
+    k: Count
+    keep: Count
+    every: Positive
+    after: Share
+    val: Annotated[float, Field(gt=0, lt=1)]
+    baseline: Text | None
+    replicates: Annotated[int, Field(ge=100)]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.k > self.keep:
+            raise ValueError(f"keep={self.keep} checkpoints should be k={self.k} or more")
+        return self
 
 
 class Classifier(Section):
@@ -324,6 +451,13 @@ class Filter(Section):
         return {"name": keys.get("name"), "rule": {k: keys[k] for k in keys if k != "name"}}
 
 
+class Preview(Section):
+    """Pictures of what an adapter in training makes, of the first few captions; `every` so many optimiser steps."""
+
+    every: Count
+    prompts: Count
+
+
 class Paths(Section):
     """Folders, relative to where the script is started."""
 
@@ -335,7 +469,9 @@ class Settings(Section):
     """The whole composed configuration; one tree for the three scripts."""
 
     # train.py alone has it
-    stage: Literal["base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None
+    stage: Literal["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None
+    # evaluate.py alone has it: instead of evaluating, rebuild the report of this sweep's folder
+    report: Text | None = None
     # generate.py alone has these: instead of images, a LoRA file of all that the method does for a class
     export: Text | None = None
     export_format: Literal["diffusers", "kohya"] | None = None
@@ -349,6 +485,8 @@ class Settings(Section):
     data: Data
     ors: Encoded
     regular: Images
+    radiometry: Component
+    prompt: Prompt
     method: Method
     adapter: Adapter
     train: Training
@@ -359,10 +497,12 @@ class Settings(Section):
     generate: Generate
     sampler: Component
     classifier: Classifier
+    evaluate: Evaluate
     fid: Fid
     filter: Filter | None
     trainer: Component
     logger: Component | None
+    preview: Preview | None = None  # of loggers that show pictures
     paths: Paths
 
     @model_validator(mode="after")
@@ -372,6 +512,15 @@ class Settings(Section):
         if self.adapter.targets not in self.adapter.patterns:
             hint = nearest(self.adapter.targets, self.adapter.patterns)
             raise ValueError(f"adapter.targets={self.adapter.targets} is not among adapter.patterns; {hint}")
+        for slot in get_args(Slot):
+            self.wording(slot)
+            images = getattr(self, slot)
+            turned = isinstance(images, Encoded) and images.flip != "none"
+            if turned and slot in self.prompt.captions and self.prompt.facts and "heading" in self.prompt.facts.aspects:
+                raise ValueError(
+                    f"{slot}.flip={images.flip} would turn the headings that captions name; say {slot}.flip=none, or "
+                    "leave heading out of prompt.facts.aspects"
+                )
         if self.export and not self.class_name:
             raise ValueError(f"export={self.export} needs class_name=..., the class that the file is to make images of")
         if self.adapter.path and self.method.partition not in (None, "whole"):
@@ -381,6 +530,22 @@ class Settings(Section):
                 f"stage=base cannot make base={self.base.name}, which comes trained; base=sd-nano can be made"
             )
         return self
+
+    def wording(self, slot: Slot, *, class_level: bool = False) -> Wording:
+        """Give the template of a set's captions, names of wordings being looked up.
+
+        Args:
+            slot: Which set.
+            class_level: That of images of which only the class is known, to be made for one.
+        """
+        said = getattr(self, slot).prompt if class_level else self.prompt.captions.get(slot, getattr(self, slot).prompt)
+        if isinstance(said, dict) or not re.fullmatch(r"[\w-]+", said):
+            return said
+        known = self.prompt.wordings.get(slot, {})
+        if said not in known:
+            near = nearest(said, known) if known else "say a template such as `a photo of a {class_name}`"
+            raise ValueError(f"{slot}.prompt={said} is no wording of prompt.wordings.{slot}; {near}")
+        return known[said]
 
 
 # Arguments that follow from the stage and the run's folder.
@@ -419,13 +584,18 @@ def _slots(settings: Settings) -> Iterator[_Slot]:
     for key in ("data", "ors", "regular"):
         images: Images = getattr(settings, key)
         yield _Slot(key, images.reader, siblings=tuple(set(type(images).model_fields) - {"reader"}))
+    yield _Slot("radiometry", settings.radiometry)
+    if settings.prompt.describer:
+        yield _Slot("prompt", settings.prompt.describer, siblings=tuple(set(Prompt.model_fields) - {"describer"}))
     yield _Slot("sampler", settings.sampler)
     if settings.filter:
         yield _Slot("filter", settings.filter.rule, siblings=("name",))
     yield _Slot("trainer", settings.trainer, ours=TRAINER_OURS)
     if settings.logger:
         yield _Slot(
-            "logger", settings.logger, ours=frozenset({"save_dir", "dir", "version", "id", "experiment", "group"})
+            "logger",
+            settings.logger,
+            ours=frozenset({"save_dir", "dir", "version", "id", "experiment", "group", "job_type"}),
         )
 
 
@@ -449,6 +619,7 @@ def check(config: DictConfig) -> Settings:
         raise UserError(_explain(error)) from error
     for slot in _slots(settings):
         _check_component(slot)
+    settings.prompt.build()
     return settings
 
 
@@ -508,6 +679,8 @@ def _explain(error: ValidationError) -> str:
 def _annotation(model: Any, keys: Sequence[str]) -> Any:
     """The type that a dotted key has, None if there is no such key."""
     for key in keys:
+        if key.isdigit():  # a place in a list, whose type says what may stand there
+            continue
         fields = _fields(model)
         if key not in fields:
             return None

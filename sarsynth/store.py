@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +72,7 @@ class Request:
         settings: Everything that changes the content, and nothing else (no paths, no speed switches).
         inputs: The artifacts it is made from, by role.
         command: What a person types to make this artifact; quoted under `build=require`.
+        samples: Which samples it reads itself, by digest; its card also lists those of its inputs.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Request:
     settings: Mapping[str, JSON]
     inputs: Mapping[str, Artifact]
     command: str
+    samples: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -92,12 +94,16 @@ class Request:
 
     def card(self) -> dict[str, JSON]:
         """What the card says before the artifact is made."""
+        samples = dict(self.samples)
+        for made in self.inputs.values():
+            samples |= made.card.get("samples", {}) if made.complete else {}  # what came from elsewhere has no card
         return {
             "kind": self.kind,
             "label": self.label,
             "fingerprint": self.fingerprint,
             "settings": self.settings,
             "inputs": {role: made.fingerprint for role, made in self.inputs.items()},
+            "samples": samples,
         }
 
 
@@ -133,7 +139,7 @@ class Store:
         self.build = build
         self.patience = patience
         self._report = report
-        self._told: set[Artifact] = set()
+        self.met: dict[Artifact, bool] = {}  # what this process made or used, and whether it made it
 
     def make(
         self,
@@ -144,10 +150,11 @@ class Store:
         builder: Callable[[Path], None],
         *,
         command: str,
+        samples: Mapping[str, JSON] | None = None,
         collective: bool = False,
     ) -> Artifact:
         """Return one artifact, building it first if it is not there: `make_all` of one `Request`."""
-        request = Request(kind, label, settings, inputs, command)
+        request = Request(kind, label, settings, inputs, command, samples or {})
         return self.make_all([request], lambda folders: builder(folders[request]), collective=collective)[request]
 
     def make_all(
@@ -194,7 +201,7 @@ class Store:
                     self._build({request: artifacts[request] for request in missing}, builder)
         for request, artifact in artifacts.items():
             made = request in missing
-            self._tell("made   " if made else "reused ", artifact, f" in {artifact.card['seconds']:.0f} s" * made)
+            self._tell(artifact, made)
         return artifacts
 
     def _artifact(self, request: Request) -> Artifact:
@@ -312,12 +319,11 @@ class Store:
         name = f"{artifact.kind}-{artifact.path.name}.lock"
         return FileLock(folder / name, poll_interval=POLL_SECONDS)
 
-    def _tell(self, what: str, artifact: Artifact, more: str = "") -> Artifact:
+    def _tell(self, artifact: Artifact, made: bool) -> None:
         """Report an artifact the first time that this process meets it."""
-        if artifact not in self._told and _rank() == 0:
-            self._report(f"{what}{artifact}{more}")
-        self._told.add(artifact)
-        return artifact
+        if artifact not in self.met and _rank() == 0:
+            self._report(f"made   {artifact} in {artifact.card['seconds']:.0f} s" if made else f"reused {artifact}")
+        self.met.setdefault(artifact, made)
 
 
 def _partial(artifact: Artifact) -> Path:

@@ -4,9 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import wandb
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
+from PIL import Image
+from sklearn.metrics import precision_recall_curve
 
 from sarsynth.console import console
+
+POINTS = 200  # of a curve
 
 
 class Tracker:
@@ -54,6 +62,75 @@ class Tracker:
             )
         )
 
+    def predictions(
+        self, labels: np.ndarray, predicted: np.ndarray, shares: np.ndarray, classes: Sequence[str]
+    ) -> None:
+        """Show a confusion matrix and the precision-recall curve of each class, where the tracker has a place for them.
+
+        Args:
+            labels: True labels, int (N,).
+            predicted: Predicted ones, int (N,).
+            shares: Probability of each class, (N, classes).
+            classes: Their names.
+        """
+
+        def show(logger: Logger) -> None:
+            if isinstance(logger, WandbLogger):
+                curves = [
+                    [name, *point]
+                    for label, name in enumerate(classes)
+                    if (labels == label).any()
+                    for point in recall_and_precision(labels == label, shares[:, label])
+                ]
+                logger.experiment.log(
+                    {
+                        "confusion": wandb.plot.confusion_matrix(
+                            y_true=labels.tolist(), preds=predicted.tolist(), class_names=list(classes)
+                        ),
+                        # As wandb.plot.pr_curve draws them, which wants pandas.
+                        "precision_recall": wandb.plot_table(
+                            "wandb/area-under-curve/v0",
+                            wandb.Table(columns=["class", "recall", "precision"], data=curves),
+                            {"x": "recall", "y": "precision", "class": "class"},
+                            {"title": "Precision and recall", "x-axis-title": "Recall", "y-axis-title": "Precision"},
+                        ),
+                    }
+                )
+
+        self.attempt(show)
+
+    def image(self, name: str, picture: Image.Image, step: int, caption: str) -> None:
+        """Show a picture of a training's step, where the tracker has a place for pictures."""
+        self.attempt(
+            lambda logger: (
+                isinstance(logger, WandbLogger) and logger.log_image(name, [picture], step=step, caption=[caption])
+            )
+        )
+
+    def artifact(self, name: str, card: Mapping[str, Any], file: Path, *, made: bool) -> None:
+        """Record that this run made an artifact of the store, or used one, where the tracker knows artifacts.
+
+        What is recorded is the card, whose inputs say what the artifact was made from; the content stays in the store.
+
+        Args:
+            name: Of the artifact, with its fingerprint.
+            card: What the card holds.
+            file: Where it lies.
+            made: Whether this run made it.
+        """
+
+        def record(logger: Logger) -> None:
+            if isinstance(logger, WandbLogger):
+                run = logger.experiment
+                known = wandb.Artifact(name, card["kind"], metadata=dict(card))
+                known.add_file(str(file))
+                if made:
+                    run.log_artifact(known)
+                elif not run.offline:  # there nobody can say what the server has
+                    run.use_artifact(known)
+
+        self.attempt(record)
+
     def scalars(self, values: Mapping[str, float]) -> None:
         """Record final figures."""
         self.attempt(lambda logger: logger.log_metrics(dict(values)))
@@ -95,3 +172,37 @@ class StageLogger(Logger):
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Do nothing: the configuration is recorded once a job."""
+
+
+class Previews(Callback):
+    """Show, now and then, what a training makes; the training takes no notice.
+
+    Args:
+        every: Optimiser steps between pictures.
+        draw: Makes one, with a caption.
+        show: Takes picture, step and caption.
+    """
+
+    def __init__(
+        self, every: int, draw: Callable[[], tuple[Image.Image, str]], show: Callable[[Image.Image, int, str], None]
+    ) -> None:
+        self.every, self.draw, self.show = every, draw, show
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Draw and show when it is time, on rank 0, from random numbers that the training does not see."""
+        if trainer.is_global_zero and trainer.global_step % self.every == 0:
+            with torch.random.fork_rng():
+                picture, caption = self.draw()
+            self.show(picture, trainer.global_step, caption)
+
+
+def recall_and_precision(right: np.ndarray, shares: np.ndarray) -> list[list[float]]:
+    """Pairs of recall and precision over all thresholds, thinned to `POINTS`.
+
+    Args:
+        right: Whether an image is of the class, bool (N,).
+        shares: Its probability of the class, (N,).
+    """
+    precision, recall, _ = precision_recall_curve(right, shares)
+    rows = np.linspace(0, len(recall) - 1, min(POINTS, len(recall))).round().astype(int)
+    return np.stack([recall[rows], precision[rows]], axis=1).tolist()

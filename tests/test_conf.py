@@ -23,6 +23,8 @@ GROUPS = (
     "data",
     "ors",
     "regular",
+    "radiometry",
+    "prompt",
     "method",
     "contours",
     "classifier",
@@ -49,7 +51,8 @@ def settings(*overrides: str) -> Settings:
 def needed(script: str, group: str, option: str) -> list[str]:
     """The override that chooses an option, and those that this choice makes necessary."""
     root = [f"{group}.root=images"] if group in ("data", "ors", "regular") and option != "sim" else []
-    return [f"{group}={option}", *root, *(["stage=sar"] if script == "train" else [])]
+    model = ["prompt.model=any"] if (group, option) == ("prompt", "llm") else []
+    return [f"{group}={option}", *root, *model, *(["stage=sar"] if script == "train" else [])]
 
 
 def test_every_group_is_tested():
@@ -63,11 +66,11 @@ def test_every_group_is_tested():
 def test_every_option_composes(script, group, option):
     composed = check(compose(script, *needed(script, group, option)))
     assert json.dumps(composed.model_dump(mode="json")), "settings go into fingerprints, so they must be JSON"
-    if group in ("base", "data", "ors", "regular", "method", "contours"):
+    if group in ("base", "data", "ors", "regular", "prompt", "method", "contours"):
         assert getattr(composed, group).name == option, "an option is named after its file"
 
 
-@pytest.mark.parametrize("stage", ["base", "ors", "classifier", "prototypes", "sar", "controlnet"])
+@pytest.mark.parametrize("stage", ["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"])
 def test_every_stage_composes(stage):
     assert check(compose("train", f"stage={stage}")).stage == stage
 
@@ -76,7 +79,7 @@ def test_every_stage_composes(stage):
 def test_every_target_resolves(group, option):
     composed = settings(*needed("evaluate", group, option))
     part = getattr(composed, group, None)
-    component = getattr(part, "reader", part)
+    component = getattr(part, "reader", getattr(part, "describer", part))
     if isinstance(component, Component):
         assert callable(component.load())
         assert {parameter.name for parameter in signature(component.target)} >= set(component.options)
@@ -133,6 +136,21 @@ REFUSED = [
     (["seed=[1"], r"seed=\[1 cannot be read as key=value"),
     (["augment.plan={tanker: -3}"], "augment.plan.tanker=-3: input should be greater than or equal to 0"),
     (["ors=null"], "Config group override"),
+    (["data.prompt=relase"], "data.prompt=relase is no wording of prompt.wordings.data; the nearest is release"),
+    (["regular.prompt=photo"], "regular.prompt=photo is no wording .* say a template such as"),
+    (["prompt=kewords"], "prompt=kewords is not an option of prompt; the nearest is keywords"),
+    (["prompt=keywords", "prompt.facts.aspects=[headin]"], "prompt.facts.aspects.0=headin .* nearest is heading"),
+    (["prompt=keywords", "ors.flip=horizontal"], "ors.flip=horizontal would turn the headings .* ors.flip=none"),
+    (['+prompt.captions.ors="{keywords}"'], "prompt: captions of ors have no keywords; use prompt=keywords"),
+    (["prompt=llm"], "prompt.model is not set"),
+    (
+        ["prompt=llm", "prompt.model=a", "+prompt.retires=1"],
+        "unknown key prompt.retires; the nearest is prompt.retries",
+    ),
+    (["prompt=llm", "prompt.model=a", "prompt.concurrency=0"], "prompt.concurrency: input should be greater than or"),
+    (["prompt=llm", "prompt.model=a", "prompt.scope=clas"], "prompt.scope=clas .* the nearest is class"),
+    (["prompt=llm", "prompt.model=a", "prompt.turns.system='{klass}'"], "prompt.turns.system: only {class_name}, "),
+    (["prompt=llm", "prompt.model=a", "prompt.base_url=http://u:p@host"], "prompt.base_url: say http.*without user"),
     (["hydra.swep.dir=x"], "unknown key hydra.swep.dir; the nearest is hydra.sweep.dir"),
     (["--method", "lora"], "unrecognized arguments: --method"),
 ]

@@ -1,6 +1,7 @@
 """Folders of images: what is accepted, what is read, what is refused and in which words."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from sarsynth.errors import UserError
 
 def write(path: Path, pixels: np.ndarray | None = None, mode: str | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    seed = sum(path.name.encode())
+    seed = sum(os.fsencode(path.name))
     pixels = np.random.default_rng(seed).integers(0, 256, (9, 12), dtype=np.uint8) if pixels is None else pixels
     image = Image.fromarray(pixels)
     (image.convert(mode) if mode else image).save(path)
@@ -136,7 +137,7 @@ def test_grey_and_colour(tmp_path: Path) -> None:
         one.read(third)
 
 
-@pytest.mark.parametrize("mode", ["I;16", "1", "CMYK", "F"])
+@pytest.mark.parametrize("mode", ["1", "CMYK"])
 def test_other_modes_are_refused(tmp_path: Path, mode: str) -> None:
     write(tmp_path / "train/a/odd.tif", mode=mode)
     source = folder(tmp_path)

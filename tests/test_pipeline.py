@@ -134,14 +134,16 @@ def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
     for content in study.results.values():
         assert set(content) >= {
             *("method", "base", "data", "split", "minor", "classes", "seeds", "classifier", "fidelity", "inputs"),
-            "training",
+            *("training", "captions", "version", "protocol", "learning"),
         }
         assert (content["base"], content["data"], content["split"]) == ("sd-nano", "sim", "train")
         assert content["classes"] == list(CLASSES)
+        assert (content["captions"] == {}) == (content["method"] in ("none", "resample"))
+        assert content["captions"].get("synthetic", {}).get("tanker") in (None, "a SAR image of tanker ship")
         assert content["minor"] == ["fishing", "tanker", "dredger"]
         assert content["seeds"] == [0, 1]
         scores = content["classifier"]
-        assert set(scores) == {"per_class", "macro_f1", "minor_f1", "accuracy"}
+        assert set(scores) == {"per_class", "macro_f1", "minor_f1", "accuracy", "confusion"}
         assert list(scores["per_class"]) == content["classes"]
         for figures in scores["per_class"].values():
             assert list(figures) == ["precision", "recall", "f1", "support"]
@@ -151,6 +153,10 @@ def test_every_method_of_the_sweep_has_a_result(study: SimpleNamespace):
             assert set(figure) == {"mean", "std", "values"}
             assert figure["mean"] == pytest.approx(np.mean(figure["values"]))
             assert figure["std"] == pytest.approx(np.std(figure["values"], ddof=1))
+        confusion = np.array(scores["confusion"]["values"])
+        assert (confusion.sum(axis=2) == 4).all(), "each row is a class's images"
+        assert confusion.mean(axis=0) == pytest.approx(np.array(scores["confusion"]["mean"]))
+        assert confusion.trace(axis1=1, axis2=2) / 20 == pytest.approx(scores["accuracy"]["values"])
         f1 = [one["f1"]["mean"] for one in scores["per_class"].values()]
         assert scores["macro_f1"]["mean"] == pytest.approx(np.mean(f1))
         assert scores["minor_f1"]["mean"] == pytest.approx(np.mean(f1[2:]))
@@ -337,6 +343,10 @@ def test_an_adapter_from_elsewhere_takes_the_place_of_the_methods_own(copied: Pa
         refusal = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/{name}.safetensors")
         assert (refusal.code, refusal.err.count("error: ")) == (1, 1)
         assert f"{name}.safetensors: {said}" in refusal.err
+    # A card beside the file tells what it was made on.
+    misplaced = command("generate", "method=2lora", *TINY, f"adapter.path={sar}/{adapters.WEIGHTS}")
+    assert (misplaced.code, misplaced.err.count("error: ")) == (1, 1)
+    assert "made on ors none, but this study has" in misplaced.err
     several = command("generate", "method=plora", *TINY, f"adapter.path={tmp_path}/own.safetensors")
     assert "adapter.path is one adapter, and method=plora has several" in several.err
 
@@ -359,7 +369,11 @@ def test_a_card_says_what_an_artifact_is(study: SimpleNamespace):
     for file in study.store.glob("*/*/card.json"):
         card = json.loads(file.read_text())
         keys = {"kind", "label", "fingerprint", "settings", "inputs", "sarsynth", "git", "device", "seconds"}
-        assert set(card) == keys | {"peak_memory_bytes", "created"}
+        assert set(card) == keys | {"samples", "peak_memory_bytes", "created"}
+        seen = {one["split"] for one in card["samples"].values()}
+        if card["kind"] in ("classifier", "adapter", "partition"):
+            assert seen == {"train"}
+        assert ("test" in card["inputs"]) <= ("test" in seen)
         assert file.parent.name == f"{card['label']}-{card['fingerprint']}"
         text = json.dumps(card["settings"])
         assert str(study.folder) not in text, "no paths"
@@ -404,6 +418,29 @@ def test_plora_mixes_by_bias_scores(study: SimpleNamespace):
     for row in rows:
         got = [row["scales"].get(f"prototype_{part}", 0.0) for part in range(2)]
         assert got == pytest.approx(weights[row["label"]])
+
+
+def test_cheap_rivals_say_what_they_learn_from(study: SimpleNamespace, command: Command, copied: Path, tmp_path: Path):
+    """At the steps of every other row, and those that add images with as many; none generates any."""
+    rivals = ("weighted", "focal", "balanced", "augmented", "copy_paste", "oversampled")
+    run = command("evaluate", "-m", f"method={','.join(rivals)}", *TINY, "seeds=[0]")
+    assert run.code == 0, run.err
+    results = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("logs/sweeps/evaluate/*/*/result.json"))]
+    assert tuple(content["method"] for content in results) == rivals
+    pictures = {file.parent.name for file in tmp_path.glob("logs/sweeps/evaluate/*/*/real_vs_added.png")}
+    assert pictures == {str(rivals.index(name)) for name in ("augmented", "copy_paste")}
+    doubled = {name: size if name in ("fishing", "tanker", "dredger") else 0 for name, size in COUNTS.items()}
+    for content in results:
+        learning, ours = content["learning"], content["method"] in ("augmented", "copy_paste", "oversampled")
+        assert learning["steps"] == study.results["resample"]["learning"]["steps"] == 3
+        assert content["added"] == (doubled if ours else dict.fromkeys(COUNTS, 0))
+        assert learning["samples"] == {name: size + content["added"][name] for name, size in COUNTS.items()}
+        assert learning["sampling"] == ("balanced" if content["method"] == "balanced" else "uniform")
+        assert learning["loss"]["gamma"] == (2.0 if content["method"] == "focal" else 0.0)
+        assert (learning["steps_of_last_layer_alone"] > 0) == (content["method"] == "oversampled")
+        weights = learning["loss"]["class_weights"]
+        assert weights["dredger"] == pytest.approx(36 / 5 / 3 if content["method"] == "weighted" else 1)
+        assert content["fidelity"]["per_class"] == {}
 
 
 # --- Once -------------------------------------------------------------------------------------------------------------
@@ -628,7 +665,7 @@ def break_list(root: Path) -> None:
         (None, ["ors.root=nowhere"], ["ors.root=nowhere: no such folder"]),
         (None, ["data.train=trian"], [r"data\.train=trian: no such folder or list file", "there: test/, train/"]),
         (break_class, [], ["sar/train/dredger: class folder of train without images", "fill it or remove it"]),
-        (break_image, [], ["sar/train/tanker/1.png: cannot be read as an image", "repair or remove it"]),
+        (break_image, [], [r"data.max_bad=0.01: 1 of \d+ .*tanker/1.png: cannot be read as an image", "raise it"]),
         (break_mode, [], ["sar/train/tanker/0.tif: image mode CMYK", "convert it to 8-bit grey"]),
         (break_colour, [], ["sar/train/tanker/0.png: a colour image", "channels=3"]),
         (break_list, ["data.train=list.txt"], [r"sar/list.txt, line 2: no file train/cargo/77\.png"]),

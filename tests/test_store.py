@@ -81,7 +81,7 @@ def test_an_artifact_is_made_once_and_carries_its_card(tmp_path):
     assert ors.path == tmp_path / "adapter" / f"ors-{ors.fingerprint}"
     assert sar.card["inputs"] == {"below": ors.fingerprint}
     assert list(sar.card) == [
-        *["kind", "label", "fingerprint", "settings", "inputs", "sarsynth"],
+        *["kind", "label", "fingerprint", "settings", "inputs", "samples", "sarsynth"],
         *["git", "device", "seconds", "peak_memory_bytes", "created"],
     ]
     assert sar.card["settings"] == {"rank": 4} and sar.card["peak_memory_bytes"] > 1e6

@@ -23,7 +23,8 @@ from PIL import Image
 
 from sarsynth import cli, console
 from sarsynth.errors import ERROR_FILE, UserError
-from sarsynth.runs.sweep import RESULT, cells
+from sarsynth.runs.cells import cells
+from sarsynth.runs.results import RESULT, RESULT_VERSION
 from sarsynth.settings import Settings, check
 
 ROOT = Path(__file__).parents[1]
@@ -182,6 +183,14 @@ def test_the_rows_of_table_2_share_the_view_the_classifier_and_the_prototypes(st
     assert {row["overrides"] for row in table(study.sweep)} == {""}
 
 
+def test_a_sweep_leaves_a_report(study: SimpleNamespace):
+    page = (study.sweep / "report.html").read_text()
+    assert all(f"python evaluate.py method={method} experiment=table2" in page for method in TABLE2)
+    assert {"gains.svg", "features.svg", "kid.png"} <= {file.name for file in (study.sweep / "plots").iterdir()}
+    assert (study.sweep / "results.tex").read_text().count(r" \\") == 1 + len(TABLE2)
+    assert len(page) < 15e6
+
+
 def test_sets_of_a_sweep_are_shown_side_by_side(study: SimpleNamespace):
     names = {file.name for file in study.sweep.glob("*.png")}
     classes = ("cargo", "other", "fishing", "tanker", "dredger")
@@ -259,6 +268,8 @@ def scripted(monkeypatch) -> None:
         figure = {"mean": 0.5, "std": 0.0, "values": [0.5]}
         content = {
             **dict.fromkeys(("base", "data", "split"), "some"),
+            "version": RESULT_VERSION,
+            "protocol": {"leaks": None, "baseline": "none", "replicates": 200},
             "method": "none",
             "minor": [],
             "classes": ["cargo"],
@@ -266,9 +277,11 @@ def scripted(monkeypatch) -> None:
             "classifier": {
                 "per_class": {"cargo": {"f1": figure}},
                 **dict.fromkeys(("macro_f1", "minor_f1", "accuracy"), figure),
+                "confusion": {"mean": [[1]], "values": [[[1]]]},
             },
+            **dict.fromkeys(("realism", "memorisation", "filter")),
             "fidelity": {"preprocess": "normalised", "width": None, "pooled": None, "per_class": {}},
-            "inputs": {},
+            "inputs": {"seed_0": "gone"},
         }
         (folder / RESULT).write_text(json.dumps(content))
 
@@ -296,6 +309,16 @@ def test_a_failed_job_takes_no_other_with_it(scripted, tmp_path: Path):
     log = (sweep / "2/evaluate.log").read_text()
     assert "Traceback" in log and "ZeroDivisionError: by nothing" in log
     assert "Traceback" not in run.out + run.err
+
+
+def test_a_report_that_cannot_be_made_hides_nothing(scripted, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("sarsynth.runs.report.write", lambda *_: 1 / 0)
+    run = here(tmp_path, "evaluate", "-m", "method=none", "prototypes.k=3", "seed=0,1")
+    assert run.code == 1
+    assert "none seed=1" in run.out and "images/ has no tankers" in run.out
+    assert "ZeroDivisionError" in run.out + run.err
+    fine = here(tmp_path, "evaluate", "-m", "method=none", "prototypes.k=3", "seed=0,4")
+    assert fine.code == 1, "no report is an error too"
 
 
 def test_all_jobs_failing_is_a_summary_too(scripted, tmp_path: Path):

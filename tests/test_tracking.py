@@ -1,23 +1,27 @@
 """The tracker: says once what broke, never fails a run, keeps stages apart, and wandb's files can be read back."""
 
 import csv
+import json
 import struct
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from PIL import Image
+from sklearn.metrics import precision_recall_curve
 from test_denoising import fit, flat, uninterrupted  # noqa: F401
 from wandb.proto.wandb_internal_pb2 import Record
 
 from sarsynth.fitting import Fitting
-from sarsynth.tracking import Tracker
+from sarsynth.tracking import Previews, Tracker, recall_and_precision
 
 BLOCK = 32768
+CARD = {"kind": "adapter", "label": "ors", "fingerprint": "ab12", "inputs": {"latents": "cd34"}, "seconds": 1.5}
 
 
 class Memory(Logger):
@@ -54,7 +58,14 @@ def use_everything(tracker: Tracker, folder: Path) -> None:
     tracker.stage("ors").log_metrics({"loss": 0.5, "epoch": 0}, step=10)
     tracker.stage("sar").log_metrics({"loss": 0.25}, step=20)
     tracker.picture("grid", picture)
+    tracker.image("sar/samples", Image.new("L", (8, 8)), 20, "a ship")
     tracker.table("results", ["method", "f1"], [["lora", 0.5]])
+    shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]])
+    tracker.predictions(np.array([0, 0, 1, 1]), shares.argmax(axis=1), shares, ["cargo", "tanker"])
+    card = folder / "card.json"
+    card.write_text(json.dumps(CARD))
+    tracker.artifact("ors-ab12", CARD, card, made=True)
+    tracker.artifact("train-images-cd34", CARD | {"kind": "cache"}, card, made=False)
     tracker.scalars({"macro_f1": 0.5})
     tracker.finish()
 
@@ -146,7 +157,7 @@ def records(folder: Path) -> list[Record]:
 
 
 def test_an_offline_run_of_wandb_can_be_read_back(tmp_path: Path):
-    here = {"save_dir": str(tmp_path), "group": "sweep", "name": "lora"}
+    here = {"save_dir": str(tmp_path), "group": "sweep", "name": "lora", "job_type": "sar"}
     use_everything(Tracker(lambda: WandbLogger(project="p", offline=True, log_model=False, **here)), tmp_path)
     for _ in range(200):  # wandb's own process may write the last records a moment later
         found = records(tmp_path)
@@ -156,11 +167,49 @@ def test_an_offline_run_of_wandb_can_be_read_back(tmp_path: Path):
         time.sleep(0.1)
     assert {"run", "history", "exit"} <= kinds, "finished properly"
     run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
-    assert (run.run_group, run.display_name, run.project) == ("sweep", "lora", "p")
+    assert (run.run_group, run.display_name, run.project, run.job_type) == ("sweep", "lora", "p", "sar")
     keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
-    assert {"ors/loss", "sar/loss", "macro_f1", "grid", "results"} <= keys
+    assert {"ors/loss", "sar/loss", "macro_f1", "grid", "results", "sar/samples"} <= keys
+    assert {"confusion_table", "precision_recall_table"} <= keys
+    logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
+    (made,) = (artifact for artifact in logged if artifact.type != "run_table")
+    assert (made.name, made.type) == ("ors-ab12", "adapter")
+    assert json.loads(made.metadata)["inputs"] == {"latents": "cd34"}, "what it was made from"
+    assert [entry.path for entry in made.manifest.contents] == ["card.json"]
     configured = {item.key or item.nested_key[0] for record in found for item in record.config.update}
     assert {"seed", "method"} <= configured
     names = {file.name.split("_")[0] for file in (next(tmp_path.glob("wandb/offline-run-*")) / "files").rglob("*.*")}
     assert {"grid", "results"} <= names
     assert wandb.run is None, "the next job of a sweep begins its own"
+
+
+def test_a_disabled_run_of_wandb_leaves_nothing(tmp_path: Path, capsys):
+    here = {"save_dir": str(tmp_path), "mode": "disabled"}
+    use_everything(Tracker(lambda: WandbLogger(project="p", log_model=False, **here)), tmp_path)
+    assert capsys.readouterr().out == ""
+    assert not list(tmp_path.rglob("*.wandb"))
+
+
+def test_recall_and_precision_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    right = rng.random(1000) < 0.3
+    shares = rng.random(1000)
+    precision, recall, _ = precision_recall_curve(right, shares)
+    whole = set(zip(recall.tolist(), precision.tolist(), strict=True))
+    points = recall_and_precision(right, shares)
+    assert len(points) == 200
+    assert {tuple(point) for point in points} <= whole
+    assert points[0] == [recall[0], precision[0]] and points[-1] == [0.0, 1.0]
+
+
+def test_previews_come_when_it_is_time_and_training_takes_no_notice(uninterrupted):  # noqa: F811
+    shown = []
+
+    def draw() -> tuple[Image.Image, str]:
+        torch.manual_seed(99)
+        torch.rand(7)
+        return Image.new("L", (8, 8)), "a ship"
+
+    made = fit(callbacks=[Previews(3, draw, lambda picture, step, caption: shown.append((step, caption)))])
+    assert shown == [(3, "a ship"), (6, "a ship")]
+    assert torch.equal(flat(made), uninterrupted[0])

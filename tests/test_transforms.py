@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sarsynth.data.radiometry import EightBit
 from sarsynth.data.records import ImageRecord
 from sarsynth.data.transforms import load_images, resize, to_channels, to_float, to_uint8
 
@@ -67,7 +68,7 @@ class Gradient:
 
 def test_load_images_keeps_order() -> None:
     source = Gradient()
-    images = load_images(source, source.records("train"), 8)
+    images = load_images(source, source.records("train"), 8, EightBit())
     assert images.shape == (20, 1, 8, 8)
     assert images.dtype == torch.uint8
     assert images[:, 0, 3, 3].tolist() == list(range(0, 200, 10))

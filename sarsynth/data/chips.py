@@ -24,6 +24,11 @@ class Marked:
     truncated: bool = False
     difficult: bool = False
 
+    @property
+    def turned(self) -> bool:
+        """Whether its box says how it lies; one with all sides along the rows and columns need not have meant to."""
+        return len({x for x, _ in self.corners}) > 2 or len({y for _, y in self.corners}) > 2
+
 
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> tuple[tuple[float, float], ...]:
     """Give the corners of an upright box."""
@@ -59,10 +64,10 @@ class Window:
         """Cut the window out of its scene, mirrored outwards where the scene ends.
 
         Args:
-            scene: uint8, shape (H, W, C).
+            scene: uint8, uint16 or float32, shape (H, W, C).
 
         Returns:
-            uint8, shape (side, side, C); bilinear between the scene's pixels where the window is turned.
+            Same type, shape (side, side, C); bilinear between the scene's pixels where the window is turned.
         """
         if not self.angle:
             return _square(scene, round(self.x - self.side / 2), round(self.y - self.side / 2), self.side)
@@ -151,8 +156,16 @@ def instances(
         far = np.linalg.norm(centres[shown] - centres[own], axis=1)
         listed = [own, *shown[np.argsort(far, kind="stable")].tolist()][:LISTED]
         yield tuple(
-            Instance(tuple(box), bool(objects[i].truncated or beyond[i]), objects[i].difficult)
-            for i, box in zip(listed, boxes[listed].round(2).tolist(), strict=True)
+            Instance(
+                tuple(box),
+                bool(objects[i].truncated or beyond[i]),
+                objects[i].difficult,
+                tuple(map(tuple, around)) if objects[i].turned else (),
+                objects[i].class_name,
+            )
+            for i, box, around in zip(
+                listed, boxes[listed].round(2).tolist(), placed[listed].round(2).tolist(), strict=True
+            )
         )
 
 

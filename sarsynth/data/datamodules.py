@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from sarsynth.errors import UserError
 
+Sampling = Literal["uniform", "balanced"]
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images that belong together with their labels: uint8 (N, C, H, W) and int64 (N,); names, if known."""
+    """Images in 0..255, uint8 or float32 (N, C, H, W), with their labels, int64 (N,), and names, if known."""
 
     images: Tensor
     labels: Tensor
@@ -63,12 +65,68 @@ class Stream:
 
     def batch(self, step: int, batch_size: int) -> Tensor:
         """Rows of one step, int64 (batch_size,)."""
+        return self.between(step * batch_size, (step + 1) * batch_size)
+
+    def between(self, first: int, last: int) -> Tensor:
+        """Samples `first` to `last` - 1 of the stream, int64 (last - first,)."""
         size = len(self.rows)
-        first, last = step * batch_size, (step + 1) * batch_size
         epochs = range(first // size, (last - 1) // size + 1)
         stream = np.concatenate([np.random.default_rng([self.seed, epoch]).permutation(size) for epoch in epochs])
         offset = first - epochs[0] * size
-        return self.rows[torch.from_numpy(stream[offset : offset + batch_size])]
+        return self.rows[torch.from_numpy(stream[offset : offset + last - first])]
+
+
+@dataclass(frozen=True, eq=False)
+class BalancedStream(Stream):
+    """A stream in which every class comes as often as any other (Shen, Lin and Huang, arXiv:1512.05830, section 3.2).
+
+    It is made of rounds, each with one sample of every class in shuffled order. A class's own samples are a stream
+    too: none comes a second time before all have come once.
+
+    Attributes:
+        labels: Of the rows, int64 (N,).
+    """
+
+    labels: Tensor
+
+    def between(self, first: int, last: int) -> Tensor:
+        """Samples `first` to `last` - 1 of the stream, int64 (last - first,)."""
+        classes = self.labels.unique()
+        size = len(classes)
+        begin, end = first // size, -(-last // size)  # rounds
+        turns = Stream(torch.arange(size), self.max_steps, self.seed).between(begin * size, end * size).view(-1, size)
+        own = [
+            Stream(self.rows[self.labels == label], self.max_steps, step_seed(self.seed, int(label)))
+            for label in classes
+        ]
+        drawn = torch.stack([stream.between(begin, end) for stream in own], dim=1)
+        return drawn.gather(1, turns).flatten()[first - begin * size :][: last - first]
+
+
+@dataclass(frozen=True, eq=False)
+class Succession:
+    """One stream, and from some step on another.
+
+    Attributes:
+        first: Until then.
+        then: From then on; its own step 0 is that one.
+        begin: Which step.
+    """
+
+    first: Stream
+    then: Stream
+    begin: int
+
+    @property
+    def max_steps(self) -> int:
+        """Batches in all."""
+        return self.begin + self.then.max_steps
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """Rows of one step, int64 (batch_size,)."""
+        if step < self.begin:
+            return self.first.batch(step, batch_size)
+        return self.then.batch(step - self.begin, batch_size)
 
 
 class PackedSampler(Sampler[Tensor]):
@@ -84,7 +142,7 @@ class PackedSampler(Sampler[Tensor]):
 
     def __init__(
         self,
-        streams: Sequence[Stream],
+        streams: Sequence[Stream | Succession],
         batch_size: int,
         start: Callable[[], int] = lambda: 0,
         rank: int = 0,
@@ -116,7 +174,7 @@ class SeededDataModule(LightningDataModule):
         UserError: The batch cannot be shared out evenly (when training begins).
     """
 
-    def __init__(self, dataset: Dataset, streams: Sequence[Stream], *, batch_size: int) -> None:
+    def __init__(self, dataset: Dataset, streams: Sequence[Stream | Succession], *, batch_size: int) -> None:
         super().__init__()
         self.dataset, self.streams, self.batch_size = dataset, streams, batch_size
 
@@ -141,10 +199,18 @@ class SeededDataModule(LightningDataModule):
         return DataLoader(self.dataset, sampler=sampler, batch_size=None)
 
 
-def shuffled(training: LabelledImages, *, batch_size: int, max_steps: int, seed: int) -> SeededDataModule:
-    """Serve images, mixed evenly into every batch: (uint8 (B, C, H, W), labels int64 (B,), rows int64 (B,)).
+def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Stream:
+    """Order all images of some labels: each comes as often as any other (`uniform`), or each class (`balanced`)."""
+    rows = torch.arange(len(labels))
+    if sampling == "balanced":
+        return BalancedStream(rows, max_steps, seed, labels)
+    return Stream(rows, max_steps, seed)
+
+
+def shuffled(training: LabelledImages, order: Stream | Succession, *, batch_size: int) -> SeededDataModule:
+    """Serve images, mixed evenly into every batch: ((B, C, H, W), labels int64 (B,), rows int64 (B,)).
 
     The budget is in steps: more images mean fewer epochs, not a longer training.
     """
     dataset = TensorDataset(training.images, training.labels, torch.arange(len(training)))
-    return SeededDataModule.whole(dataset, batch_size=batch_size, max_steps=max_steps, seed=seed)
+    return SeededDataModule(dataset, [order], batch_size=batch_size)

@@ -10,8 +10,8 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from PIL import Image
 
+from sarsynth.data.formats import open_image
 from sarsynth.data.found import Found
 from sarsynth.data.records import SPLITS, ImageRecord, Split
 from sarsynth.errors import UserError
@@ -59,7 +59,9 @@ class Files:
         labels = {name: label for label, name in enumerate(self.classes)}
         self._records: dict[Split, list[ImageRecord]] = {split: [] for split in SPLITS}
         for one in found:
-            record = ImageRecord(one.path, labels[one.class_name], one.split, one.text, one.instances, one.group)
+            record = ImageRecord(
+                one.path, labels[one.class_name], one.split, one.text, one.instances, one.group, one.drawn
+            )
             self._records[one.split].append(record)
         self._fingerprint: str | None = None
         self._scene = lru_cache(maxsize=SCENES)(self._open)
@@ -73,10 +75,10 @@ class Files:
         """Read one image, cut and cropped as the source says.
 
         Returns:
-            uint8, shape (H, W, C); H = W = `crop` if there is one.
+            uint8, uint16 or float32, shape (H, W, C), as `open_image` says; H = W = `crop` if there is one.
 
         Raises:
-            UserError: The file is damaged, gone, or of a mode that has no obvious grey or RGB version.
+            UserError: The file is damaged, gone, or of a form that has no obvious grey or RGB version.
         """
         one = self._found[record.path]
         if one.window is None:
@@ -108,69 +110,11 @@ class Files:
         try:
             with (self.root / file).open("rb") as content:
                 return hashlib.file_digest(content, "sha256").hexdigest()
-        except OSError as error:
-            raise UserError(f"{self.root / file}: cannot be read ({error.strerror})") from error
+        except OSError as error:  # a bad image, as who reads it will learn; one that can be read tomorrow is another
+            return str(error.strerror)
 
 
 # --- Pixels -----------------------------------------------------------------------------------------------------------
-
-
-def open_image(path: Path, channels: int) -> np.ndarray:
-    """Read an image file.
-
-    Returns:
-        uint8, shape (H, W, channels).
-
-    Raises:
-        UserError: It is damaged, gone, or of a mode that has no obvious version of that many channels.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except FileNotFoundError:
-        raise UserError(f"{path}: this image is no longer there") from None
-    except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
-        raise UserError(f"{path}: cannot be read as an image ({error}); repair or remove it") from error
-    return to_channels(image, channels, path)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Read an image's width and height in px from its header."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
-        raise UserError(f"{path}: cannot be read as an image ({error}); repair or remove it") from error
-
-
-def to_channels(image: Image.Image, channels: int, path: Path) -> np.ndarray:
-    """Map an image to uint8 (H, W, channels) where that loses nothing; refuse where it would.
-
-    A palette is replaced by its colours. Transparency that is the same everywhere says nothing and is dropped, be it
-    full or none (BMP has files whose fourth byte is unused); where it varies, it is laid on black, as missing data are.
-
-    Raises:
-        UserError: Another mode, or colours where grey is wanted.
-    """
-    mode = image.mode
-    if mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    pixels = np.asarray(image)
-    if image.mode in ("LA", "RGBA"):
-        pixels, alpha = pixels[..., :-1], pixels[..., -1:]
-        if (alpha != alpha.flat[0]).any():
-            pixels = ((pixels.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
-    elif image.mode == "L":
-        pixels = pixels[..., None]
-    elif image.mode != "RGB":
-        raise UserError(f"{path}: image mode {mode}; convert it to 8-bit grey (L) or RGB")
-    if pixels.shape[2] == channels:
-        return np.ascontiguousarray(pixels)
-    if channels == 3:
-        return np.repeat(pixels, 3, axis=2)
-    if (pixels == pixels[..., :1]).all():
-        return np.ascontiguousarray(pixels[..., :1])
-    raise UserError(f"{path}: a colour image, but channels=1; convert it to grey or set channels=3")
 
 
 def centre_crop(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sarsynth.errors import UserError
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".npy", ".mat"})
 ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 DEPTH = 2  # folders that unpacking may put around a data set
 
@@ -62,11 +62,25 @@ def matches(folder: Path, pattern: str) -> list[Path]:
 
 
 def children(folder: Path) -> list[Path]:
-    """List a folder's entries that are not hidden, sorted; none of what is no folder."""
+    """List a folder's entries that are not hidden, sorted; none of what is no folder.
+
+    Links to the folder itself, or to one above it, are passed over: what lies behind them is listed already.
+    """
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if not entry.name.startswith("."))
+        there = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(
+        folder / entry.name for entry in there if not (entry.is_symlink() and _leads_back(folder, entry.name))
+    )
+
+
+def _leads_back(folder: Path, name: str) -> bool:
+    try:
+        target = (folder / name).resolve(strict=True)
+    except (OSError, RuntimeError):  # a link to itself, or to nothing: no folder at any rate
+        return False
+    return target.is_dir() and folder.resolve().is_relative_to(target)
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:

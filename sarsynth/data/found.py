@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import floor
 
 from sarsynth.data.chips import Window
-from sarsynth.data.records import ImageRecord, Instance, Split, stratified_split
+from sarsynth.data.records import Draw, ImageRecord, Instance, Split, draw_splits
 from sarsynth.errors import UserError
 
 OTHER = "other"  # what rare classes become
@@ -26,6 +26,7 @@ class Found:
         group: What it shares with other images.
         window: The part of the file that is read; None for all of it.
         number: Which part of the file this is, for its name.
+        drawn: How we chose its split; None where the data set says which.
     """
 
     file: str
@@ -36,6 +37,7 @@ class Found:
     group: str | None = None
     window: Window | None = None
     number: int = 0
+    drawn: Draw | None = None
 
     @property
     def path(self) -> str:
@@ -60,16 +62,20 @@ def split_off(found: Iterable[Found], shares: Mapping[Split, float | None], seed
             raise UserError(f"{split}={share:g}: a fraction must lie between 0 and 1")
     if sum(fractions.values()) >= 1:
         raise UserError("val and test leave no training images: lower the fractions")
+    if not fractions:
+        return list(found)
     found = list(found)
-    train = {one.path: one for one in found if one.split == "train"}
-    names = sorted({one.class_name for one in train.values()})
-    records = [ImageRecord(path, names.index(one.class_name), "train", group=one.group) for path, one in train.items()]
-    *parts, rest = stratified_split(records, list(fractions.values()), seed)
-    for label in sorted({record.label for record in records} - {record.label for record in rest}):
-        given = " and ".join(f"{split}={share:g}" for split, share in fractions.items())
-        raise UserError(f"train: too few images of `{names[label]}` to give {given} away; add some")
-    moved = {record.path: split for split, part in zip(fractions, parts, strict=True) for record in part}
-    return [replace(one, split=moved[one.path]) if one.path in moved else one for one in found]
+    names = sorted({one.class_name for one in found if one.split == "train"})
+    draws = {name: Draw(tuple(fractions.items()), seed, stratum) for stratum, name in enumerate(names)}
+    found = [replace(one, drawn=draws[one.class_name]) if one.split == "train" else one for one in found]
+    records = [ImageRecord(one.path, 0, one.split, group=one.group, drawn=one.drawn) for one in found]
+    found = [replace(one, split=record.split) for one, record in zip(found, draw_splits(records), strict=True)]
+    left = {one.class_name for one in found if one.split == "train"}
+    for name in names:
+        if name not in left:
+            given = " and ".join(f"{split}={share:g}" for split, share in fractions.items())
+            raise UserError(f"train: too few images of `{name}` to give {given} away; add some")
+    return found
 
 
 def snake_case(name: str) -> str:

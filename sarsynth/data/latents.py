@@ -22,7 +22,7 @@ def encode_images(base: Base, images: Tensor, *, flip: str = "none", title: str 
 
     Args:
         base: Whose autoencoder.
-        images: uint8, shape (N, C, H, W).
+        images: In 0..255, uint8 or float32, shape (N, C, H, W).
         flip: `none`, `horizontal` or `vertical`.
         title: What the progress bar says.
 

@@ -9,7 +9,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, Literal, Protocol, get_args
 
@@ -28,11 +28,37 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in px; x1 and y1 are w
 
 @dataclass(frozen=True, order=True, slots=True)
 class Instance:
-    """One object in an image: where it lies, and whether who marked it saw it cut off or hard to make out."""
+    """One object in an image: where it lies, and whether who marked it saw it cut off or hard to make out.
+
+    `corners` (x, y) in px, in order around it, are known of turned boxes alone: an upright one does not say how its
+    object lies. `name` is what it is, if anybody said.
+    """
 
     box: Box
     truncated: bool = False
     difficult: bool = False
+    corners: tuple[tuple[float, float], ...] = ()
+    name: str | None = None
+
+    @property
+    def plain(self) -> tuple[Any, ...]:
+        """All that is known of it in plain values, for a digest."""
+        return *self.box, self.truncated, self.difficult, self.corners, self.name
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How we choose the split of an image that has none of its own.
+
+    Attributes:
+        shares: Of the images of each stratum, for each split but `train`, which keeps the rest.
+        seed: Of the draw.
+        stratum: The number of the class that the image had when it was drawn first.
+    """
+
+    shares: tuple[tuple[Split, float], ...]
+    seed: int
+    stratum: int
 
 
 @dataclass(frozen=True, order=True)
@@ -41,6 +67,7 @@ class ImageRecord:
 
     `instances` are the objects that somebody marked in it. `group` names what it shares with others, such as the scene
     that they are cut from or the ship that they show: no split of ours parts a group. None for an image of its own.
+    `drawn` says how we chose its split, None where the data set says which.
     """
 
     path: str
@@ -49,11 +76,12 @@ class ImageRecord:
     text: str | None = None
     instances: tuple[Instance, ...] = ()
     group: str | None = None
+    drawn: Draw | None = field(default=None, compare=False)
 
     @property
     def plain(self) -> tuple[Any, ...]:
-        """All that is known of it in plain values, for a digest."""
-        objects = [(*instance.box, instance.truncated, instance.difficult) for instance in self.instances]
+        """All that is known of it in plain values, for a digest; its split alone matters, not who chose it."""
+        objects = [instance.plain for instance in self.instances]
         return self.path, self.label, self.split, self.text, objects, self.group
 
 
@@ -72,7 +100,10 @@ class Source(Protocol):
         """List the images of a split, in an order that depends on the data alone; empty if there is no such split."""
 
     def read(self, record: ImageRecord) -> np.ndarray:
-        """Read one image as uint8, shape (H, W, C); sizes may differ from image to image."""
+        """Read one image as it is stored: uint8, uint16 or float32, shape (H, W, C), NaN where pixels are missing.
+
+        Sizes may differ from image to image. What its pixels mean as grey levels, a `Radiometry` says.
+        """
 
     def fingerprint(self) -> str:
         """Hex digest of everything that `records` and `read` can return: content, not where it lies."""
@@ -158,6 +189,31 @@ def stratified_split(
     for key, record in zip(keys, records, strict=True):
         parts[place.get(key, -1)].append(record)
     return parts
+
+
+def draw_splits(records: Iterable[ImageRecord]) -> list[ImageRecord]:
+    """Choose the splits that are ours to choose (`drawn`), once more if they were before; groups stay together.
+
+    Each draw is of its own images. The largest goes first, and a group that an earlier one has placed stays there.
+    """
+    records = list(records)
+    pools: dict[tuple[Any, ...], list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        if record.drawn:
+            pools[record.drawn.shares, record.drawn.seed].append(record)
+    places: dict[str, Split] = {}  # of images
+    homes: dict[str, Split] = {}  # of groups
+    for (shares, seed), pool in sorted(pools.items(), key=lambda item: (-len(item[1]), item[0])):
+        free = [
+            replace(record, label=record.drawn.stratum, split="train")
+            for record in pool
+            if record.drawn and record.group not in homes
+        ]
+        parts = stratified_split(free, [share for _, share in shares], seed)
+        placed = {r.path: split for split, part in zip([*dict(shares), "train"], parts, strict=True) for r in part}
+        places |= {record.path: placed.get(record.path) or homes[str(record.group)] for record in pool}
+        homes |= {record.group: places[record.path] for record in pool if record.group}
+    return [replace(record, split=places.get(record.path, record.split)) for record in records]
 
 
 def _fits(group: Mapping[int, int], taken: Mapping[int, int], size: Mapping[int, int]) -> bool:

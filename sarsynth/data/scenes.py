@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from sarsynth.data.chips import Cutting, Marked, instances
-from sarsynth.data.files import image_size
+from sarsynth.data.formats import image_size
 from sarsynth.data.found import Found
 from sarsynth.data.records import Split
 from sarsynth.errors import UserError
@@ -46,13 +46,16 @@ def chips(root: Path, scenes: Iterable[Scene], cutting: Cutting) -> Iterator[Fou
 
     An object that lies outside its scene altogether, as some published ones do, shows nothing and is passed over.
 
-    Raises:
-        UserError: A scene is no image.
+    A scene that cannot be opened is one image, which is bad.
     """
     for scene in scenes:
         if not scene.objects:
             continue
-        width, height = image_size(root / scene.file)
+        size = image_size(root / scene.file)
+        if size is None:
+            yield _unseen(scene)
+            continue
+        width, height = size
         views = [
             (number, cutting.window(one.corners, width, height))
             for number, one in enumerate(scene.objects)
@@ -61,6 +64,11 @@ def chips(root: Path, scenes: Iterable[Scene], cutting: Cutting) -> Iterator[Fou
         for (number, window), shown in zip(views, instances(scene.objects, views, width, height), strict=True):
             name = scene.objects[number].class_name
             yield Found(scene.file, name, scene.split, None, shown, scene.group, window, number)
+
+
+def _unseen(scene: Scene) -> Found:
+    """Stand for a scene that cannot be opened, and for all that is marked in it: reading it will say why."""
+    return Found(scene.file, scene.objects[0].class_name, scene.split, group=scene.group)
 
 
 def _overlaps(one: Marked, width: int, height: int) -> bool:
@@ -74,7 +82,11 @@ def whole(root: Path, scenes: Iterable[Scene]) -> Iterator[Found]:
     for scene in scenes:
         if not scene.objects:
             continue
-        width, height = image_size(root / scene.file)
+        size = image_size(root / scene.file)
+        if size is None:
+            yield _unseen(scene)
+            continue
+        width, height = size
         areas = [cv2.contourArea(np.array(one.corners, dtype=np.float32)) for one in scene.objects]
         largest = int(np.argmax(areas))
         (shown,) = instances(scene.objects, [(largest, None)], width, height)

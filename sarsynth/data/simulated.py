@@ -10,6 +10,8 @@ from sarsynth.data.records import ImageRecord, Instance, Split
 from sarsynth.errors import UserError
 from sarsynth.sim import CLASSES, DOMAINS, render
 
+_drawn = lru_cache(maxsize=4096)(render)  # looked at, captioned and read: drawn once
+
 # Test ships are never training ships: their numbers begin elsewhere.
 FIRST_INDEX: dict[Split, int] = {"train": 0, "val": 1_000_000, "test": 2_000_000}
 
@@ -48,7 +50,7 @@ class Simulated:
     def read(self, record: ImageRecord) -> np.ndarray:
         """Draw one image: uint8, shape (image_size, image_size, channels)."""
         name, _, index = record.path.partition("/")
-        return render(self.seed, int(index), name, self.domain, self.image_size).pixels
+        return _drawn(self.seed, int(index), name, self.domain, self.image_size).pixels
 
     def fingerprint(self) -> str:
         """Hash the settings and, standing for the code that draws, the first ship of every class."""
@@ -65,7 +67,7 @@ class Simulated:
 @lru_cache(maxsize=100_000)
 def _facts(seed: int, index: int, name: str, domain: str, size: int) -> tuple[str | None, tuple[Instance, ...]]:
     """The caption of a picture, and its ship where the picture says where that lies."""
-    picture = render(seed, index, name, domain, size)
+    picture = _drawn(seed, index, name, domain, size)
     if picture.box is None:
         return picture.text, ()
     return picture.text, (Instance(picture.box, truncated=min(picture.box) < 0 or max(picture.box) > size),)

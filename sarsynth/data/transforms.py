@@ -1,8 +1,9 @@
 """Images between disk, memory and models.
 
-Three forms, and nothing else in between:
-  * read from disk: numpy uint8 (H, W, C), any size;
-  * in memory: torch uint8 (N, C, H, W), square, 0..255;
+Four forms, and nothing else in between:
+  * read from disk: numpy uint8, uint16 or float32 (H, W, C), any size, any range;
+  * mapped to grey levels by the study's radiometry: numpy uint8 or float32 (H, W, C), 0..255;
+  * in memory: torch uint8 or float32 (N, C, H, W), square, 0..255;
   * for the diffusion model: torch float (N, 3, H, W), [-1, 1].
 C is 1 (grey) or 3 (RGB) and belongs to the data set; the base always sees three channels.
 """
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sarsynth.data.radiometry import Radiometry
 from sarsynth.data.records import ImageRecord, Source
 
 
@@ -24,19 +26,21 @@ def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
     Bilinear with a filter that widens when shrinking, so that speckle is averaged and not aliased.
 
     Args:
-        pixels: uint8, shape (H, W, C), C = 1 or 3.
+        pixels: uint8 or float32, shape (H, W, C), C = 1 or 3.
         image_size: Side of the result in px.
 
     Returns:
-        uint8, shape (image_size, image_size, C); the very pixels where the image has that size already.
+        Same type, shape (image_size, image_size, C); the very pixels where the image has that size already.
     """
     height, width = pixels.shape[:2]
     if (height, width) == (image_size, image_size):
         return pixels
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     box = central_square(height, width)
-    scaled = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box))
-    return scaled.reshape(image_size, image_size, pixels.shape[2])
+    # Pillow has colours of 8 bits only.
+    planes = [pixels] if pixels.dtype == np.uint8 else np.split(pixels, pixels.shape[2], axis=2)
+    images = [Image.fromarray(plane[..., 0] if plane.shape[2] == 1 else plane) for plane in planes]
+    scaled = [image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box) for image in images]
+    return np.dstack([np.asarray(image) for image in scaled])
 
 
 def central_square(height: int, width: int) -> tuple[int, int, int, int]:
@@ -46,26 +50,34 @@ def central_square(height: int, width: int) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
-def load_images(source: Source, records: Sequence[ImageRecord], image_size: int) -> Tensor:
+def read_image(source: Source, record: ImageRecord, image_size: int, radiometry: Radiometry) -> np.ndarray:
+    """Read an image at a size, in grey levels: mapped first, so that resizing averages what is looked at afterwards.
+
+    Returns:
+        uint8 or float32, shape (image_size, image_size, C), in 0..255.
+    """
+    return resize(radiometry.levels(source.read(record), record.path), image_size)
+
+
+def load_images(source: Source, records: Sequence[ImageRecord], image_size: int, radiometry: Radiometry) -> Tensor:
     """Read images into memory, several at a time.
 
     Returns:
-        uint8, shape (N, C, image_size, image_size), in the order of `records`.
+        uint8 or float32, shape (N, C, image_size, image_size), in 0..255, in the order of `records`.
     """
-    images = torch.empty(len(records), source.channels, image_size, image_size, dtype=torch.uint8)
+    images = np.empty((len(records), source.channels, image_size, image_size), radiometry.dtype)
 
     def load(index: int) -> None:
-        pixels = resize(source.read(records[index]), image_size)
-        images[index] = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+        images[index] = read_image(source, records[index], image_size, radiometry).transpose(2, 0, 1)
 
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(load, range(len(records))):  # iterating re-raises what a reader raised
             pass
-    return images
+    return torch.from_numpy(images)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Map uint8 0..255 to float32 [-1, 1]; any shape."""
+    """Map grey levels 0..255, uint8 or floating, to float32 [-1, 1]; any shape."""
     return images.float() / 127.5 - 1
 
 

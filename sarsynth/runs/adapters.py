@@ -5,6 +5,7 @@ Adapters that train on the same latents, on top of the same frozen adapter and i
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
 from sarsynth.routing import routed
+from sarsynth.runs.previews import previews
 from sarsynth.settings import Optimisation
-from sarsynth.store import CHECKPOINTS, Artifact, Request
+from sarsynth.store import CARD, CHECKPOINTS, Artifact, Request
 
 if TYPE_CHECKING:
     from sarsynth.runs.study import Role, Study
@@ -209,6 +211,7 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
             checkpoints=folders[first.request] / CHECKPOINTS / company,
             checkpoint_every=first.recipe.checkpoint_every,
             max_grad_norm=first.recipe.max_grad_norm,
+            callbacks=previews(study, first.role, [one.name for one in run], routing.choose),
         )
         for index, one in enumerate(run):
             rank_zero_only(adapters.save)(routing.adapter(index), folders[one.request] / adapters.WEIGHTS)
@@ -220,17 +223,30 @@ def weights_of(adapter: Artifact) -> Path:
     return adapter.path if adapter.path.is_file() else adapter.path / adapters.WEIGHTS
 
 
-def imported(file: Path) -> Artifact:
+def imported(study: "Study", file: Path) -> Artifact:
     """Stand for an adapter that was trained elsewhere; its fingerprint is that of its content.
 
     Raises:
-        UserError: There is no such file.
+        UserError: There is no such file, or a card beside it says that it belongs to another base or ORS adapter.
     """
     try:
         with file.open("rb") as handle:
             content = hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
+    if (card := file.with_name(CARD)).exists():
+        known = json.loads(card.read_text(encoding="utf-8"))["inputs"]
+        on_ors = study.settings.method.below and study.settings.stage2_on == "ors"
+        ours = {
+            "base": study.base_artifact.fingerprint,
+            "ors": ors_training(study).request.fingerprint if on_ors else None,
+        }
+        for role, fingerprint in ours.items():
+            if known.get(role) != fingerprint:
+                raise UserError(
+                    f"adapter.path={file}: made on {role} {known.get(role) or 'none'}, but this study has "
+                    f"{fingerprint or 'none'} below it; choose the method and settings that it was made with"
+                )
     return Artifact("adapter", file.stem, content[:16], file)
 
 

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from sarsynth.base import check_controlnet, load_controlnet, new_controlnet, resolve_controlnet, save_controlnet
 from sarsynth.console import console, progress
-from sarsynth.contours import assign, canny, check_reuse, pack, read_maps, unpack, usable
+from sarsynth.contours import Maps, assign, canny, check_reuse, pack, read_maps, unpack, usable
 from sarsynth.control import ContourDataset, ControlTraining
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.latents import load_latents
 from sarsynth.data.records import ImageRecord, digest
 from sarsynth.data.transforms import central_square, resize
 from sarsynth.denoising import Track
+from sarsynth.runs import hygiene
 from sarsynth.runs.tables import contours_table
 from sarsynth.sampling import Control
 from sarsynth.store import Artifact
@@ -96,6 +97,7 @@ def guides(study: "Study") -> Guides:
     own = None
     if chosen.root:
         own = read_maps(Path(chosen.root).expanduser(), classes, study.settings.base.image_size)
+        guard(study, own)
     inputs = {}
     for source in chosen.sources:
         role = ROLES[source]
@@ -127,9 +129,39 @@ def guides(study: "Study") -> Guides:
     return Guides(classes, names, joined, paired, kept, seed, inputs, recipe)
 
 
+def guard(study: "Study", maps: Maps) -> None:
+    """Let contour maps of one's own pass, if none of them is the contour of a validation or test image.
+
+    Raises:
+        UserError: Some are, and `data.allow_leak` is false.
+    """
+    held = {}
+    for _, record in hygiene.held_out(study, "sar"):
+        _, drawn, _ = outlined(study, "sar", record)
+        if drawn.any():
+            held[drawn.tobytes()] = f"the contour of {record.split} image {record.path} of data"
+    found = [
+        (path, held[drawn.tobytes()])
+        for name, paths in maps.paths.items()
+        for path, drawn in zip(paths, maps.contours[name], strict=True)
+        if drawn.tobytes() in held
+    ]
+    hygiene.leak(study, "contours.root", found)
+
+
 def _usable(study: "Study", record: ImageRecord, frame: tuple[float, float, float, float]) -> bool:
     chosen = study.settings.contours
     return usable(record.instances, frame, max_instances=chosen.max_instances, max_overlap=chosen.max_overlap)
+
+
+def outlined(
+    study: "Study", role: "Role", record: ImageRecord
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int, int]]:
+    """Give an image at the base's size (H, W, C), its contour (H, W), and what is seen of it in its own px."""
+    chosen = study.settings.contours
+    pixels = study.radiometry[role].levels(study.sources[role].read(record), record.path)
+    image = resize(pixels, study.settings.base.image_size)
+    return image, canny(image, chosen.thresholds, chosen.blur), central_square(*pixels.shape[:2])
 
 
 def contours(study: "Study", role: "Role", command: str) -> Artifact:
@@ -138,11 +170,10 @@ def contours(study: "Study", role: "Role", command: str) -> Artifact:
     The artifact holds `packed`, uint8 (N, H, W / 8), and `frames`, int64 (N, 4): what is seen of each image, in its px.
     """
     chosen, size = study.settings.contours, study.settings.base.image_size
-    source, records = study.sources[role], study.training_records(role)
+    records = study.training_records(role)
 
     def find(record: ImageRecord) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-        pixels = source.read(record)
-        return canny(resize(pixels, size), chosen.thresholds, chosen.blur), central_square(*pixels.shape[:2])
+        return outlined(study, role, record)[1:]
 
     def build(folder: Path) -> None:
         found = []
@@ -166,6 +197,7 @@ def contours(study: "Study", role: "Role", command: str) -> Artifact:
         {},
         build,
         command=command,
+        samples=study.samples(role, records),
     )
 
 

@@ -1,12 +1,20 @@
 """One row of the results: `python evaluate.py method=2lora`; result.json and its pictures lie in the run's folder."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+from scipy.special import softmax
 
 from sarsynth.console import console
-from sarsynth.runs.evaluation import draw, draw_quality, result
+from sarsynth.runs.cells import row
+from sarsynth.runs.evaluation import FIGURES, draw, draw_quality, result
+from sarsynth.runs.results import RESULT
 from sarsynth.runs.session import session
-from sarsynth.runs.sweep import RESULT, row
+from sarsynth.runs.study import Study
 from sarsynth.runs.tables import results_table
 from sarsynth.settings import Settings
 
@@ -20,7 +28,23 @@ def run(settings: Settings, folder: Path) -> None:
         for file in [*draw(study, folder), *draw_quality(study, folder)]:
             study.tracker.picture(file.stem, file)
             console.print(f"  {file}")
+        show(study, figures)
         flat = row(figures)
         study.tracker.table("results", list(flat), [list(flat.values())])
         study.tracker.scalars({key: value for key, value in flat.items() if isinstance(value, float)})
     console.print(results_table([figures]))
+
+
+def show(study: Study, figures: Mapping[str, Any]) -> None:
+    """Put scores by class, confusion matrix and curves over all seeds where the tracker has a place for them."""
+    ends = {"": "mean", "_std": "std"}
+    lines = [
+        {"class": name} | {f"{figure}{end}": one[figure][key] for figure in FIGURES for end, key in ends.items()}
+        for name, one in figures["classifier"]["per_class"].items()
+    ]
+    study.tracker.table("per_class", list(lines[0]), [list(line.values()) for line in lines])
+    made = [study.store.find("evaluation", figures["inputs"][f"seed_{seed}"]) for seed in figures["seeds"]]
+    tensors = [load_file(one.path / "logits.safetensors") for one in made]
+    labels = np.concatenate([one["labels"] for one in tensors])
+    shares = np.concatenate([softmax(one["logits"], axis=-1).mean(axis=0) for one in tensors])
+    study.tracker.predictions(labels, shares.argmax(axis=-1), shares, figures["classes"])

@@ -1,8 +1,9 @@
 """The end of a study: classifiers on real + added images over seeds, the quality of the synthetic set, one result."""
 
+import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,18 @@ import torch
 from safetensors.torch import save_file
 
 from sarsynth import pictures
-from sarsynth.classification import fit_classifier, predict, scores
-from sarsynth.data.datamodules import LabelledImages, step_seed
+from sarsynth.checkpoints import CHOICES, Checkpoint, Checkpoints
+from sarsynth.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
+from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.records import class_counts, stratified_split
+from sarsynth.errors import UserError
+from sarsynth.losses import Loss, class_weights
 from sarsynth.partitions import Partition
 from sarsynth.runs.adapters import budget
+from sarsynth.runs.copies import COPIES
+from sarsynth.runs.prompts import samples
 from sarsynth.runs.quality import draw_neighbours, quality
+from sarsynth.runs.results import LEAKS, RESULT_VERSION
 from sarsynth.runs.study import Study
 from sarsynth.runs.synthetic import filters, joining, synthetic_images
 from sarsynth.store import Artifact
@@ -24,51 +32,123 @@ FIGURES = ("precision", "recall", "f1", "support")
 LARGEST = 5  # classes of a prototype that its picture names
 
 
-def repeated_images(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
-    """Draw real training images of each class again: each once before any is drawn a second time."""
-    real = study.labelled("train")
-    chosen = []
-    for label, name in enumerate(study.classes):
-        members = np.flatnonzero(real.labels.numpy() == label)
-        rng = np.random.default_rng(step_seed(study.settings.seed, label))
-        rounds = [rng.permutation(members) for _ in range(math.ceil(sizes[name] / max(1, len(members))))]
-        chosen += np.concatenate([*rounds, members[:0]])[: sizes[name]].tolist()
-    return real[torch.tensor(chosen, dtype=torch.int64)]
-
-
 ADDS = {
-    "nothing": lambda study, sizes: None,
-    "real": repeated_images,
-    "synthetic": joining,
+    "nothing": lambda study, real, sizes: None,
+    "synthetic": lambda study, real, sizes: joining(study, sizes),
+    **COPIES,
 }
 
 
+def recipe_of(study: Study) -> ClassifierRecipe:
+    """The classifier's network and training, as the method changes it; never the number of its steps."""
+    method, recipe, chosen = study.settings.method, study.recipe(), study.settings.augment.features
+    steps = max(1, round(chosen.steps * recipe.max_steps))
+    return replace(
+        recipe,
+        loss=Loss(**method.loss.model_dump()),
+        sampling=method.sampling,
+        oversampling=OverSampling(steps, chosen.neighbours) if method.adds == "features" else None,
+    )
+
+
+def parts(study: Study) -> tuple[LabelledImages, LabelledImages | None]:
+    """Say what classifiers are trained on, and what their checkpoints are chosen on: None where nothing is chosen.
+
+    Where the data have no validation split, a stratified part of the training images is one, whole groups at a time.
+    Only the classifiers of an evaluation go without it; adapters are trained on all training images.
+
+    Raises:
+        UserError: A class has no image left to train on.
+    """
+    real, chosen = study.labelled("train"), study.settings.evaluate
+    if chosen.topk == "none":
+        return real, None
+    if study.sources["sar"].records("val"):
+        return real, study.labelled("val")
+    held_out = {record.path for record in stratified_split(study.training, [chosen.val], study.settings.seed)[0]}
+    apart = torch.tensor([record.path in held_out for record in study.training])
+    for label, name in enumerate(study.classes):
+        if study.counts[name] and not (real.labels[~apart] == label).any():
+            raise UserError(
+                f"evaluate.val={chosen.val}: no image of class {name} is left to train on (of {study.counts[name]}); "
+                "give data.val, or use evaluate.topk=none"
+            )
+    return real[~apart], real[apart]
+
+
+def protocol(study: Study) -> dict[str, Any]:
+    """Say how checkpoints are chosen: what of the settings changes a score."""
+    chosen = study.settings.evaluate
+    if chosen.topk == "none":
+        return {"topk": chosen.topk}
+    own = bool(study.sources["sar"].records("val"))
+    return {
+        **chosen.model_dump(include={"topk", "k", "keep", "every", "after"}),
+        "val": "val" if own else chosen.val,
+        "seed_of_val": None if own else study.settings.seed,
+    }
+
+
 def trained(study: Study, seed: int) -> Artifact:
-    """Train one classifier on real + added images and predict the test set: logits.safetensors and scores.json."""
-    recipe, method = study.recipe(), study.settings.method
+    """Train one classifier on real + added images and predict the test set.
+
+    Returns:
+        An artifact of two files. `logits.safetensors`: `logits`, float32 (checkpoints, images, classes), of the
+        checkpoints that were chosen; `predicted`, int64 (vectors, images), labels whose scores are averaged; `labels`,
+        int64 (images,), the true ones; and as metadata, in JSON, `images`, their names, `digests`, the beginnings of
+        their pixels' sha256, `classes`, and `steps` of the checkpoints. `scores.json`: what `scores` gives.
+    """
+    recipe, method, chosen = recipe_of(study), study.settings.method, study.settings.evaluate
     inputs = {"train": study.images("train"), "test": study.images("test")}
     if method.adds == "synthetic":
         inputs |= {"synthetic": study.synthetic(), **filters(study)}
+    how = protocol(study)
+    if how.get("val") == "val":
+        inputs["val"] = study.images("val")
     sizes = study.plan if method.adds != "nothing" else {}
 
     def build(folder: Path) -> None:
+        real, validation = parts(study)
+        test = study.labelled("test")
+        looker = None
+        if validation is not None:
+            looker = Checkpoints(
+                validation,
+                test.images,
+                every=max(1, round(chosen.every * len(study.training) / recipe.batch_size)),
+                after=round(chosen.after * recipe.max_steps),
+                keep=chosen.keep,
+            )
         classifier = fit_classifier(
-            study.labelled("train"),
+            real,
             study.classes,
             recipe,
-            synthetic=ADDS[method.adds](study, sizes),
+            synthetic=ADDS[method.adds](study, real, sizes),
             seed=seed,
             fitting=study.fitting(f"seed_{seed}"),
             title=f"classifier, {method.name}, seed {seed}",
             checkpoints=folder / "checkpoints",
             checkpoint_every=500,
+            callbacks=[] if looker is None else [looker],
         )
         if classifier.global_rank:
             return  # rank 0 predicts and writes
-        test = study.labelled("test")
-        logits = predict(classifier, test.images)
-        save_file({"logits": logits, "labels": test.labels}, folder / "logits.safetensors")
-        figures = scores(logits, test.labels, study.classes, study.minor)
+        kept = looker.kept if looker else [Checkpoint(recipe.max_steps, None, predict(classifier, test.images))]
+        found = CHOICES[chosen.topk](kept, test.labels, study.classes, chosen.k)
+        tensors = {
+            "logits": torch.stack([one.logits for one in found.checkpoints]),
+            "predicted": found.predicted,
+            "labels": test.labels,
+        }
+        about_them = {
+            "images": [test.name(row) for row in range(len(test))],
+            "digests": [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in test.images],
+            "classes": study.classes,
+            "steps": [one.step for one in found.checkpoints],
+        }
+        metadata = {key: json.dumps(value) for key, value in about_them.items()}
+        save_file(tensors, folder / "logits.safetensors", metadata)
+        figures = averaged([scores(said, test.labels, study.classes, study.minor) for said in found.predicted])
         (folder / "scores.json").write_text(json.dumps(figures, indent=2) + "\n")
 
     return study.store.make(
@@ -80,28 +160,45 @@ def trained(study: Study, seed: int) -> Artifact:
             "minor": study.minor,
             "adds": method.adds,
             "sizes": sizes,
-            # Which real images are repeated follows from the study's seed.
-            "seed_of_repeats": study.settings.seed if method.adds == "real" else None,
+            # Which real images serve again, and how, follows from the study's seed.
+            "seed_of_copies": study.settings.seed if method.adds in COPIES else None,
+            "views": study.settings.augment.views.model_dump() if method.adds == "augmented" else None,
             "seed": seed,
+            "protocol": how,
         },
         inputs,
         build,
-        command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed}]"),
+        command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
         collective=True,
     )
+
+
+def averaged(figures: Sequence[Any]) -> Any:
+    """Average what is built alike, number by number; None stays None, and one alone stays as it is."""
+    first = figures[0]
+    if len(figures) == 1 or first is None:
+        return first
+    if isinstance(first, Mapping):
+        return {key: averaged([one[key] for one in figures]) for key in first}
+    if isinstance(first, Sequence):
+        return [averaged(column) for column in zip(*figures, strict=True)]
+    return float(np.mean(figures))
 
 
 def about(study: Study) -> dict[str, Any]:
     """Say what a study is of: what `result.json` begins with, whichever script writes it."""
     settings = study.settings
     return {
+        "version": RESULT_VERSION,
         "method": settings.method.name,
         "base": settings.base.name,
         "data": settings.data.name,
         "split": settings.data.split,
+        "radiometry": study.radiometry["sar"].plain,
         "minor": study.minor,
         "classes": study.classes,
         "counts": study.counts,
+        "leaks": study.leaks,
     }
 
 
@@ -111,17 +208,28 @@ def result(study: Study) -> dict[str, Any]:
     Returns:
         What `result.json` holds (see README): per-class scores as mean, standard deviation and values over the seeds,
         what `quality` says of the synthetic images, and the fingerprints of everything that it rests on.
+
+    Raises:
+        UserError: A class has no test image.
     """
-    settings, inputs = study.settings, {}
+    settings, chosen, inputs = study.settings, study.settings.evaluate, {}
+    tested = class_counts(study.records("sar", "test"), study.classes)
+    if empty := [name for name, count in tested.items() if not count]:
+        raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")
+    seeds = [seed + settings.method.seed_offset for seed in settings.seeds]
     runs = []
-    for seed in settings.seeds:
+    for seed in seeds:
         artifact = trained(study, seed)
         inputs[f"seed_{seed}"] = artifact.fingerprint
         runs.append(json.loads((artifact.path / "scores.json").read_text()))
-    parts, rests_on = quality(study)
+    measured, rests_on = quality(study)
     return about(study) | {
+        "captions": samples(study),
         "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
-        "seeds": list(settings.seeds),
+        "seeds": seeds,
+        "learning": learning(study),
+        "protocol": protocol(study)
+        | {"leaks": LEAKS.get(chosen.topk), "baseline": chosen.baseline, "replicates": chosen.replicates},
         "training": budget(study),
         "classifier": {
             "per_class": {
@@ -129,9 +237,29 @@ def result(study: Study) -> dict[str, Any]:
                 for name in study.classes
             },
             **{figure: spread([run[figure] for run in runs]) for figure in ("macro_f1", "minor_f1", "accuracy")},
+            "confusion": {
+                "mean": averaged([run["confusion"] for run in runs]),
+                "values": [run["confusion"] for run in runs],
+            },
         },
-        **parts,
+        **measured,
         "inputs": inputs | rests_on,
+    }
+
+
+def learning(study: Study) -> dict[str, Any]:
+    """Say what the classifiers learn from, and how: where methods differ that generate nothing."""
+    recipe, added = recipe_of(study), study.plan if study.settings.method.adds != "nothing" else {}
+    samples = {name: count + added.get(name, 0) for name, count in study.counts.items()}
+    weights = class_weights(torch.tensor(list(samples.values())), recipe.loss.beta).tolist()
+    return {
+        "adds": study.settings.method.adds,
+        "samples": samples,
+        "steps": recipe.max_steps,
+        "steps_of_last_layer_alone": recipe.max_steps - recipe.whole_steps,
+        "batch_size": recipe.batch_size,
+        "sampling": recipe.sampling,
+        "loss": asdict(recipe.loss) | {"class_weights": dict(zip(samples, weights, strict=True))},
     }
 
 
@@ -143,12 +271,20 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def draw(study: Study, folder: Path) -> list[Path]:
-    """Put the pictures of a synthetic method beside its result: real | synthetic, scale strips, prototypes."""
-    if study.settings.method.adds != "synthetic":
+    """Put a method's pictures beside its result: real | added images; of a stack strips and prototypes."""
+    adds, name = study.settings.method.adds, study.settings.method.name
+    if adds not in ("synthetic", "augmented", "pasted"):
         return []
-    name, real = study.settings.method.name, study.labelled("train")
-    shown = {class_name: range(min(pictures.COLUMNS, size)) for class_name, size in study.synthetic_sizes.items()}
-    made = synthetic_images(study, shown)
+    real = study.labelled("train")
+    if adds != "synthetic":
+        copies = COPIES[adds](study, real, study.plan)
+        shown = (real.images, real.labels, copies.images, copies.labels)
+        title = f"{name}: real and added"
+        grid = pictures.real_vs_synthetic_grid(*shown, study.classes, title=title, heading=adds)
+        grid.save(folder / "real_vs_added.png")
+        return [folder / "real_vs_added.png"]
+    first = {class_name: range(min(pictures.COLUMNS, size)) for class_name, size in study.synthetic_sizes.items()}
+    made = synthetic_images(study, first)
     grid = pictures.real_vs_synthetic_grid(
         real.images, real.labels, made.images, made.labels, study.classes, title=f"{name}: real and synthetic"
     )

@@ -7,9 +7,9 @@ from sarsynth.adapters import save, save_kohya
 from sarsynth.console import console
 from sarsynth.errors import UserError
 from sarsynth.runs.evaluation import about, draw
+from sarsynth.runs.results import RESULT
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
-from sarsynth.runs.sweep import RESULT
 from sarsynth.settings import Settings
 
 

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
-from sarsynth.errors import UserError
 from sarsynth.pretraining import measure_latents, train_autoencoder, train_base
-from sarsynth.prompts import captions
-from sarsynth.runs.study import Study, open_source
+from sarsynth.prompts import digest_of
+from sarsynth.runs.study import Study
 from sarsynth.sim import generic_picture
 from sarsynth.store import Artifact
 
@@ -25,17 +24,14 @@ def make_base(study: Study) -> Artifact:
     every kind of picture; the U-Net sees the photographs and the generic pictures in colour.
     """
     settings = study.settings
-    recipe, spec, size, seed = settings.train.base, settings.regular, settings.base.image_size, settings.seed
+    recipe, size, seed = settings.train.base, settings.base.image_size, settings.seed
     assert recipe is not None
-    source = open_source("regular", spec)
-    records = source.records("train")
-    if not records:
-        raise UserError("regular: no train images; set regular.train to a folder or a list file")
+    source, records = study.sources["regular"], study.training_records("regular")
+    captions = study.captions["regular"]
 
     def build(folder: Path) -> None:
         checkpoints = folder / "checkpoints"
-        photographs = to_channels(load_images(source, records, size), 3)
-        texts = captions(spec.prompt, records, source.classes)
+        photographs = to_channels(load_images(source, records, size, study.radiometry["regular"]), 3)
         fitting = study.fitting("autoencoder")
         vae = train_autoencoder(
             torch.cat([photographs, _generic(recipe.generic_pictures, size, seed, speckled=True)]),
@@ -46,7 +42,7 @@ def make_base(study: Study) -> Artifact:
         )
         vae.register_to_config(scaling_factor=measure_latents(vae, photographs[:SCALE_IMAGES]))
         shapes = _generic(recipe.generic_pictures // 5, size, seed, speckled=False)
-        images, texts = torch.cat([photographs, shapes]), texts + ["a picture of shapes"] * len(shapes)
+        images, texts = torch.cat([photographs, shapes]), captions + ["a picture of shapes"] * len(shapes)
         base = train_base(
             vae,
             images,
@@ -63,9 +59,9 @@ def make_base(study: Study) -> Artifact:
         "base",
         settings.base.name,
         {
-            "source": source.fingerprint(),
+            "source": study.fingerprints["regular"],
             "records": digest(records),
-            "prompt": spec.prompt,
+            "captions": digest_of(captions),
             "image_size": size,
             "recipe": recipe.model_dump(),
             "seed": seed,
@@ -73,6 +69,7 @@ def make_base(study: Study) -> Artifact:
         {},
         build,
         command=study.command("train.py", "stage=base"),
+        samples=study.samples("regular", records),
         collective=True,
     )
 

@@ -125,7 +125,7 @@ def autoencoder_traits(study: Study) -> Artifact:
         source, shown = study.sources["sar"], study.settings.classifier.image_size
         records = [study.training[row] for row in _reference(study, THROUGH_AUTOENCODER)]
         decoded = []
-        for batch in load_images(source, records, size).split(BATCH):
+        for batch in load_images(source, records, size, study.radiometry["sar"]).split(BATCH):
             latents, _ = study.base.encode(to_float(to_channels(batch, 3)).to(study.device))
             decoded.append(to_uint8(to_channels(study.base.decode(latents), source.channels)).cpu())
         images = [resize(image, shown) for image in torch.cat(decoded).permute(0, 2, 3, 1).numpy()]

@@ -13,7 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from sarsynth.console import console
 from sarsynth.runs.study import Study
 from sarsynth.settings import Settings, scale_warning
+from sarsynth.store import CARD
 from sarsynth.tracking import Tracker
+
+TRACKED = ("base", "adapter", "controlnet", "classifier", "partition", "synthetic", "evaluation")
 
 
 @contextmanager
@@ -32,10 +35,16 @@ def session(settings: Settings, folder: Path) -> Iterator[Study]:
     where = {"save_dir": str(folder)}
     if logger is not None and logger.target.endswith("WandbLogger"):
         where |= {"group": folder.parent.name, "name": f"{settings.method.name}-{settings.data.name}"}
+        where |= {"job_type": settings.stage or str(HydraConfig.get().job.config_name)}
     tracker = Tracker(None if logger is None else lambda: logger.build(**where))
     tracker.config(settings.model_dump(mode="json", by_alias=True))
+    study = Study(settings, tracker, HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
     try:
-        yield Study(settings, tracker, HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
+        yield study
+        for artifact, made in study.store.met.items():
+            if artifact.kind in TRACKED:
+                name = f"{artifact.label}-{artifact.fingerprint}"
+                tracker.artifact(name, artifact.card, artifact.path / CARD, made=made)
     finally:
         tracker.finish()
 

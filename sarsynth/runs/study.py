@@ -7,11 +7,11 @@ by its settings and inputs (the fingerprint), and by its builder, which reads th
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,26 +32,29 @@ from sarsynth.classification import (
 )
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.health import Scan
 from sarsynth.data.latents import encode_images, encode_texts, save_latents
+from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
 from sarsynth.errors import UserError
 from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
-from sarsynth.prompts import caption, captions
-from sarsynth.runs import adapters, contours
+from sarsynth.prompts import digest_of
+from sarsynth.runs import adapters, contours, hygiene, prompts, radiometry
 from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
-from sarsynth.settings import Encoded, Images, Settings, nearest
+from sarsynth.settings import Component, Encoded, Images, Settings, Slot, nearest
 from sarsynth.store import Artifact, Store
 from sarsynth.tracking import Tracker
 
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
 STRIP_IMAGES = 4  # a class and scale
 Role = Literal["ors", "sar", "regular"]
-SLOTS: dict[Role, str] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
+Value = TypeVar("Value")
+SLOTS: dict[Role, Slot] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
 STAGES: dict[Role, str] = {"sar": "sar", "ors": "ors", "regular": "controlnet"}  # that train on latents
 
 
@@ -67,6 +70,22 @@ class Study:
     def __init__(self, settings: Settings, tracker: Tracker, overrides: Sequence[str] = ()) -> None:
         self.settings, self.tracker, self.overrides = settings, tracker, overrides
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
+        self.scans: ByRole[Scan] = ByRole(lambda role: Scan.load(hygiene.scanned(self, role).path))
+        # Without bad images, with groups that pixels show.
+        self.sources: ByRole[Source] = ByRole(lambda role: hygiene.curated(self, role))
+        # How the pixels of each become grey levels; optical images have them already.
+        self.radiometry: ByRole[Radiometry] = ByRole(
+            lambda role: (
+                radiometry.fitted(self, built("radiometry", self.settings.radiometry)) if role == "sar" else EightBit()
+            )
+        )
+        # What decides those grey levels: whatever is made from them names it.
+        self.fingerprints: ByRole[dict[str, Any]] = ByRole(
+            lambda role: {"content": self.sources[role].fingerprint(), "radiometry": self.radiometry[role].plain}
+        )
+        self.captions: ByRole[list[str]] = ByRole(lambda role: prompts.training_captions(self, role))
+        self._training: ByRole[list[ImageRecord]] = ByRole(self._trained_on)
+        self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by where it is
         self._shown: set[Artifact] = set()
         self._bases: dict[Artifact, Base] = {}
         self._adapters: dict[Artifact, Adapter] = {}
@@ -74,22 +93,40 @@ class Study:
     # --- What is there -----------------------------------------------------------------------------------------------
 
     @cached_property
-    def sources(self) -> dict[Role, Source]:
-        """The image sets of a study; the photographs teach a ControlNet, if asked to."""
+    def opened(self) -> dict[Role, Source]:
+        """The image sets as they are; the photographs teach a ControlNet, if asked to."""
         return {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
 
     @cached_property
-    def fingerprints(self) -> dict[Role, str]:
-        """The content of each image set, hashed once a run."""
-        return {role: source.fingerprint() for role, source in self.sources.items()}
+    def contents(self) -> "ByRole[str]":
+        """What lies in each of them, hashed once a run."""
+        return ByRole(lambda role: self.opened[role].fingerprint())
+
+    def slot(self, role: Role) -> Slot:
+        """The key that a set has in the settings."""
+        return SLOTS[role]
 
     @property
     def classes(self) -> list[str]:
         """Names of the SAR classes, by label."""
         return self.sources["sar"].classes
 
-    @cached_property
+    @property
     def training(self) -> list[ImageRecord]:
+        """The SAR training images of this study's split."""
+        return self._training["sar"]
+
+    def training_records(self, role: Role) -> list[ImageRecord]:
+        """The images of a set that are trained on."""
+        return self._training[role]
+
+    def _trained_on(self, role: Role) -> list[ImageRecord]:
+        """Choose them, warn of near-duplicates of held-out images, refuse held-out images themselves."""
+        chosen = self._chosen() if role == "sar" else self.records(role, "train")
+        hygiene.say_across(self, role)
+        return hygiene.guard(self, role, chosen)
+
+    def _chosen(self) -> list[ImageRecord]:
         """The SAR training images of this study's split; a table says how many images each split has."""
         data, whole = self.settings.data, self.records("sar", "train")
         chosen = deci(whole, self.settings.seed) if data.split == "deci" else whole
@@ -106,6 +143,7 @@ class Study:
             UserError: It is empty.
         """
         records = self.sources[role].records(split)
+        hygiene.check_bad(self, role)
         if not records:
             key = SLOTS[role]
             raise UserError(f"{key}: no {split} images; set {key}.{split} to a folder, a list file or a fraction")
@@ -120,14 +158,19 @@ class Study:
         images = self.images_of(role)
         return images.flip if isinstance(images, Encoded) else "none"
 
-    def training_records(self, role: Role) -> list[ImageRecord]:
-        """The images of a set that are trained on."""
-        return self.training if role == "sar" else self.records(role, "train")
+    def samples(self, role: Role, records: Sequence[ImageRecord]) -> dict[str, Any]:
+        """Which samples something is made from, for its card."""
+        return hygiene.samples(self, role, records)
 
     @cached_property
     def counts(self) -> dict[str, int]:
         """SAR training images of each class."""
         return class_counts(self.training, self.classes)
+
+    @cached_property
+    def class_captions(self) -> dict[str, str]:
+        """What is said of the images that are made of each SAR class."""
+        return prompts.captions_of_classes(self)
 
     @cached_property
     def minor(self) -> list[str]:
@@ -182,7 +225,7 @@ class Study:
 
         def build(folder: Path) -> None:
             tensors = {
-                "images": load_images(source, records, size),
+                "images": load_images(source, records, size, self.radiometry["sar"]),
                 "labels": torch.tensor([record.label for record in records]),
             }
             save_file(tensors, folder / "images.safetensors")
@@ -194,6 +237,7 @@ class Study:
             {},
             build,
             command=self.command(*user),
+            samples=self.samples("sar", records),
         )
 
     def labelled(self, split: Split) -> LabelledImages:
@@ -206,27 +250,33 @@ class Study:
         """Latents and text features of the training images of one set."""
         spec, flip, records = self.images_of(role), self.flip(role), self.training_records(role)
         source, size = self.sources[role], self.settings.base.image_size
+        texts = self.captions[role]
 
         def build(folder: Path) -> None:
-            images = load_images(source, records, size)
-            texts = captions(spec.prompt, records, source.classes)
+            images = load_images(source, records, size, self.radiometry[role])
             encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
             save_latents(encoded | encode_texts(self.base, texts), folder)
+            prompts.write_captions(folder, self.base, records, texts)
 
-        return self.store.make(
+        made = self.store.make(
             "cache",
             f"{spec.name}-{role}-latents",
             {
                 "source": self.fingerprints[role],
                 "records": digest(records),
                 "image_size": size,
-                "prompt": spec.prompt,
+                "captions": digest_of(texts),
                 "flip": flip,
             },
             {"base": self.base_artifact},
             build,
             command=self.command("train.py", f"stage={STAGES[role]}"),
+            samples=self.samples(role, records),
         )
+        if made not in self._shown:
+            self._shown.add(made)
+            prompts.warn_of_cuts(made.path, f"{SLOTS[role]}={spec.name}")
+        return made
 
     # --- Stages ------------------------------------------------------------------------------------------------------
 
@@ -318,7 +368,7 @@ class Study:
         """The modality: the method's SAR adapters by name, one for each part of its partition that holds images."""
         self._check()
         if self.settings.adapter.path is not None:
-            return {"sar": adapters.imported(Path(self.settings.adapter.path))}
+            return {"sar": adapters.imported(self, Path(self.settings.adapter.path))}
         return adapters.train(adapters.sar_trainings(self))
 
     def tuned(self) -> list[Artifact]:
@@ -332,7 +382,11 @@ class Study:
 
     def _check(self) -> None:
         """Refuse now what the last stage would refuse after hours of training the first ones."""
-        captions(self.settings.data.prompt, self.training, self.classes)
+        _ = self.class_captions
+        first = self.training[0]
+        self.radiometry["sar"].levels(self.sources["sar"].read(first), first.path)
+        if self.settings.method.below or "ors" in self.settings.contours.sources:
+            self.training_records("ors")
         if self.settings.method.partition == "prototypes":
             partitions.check_k(self.settings.prototypes.k, len(self.training))
 
@@ -387,7 +441,7 @@ class Study:
                     ):
                         _save_png(image, folder / files[index])
                         advance()
-                    prompt = caption(self.settings.data.prompt, class_name)
+                    prompt = self.class_captions[class_name]
                     rows += [
                         {
                             "file_name": file,
@@ -403,7 +457,8 @@ class Study:
                     ]
             guides.report(folder)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (folder / "metadata.jsonl").write_text(text, encoding="utf-8")
+            # What is no text in the name of a contour's file becomes an escape of JSON's.
+            (folder / "metadata.jsonl").write_text(text, encoding="utf-8", errors="backslashreplace")
 
         return self.store.make(
             "synthetic",
@@ -444,7 +499,7 @@ class Study:
             "scales": recipe.scales,
             "classes": self.classes,
             "channels": self.sources["sar"].channels,
-            "prompt": self.settings.data.prompt,
+            "captions": self.class_captions,
             "image_size": self.settings.base.image_size,
             "guidance_scale": self.settings.generate.guidance_scale,
             "num_inference_steps": self.settings.generate.num_inference_steps,
@@ -460,7 +515,7 @@ class Study:
         base = self._load(recipe.base)
         stack = [(self._adapter(base, recipe.adapters[name]), scale) for name, scale in by_name.items() if scale]
         settings = self.settings.generate
-        prompt = caption(self.settings.data.prompt, self.classes[label])
+        prompt = self.class_captions[self.classes[label]]
         with folded(base.unet, stack):
             batches = sample(
                 base,
@@ -527,13 +582,30 @@ class ImageRecipe:
         return {"base": self.base, **self.adapters}
 
 
+class ByRole(dict[Role, Value]):
+    """What each image set has, made when it is first asked for."""
+
+    def __init__(self, make: Callable[[Role], Value]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, role: Role) -> Value:
+        self[role] = made = self._make(role)
+        return made
+
+
 def open_source(slot: str, images: Images) -> Source:
-    """Build the reader of `data`, `ors` or `regular`; what it refuses is told with the full key."""
+    """Build the reader of `data`, `ors` or `regular`."""
+    return built(slot, images.reader)
+
+
+def built(slot: str, component: Component) -> Any:
+    """Build what one key of the settings names; what it refuses is told with the full key."""
     try:
-        return images.reader.build()
+        return component.build()
     except UserError as error:
         key, given, _ = str(error).partition("=")
-        raise UserError(f"{slot}.{error}" if given and key in images.reader.options else f"{slot}: {error}") from error
+        raise UserError(f"{slot}.{error}" if given and key in component.options else f"{slot}: {error}") from error
 
 
 def _save_png(image: Tensor, file: Path) -> None:

@@ -65,6 +65,8 @@ def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]
         box=SIMPLE_HEAD,
         padding=(0, 1),
         title=f"F1 in % on the real test set, mean ± sd over {seeds} seeds; KID and FID of the synthetic images",
+        caption="\n".join(sorted({f"! {leaks}" for result in results if (leaks := result["protocol"]["leaks"])}))
+        or None,
     )
     table.add_column("method")
     if any(overrides):
@@ -79,8 +81,53 @@ def results_table(results: Sequence[Mapping[str, Any]], overrides: Sequence[str]
         cells = [overrides[index]] if any(overrides) else []
         cells += [percent((scores["per_class"].get(name) or {}).get("f1")) for name in first["classes"]]
         cells += [percent(scores["minor_f1"]), percent(scores["macro_f1"])]
-        table.add_row(result["method"], *cells, *fidelity_cells(result["fidelity"]))
+        mark = " !" if result["protocol"]["leaks"] else ""
+        table.add_row(result["method"] + mark, *cells, *fidelity_cells(result["fidelity"]))
     return table
+
+
+def gains_table(found: Mapping[str, Any]) -> Table | None:
+    """Lay out how far each row lies above its baseline, with intervals and marks; None if no row has one.
+
+    Args:
+        found: What significance.json holds.
+    """
+    rows = [row for row in found["rows"] if row["gains"]]
+    if not rows:
+        return None
+    by_job = {row["job"]: row for row in found["rows"]}
+    against = ", ".join(dict.fromkeys(by_job[row["baseline"]]["method"] for row in rows))
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        title=f"Gain in F1 over {against}, in points of a percent, and its {100 * (1 - found['level']):.0f} % interval "
+        "over test images and seeds",
+        caption=f"▲ ▼ significant at {100 * found['level']:.0f} %, for classes after Holm's correction; p is McNemar's "
+        "of accuracy",
+    )
+    named = any(row["overrides"] for row in rows)
+    classes = list(dict.fromkeys(name for row in rows for name in row["gains"]["per_class"]))
+    table.add_column("method")
+    if named:
+        table.add_column("overrides")
+    for name in (*classes, "minor", "macro", "accuracy", "p"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        gains = row["gains"]
+        every = [gains["per_class"].get(name) for name in classes]
+        cells = [gain_cell(gain) for gain in (*every, gains["minor_f1"], gains["macro_f1"], gains["accuracy"])]
+        mcnemar = f"{gains['mcnemar']['p']:.3f}" if gains["mcnemar"] else ""
+        mark = " !" if row["leaks"] else ""
+        table.add_row(row["method"] + mark, *([row["overrides"]] if named else []), *cells, mcnemar)
+    return table
+
+
+def gain_cell(gain: Mapping[str, Any] | None) -> str:
+    """Format a gain in points, its mark, and its interval below it."""
+    if gain is None:
+        return ""
+    mark = ("▲" if gain["delta"] > 0 else "▼") if gain["significant"] else ""
+    return f"{100 * gain['delta']:+.1f}{mark}\n{100 * gain['low']:+.1f}…{100 * gain['high']:+.1f}"
 
 
 def percent(figure: Mapping[str, Any] | None) -> str:
@@ -106,3 +153,27 @@ def fidelity_cells(fidelity: Mapping[str, Any]) -> tuple[str, str]:
 def reliable_fid(figures: Mapping[str, Any]) -> float | None:
     """FID, where it may be shown by itself: of at least as many images as there are features."""
     return figures["fid"] if figures["fid_reliable"] else None
+
+
+def cheaper(named: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
+    """Say so if a row without a generator does at least as well as the best one with: on minor classes, else on all.
+
+    Args:
+        named: Names and contents of result.json of the rows.
+
+    Returns:
+        One line; None if synthesis is ahead, or rows of one of the two kinds are missing.
+    """
+    minor = all(result["classifier"]["minor_f1"]["mean"] is not None for _, result in named)
+    figure = "minor_f1" if minor else "macro_f1"
+    made: dict[bool, list[tuple[float, str, str]]] = {True: [], False: []}
+    for name, result in named:
+        score = result["classifier"][figure]
+        made[bool(result["fidelity"]["per_class"])].append((score["mean"], name, percent(score)))
+    if not all(made.values()):
+        return None
+    (synthetic, name, shown), (plain, cheap, its) = max(made[True]), max(made[False])
+    if synthetic > plain:
+        return None
+    of = "minor-class" if minor else "macro"
+    return f"no generator is needed here: {of} F1 of {cheap} is {its}, of the best synthetic set, {name}, {shown}"

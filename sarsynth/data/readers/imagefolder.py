@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sarsynth.data.files import Files, crop_offset, image_size
-from sarsynth.data.folders import EXTENSIONS, images_in, lines, listing
+from sarsynth.data.files import Files, crop_offset
+from sarsynth.data.folders import EXTENSIONS, children, images_in, lines, listing
+from sarsynth.data.formats import image_size
 from sarsynth.data.found import Found, split_off
 from sarsynth.data.records import SPLITS, Instance, Split
 from sarsynth.errors import UserError
@@ -108,7 +109,7 @@ class ImageFolder(Files):
     def _paths_in_folder(
         self, split: Split, folder: Path, unnamed: str | None
     ) -> Iterator[tuple[PurePosixPath, str | None]]:
-        class_folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        class_folders = [path for path in children(folder) if path.is_dir()]
         for class_folder in class_folders:
             images = images_in(class_folder)
             if not images:
@@ -197,8 +198,8 @@ class ImageFolder(Files):
     def _cut_off(self, path: PurePosixPath) -> tuple[int, int]:
         """Pixels that the crop takes away on the left and above, negative where it adds some."""
         assert self.crop is not None
-        horizontal, vertical = (crop_offset(length, self.crop) for length in image_size(self.root / path))
-        return horizontal, vertical
+        width, height = image_size(self.root / path) or (self.crop, self.crop)
+        return crop_offset(width, self.crop), crop_offset(height, self.crop)
 
     def _check_splits(self, classes: Mapping[Split, Mapping[PurePosixPath, str]], trained: bool) -> None:
         """Refuse images in two splits and classes that are tested but never trained."""

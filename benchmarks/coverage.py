@@ -1,0 +1,132 @@
+"""What the intervals of sarsynth/significance.py are worth: coverage on simulated test sets whose true gains are known.
+
+    OMP_NUM_THREADS=1 python benchmarks/coverage.py [test sets a world [worlds whose name holds this]]
+
+A world draws test images of five classes and two methods with classifiers of several seeds. A classifier gives an image
+a score for each class, the sum of: the true class's lead, what the image looks like to everybody, what it looks like to
+this method (`image`), how much this seed likes the class (`seed`), and noise of this seed on this image. The label with
+the highest score is predicted. The gain of method over baseline is a greater lead; without one (`control`) all that
+differs is chance. Minutes on one core.
+"""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from rich.table import Table
+
+from sarsynth.console import console
+from sarsynth.significance import Comparison, Predictions, compare, figures
+
+REPLICATES = 500
+CLASSES = ("cargo", "other", "fishing", "tanker", "dredger")
+MINOR = (2, 3, 4)
+DEMO, FUSRS = (200,) * 5, (772, 216, 161, 59, 52)  # test images of each class
+TRUTH_SEEDS, TRUTH_IMAGES = 500, 1000  # a class, from which the true figures are told
+
+
+@dataclass(frozen=True)
+class World:
+    """How much chance there is, as standard deviations of scores, and how far a class and a method lead."""
+
+    name: str
+    sizes: tuple[int, ...]
+    seeds: int
+    image: float
+    seed: float
+    leads: tuple[tuple[float, ...], tuple[float, ...]]
+    shared: float = 1.0
+    noise: float = 0.5
+
+
+WEAK, STRONG = (2.6, 2.2, 1.6, 1.2, 1.4), (2.6, 2.2, 1.9, 1.5, 1.9)
+WORLDS = [
+    World(f"{kind}, {where}, {seeds} seeds", sizes, seeds, image, seed, leads)
+    for where, sizes, seeds in [("5 x 200", DEMO, 3), ("FU-SRS", FUSRS, 5)]
+    for kind, image, seed, leads in [
+        ("gain", 0.5, 0.2, (STRONG, WEAK)),
+        ("gain, images alone", 0.5, 0.0, (STRONG, WEAK)),
+        ("gain, seeds above all", 0.1, 0.6, (STRONG, WEAK)),
+        ("control", 0.0, 0.2, (WEAK, WEAK)),
+        ("control, images alone", 0.0, 0.0, (WEAK, WEAK)),
+    ]
+]
+
+
+def predicted(world: World, labels: np.ndarray, seeds: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Draw what the classifiers of method and baseline say of one test set: int (seeds, 1, images) each."""
+    count, classes = len(labels), len(CLASSES)
+    shared = rng.normal(0, world.shared, (count, classes)).astype(np.float32)
+    said = []
+    for leads in world.leads:
+        look = shared + world.image * rng.standard_normal((count, classes), dtype=np.float32)
+        look[np.arange(count), labels] += np.asarray(leads, dtype=np.float32)[labels]
+        likes = world.seed * rng.standard_normal((seeds, 1, classes), dtype=np.float32)
+        noise = world.noise * rng.standard_normal((seeds, count, classes), dtype=np.float32)
+        said.append((look + likes + noise).argmax(axis=-1)[:, None])
+    return said
+
+
+def truth(world: World, rng: np.random.Generator) -> np.ndarray:
+    """Tell the true gain in each figure, for a test set without end whose classes have the world's shares."""
+    totals = np.zeros((2, len(CLASSES) + 3))
+    labels = np.repeat(np.arange(len(CLASSES)), TRUTH_IMAGES)
+    shares = np.asarray(world.sizes, dtype=float)
+    for _ in range(TRUTH_SEEDS):  # fresh images for every seed
+        for arm, said in enumerate(predicted(world, labels, 1, rng)):
+            table = np.zeros((len(CLASSES), len(CLASSES)))
+            np.add.at(table, (labels, said[0, 0]), 1)
+            table *= shares[:, None] / TRUTH_IMAGES
+            totals[arm] += figures(table.diagonal(), table.sum(axis=0), shares, MINOR)
+    return (totals[0] - totals[1]) / TRUTH_SEEDS
+
+
+def gains(comparison: Comparison) -> list:
+    """The gains of a comparison, in the order of `figures`."""
+    return [*comparison.per_class.values(), comparison.minor_f1, comparison.macro_f1, comparison.accuracy]
+
+
+def main(sets: int, chosen: str) -> None:
+    """Print the table."""
+    table = Table(title=f"{sets} test sets a world, {REPLICATES} replicates; in %")
+    for column in (
+        "world",
+        "coverage: classes",
+        "minor",
+        "macro",
+        "accuracy",
+        "called: any class",
+        "minor",
+        "macro",
+        "accuracy",
+        "McNemar",
+    ):
+        table.add_column(column, justify="left" if column == "world" else "right")
+    minor = [CLASSES[label] for label in MINOR]
+    for number, world in enumerate(WORLDS):
+        if chosen not in world.name:
+            continue
+        rng = np.random.default_rng(number)
+        # Control arms gain nothing, exactly.
+        gain = truth(world, rng) if world.leads[0] != world.leads[1] else np.zeros(len(CLASSES) + 3)
+        labels = np.repeat(np.arange(len(CLASSES)), world.sizes)
+        names = [str(row) for row in range(len(labels))]
+        covered, called = np.zeros((sets, len(gain))), np.zeros((sets, 5))
+        for one in range(sets):
+            arms = [Predictions(said, labels, CLASSES, names) for said in predicted(world, labels, world.seeds, rng)]
+            found = compare(*arms, minor, replicates=REPLICATES, seed=one)
+            every = gains(found)
+            covered[one] = [g.low <= true <= g.high for g, true in zip(every, gain, strict=True)]
+            called[one] = [
+                any(g.significant for g in every[:-3]),
+                *(g.significant for g in every[-3:]),
+                found.mcnemar.p < 0.05,
+            ]
+        shares = [covered[:, :-3].mean(), *covered[:, -3:].mean(axis=0), *called.mean(axis=0)]
+        table.add_row(world.name, *(f"{100 * share:.1f}" for share in shares))
+        console.print(f"{number + 1} of {len(WORLDS)}: {world.name}: coverage of classes {100 * shares[0]:.1f} %")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500, sys.argv[2] if len(sys.argv) > 2 else "")

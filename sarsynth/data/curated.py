@@ -1,0 +1,68 @@
+"""A source as a study uses it: without bad images, its groups joined where pixels show one picture. Torch-free."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from sarsynth.data.records import SPLITS, ImageRecord, Source, Split, digest, draw_splits
+from sarsynth.errors import UserError
+
+
+class Curated:
+    """A source that leaves images out and knows their groups.
+
+    Splits that the data set gives stay as they are. Those that we drew are drawn again if they part a group.
+
+    Args:
+        source: The images.
+        bad: Names of those to leave out.
+        groups: By name, the groups of images that are in another one than their source says.
+
+    Raises:
+        UserError: The groups leave a class without training images.
+    """
+
+    def __init__(self, source: Source, bad: Collection[str], groups: Mapping[str, str]) -> None:
+        self._source = source
+        self.classes, self.channels = source.classes, source.channels
+        records = [
+            replace(record, group=groups.get(record.path, record.group))
+            for split in SPLITS
+            for record in source.records(split)
+        ]
+        if _parted(records):
+            trained = {record.label for record in records if record.split == "train"}
+            records = sorted(draw_splits(records))
+            for label in sorted(trained - {record.label for record in records if record.split == "train"}):
+                raise UserError(
+                    f"near_bits: joined with near-duplicates, all images of `{self.classes[label]}` are held out; "
+                    "lower it, or give splits of your own"
+                )
+        self._records: dict[Split, list[ImageRecord]] = {split: [] for split in SPLITS}
+        for record in records:
+            if record.path not in bad:
+                self._records[record.split].append(record)
+
+    def records(self, split: Split) -> list[ImageRecord]:
+        """List the good images of a split, in the source's order."""
+        return list(self._records[split])
+
+    def read(self, record: ImageRecord) -> np.ndarray:
+        """Read one image as the source does."""
+        return self._source.read(record)
+
+    def fingerprint(self) -> str:
+        """Hex sha256 of the source's and of which images are left, in which splits and groups."""
+        left = digest(record for split in SPLITS for record in self._records[split])
+        return hashlib.sha256(f"{self._source.fingerprint()} {left}".encode()).hexdigest()
+
+
+def _parted(records: Collection[ImageRecord]) -> bool:
+    """Whether a group lies in several of the splits that one draw made."""
+    homes: dict[str, set[Split]] = {}
+    for record in records:
+        if record.drawn and record.group is not None:
+            homes.setdefault(record.group, set()).add(record.split)
+    return any(len(splits) > 1 for splits in homes.values())

@@ -1,0 +1,238 @@
+"""A language model behind OpenAI's chat protocol: questions in, checked answers out, each paid for once. Torch-free.
+
+Every answer is kept in a file named by the hash of its request, so a killed run goes on where it was and a finished one
+asks nothing. Waiting, trying again and Retry-After are the client library's.
+"""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sarsynth.console import progress
+from sarsynth.errors import UserError, one_line
+
+Form = TypeVar("Form", bound=BaseModel)
+Message = dict[str, str]  # `role` and `content`
+NO_KEY = "none"  # what servers get that want none
+START = 160  # characters of an answer, in a message
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation so far, which ends with what is asked; `about` is the class that it is on, for messages."""
+
+    about: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Answers, and their tokens."""
+
+    answers: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.answers + other.answers,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+    def cost(self, input_price: float, output_price: float) -> float:
+        """What they cost, at so much a million tokens."""
+        return (self.input_tokens * input_price + self.output_tokens * output_price) / 1e6
+
+
+class Chat:
+    """Conversations with one model.
+
+    Args:
+        base_url: Of the server, e.g. `http://localhost:11434/v1`.
+        model: Its name there.
+        key_variable: Environment variable that holds the key; without it, servers that want none answer all the same.
+        options: More of the request, e.g. {temperature: 0}.
+        repair: What is said to an answer of another form, once.
+        timeout: Seconds that an answer may take.
+        retries: How often a request is made again after a time-out, a lost connection, or status 408, 409, 429 or 5xx.
+        concurrency: Requests under way at once.
+        answers: Folder where answers are kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        model: str,
+        key_variable: str,
+        options: Mapping[str, Any],
+        repair: str,
+        timeout: float,
+        retries: int,
+        concurrency: int,
+        answers: Path,
+    ) -> None:
+        self.base_url, self.model, self.options, self.repair = base_url, model, dict(options), repair
+        self.key_variable, self.timeout, self.retries, self.concurrency = key_variable, timeout, retries, concurrency
+        self.answers = answers
+        self.asked, self.kept = Usage(), Usage()  # of this run, and of those before
+
+    def ask(self, questions: Sequence[Question], form: type[Form], title: str) -> list[Form]:
+        """Answer questions, several at once; equal ones are asked once.
+
+        Args:
+            questions: What to ask.
+            form: Of the JSON object that each answer must be.
+            title: What the progress bar says.
+
+        Raises:
+            UserError: The server cannot be reached, refuses, or gives an answer of another form twice. Whatever was
+                answered until then is kept.
+        """
+        names = [self._name(question) for question in questions]
+        unique = dict(zip(names, questions, strict=True))
+        found: dict[str, Form] = {}
+        for name in unique:
+            if (read := self._read(name, form)) is not None:
+                found[name], usage = read
+                self.kept += usage
+        missing = {name: question for name, question in unique.items() if name not in found}
+        if missing:
+            _ = self._client  # what is wrong with it is told before threads start
+            with progress(title, len(missing)) as advance, ThreadPoolExecutor(self.concurrency) as pool:
+                jobs = {name: pool.submit(self._answer, name, question, form) for name, question in missing.items()}
+                try:
+                    for name, job in jobs.items():
+                        found[name], usage = job.result()
+                        self.asked += usage
+                        advance()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)  # those under way end, and are kept
+                    raise
+        return [found[name] for name in names]
+
+    # --- Answers on disk ---------------------------------------------------------------------------------------------
+
+    def _request(self, messages: Sequence[Message]) -> dict[str, Any]:
+        return {"model": self.model, "messages": list(messages), **self.options}
+
+    def _name(self, question: Question) -> str:
+        request = {"base_url": self.base_url, **self._request(question.messages)}
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+    def _read(self, name: str, form: type[Form]) -> tuple[Form, Usage] | None:
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a file that is none of ours is no answer
+            kept = json.loads((self.answers / f"{name}.json").read_text(encoding="utf-8"))
+            return form.model_validate(kept["answer"]), Usage(**kept["usage"])
+        return None
+
+    def _write(self, file: Path, content: Mapping[str, Any]) -> None:
+        """Write whole or not at all, whoever else writes the same."""
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", dir=file.parent, prefix=".", suffix=".part", delete=False, encoding="utf-8"
+            ) as draft:
+                json.dump(content, draft, ensure_ascii=False, indent=2)
+            os.replace(draft.name, file)
+        except OSError as error:
+            raise UserError(
+                f"prompt.answers={self.answers} cannot be written ({error.strerror}); choose another"
+            ) from None
+
+    # --- The server --------------------------------------------------------------------------------------------------
+
+    @property
+    def _key(self) -> str:
+        return os.environ.get(self.key_variable, "").strip() or NO_KEY
+
+    @cached_property
+    def _client(self) -> Any:
+        try:
+            from openai import OpenAI
+        except ImportError:
+            raise UserError("prompt=llm needs the package openai: pip install -e '.[llm]'") from None
+        return OpenAI(base_url=self.base_url, api_key=self._key, timeout=self.timeout, max_retries=self.retries)
+
+    def _answer(self, name: str, question: Question, form: type[Form]) -> tuple[Form, Usage]:
+        """Ask, and ask once more for the right form; keep the answer before anybody sees it."""
+        first, usage = self._post(question.messages)
+        answer = _parse(first, form)
+        if answer is None:
+            remark = ({"role": "assistant", "content": first}, {"role": "user", "content": self.repair})
+            second, more = self._post((*question.messages, *remark))
+            usage = replace(usage + more, answers=1)
+            answer = _parse(second, form)
+        if answer is None:
+            file = self.answers / f"{name}.rejected.json"
+            self._write(file, {"about": question.about, "answers": [first, second]})
+            raise UserError(
+                f"prompt.model={self.model}: refused or in another form, twice, on class {question.about}: "
+                f"`{_shorten(second or first)}`; try again or another model (the answers are in {file})"
+            )
+        content = {
+            "base_url": self.base_url,
+            "request": self._request(question.messages),
+            "answer": answer.model_dump(),
+            "usage": usage.__dict__,
+        }
+        self._write(self.answers / f"{name}.json", content)
+        return answer, usage
+
+    def _post(self, messages: Sequence[Message]) -> tuple[str, Usage]:
+        """Make one request; a refusal is an answer of another form."""
+        import openai
+
+        try:
+            reply = self._client.chat.completions.create(
+                model=self.model, messages=list(messages), extra_body=self.options
+            )
+            message = reply.choices[0].message
+            text = message.content or getattr(message, "refusal", None) or ""
+            used = reply.usage
+        except openai.APIStatusError as error:
+            hint = f"; set the environment variable {self.key_variable}" if error.status_code in (401, 403) else ""
+            raise self._error(f"status {error.status_code}: {self._clean(error.message)}{hint}") from None
+        except openai.APITimeoutError:
+            raise self._error(
+                f"no answer in {self.timeout:g} s, {1 + self.retries} times; raise prompt.timeout"
+            ) from None
+        except openai.APIConnectionError as error:
+            cause = self._clean(str(error.__cause__ or error))
+            raise self._error(f"cannot be reached ({cause}); is the server running?") from None
+        except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as error:
+            raise self._error(f"not OpenAI's chat protocol ({type(error).__name__})") from None
+        tokens = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
+        return self._clean(text), Usage(1, *(int(count or 0) for count in tokens))
+
+    def _error(self, told: str) -> UserError:
+        return UserError(f"prompt.base_url={self.base_url}: {told}; what was answered is kept, run it again to go on")
+
+    def _clean(self, text: str) -> str:
+        """Take the key out of what a server says."""
+        return text if self._key == NO_KEY else text.replace(self._key, "***")
+
+
+def _parse(text: str, form: type[Form]) -> Form | None:
+    """Read the JSON object in an answer, whatever stands around it; None if it is not of the form."""
+    found = re.search(r"\{.*\}", text, re.DOTALL)
+    with suppress(ValidationError):
+        return form.model_validate_json(found[0]) if found else None
+    return None
+
+
+def _shorten(text: str) -> str:
+    line = one_line(Exception(text))
+    return line if len(line) <= START else line[: START - 1] + "…"

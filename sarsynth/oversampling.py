@@ -1,0 +1,28 @@
+"""More samples of a class in the space of features: points between its neighbours. Torch-free."""
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+
+def between_neighbours(bases: np.ndarray, samples: np.ndarray, neighbours: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw a point between each of some samples of a class and one of its nearest neighbours.
+
+    Chawla et al., SMOTE, doi:10.1613/jair.953. Which neighbour, and where on the way to it, are uniformly random.
+
+    Args:
+        bases: Samples to start from, shape (M, F), each of them one of `samples`; they may repeat.
+        samples: All of the class, shape (N, F).
+        neighbours: How many of the nearest are chosen from; fewer where the class has fewer. One that is alone in its
+            class stays where it is.
+        rng: Source of randomness.
+
+    Returns:
+        Shape (M, F).
+    """
+    count = min(neighbours, len(samples) - 1)
+    if not count or not len(bases):
+        return bases
+    nearest = NearestNeighbors(n_neighbors=count + 1).fit(samples).kneighbors(bases, return_distance=False)
+    chosen = rng.integers(1, count + 1, size=len(bases))  # the nearest of all is the sample itself
+    others = samples[nearest[np.arange(len(bases)), chosen]]
+    return bases + rng.random((len(bases), 1), dtype=np.float32) * (others - bases)

@@ -1,0 +1,135 @@
+"""Captions in a study: how each set's come about, once, and what of them the base's text encoder does not see."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.markup import escape
+
+from sarsynth.base import Base
+from sarsynth.console import console, progress
+from sarsynth.data.records import Box, ImageRecord, digest
+from sarsynth.data.transforms import central_square
+from sarsynth.keywords import Rules, keywords
+from sarsynth.prompts import Subject, captions, class_captions, names_keywords, spoken
+
+if TYPE_CHECKING:
+    from sarsynth.runs.study import Role, Study
+
+KEYWORDS, REPORT, CAPTIONS = "keywords.jsonl", "report.txt", "captions.jsonl"
+SHOWN = 80  # characters of what is lost, in a line
+
+
+def training_captions(study: "Study", role: "Role") -> list[str]:
+    """Give the captions of a set's training images, in their order."""
+    wording = study.settings.wording(study.slot(role))
+    found = _keywords(study, role) if names_keywords(wording) else None
+    return captions(wording, study.training_records(role), study.sources[role].classes, found)
+
+
+def captions_of_classes(study: "Study") -> dict[str, str]:
+    """Give the caption of the images that are made of each SAR class."""
+    wording = study.settings.wording("data", class_level=True)
+    return class_captions(wording, study.captions["sar"], study.training, study.classes)
+
+
+def _keywords(study: "Study", role: "Role") -> list[tuple[str, ...]]:
+    """Find the keywords of each training image of a set, or read them where they were found before."""
+    prompt, name = study.settings.prompt, study.images_of(role).name
+    source, records = study.sources[role], study.training_records(role)
+    assert prompt.facts is not None
+    rules, describer = Rules(**prompt.facts.model_dump()), prompt.build()
+
+    def look(record: ImageRecord) -> tuple[np.ndarray, Box]:
+        pixels = study.radiometry[role].levels(source.read(record), record.path)
+        return pixels, central_square(*pixels.shape[:2])
+
+    def build(folder: Path) -> None:
+        found: list[tuple[str, ...]] = [()] * len(records)
+        if describer is None or describer.looks:
+            with progress(f"keywords of {role.upper()} images", len(records)) as advance:
+                for row, words in enumerate(keywords(records, look, rules)):
+                    found[row] = words
+                    advance()
+        if describer:
+            subjects = [
+                Subject(study.slot(role), name, spoken(source.classes[record.label]), record, words)
+                for record, words in zip(records, found, strict=True)
+            ]
+            report: list[str] = []
+            found = describer.describe(subjects, report.append)
+            for line in report:
+                console.print(f"  {line}", markup=False)
+            (folder / REPORT).write_text("".join(f"{line}\n" for line in report), encoding="utf-8")
+        _write(folder / KEYWORDS, [{"file_name": r.path, "keywords": w} for r, w in zip(records, found, strict=True)])
+
+    made = study.store.make(
+        "cache",
+        f"{name}-{role}-keywords",
+        {
+            "source": study.fingerprints[role],
+            "records": digest(records),
+            "facts": prompt.facts.model_dump(mode="json"),
+            "describer": describer and dict(describer.recipe),
+        },
+        {},
+        build,
+        command=study.command("train.py", "stage=ors" if role == "ors" else "stage=sar"),
+    )
+    lines = (made.path / KEYWORDS).read_text(encoding="utf-8").splitlines()
+    return [tuple(json.loads(line)["keywords"]) for line in lines]
+
+
+def samples(study: "Study") -> dict[str, dict[str, str]]:
+    """Give the captions of the images that the method makes, and one of each class of the ORS set that it learns from.
+
+    Empty for methods that make no images.
+    """
+    if study.settings.method.adds != "synthetic":
+        return {}
+    found = {"synthetic": study.class_captions}
+    if study.settings.method.below:
+        classes, texts = study.sources["ors"].classes, study.captions["ors"]
+        shown = {classes[r.label]: text for r, text in zip(study.training_records("ors"), texts, strict=True)}
+        found["ors"] = dict(sorted(shown.items()))
+    return found
+
+
+# --- What is written and told of them ---------------------------------------------------------------------------------
+
+
+def write_captions(folder: Path, base: Base, records: Sequence[ImageRecord], texts: Sequence[str]) -> None:
+    """Write each image's caption beside its latents: its tokens, how many of them are seen, and the words cut off."""
+    measured = dict(zip(unique := sorted(set(texts)), base.cut(unique), strict=True))
+    rows = [
+        {"file_name": record.path, "text": text, "tokens": tokens, "seen": min(tokens, base.text_length), "cut": cut}
+        for record, text in zip(records, texts, strict=True)
+        for tokens, cut in [measured[text]]
+    ]
+    _write(folder / CAPTIONS, rows)
+
+
+def warn_of_cuts(folder: Path, what: str) -> None:
+    """Say how many captions are longer than the text encoder sees, and what one of them loses.
+
+    Args:
+        folder: Where `write_captions` wrote them.
+        what: Whose captions they are.
+    """
+    rows = [json.loads(line) for line in (folder / CAPTIONS).read_text(encoding="utf-8").splitlines()]
+    long = [row for row in rows if row["cut"]]
+    if not long:
+        return
+    worst = max(long, key=lambda row: (row["tokens"], row["text"]))
+    lost = worst["cut"] if len(worst["cut"]) <= SHOWN else worst["cut"][: SHOWN - 1] + "…"
+    console.print(
+        f"[yellow]warning:[/] {len(long)} of {len(rows)} captions of {what} are cut off at {worst['seen']} tokens; "
+        f"the longest, of {worst['tokens']}, loses `{escape(lost)}`; all are in {escape(str(folder / CAPTIONS))}"
+    )
+
+
+def _write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.write_text(text, encoding="utf-8")

@@ -1,0 +1,34 @@
+"""The file that a run leaves its figures in, as others read it. Torch-free."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sarsynth.errors import UserError
+
+RESULT = "result.json"
+RESULT_VERSION = 2  # 1 had no protocol and no confusion matrix, and its predictions no names
+LEAKS = {  # what is wrong with a way to choose checkpoints
+    "release_vote": "checkpoints chosen on the test set, as the authors' release does: these scores are too good",
+}
+
+
+def read_result(file: Path) -> dict[str, Any] | None:
+    """Read a result.json; None if there is none.
+
+    Raises:
+        UserError: It is damaged, or of another version.
+    """
+    if not file.exists():
+        return None
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        version = result.get("version", 1)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); run its command again") from error
+    if version != RESULT_VERSION:
+        raise UserError(
+            f"{file} is of version {version}, and this sarsynth reads {RESULT_VERSION}; run its command again, "
+            "which makes only what is missing"
+        )
+    return result

@@ -1,0 +1,415 @@
+"""The report: what stored results say stands in it, without torch; a real browser opens it, sorts and enlarges."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+from sklearn.metrics import confusion_matrix, f1_score
+from test_sweeps import here
+
+from sarsynth.errors import UserError
+from sarsynth.runs import report
+from sarsynth.runs.cells import cells
+from sarsynth.runs.report import Sweep, duration, rank_correlation, remake, write
+from sarsynth.runs.results import RESULT, RESULT_VERSION
+
+CLASSES = ["cargo", "tanker", "<b>buoy & co</b>"]
+MINOR = CLASSES[1:]
+SEEDS = [0, 1]
+SKILL = {"none": 0.5, "resample": 0.7, "plora": 0.95}
+EACH = 20  # test images a class
+
+
+def card(folder: Path, kind: str, seconds: float, **inputs: str) -> str:
+    """Make an artifact of what lies in a folder; return its fingerprint."""
+    fingerprint = folder.name.rpartition("-")[2]
+    content = {"kind": kind, "label": folder.name, "fingerprint": fingerprint, "settings": {}, "inputs": inputs}
+    folder.mkdir(parents=True, exist_ok=True)
+    content |= {"device": "cpu", "seconds": seconds, "peak_memory_bytes": 2**30}
+    (folder / "card.json").write_text(json.dumps(content))
+    return fingerprint
+
+
+APART = {"synthetic": 0.9, "halves": 0.1, "autoencoder": 0.4}
+REALISM = {
+    "note": "relative use only",
+    "measures": {"texture": {"unit": "deviations", "distance": APART}},
+    "fits": {key: {model: {"ks": 0.2} for model in report.MODELS} for key in ("real", "synthetic", "autoencoder")},
+    "shortcut": {"accuracy": 0.8, "masked_accuracy": 0.3, "chance": 0.33, "interval": [0.2, 0.4], "meaning": "…"},
+}
+MEMORISATION = {
+    "spaces": {"pixels": {"threshold": 1.0, "near_copies": 0.25, "real": 2.0, "synthetic": 3.0}},
+    "per_class": {"tanker": {"n": 2, "pixels": 0.25, "diversity": {"real": 1.0, "synthetic": 0.5}}},
+    "pairs": [
+        {"class": "tanker", "space": "pixels", "synthetic": "images/1/000000.png", "real": "r", "real_row": row}
+        for row in (3, 4)
+    ],
+}
+
+
+def spread(values: list[float]) -> dict:
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "values": values}
+
+
+def fabricate(folder: Path) -> Path:
+    """Lay a sweep of three methods and its store down, as runs leave them; return the sweep's folder."""
+    rng, store, sweep = np.random.default_rng(0), folder / "logs/store", folder / "logs/sweeps/evaluate/then"
+    labels = np.repeat(np.arange(len(CLASSES)), EACH)
+    train = store / "cache/sim-train-images-aa01"
+    train.mkdir(parents=True)
+    images = rng.integers(0, 256, (len(labels), 1, 16, 16), dtype=np.uint8)
+    save_file({"images": images, "labels": labels}, train / "images.safetensors")
+    card(train, "cache", 1.0)
+    partition = store / "partition/prototypes-2-bb01"
+    partition.mkdir(parents=True)
+    counts = {name: [5 + index, 2 * index] for index, name in enumerate(CLASSES)}
+    (partition / "partition.json").write_text(
+        json.dumps({"classes": CLASSES, "names": ["p_0", "p_1"], "nmi": 0.5, "counts": counts, "assignments": [0, 1]})
+    )
+    card(partition, "partition", 2.0, images="aa01")
+    adapter = card(store / "adapter/prototype_0-cc01", "adapter", 100.0, partition="bb01")
+    synthetic = store / "synthetic/plora-dd01"
+    lines = []
+    for label, name in enumerate(CLASSES):
+        (synthetic / f"images/{label}").mkdir(parents=True)
+        for index in range(2):
+            file = f"images/{label}/{index:06d}.png"
+            Image.fromarray(images[label, 0]).save(synthetic / file)
+            lines.append(json.dumps({"file_name": file, "text": name, "class_name": name}))
+    (synthetic / "metadata.jsonl").write_text("\n".join(lines))
+    card(synthetic, "synthetic", 30.0, sar=adapter)
+
+    for name, size in (("real", len(labels)), ("synthetic", 6)):
+        folder_of = store / f"cache/{name}-features-ff{size}"
+        folder_of.mkdir()
+        features = rng.normal(size=(size, 8)).astype(np.float32)
+        save_file({"features": features, "labels": np.arange(size) % len(CLASSES)}, folder_of / "features.safetensors")
+        card(folder_of, "cache", 4.0)
+    card(store / "evaluation/plora-fidelity-ab99", "evaluation", 5.0, real="ff60", synthetic="ff6")
+
+    for job, (method, skill) in enumerate(SKILL.items()):
+        made = method == "plora"
+        inputs: dict[str, str] = {"synthetic": "dd01", "fidelity": "ab99"} if made else {}
+        said = []
+        for seed in SEEDS:
+            wrong = rng.random(len(labels)) > skill
+            said.append(np.where(wrong, (labels + 1) % len(CLASSES), labels))
+            artifact = store / f"evaluation/{method}-seed-{seed}-ee{job}{seed}"
+            artifact.mkdir(parents=True)
+            about = {"images": [str(row) for row in range(len(labels))], "digests": ["x"] * len(labels)}
+            tensors = {
+                "predicted": said[-1][None],
+                "labels": labels,
+                "logits": np.eye(3, dtype=np.float32)[said[-1]][None],
+            }
+            save_file(
+                tensors, artifact / "logits.safetensors", {key: json.dumps(value) for key, value in about.items()}
+            )
+            inputs[f"seed_{seed}"] = card(
+                artifact, "evaluation", 10.0, train="aa01", **({"synthetic": "dd01"} if made else {})
+            )
+        f1 = np.array([f1_score(labels, one, average=None) for one in said])
+        confusion = [confusion_matrix(labels, one).tolist() for one in said]
+        distances = {"fid": 3.0, "fid_reliable": True, "kid": 0.02, "n_real": EACH, "n_synthetic": 2}
+        distances |= dict.fromkeys(report.OVERLAPS, 0.5) | {"intervals": {"kid": [0.01, 0.03]}}
+        few = distances | {"fid_reliable": False}
+        result = {
+            "version": RESULT_VERSION,
+            "method": method,
+            "base": "sd-nano",
+            "data": "sim",
+            "split": "train",
+            "minor": MINOR,
+            "classes": CLASSES,
+            "counts": dict.fromkeys(CLASSES, EACH),
+            "seeds": SEEDS,
+            "protocol": {"topk": "none", "leaks": None, "baseline": "none", "replicates": 200},
+            "training": {"trainable_parameters": 1234, "samples_seen": 567} if made else {},
+            "classifier": {
+                "per_class": {name: {"f1": spread(f1[:, label].tolist())} for label, name in enumerate(CLASSES)},
+                "macro_f1": spread(f1.mean(axis=1).tolist()),
+                "minor_f1": spread(f1[:, 1:].mean(axis=1).tolist()),
+                "accuracy": spread([float((one == labels).mean()) for one in said]),
+                "confusion": {"mean": np.mean(confusion, axis=0).tolist(), "values": confusion},
+            },
+            "fidelity": {
+                "preprocess": "normalised",
+                "width": 8,
+                "pooled": distances if made else None,
+                "per_class": {CLASSES[0]: distances, CLASSES[1]: few} if made else {},
+            },
+            "realism": REALISM if made else None,
+            "memorisation": MEMORISATION if made else None,
+            "filter": {"name": "none", "per_class": {"tanker": dict.fromkeys(report.KEPT, 7)}} if made else None,
+            "inputs": inputs,
+        }
+        place = sweep / str(job)
+        (place / ".hydra").mkdir(parents=True)
+        (place / ".hydra/overrides.yaml").write_text(f"- method={method}\n- experiment=demo\n- 'data.root=a b'\n")
+        (place / ".hydra/config.yaml").write_text(f"method: {{name: {method}, rank: {job}}}\nseed: 0\n")
+        (place / RESULT).write_text(json.dumps(result))
+        (place / "lightning_logs/version_0").mkdir(parents=True)
+        (place / "lightning_logs/version_0/metrics.csv").write_text(
+            "sar/loss,seed_0/loss,sar/lr,step\n" + "".join(f"{1 / (n + 1)},{n},0.1,{n}\n" for n in range(5))
+        )
+        if made:
+            Image.fromarray(images[0, 0]).resize((2000, 500)).save(place / "strip_tanker.png")
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    made = fabricate(folder)
+    run = here(folder, "evaluate", "report=logs/sweeps/evaluate/then")
+    assert run.code == 0, run.err
+    assert f"logs/sweeps/evaluate/then/{report.REPORT}" in run.out
+    return made
+
+
+def read(sweep: Path) -> Sweep:
+    return Sweep.read(sweep, sweep.parents[2] / "store")
+
+
+def texts(table) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in table.cells]
+
+
+def piece(sweep: Path, section, kind: str, index: int = 0):
+    return [one for one in section(read(sweep)).pieces if one.kind == kind][index]
+
+
+def test_everything_lies_beside_it_and_is_small(sweep: Path):
+    assert {"report.html", "results.csv", "results.tex", "significance.json"} <= {file.name for file in sweep.iterdir()}
+    drawn = {file.name for file in (sweep / report.PLOTS).iterdir()}
+    names = {"f1", "gains", "confusion_0", "fid", "kid", "clusters_bb01", "learning", "features"}
+    assert {f"{name}.{ending}" for name in names for ending in ("png", "svg")} <= drawn
+    page = (sweep / "report.html").read_text()
+    assert len(page) < 2e6
+    assert "<b>buoy" not in page and "&lt;b&gt;buoy &amp; co&lt;/b&gt;" in page
+    assert str(sweep) not in page, "no path of this machine"
+
+
+def test_the_table_says_what_the_results_say(sweep: Path):
+    table = piece(sweep, report.scores, "table")
+    assert list(table.columns) == [
+        *("method", "cargo", "tanker*", "<b>buoy & co</b>*", "minor*", "macro", "accuracy", "FID", "KID")
+    ]
+    for row, method in zip(texts(table), SKILL, strict=True):
+        assert row[0] == method
+    results = [json.loads((sweep / str(job) / RESULT).read_text()) for job in range(3)]
+    for row, result in zip(table.cells, results, strict=True):
+        assert row[1].value == result["classifier"]["per_class"]["cargo"]["f1"]["mean"]
+        low, high = (float(end) for end in row[1].detail.strip("[]").split(","))
+        assert low <= 100 * row[1].value <= high
+    assert [row[7:] for row in texts(table)] == [["", ""], ["", ""], ["3.00", "0.0200"]]
+    marks = [row[6].mark for row in table.cells]
+    assert marks[0] == "" and marks[2] == "▲", "95 % right against 50 % is no chance"
+    with (sweep / "results.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["method"] for row in rows] == list(SKILL)
+    assert float(rows[2]["gain_macro_f1"]) > 0.2
+
+
+def test_gains_are_told_with_what_would_settle_them(sweep: Path):
+    table = piece(sweep, report.gains, "table")
+    assert [row[0] for row in texts(table)] == ["resample", "plora"]
+    assert table.cells[0][0].detail == "over none"
+    assert all("≥" in cell.detail for cell in table.cells[1][1:7])
+
+
+def test_cost_counts_everything_below_a_row_and_shared_parts_once(sweep: Path):
+    table = piece(sweep, report.costs, "table")
+    seconds = {row[0].text: row[1].value for row in table.cells}
+    assert seconds["none"] == 1 + 2 * 10
+    quality = 4 + 4 + 5
+    assert seconds["plora"] == 1 + 2 + 100 + 30 + quality + 2 * 10
+    assert seconds["all rows, shared parts once"] == 1 + 2 + 100 + 30 + quality + 6 * 10
+    assert [cell.text for cell in table.cells[2][7:]] == ["1,234", "567"]
+
+
+def test_fid_of_fewer_images_than_features_is_not_shown(sweep: Path):
+    result = read(sweep).results[2]
+    assert report.distance(result, "fid", "cargo") == 3.0
+    assert report.distance(result, "fid", "tanker") is None and report.distance(result, "kid", "tanker") == 0.02
+    result["fidelity"]["pooled"]["fid_reliable"] = False
+    assert [cell.text for cell in report._distance_cells(result)] == ["n < 8", "0.0200"]
+
+
+def test_realism_stands_beside_its_floors_and_copies_beside_their_originals(sweep: Path):
+    assert texts(piece(sweep, report.realism, "table")) == [
+        *(["plora", "0.9"], ["real halves", "0.1"], ["real, autoencoder", "0.4"])
+    ]
+    assert "30.0 % [20.0, 40.0]" in piece(sweep, report.realism, "note", 1).text
+    copies = [texts(piece(sweep, report.memorisation, "table", index))[0] for index in range(3)]
+    assert copies == [["plora", "25.0 %", "3", "2"], ["plora", "0.5", "1"], ["plora", "tanker", "7", "7", "7", "7"]]
+    (pair,) = piece(sweep, report.memorisation, "gallery").pictures
+    assert 'width="64" height="16"' in pair.content, "two pairs of 16 px"
+
+
+def test_only_settings_that_differ_are_shown(sweep: Path):
+    table = piece(sweep, report.settings, "table")
+    assert list(table.columns) == ["method", "method.rank"]
+    assert texts(table) == [["none", "0"], ["resample", "1"], ["plora", "2"]]
+
+
+def test_a_row_is_made_again_by_its_own_command(sweep: Path):
+    line = remake(cells(sweep)[2])
+    assert line == "python evaluate.py method=plora experiment=demo 'data.root=a b' hydra.mode=RUN"
+
+
+def test_latex_has_a_line_a_row_and_no_special_sign(sweep: Path):
+    table = (sweep / "results.tex").read_text()
+    body = table[table.index(r"\midrule") : table.index(r"\bottomrule")].splitlines()[1:]
+    assert [line.split(" & ")[0] for line in body] == list(SKILL)
+    assert all(line.count("&") == 6 and r"\pm" in line for line in body)
+    assert r"buoy \& co" in table
+
+
+def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_path: Path):
+    alone = tmp_path / "then"
+    shutil.copytree(sweep, alone)
+    (alone / "significance.json").unlink()
+    write(alone, tmp_path / "nowhere")
+    page = (alone / "report.html").read_text()
+    assert "name the sweep&#39;s own with paths.store" in page
+    assert "has no predictions" in page
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda sweep: sweep / "nowhere", "is not a folder; give one of logs/sweeps/evaluate"),
+        (lambda sweep: sweep.parents[2] / "store", "holds no result.json of evaluate.py"),
+        (lambda sweep: old_version(sweep), "is of version 1, and this sarsynth reads"),
+    ],
+)
+def test_a_wrong_folder_is_one_clear_line(spoil, message: str, sweep: Path, tmp_path: Path):
+    chosen = spoil(sweep)
+    run = here(tmp_path, "evaluate", f"report={chosen}")
+    assert run.code == 1
+    assert run.err.startswith("error: ") and run.err.count("\n") == 1
+    assert message in run.err
+
+
+def old_version(sweep: Path) -> Path:
+    old = sweep.parent / "old"
+    (old / "0/.hydra").mkdir(parents=True)
+    (old / "0/.hydra/overrides.yaml").write_text("[]")
+    (old / "0/result.json").write_text(json.dumps({"method": "none", "classifier": {}}))
+    return old
+
+
+def test_a_single_run_is_a_sweep_of_one(sweep: Path):
+    (job,) = cells(sweep / "0")
+    assert job.name == "none" and job.result is not None
+    with pytest.raises(UserError, match="not a folder"):
+        Sweep.read(sweep / "9", sweep)
+
+
+def test_torch_is_not_needed(sweep: Path):
+    code = f"""
+import sys
+from pathlib import Path
+from sarsynth.runs import report
+report.Sweep.read(Path({str(sweep)!r}), Path("x")).significance
+sys.exit("torch" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rank_correlation_is_scipys_and_its_interval_holds_the_truth():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=40)
+    y = x + rng.normal(size=40)
+    rho, low, high = rank_correlation(x, y)
+    assert rho == pytest.approx(spearmanr(x, y).statistic)
+    assert low < rho < high
+    assert rank_correlation(x, x)[0] == pytest.approx(1)
+    assert np.isnan(rank_correlation(x[:5], y[:5])[1]), "too few for an interval"
+    assert rank_correlation(x[:2], y[:2]) is None
+    assert rank_correlation(np.ones(9), x[:9]) is None
+    assert rank_correlation(np.full(4, np.nan), x[:4]) is None
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (0.4, 59, 61, 3600 * 25 + 60)] == [
+        "0 s",
+        "59 s",
+        "1 min 01 s",
+        "25 h 01 min",
+    ]
+
+
+# --- In a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on the PATH: apt-get install chromium")
+    with sync.sync_playwright() as playwright:
+        # Without its sandbox, as root in a container has to: the page is our own and loads nothing.
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_browser_opens_it_from_disk(browser, sweep: Path, width: int, scheme: str):
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page, errors, asked = context.new_page(), [], []
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((sweep / "report.html").as_uri())
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing overflows"
+    rows = page.locator("#results tbody tr")
+    assert rows.count() == len(SKILL)
+    first = page.locator("#results tbody th > span")
+    heading = page.locator("#results thead th").nth(5)
+    heading.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert first.all_inner_texts() == ["plora", "resample", "none"], "the best macro F1 first"
+    page.keyboard.press("Enter")
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert first.all_inner_texts() == ["none", "resample", "plora"]
+    page.locator("#results thead th").nth(7).get_by_role("button").click()
+    assert first.all_inner_texts()[0] == "plora", "rows without FID come last"
+    assert heading.get_attribute("aria-sort") is None
+
+    dialog = page.locator("dialog")
+    picture = page.locator("#samples .zoomer").first
+    picture.focus()
+    page.keyboard.press("Enter")
+    assert dialog.is_visible()
+    shown = dialog.locator("img")
+    assert shown.get_attribute("alt") == "cargo: real"
+    assert shown.bounding_box()["width"] > picture.bounding_box()["width"]
+    page.keyboard.press("ArrowRight")
+    assert dialog.locator("img").get_attribute("alt") == "cargo: plora"
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+    backs = {page.evaluate("getComputedStyle(document.body).backgroundColor")}
+    assert backs == {"rgb(17, 22, 27)" if scheme == "dark" else "rgb(245, 246, 244)"}
+    unnamed = (
+        "[...document.querySelectorAll('img, svg[role=img]')].filter(e => !(e.alt || e.getAttribute('aria-label')))"
+    )
+    assert page.evaluate(f"{unnamed}.length") == 0
+    assert errors == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    context.close()
