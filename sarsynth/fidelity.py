@@ -16,9 +16,9 @@ from torch import Tensor
 from sarsynth.errors import UserError
 
 NEIGHBOURS = 5  # of precision, recall, density and coverage, as Naeem et al. choose
-MOST = 2500  # images of a set in what compares every pair; larger sets are thinned evenly
+MOST = 2000  # images of a set in what compares every pair; larger sets are thinned evenly
 ROUNDS = 25  # sub-samples behind an interval
-MOST_IN_ROUND = 1000  # images of a set in one of them
+MOST_IN_ROUND = 500  # images of a set in one of them
 NORMAL_95 = 1.96
 RANGES = {"fid": (0.0, np.inf), "kid": (-np.inf, np.inf), "density": (0.0, np.inf)}  # the others lie in [0, 1]
 
@@ -149,7 +149,7 @@ def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> Fidelity:
     Intervals come from sub-samples without replacement: a bootstrap repeats images, which lowers the rank of a
     covariance and shortens distances to neighbours, so it is biased for all of these figures. Over sub-samples of a
     share f of both sets, the spread times (f / (1 - f))^½ estimates the standard error at full size (the delete-d
-    jackknife; Shao and Wu, doi:10.1214/aos/1176347263); f is a half, less for sets of more than 2,000. What more images
+    jackknife; Shao and Wu, doi:10.1214/aos/1176347263); f is a half, less for sets of more than 1,000. What more images
     would take off the bias of FID is not in its interval.
 
     Args:
