@@ -215,7 +215,7 @@ def test_a_filter_drops_images_gives_reasons_and_leaves_the_set_alone(
     assert content["fidelity"]["preprocess"] == "release"
     assert "filter" in content["inputs"]
     strict = command("evaluate", "method=lora", *TINY, "seeds=[0]", "filter=density")
-    assert strict.code == 1 and "lora-filter-density keeps none of 24 images" in strict.err
+    assert strict.code == 1 and "lora-filter-density keeps none of 18 images" in strict.err
     assert strict.err.count("error: ") == 1
 
 
