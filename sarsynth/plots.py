@@ -7,7 +7,7 @@ it can a place or a shape besides. Torch-free, and without pyplot's global state
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec
 
 import numpy as np
@@ -89,12 +89,20 @@ def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axe
     return figure, axes[:count]
 
 
+def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Name colours and shapes under a figure, as many side by side as it has room for."""
+    room = int(10 * figure.get_figwidth() / (5 + max(map(len, handles))))  # about ten letters an inch
+    columns = max(1, min(room, len(handles)))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+
+
 @styled
 def estimates(
     panels: Mapping[str, Sequence[Estimate | None]],
     rows: Sequence[str],
     label: str,
     *,
+    every: Sequence[str] = (),
     bars: bool = False,
     zero: bool = False,
 ) -> Figure:
@@ -104,20 +112,22 @@ def estimates(
         panels: Estimates of each quantity, one a row; None where there is none.
         rows: Names of the rows.
         label: What the horizontal axes show.
+        every: Names of all rows of the page, which decide the colours; none if these are all.
         bars: From zero, for quantities of which zero is the best.
         zero: Draw a line there, for differences.
     """
     figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), sharey=True, sharex=not bars)
+    looks = [list(every or rows).index(name) for name in rows]
     for place, (title, values) in zip(axes, panels.items(), strict=True):
         for row, estimate in enumerate(values):
             if estimate is None:
                 continue
-            colour = COLOURS[row % len(COLOURS)]
+            colour = COLOURS[looks[row] % len(COLOURS)]
             if bars:
                 place.barh(row, estimate.value, height=0.62, color=colour)
             else:
                 place.plot(estimate.points, [row] * len(estimate.points), "|", color=colour, alpha=0.6, markersize=9)
-                place.plot(estimate.value, row, MARKERS[row % len(MARKERS)], color=colour, markersize=6)
+                place.plot(estimate.value, row, MARKERS[looks[row] % len(MARKERS)], color=colour, markersize=6)
             if estimate.low is not None and estimate.high is not None:
                 place.hlines(row, estimate.low, estimate.high, color=INK if bars else colour, linewidth=1.6)
         place.set_title(title)
@@ -230,8 +240,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Seque
             place.set_yscale("log")
         place.set_title(title)
         place.set_xlabel("step")
-    named = [name for name in rows if name in handles]
-    figure.legend([handles[name] for name in named], named, loc="outside lower center", ncols=min(6, len(named)))
+    _legend(figure, {name: handles[name] for name in rows if name in handles})
     return figure
 
 
@@ -246,7 +255,11 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 @styled
 def scatter(
-    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], rows: Sequence[str], x: Sequence[str], y: str
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    rows: Sequence[str],
+    x: Sequence[str],
+    y: str,
+    every: Sequence[str],
 ) -> Figure:
     """Draw pairs of figures, a point for each row, by its name.
 
@@ -255,17 +268,19 @@ def scatter(
         rows: Names of the rows.
         x: What the horizontal axis of each panel shows.
         y: What the vertical ones show.
+        every: Names of all rows of the page, which decide the colours.
     """
     figure, axes = _panels(len(panels), 2.6)
     handles = {}
     for place, label, (title, (across, up)) in zip(axes, x, panels.items(), strict=True):
         for row, name in enumerate(rows):
+            look = every.index(name)
             if np.isfinite(across[row]) and np.isfinite(up[row]):
                 handles[name] = place.plot(
                     across[row],
                     up[row],
-                    MARKERS[row % len(MARKERS)],
-                    color=COLOURS[row % len(COLOURS)],
+                    MARKERS[look % len(MARKERS)],
+                    color=COLOURS[look % len(COLOURS)],
                     markersize=7,
                     linestyle="",
                 )[0]
@@ -273,7 +288,7 @@ def scatter(
         place.set_xlabel(label)
         place.set_ylabel(y)
         place.margins(0.1)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(5, len(handles)))
+    _legend(figure, handles)
     return figure
 
 
@@ -302,13 +317,9 @@ def embedding(
             place.scatter(x, y, s=16, color=colour, marker="x", linewidths=1)
         place.set_title(title)
         place.set(xticks=[], yticks=[])
-    handles = [
-        axes[0].scatter([], [], s=24, color=COLOURS[label % len(COLOURS)], label=name)
-        for label, name in enumerate(classes)
-    ]
-    handles.append(axes[0].scatter([], [], s=16, color=MUTED, alpha=0.4, label="real"))
-    handles.append(axes[0].scatter([], [], s=20, color=MUTED, marker="x", label="synthetic"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)))
+    dot = partial(axes[0].scatter, [], [])
+    handles = {name: dot(s=24, color=COLOURS[label % len(COLOURS)]) for label, name in enumerate(classes)}
+    _legend(figure, handles | {"real": dot(s=16, color=MUTED), "synthetic": dot(s=20, color=MUTED, marker="x")})
     return figure
 
 

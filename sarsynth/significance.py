@@ -92,7 +92,8 @@ class Gain:
         low: Its interval begins here.
         high: And ends here.
         p: Chance of a gain at least this far from none, were there none; by Student's t, the interval by replicates.
-        p_holm: The same after Holm's correction over the classes; p itself for a figure that is no class's.
+        p_holm: The same after Holm's correction over the classes, and with fewer degrees of freedom, for seeds that may
+            agree by chance; p itself for a figure that is no class's.
         significant: Whether p_holm is below `LEVEL`.
         detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`; None where
             nothing varied, as between classifiers that never name a class, so that chance cannot be told.
@@ -223,10 +224,13 @@ def compare(
     spread = np.clip(_widened(delta, drawn, freedom), -1, 1)
     low, high = _interval(spread)
     # Student's t, since so many replicates do not tell the far tails that Holm's correction asks about.
-    p = np.where(delta == 0, 1.0, 2 * stats.t.sf(_ratio(np.abs(delta), drawn.std(axis=0)), freedom))
-    p_holm = p.copy()
+    size = _ratio(np.abs(delta), drawn.std(axis=0))
+    p = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, freedom))
+    # In those tails it also counts that few seeds may agree by chance where more would not.
+    wary = _freedom(drawn.var(axis=0), [ours, theirs], owns, min(method.support), wary=True)
     count = len(method.classes)
-    p_holm[:count] = holm(p[:count])
+    p_holm = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, wary))
+    p_holm = np.concatenate([holm(p_holm[:count]), p[count:]])
 
     wanted = (
         np.abs(delta) / (stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER))
@@ -355,14 +359,16 @@ def _of_seeds(*arms: _Arm) -> list[np.ndarray]:
     return [own * _ratio(together, sum(above, np.zeros_like(own)), otherwise=0.0) for own in above]
 
 
-def _freedom(variance: np.ndarray, arms: Sequence[_Arm], owns: Sequence[np.ndarray], images: int) -> np.ndarray:
+def _freedom(
+    variance: np.ndarray, arms: Sequence[_Arm], owns: Sequence[np.ndarray], images: int, *, wary: bool = False
+) -> np.ndarray:
     """Degrees of freedom of a variance of which each arm's seeds bring a part, and the images the rest."""
     rest, doubt = variance, np.zeros_like(variance)
     for arm, own in zip(arms, owns, strict=True):
         if len(arm.seen) > 1:
             rest = rest - own
             # What is known of the seeds' own part is the variance between seeds, from which the mixed part was taken.
-            doubt += np.where(own > 0, own + arm.mixed, 0.0) ** 2 / (len(arm.seen) - 1)
+            doubt += np.where((own > 0) | wary, own + arm.mixed, 0.0) ** 2 / (len(arm.seen) - 1)
     doubt += np.maximum(0.0, rest) ** 2 / (images - 1)
     fewest = min(len(arm.seen) - 1 for arm in arms) or images - 1
     return np.maximum(_ratio(variance**2, doubt, otherwise=images - 1), fewest)

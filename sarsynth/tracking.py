@@ -99,13 +99,15 @@ class Tracker:
 
         self.attempt(show)
 
-    def image(self, name: str, picture: Image.Image, step: int, caption: str) -> None:
-        """Show a picture of a training's step, where the tracker has a place for pictures."""
-        self.attempt(
-            lambda logger: (
-                isinstance(logger, WandbLogger) and logger.log_image(name, [picture], step=step, caption=[caption])
-            )
-        )
+    def drawn(self, name: str, draw: Callable[[], tuple[Image.Image, str]], step: int) -> None:
+        """Draw a picture with a caption for a training's step, and show it, where the tracker has a place for it."""
+
+        def show(logger: Logger) -> None:
+            if isinstance(logger, WandbLogger):
+                picture, caption = draw()
+                logger.log_image(name, [picture], step=step, caption=[caption])
+
+        self.attempt(show)
 
     def artifact(self, name: str, card: Mapping[str, Any], file: Path, *, made: bool) -> None:
         """Record that this run made an artifact of the store, or used one, where the tracker knows artifacts.
@@ -179,21 +181,17 @@ class Previews(Callback):
 
     Args:
         every: Optimiser steps between pictures.
-        draw: Makes one, with a caption.
-        show: Takes picture, step and caption.
+        show: Draws and shows one of a step.
     """
 
-    def __init__(
-        self, every: int, draw: Callable[[], tuple[Image.Image, str]], show: Callable[[Image.Image, int, str], None]
-    ) -> None:
-        self.every, self.draw, self.show = every, draw, show
+    def __init__(self, every: int, show: Callable[[int], None]) -> None:
+        self.every, self.show = every, show
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Draw and show when it is time, on rank 0, from random numbers that the training does not see."""
         if trainer.is_global_zero and trainer.global_step % self.every == 0:
             with torch.random.fork_rng():
-                picture, caption = self.draw()
-            self.show(picture, trainer.global_step, caption)
+                self.show(trainer.global_step)
 
 
 def recall_and_precision(right: np.ndarray, shares: np.ndarray) -> list[list[float]]:

@@ -731,7 +731,7 @@ def test_csv_is_the_logger_by_default(study: SimpleNamespace):
 def test_wandb_has_a_run_a_job_and_a_group_a_sweep(copied: Path, command: Command, tmp_path: Path):
     run = command(
         "evaluate", "-m", "method=lora,2lora", *TINY, "train.sar.max_steps=10", "seeds=[0]",
-        "logger=wandb", "logger.offline=true",
+        "logger=wandb", "logger.offline=true", "preview.every=5", "preview.prompts=2",
     )  # fmt: skip
     assert run.code == 0, run.err
     (sweep,) = (tmp_path / "logs/sweeps/evaluate").iterdir()
@@ -741,13 +741,18 @@ def test_wandb_has_a_run_a_job_and_a_group_a_sweep(copied: Path, command: Comman
         kinds = {record.WhichOneof("record_type") for record in found}
         assert {"run", "history"} <= kinds
         about = next(record.run for record in found if record.WhichOneof("record_type") == "run")
-        runs.append((about.run_group, about.display_name))
+        runs.append((about.run_group, about.display_name, about.job_type))
         keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
         assert {"sar/loss", "macro_f1", "real_vs_synthetic", "strip_tanker", "results"} <= keys
+        assert {"sar/samples", "per_class", "confusion_table", "precision_recall_table"} <= keys
+        logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
+        assert {"adapter", "synthetic", "evaluation"} <= {artifact.type for artifact in logged}
+        (made,) = (artifact for artifact in logged if artifact.type == "synthetic")
+        assert json.loads(made.metadata)["inputs"]["sar"] in {artifact.name.rpartition("-")[2] for artifact in logged}
         assert any("lr" in key for key in keys)
         configured = {item.key or item.nested_key[0] for record in found for item in record.config.update}
         assert {"method", "seed", "base"} <= configured
-    assert runs == [(sweep.name, "lora-sim"), (sweep.name, "2lora-sim")]
+    assert runs == [(sweep.name, "lora-sim", "evaluate"), (sweep.name, "2lora-sim", "evaluate")]
 
 
 def test_a_logger_that_raises_stops_nothing(study: SimpleNamespace, command: Command, copied: Path, monkeypatch):

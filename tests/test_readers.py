@@ -30,8 +30,11 @@ real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no sample files of true la
 def read(group: str, name: str, root: Path, *overrides: str) -> Files:
     """Build the reader as a study does, from its YAML and `root` alone."""
     changes = OmegaConf.from_dotlist([override.removeprefix(f"{group}.") for override in overrides])
+    study = OmegaConf.load(cli.CONF / "study.yaml")
     keys = OmegaConf.merge(OmegaConf.load(cli.CONF / group / f"{name}.yaml"), {"root": str(root)}, changes)
-    return {"data": Data, "ors": Encoded}[group].model_validate(OmegaConf.to_container(keys)).reader.build()
+    whole = OmegaConf.create({"data": study.data, group: {**study[group], **keys}})
+    plain = OmegaConf.to_container(whole, resolve=True)
+    return {"data": Data, "ors": Encoded}[group].model_validate(plain[group]).reader.build()
 
 
 def laid(instances: tuple[Instance, ...]) -> tuple[Instance, ...]:

@@ -58,7 +58,7 @@ def use_everything(tracker: Tracker, folder: Path) -> None:
     tracker.stage("ors").log_metrics({"loss": 0.5, "epoch": 0}, step=10)
     tracker.stage("sar").log_metrics({"loss": 0.25}, step=20)
     tracker.picture("grid", picture)
-    tracker.image("sar/samples", Image.new("L", (8, 8)), 20, "a ship")
+    tracker.drawn("sar/samples", lambda: (Image.new("L", (8, 8)), "a ship"), 20)
     tracker.table("results", ["method", "f1"], [["lora", 0.5]])
     shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]])
     tracker.predictions(np.array([0, 0, 1, 1]), shares.argmax(axis=1), shares, ["cargo", "tanker"])
@@ -205,11 +205,11 @@ def test_recall_and_precision_are_scikit_learns():
 def test_previews_come_when_it_is_time_and_training_takes_no_notice(uninterrupted):  # noqa: F811
     shown = []
 
-    def draw() -> tuple[Image.Image, str]:
+    def show(step: int) -> None:
         torch.manual_seed(99)
         torch.rand(7)
-        return Image.new("L", (8, 8)), "a ship"
+        shown.append(step)
 
-    made = fit(callbacks=[Previews(3, draw, lambda picture, step, caption: shown.append((step, caption)))])
-    assert shown == [(3, "a ship"), (6, "a ship")]
+    made = fit(callbacks=[Previews(3, show)])
+    assert shown == [3, 6]
     assert torch.equal(flat(made), uninterrupted[0])

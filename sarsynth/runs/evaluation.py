@@ -250,16 +250,18 @@ def result(study: Study) -> dict[str, Any]:
 def learning(study: Study) -> dict[str, Any]:
     """Say what the classifiers learn from, and how: where methods differ that generate nothing."""
     recipe, added = recipe_of(study), study.plan if study.settings.method.adds != "nothing" else {}
-    samples = {name: count + added.get(name, 0) for name, count in study.counts.items()}
-    weights = class_weights(torch.tensor(list(samples.values())), recipe.loss.beta).tolist()
+    real, _ = parts(study)
+    counts = real.labels.bincount(minlength=len(study.classes))
+    counts += torch.tensor([added.get(name, 0) for name in study.classes])
+    weights = class_weights(counts, recipe.loss.beta).tolist()
     return {
         "adds": study.settings.method.adds,
-        "samples": samples,
+        "samples": dict(zip(study.classes, counts.tolist(), strict=True)),
         "steps": recipe.max_steps,
         "steps_of_last_layer_alone": recipe.max_steps - recipe.whole_steps,
         "batch_size": recipe.batch_size,
         "sampling": recipe.sampling,
-        "loss": asdict(recipe.loss) | {"class_weights": dict(zip(samples, weights, strict=True))},
+        "loss": asdict(recipe.loss) | {"class_weights": dict(zip(study.classes, weights, strict=True))},
     }
 
 

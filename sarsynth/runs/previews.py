@@ -52,4 +52,4 @@ def previews(
         choose(range(len(names)))
         return pictures.compose([("", rows)], names, f"{spec.name} adapters in training"), " | ".join(texts)
 
-    return [Previews(asked.every, draw, lambda *shown: study.tracker.image(f"{role}/samples", *shown))]
+    return [Previews(asked.every, lambda step: study.tracker.drawn(f"{role}/samples", draw, step))]

@@ -34,6 +34,7 @@ from sarsynth.settings import Settings
 from sarsynth.store import CARD
 
 REPORT, PLOTS = "report.html", "plots"
+ROWS = 12  # whose pictures a page carries
 SHOWN = 6  # images of a class in a strip
 TILE = 128  # px: larger images are made smaller in strips
 STRIP = 900  # px of the longer side of a picture that a job left
@@ -45,7 +46,6 @@ MEANS = {"minor_f1": "minor*", "macro_f1": "macro", "accuracy": "accuracy"}
 DISTANCES = ("fid", "kid")
 OVERLAPS = ("precision", "recall", "density", "coverage")
 MODELS = ("gamma", "k", "lognormal")  # of clutter
-KEPT = ("made", "kept", "planned", "joined")
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,7 +321,9 @@ def gains(sweep: Sweep) -> Section:
         title: [_gain_estimate(gain_of(sweep.compared[index], name)) for index in against]
         for name, title in sweep.titles.items()
     }
-    drawn = plots.estimates(panels, [sweep.rows[index] for index in against], "points over the baseline", zero=True)
+    drawn = plots.estimates(
+        panels, [sweep.rows[index] for index in against], "points over the baseline", every=sweep.rows, zero=True
+    )
     columns = ["method", *sweep.titles.values(), "McNemar's p"]
     return Section(
         "gains",
@@ -340,7 +342,7 @@ def _gain_cell(gain: Mapping[str, Any] | None) -> Cell | str:
         return ""
     detail = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
     if gain["detectable"] is not None:  # something varied
-        detail += f" ≥ {100 * gain['detectable']:.1f}"
+        detail += f"\n≥ {100 * gain['detectable']:.1f}"
     return Cell(f"{100 * gain['delta']:+.1f}", gain["delta"], detail, mark(gain), f"p = {gain['p_holm']:.2g}")
 
 
@@ -359,7 +361,7 @@ def confusions(sweep: Sweep) -> Section:
         )
         for index, (name, result) in enumerate(zip(sweep.rows, sweep.results, strict=True))
     ]
-    return Section("confusion", "Confusion", about, [Gallery("", drawn)])
+    return Section("confusion", "Confusion", about, [Gallery("each row", drawn, folded=len(drawn) > ROWS)])
 
 
 def fidelity(sweep: Sweep) -> Section:
@@ -378,7 +380,9 @@ def fidelity(sweep: Sweep) -> Section:
         pooled = [_distance_estimate(sweep.results[index], measure) for index in made]
         panels = {title: values for title, values in (panels | {"all": pooled}).items() if any(values)}
         if panels:
-            figure = plots.estimates(panels, [sweep.rows[index] for index in made], measure.upper(), bars=True)
+            figure = plots.estimates(
+                panels, [sweep.rows[index] for index in made], measure.upper(), every=sweep.rows, bars=True
+            )
             pieces.append(Plot(measure, figure, f"{measure.upper()} of each class and method"))
     if made:
         table = [[sweep.rows[index], *_overlap_cells(sweep.results[index]["fidelity"])] for index in made]
@@ -431,13 +435,13 @@ def realism(sweep: Sweep) -> Section:
         [row, *(_figure(found["measures"][name]["distance"][key]) for name in measures)] for row, found, key in lines
     ]
     units = "; ".join(f"{name}: {one['unit']}" for name, one in measures.items())
-    pieces: list[Piece] = [Note(known[0][1]["note"]), Table(f"Distances. {units}", ["", *measures], table)]
+    pieces: list[Piece] = [Note(known[0][1]["note"]), Table(f"Distances. {units}", ["images", *measures], table)]
     fits = [
         [row, *(_figure(((found["fits"][key] or {}).get(model) or {}).get("ks")) for model in MODELS)]
         for row, found, key in [(row, found, "synthetic") for row, found in known]
         + [(key, known[0][1], key) for key in ("real", "autoencoder")]
     ]
-    pieces.append(Table("Kolmogorov-Smirnov distance of clutter from each model of it", ["", *MODELS], fits))
+    pieces.append(Table("Kolmogorov-Smirnov distance of clutter from each model of it", ["images", *MODELS], fits))
     if probe := known[0][1]["shortcut"]:
         low, high = (100 * end for end in probe["interval"])
         pieces.append(
@@ -459,38 +463,55 @@ def memorisation(sweep: Sweep) -> Section:
         "Nearest real training image of each synthetic one. A near-copy is nearer than all but a few real images are "
         "to each other. Diversity is the mean distance of two images of a class in features."
     )
-    table, pairs, dropped = [], [], []
+    table: list[list[Cell | str]] = []
+    diverse: list[list[Cell | str]] = []
+    joined: list[list[Cell | str]] = []
+    pairs: list[Piece] = []
     for row, result in zip(sweep.rows, sweep.results, strict=True):
         if found := result["memorisation"]:
             for space, figures in found["spaces"].items():
                 values = [figures[key] for key in ("near_copies", "synthetic", "real")]
                 cells = [Cell(f"{100 * values[0]:.1f} %", values[0]), *(_figure(value) for value in values[1:])]
                 table.append([Cell(row, detail=space), *cells])
+            diverse.append([row, *(_diversity(found["per_class"].get(name)) for name in sweep.classes)])
+            kept = result["filter"]["per_class"]
+            joined.append([Cell(row, detail=result["filter"]["name"]), *(_joined(kept.get(n)) for n in sweep.classes)])
             pairs += _pairs(sweep, row, result)
-            dropped += [
-                [Cell(row, detail=result["filter"]["name"]), name, *(Cell(str(one[key]), one[key]) for key in KEPT)]
-                for name, one in result["filter"]["per_class"].items()
-            ]
     if not table:
         return Section("memorisation", "Copies and diversity", about, [Note("No row has synthetic images.")])
     columns = ["method", "near-copies", "median distance", "of real images"]
-    diverse = [
-        [Cell(row, detail=name), *(_figure(one["diversity"][side]) for side in ("synthetic", "real"))]
-        for row, result in zip(sweep.rows, sweep.results, strict=True)
-        if result["memorisation"]
-        for name, one in result["memorisation"]["per_class"].items()
-    ]
+    by_class = ["method", *map(sweep.title, sweep.classes)]
     return Section(
         "memorisation",
         "Copies and diversity",
         about,
         [
             Table("Distance to the nearest real image", columns, table),
-            Table("Diversity within each class", ["method", "synthetic", "real"], diverse),
-            Table("Images made, kept by the filter, planned to join and joined", ["method", "class", *KEPT], dropped),
-            *pairs,
+            Table("Diversity of synthetic images, and of real ones", by_class, diverse),
+            Table("Images that joined the real ones, by filter", by_class, joined),
+            *_some(pairs),
         ],
     )
+
+
+def _diversity(figures: Mapping[str, Any] | None) -> Cell | str:
+    if figures is None:
+        return ""
+    own, real = (figures["diversity"][side] for side in ("synthetic", "real"))
+    return "" if own is None else Cell(f"{own:.3g}", own, "" if real is None else f"real {real:.3g}")
+
+
+def _joined(counts: Mapping[str, int] | None) -> Cell | str:
+    if counts is None:
+        return ""
+    detail = f"of {counts['planned']} planned\n{counts['kept']} of {counts['made']} kept"
+    return Cell(str(counts["joined"]), counts["joined"], detail)
+
+
+def _some(pieces: Sequence[Piece]) -> list[Piece]:
+    """The first pieces with pictures of a row each; a page holds no more than it can carry."""
+    more = [Note(f"Of the first {ROWS} rows; those of the others lie in their folders.")] * (len(pieces) > ROWS)
+    return [*pieces[:ROWS], *more]
 
 
 def _pairs(sweep: Sweep, row: str, result: Mapping[str, Any]) -> list[Piece]:
@@ -543,7 +564,11 @@ def decoupling(sweep: Sweep) -> Section:
         "Fidelity against F1",
         about,
         [
-            Plot("fidelity_f1", plots.scatter(panels, names, axes, "F1 in %"), "Distances against F1, a point a row"),
+            Plot(
+                "fidelity_f1",
+                plots.scatter(panels, names, axes, "F1 in %", sweep.rows),
+                "Distances against F1, a point a row",
+            ),
             Table(caption, ["F1 of", *(f"with {measure.upper()}" for measure in DISTANCES)], table),
             *(few if len(chosen) < FEW else []),
         ],
@@ -719,7 +744,7 @@ def strips(sweep: Sweep) -> Section:
         for name, job in zip(sweep.rows, sweep.jobs, strict=True)
         if (gallery := _left(job.folder, "strip_*.png", name, "scales of "))
     ]
-    return Section("strips", "Scale strips", about, pieces or [Note("No row here has adapters.")])
+    return Section("strips", "Scale strips", about, _some(pieces) or [Note("No row here has adapters.")])
 
 
 def _left(folder: Path, pattern: str, name: str, what: str) -> Gallery | None:
@@ -837,13 +862,13 @@ SECTIONS: tuple[Callable[[Sweep], Section], ...] = (
     scores,
     f1_plot,
     gains,
+    samples,
     confusions,
     fidelity,
     realism,
     memorisation,
     decoupling,
     feature_map,
-    samples,
     strips,
     prototypes,
     learning,
