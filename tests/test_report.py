@@ -411,6 +411,10 @@ def test_a_browser_opens_it_from_disk(browser, sweep: Path, width: int, scheme: 
         "[...document.querySelectorAll('img, svg[role=img]')].filter(e => !(e.alt || e.getAttribute('aria-label')))"
     )
     assert page.evaluate(f"{unnamed}.length") == 0
+    page.set_viewport_size({"width": 700, "height": 1000})  # of A4 within its margins
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700, "paper holds it"
+    assert page.evaluate("getComputedStyle(document.querySelector('section')).backgroundColor") == "rgb(255, 255, 255)"
     assert errors == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     context.close()
