@@ -97,7 +97,7 @@ class Watch(Callback):
 def test_a_resumed_training_is_the_same_training(classifier: Classifier, tmp_path: Path) -> None:
     class Watched(Fitting):
         def fit(self, *args, **keys) -> None:
-            super().fit(*args, **keys, callbacks=[watch])
+            super().fit(*args, **{**keys, "callbacks": [watch]})
 
     keep = {"checkpoints": tmp_path, "checkpoint_every": 5, "fitting": Watched()}
     watch = Watch(stop=7)

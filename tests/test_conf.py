@@ -170,7 +170,7 @@ def test_refusals_name_the_key_and_the_nearest(overrides, message, monkeypatch, 
 
 def test_the_stage_must_be_said():
     with pytest.raises(
-        UserError, match=re.escape("stage is not set; say stage=base|ors|classifier|prototypes|sar|controlnet")
+        UserError, match=re.escape("stage is not set; say stage=data|base|ors|classifier|prototypes|sar|controlnet")
     ):
         check(compose("train"))
     with pytest.raises(UserError, match="stage=base cannot make base=sd15"):

@@ -285,7 +285,7 @@ def study(tmp_path: Path, request):
 
 def test_captions_of_a_study(study, tmp_path: Path, monkeypatch):
     one = study("prompt=keywords")
-    texts = one.captions("ors")
+    texts = one.captions["ors"]
     assert len(texts) == 10
     assert all(text.startswith("ORS, optical remote sensing, ") and "single ship, alone" in text for text in texts)
     assert all("hull" in text for text in texts), "which the simulated captions tell"

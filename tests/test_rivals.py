@@ -325,7 +325,7 @@ def test_the_last_steps_train_the_last_layer_alone(oversampled: Classifier):
 def test_a_last_layer_goes_on_where_it_stopped(oversampled: Classifier, tmp_path: Path):
     class Watched(Fitting):
         def fit(self, *args, **keys) -> None:
-            super().fit(*args, **keys, callbacks=[watch])
+            super().fit(*args, **{**keys, "callbacks": [watch]})
 
     keep = {"checkpoints": tmp_path, "checkpoint_every": 5, "fitting": Watched(), "synthetic": TRAIN[TRAIN.labels == 1]}
     watch = Watch(stop=11)

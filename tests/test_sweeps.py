@@ -119,7 +119,7 @@ SWEPT = {"rank": 8, "num_prototypes": 5, "scales": 5, "synthetic_ratio": 5}
 
 
 def test_every_published_row_and_sweep_is_tested():
-    for group, known in {"experiment": {*PUBLISHED, "demo"}, "sweep": SWEPT}.items():
+    for group, known in {"experiment": {*PUBLISHED, "demo", "rivals"}, "sweep": SWEPT}.items():
         assert {file.stem for file in (cli.CONF / group).glob("*.yaml")} == set(known)
 
 
