@@ -358,7 +358,7 @@ def test_scores_that_leak_are_marked():
         "seeds": [0],
         "protocol": {"leaks": LEAKS["release_vote"]},
         "classifier": {"per_class": {"cargo": {"f1": figure}}, "minor_f1": figure, "macro_f1": figure},
-        "fidelity": {"per_class": {}},
+        "fidelity": {"preprocess": "normalised", "width": None, "pooled": None, "per_class": {}},
     }
     console = Console(width=160)
     with console.capture() as captured:
