@@ -91,7 +91,11 @@ def table(sweep: Path) -> list[dict[str, str]]:
 
 def figures(row: dict[str, str]) -> dict[str, float]:
     """The measured columns of a row."""
-    return {key: float(text) for key, text in row.items() if re.match("fid|f1|macro|minor|accuracy", key)}
+    return {
+        key: float(text)
+        for key, text in row.items()
+        if text and re.fullmatch("(fid|f1|macro|minor|accuracy)(?!_preprocess).*", key)
+    }
 
 
 # --- What is asked for ------------------------------------------------------------------------------------------------

@@ -176,6 +176,8 @@ def _read_tiff(path: Path) -> np.ndarray:
         try:
             pixels = page.asarray()
         except ValueError as error:
+            if page.compression == tifffile.COMPRESSION.NONE:
+                raise  # it is damaged
             raise UserError(f"{path}: cannot be read as an image ({error}); save it without compression") from error
         return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
 
