@@ -37,7 +37,9 @@ from sarsynth.data.readers.imagefolder import ImageFolder
 from sarsynth.data.records import ImageRecord
 from sarsynth.data.transforms import load_images, resize, to_float
 from sarsynth.errors import UserError
+from sarsynth.pages import Note
 from sarsynth.runs.evaluation import about
+from sarsynth.runs.health import Health, outlines
 from sarsynth.runs.study import Study
 from sarsynth.tracking import Tracker
 
@@ -392,6 +394,11 @@ def test_16_bits_without_a_mapping_are_refused_before_anything_is_made(folder: P
         study(folder).recipe_of_images()
     made = {card.parents[1].name for card in (folder / "store").rglob("card.json")}
     assert made <= {"cache"}, "nothing but the scan"
+
+
+def test_a_report_on_images_without_a_mapping_says_so_and_goes_on(folder: Path):
+    (note,) = outlines(Health.of(study(folder), "sar"))
+    assert isinstance(note, Note) and "radiometry=linear, log or mean_sigma" in note.text
 
 
 def test_the_mapping_follows_from_the_training_images_alone(folder: Path, capsys):

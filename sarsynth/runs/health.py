@@ -13,10 +13,12 @@ from PIL import Image
 from sarsynth import pages, pictures, plots
 from sarsynth.data.health import by_class, edges
 from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts
+from sarsynth.errors import UserError
 from sarsynth.pages import Cell, Gallery, Note, Picture, Piece, Plot, Section, Table
 from sarsynth.runs import hygiene
 from sarsynth.runs.contours import outlined
 from sarsynth.runs.hygiene import Pair
+from sarsynth.runs.prompts import captions_of
 
 if TYPE_CHECKING:
     from sarsynth.runs.study import Role, Study
@@ -77,7 +79,8 @@ class Health:
     def captions(self) -> dict[str, dict[str, int]]:
         """How often each caption stands with the training images, by class; the commonest first."""
         named = {name: Counter[str]() for name in self.classes}
-        records, texts = self.study.training_records(self.role), self.study.captions[self.role]
+        records = self.good["train"]
+        texts = captions_of(self.study, self.role, records)
         for record, text in zip(records, texts, strict=True):
             named[self.classes[record.label]][text] += 1
         return {name: dict(counted.most_common()) for name, counted in named.items()}
@@ -282,7 +285,10 @@ def outlines(look: Health) -> list[Piece]:
     for label, name in enumerate(look.classes):
         chosen = _spread([record for record in look.good["train"] if record.label == label], OUTLINED)
         if chosen:
-            drawn = [outlined(look.study, look.role, record) for record in chosen]
+            try:
+                drawn = [outlined(look.study, look.role, record) for record in chosen]
+            except UserError as error:  # no grey levels yet, for want of a mapping or of images to fit it to
+                return [Note(str(error))]
             lines = [[image.transpose(2, 0, 1) for image, *_ in drawn], [edge[None] for _, edge, _ in drawn]]
             sheet = pictures.compose([("", lines)], ["image", "contour"], name)
             shown.append(Picture(pages.image(sheet, f"Images and contours of {name}"), name))

@@ -22,11 +22,11 @@ KEYWORDS, REPORT, CAPTIONS = "keywords.jsonl", "report.txt", "captions.jsonl"
 SHOWN = 80  # characters of what is lost, in a line
 
 
-def training_captions(study: "Study", role: "Role") -> list[str]:
-    """Give the captions of a set's training images, in their order."""
+def captions_of(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> list[str]:
+    """Give the captions of images of a set, in their order."""
     wording = study.settings.wording(study.slot(role))
-    found = _keywords(study, role) if names_keywords(wording) else None
-    return captions(wording, study.training_records(role), study.sources[role].classes, found)
+    found = _keywords(study, role, records) if names_keywords(wording) else None
+    return captions(wording, records, study.sources[role].classes, found)
 
 
 def captions_of_classes(study: "Study") -> dict[str, str]:
@@ -35,10 +35,10 @@ def captions_of_classes(study: "Study") -> dict[str, str]:
     return class_captions(wording, study.captions["sar"], study.training, study.classes)
 
 
-def _keywords(study: "Study", role: "Role") -> list[tuple[str, ...]]:
-    """Find the keywords of each training image of a set, or read them where they were found before."""
+def _keywords(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> list[tuple[str, ...]]:
+    """Find the keywords of each of these images of a set, or read them where they were found before."""
     prompt, name = study.settings.prompt, study.images_of(role).name
-    source, records = study.sources[role], study.training_records(role)
+    source = study.sources[role]
     assert prompt.facts is not None
     rules, describer = Rules(**prompt.facts.model_dump()), prompt.build()
 

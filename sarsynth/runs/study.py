@@ -83,7 +83,9 @@ class Study:
         self.fingerprints: ByRole[dict[str, Any]] = ByRole(
             lambda role: {"content": self.sources[role].fingerprint(), "radiometry": self.radiometry[role].plain}
         )
-        self.captions: ByRole[list[str]] = ByRole(lambda role: prompts.training_captions(self, role))
+        self.captions: ByRole[list[str]] = ByRole(
+            lambda role: prompts.captions_of(self, role, self.training_records(role))
+        )
         self._training: ByRole[list[ImageRecord]] = ByRole(self._trained_on)
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by where it is
         self._shown: set[Artifact] = set()
