@@ -61,6 +61,14 @@ class Component(Section):
         return self.load()(**self.options, **more)
 
 
+def _split_off(section: type[Section], keys: Any, name: str) -> Any:
+    """Gather the keys that a section does not have into its component of that name."""
+    if not isinstance(keys, Mapping):
+        return keys
+    ours = set(section.model_fields) - {name}
+    return {k: keys[k] for k in keys if k in ours} | {name: {k: keys[k] for k in keys if k not in ours}}
+
+
 class Base(Section):
     """The frozen diffusion model. `path` None is the one inside the package; `image_size` in px.
 
@@ -92,10 +100,7 @@ class Images(Section):
     @model_validator(mode="before")
     @classmethod
     def _split_off_reader(cls, keys: Any) -> Any:
-        if not isinstance(keys, Mapping):
-            return keys
-        ours = set(cls.model_fields) - {"reader"}
-        return {k: keys[k] for k in keys if k in ours} | {"reader": {k: keys[k] for k in keys if k not in ours}}
+        return _split_off(cls, keys, "reader")
 
 
 class Encoded(Images):
@@ -145,12 +150,9 @@ class Prompt(Section):
     @model_validator(mode="before")
     @classmethod
     def _split_off_describer(cls, keys: Any) -> Any:
-        if not isinstance(keys, Mapping):
-            return keys
-        ours = set(cls.model_fields) - {"describer"}
-        rest = {k: keys[k] for k in keys if k not in ours}
-        kept = {k: keys[k] for k in keys if k in ours}
-        return kept | ({"describer": rest} if "_target_" in rest else {"describer": None} | rest)
+        if isinstance(keys, Mapping) and "_target_" not in keys:
+            return {**keys, "describer": None}
+        return _split_off(cls, keys, "describer")
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -446,9 +448,7 @@ class Filter(Section):
     @model_validator(mode="before")
     @classmethod
     def _split_off_rule(cls, keys: Any) -> Any:
-        if not isinstance(keys, Mapping):
-            return keys
-        return {"name": keys.get("name"), "rule": {k: keys[k] for k in keys if k != "name"}}
+        return _split_off(cls, keys, "rule")
 
 
 class Preview(Section):
