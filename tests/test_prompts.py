@@ -292,7 +292,7 @@ def test_captions_of_a_study(study, tmp_path: Path, monkeypatch):
     assert one.class_captions["tanker"] == "a SAR image of tanker ship", "of images that nobody marked yet"
     again = study("prompt=keywords")
     monkeypatch.setattr(again.sources["ors"], "read", None)
-    assert again.captions("ors") == texts, "found once"
+    assert again.captions["ors"] == texts, "found once"
 
 
 def test_what_is_cut_off_is_told_and_kept(study, nano: Base, capsys):
