@@ -121,6 +121,7 @@ REFUSED = [
     (["data.minor=aut"], "data.minor=aut is not a value of data.minor; the nearest is auto"),
     (["augment.plan=tripple"], "augment.plan=tripple is not a value of augment.plan; the nearest is"),
     (["adapter.targets=papper"], "adapter.targets=papper .* the nearest is paper"),
+    (["method=augmented", "radiometry=log"], "method=augmented takes grey levels for amplitudes"),
     (["method.rank=0"], "method.rank=0: input should be greater than or equal to 1"),
     (["method.rank=four"], "method.rank=four: input should be a valid integer"),
     (["prototypes.k=0"], "prototypes.k=0: "),
