@@ -12,6 +12,14 @@ from tiny import tiny_base
 from sarsynth.base import NANO, Base
 
 
+# Files that take longest, so that they begin first and no process works alone at the end.
+LONG = ["test_pipeline", "test_sweeps", "test_resuming", "test_routing", "test_pipeline_contours", "test_denoising"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads():
     """More threads than cores, or two for tensors this small, only cost time."""
