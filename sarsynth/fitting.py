@@ -156,7 +156,8 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float, every: int = 1) -> None:
-        super().__init__(avg_fn=partial(_moving_average, decay=decay))
+        # A text encoder's buffers are whole numbers, places of words.
+        super().__init__(use_buffers=False, avg_fn=partial(_moving_average, decay=decay))
         self.every = every
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:

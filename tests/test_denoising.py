@@ -282,7 +282,9 @@ def test_the_average_is_the_weighted_mean_of_the_weights():
             seen.append({name: p.detach().clone() for name, p in module.unet.named_parameters()})
 
     base = tiny_base()
+    base.unet.register_buffer("places", torch.arange(3), persistent=False)  # as text encoders have
     fit_all(base, steps=6, callbacks=[Note(), MovingAverage(0.25)])
+    assert torch.equal(base.unet.places, torch.arange(3))
     expected = seen[0]  # the first update is the first weights themselves
     for n, now in enumerate(seen[1:], start=1):
         slow = min(0.25, (1 + n) / (10 + n))
