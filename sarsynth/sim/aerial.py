@@ -7,7 +7,7 @@ from sarsynth.sim.camera import SUPERSAMPLING, Camera, draw_ship, finish, smooth
 from sarsynth.sim.ships import Ship
 
 SEAS = ((20, 52, 78), (26, 70, 84), (44, 70, 80), (14, 38, 66))
-COMPASS = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
+COMPASS = ("east", "northeast", "north", "northwest", "west", "southwest", "south", "southeast")
 
 
 def draw_aerial(
@@ -21,8 +21,8 @@ def draw_aerial(
         rng: Source of heading, sea, wake and visibility.
 
     Returns:
-        The picture, uint8 of shape (size, size, 3), its keywords in the order of the paper's four aspects (relation to
-        other ships, visibility, sailing direction, attributes of parts), and the box (x0, y0, x1, y1) around the hull
+        The picture, uint8 of shape (size, size, 3), keywords of the paper's aspects (attributes of parts, visibility, sea,
+        sailing direction; there is one ship, so nothing is said of others), and the box (x0, y0, x1, y1) around the hull
         in px, which may reach beyond the picture.
     """
     side = size * SUPERSAMPLING
@@ -42,10 +42,10 @@ def draw_aerial(
 
     fog = float(rng.uniform(0.25, 0.5)) if rng.random() < 0.12 else 0.0
     picture = finish(canvas * (1 - fog) + 205 * fog, size)
-    words = ["ORS", "optical remote sensing", f"{ship.class_name} ship", "single ship", "fog" if fog else "clear"]
-    words.append(f"heading {COMPASS[round(heading / (np.pi / 4)) % 8]}")
-    words += ["wake" if wake else "no wake", "rough sea" if rough > 0.5 else "calm sea"]
-    words += [f"{ship.hull_colour} hull", *ship.parts]
+    # Few and short words, those that the base has learned from photographs first: its text encoder sees 40 tokens.
+    words = [f"ORS {ship.class_name} ship", f"{ship.hull_colour} hull", *ship.parts]
+    words += [word for word, said in (("fog", fog), ("wake", wake), ("rough", rough > 0.5)) if said]
+    words.append(COMPASS[round(heading / (np.pi / 4)) % 8])
     hull = camera.project(np.column_stack([ship.outline(), np.full(len(ship.outline()), ship.deck)])) / SUPERSAMPLING
     (x0, y0), (x1, y1) = hull.min(axis=0).tolist(), hull.max(axis=0).tolist()
     return picture, ", ".join(words), (x0, y0, x1, y1)
