@@ -20,6 +20,21 @@ GAP, GROUP_GAP, MARGIN = 3, 21, 24  # px between tiles, between groups of column
 PAPER, INK, MUTED, RULE, EMPTY = "#ffffff", "#1d232b", "#69727d", "#d5dae0", "#f1f3f5"
 
 
+def read_png(file: Path) -> np.ndarray:
+    """Read an image of a synthetic set: uint8, shape (C, H, W), C being 1 or 3."""
+    with Image.open(file) as picture:
+        pixels = np.asarray(picture)
+    return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+
+
+def save_png(image: np.ndarray, file: Path) -> None:
+    """Write what `read_png` reads, whole or not at all."""
+    pixels = image.transpose(1, 2, 0)
+    staged = file.with_suffix(".part")
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(staged, format="png")
+    staged.replace(file)
+
+
 def real_vs_synthetic_grid(
     real: ArrayLike,
     real_labels: ArrayLike,

@@ -71,11 +71,40 @@ def target_masks(images: np.ndarray) -> np.ndarray:
     return ndimage.binary_dilation(target, np.ones((1, 2 * GROWN + 1, 2 * GROWN + 1), bool))
 
 
+def clutter_blocks(intensity: np.ndarray, clutter: np.ndarray | None = None) -> np.ndarray:
+    """Cut an image into square blocks, an eighth of its side each, and keep those whose clutter counts as homogeneous.
+
+    Those are the blocks without a target and without the tenths of largest and least mean. (Oliver and Quegan,
+    Understanding SAR Images, 2004, on measuring speckle.)
+
+    Args:
+        intensity: >= 0, shape (H, W).
+        clutter: bool, same shape; None is all of it.
+
+    Returns:
+        float64, shape (blocks, H // 8, W // 8); there may be none.
+    """
+    height, width = (side // BLOCKS for side in intensity.shape)
+
+    def blocks(image: np.ndarray) -> np.ndarray:
+        cut = image[: BLOCKS * height, : BLOCKS * width].reshape(BLOCKS, height, BLOCKS, width)
+        return cut.transpose(0, 2, 1, 3).reshape(-1, height, width)
+
+    values = blocks(intensity.astype(float))
+    if clutter is not None:
+        values = values[blocks(clutter).all(axis=(1, 2))]
+    if not len(values):
+        return values
+    means = values.mean(axis=(1, 2))
+    low, high = np.quantile(means, [TRIMMED, 1 - TRIMMED])
+    return values[(low <= means) & (means <= high)]
+
+
 def equivalent_looks(intensity: np.ndarray, clutter: np.ndarray | None = None) -> float:
     """Equivalent number of looks of an image's clutter: mean² / variance of intensity (Oliver and Quegan, 2004).
 
-    Over square blocks, an eighth of the side each, without a target and without the tenths of largest and least mean:
-    the sum of their squared means over the sum of their variances, so that a slope across the image counts little.
+    Over `clutter_blocks`: the sum of their squared means over the sum of their variances, so that a slope across the
+    image counts little.
 
     Args:
         intensity: >= 0, shape (H, W).
@@ -84,22 +113,11 @@ def equivalent_looks(intensity: np.ndarray, clutter: np.ndarray | None = None) -
     Returns:
         NaN if no block is clutter alone, or all are constant.
     """
-    height, width = (side // BLOCKS for side in intensity.shape)
-
-    def blocks(image: np.ndarray) -> np.ndarray:
-        cut = image[: BLOCKS * height, : BLOCKS * width].reshape(BLOCKS, height, BLOCKS, width)
-        return cut.transpose(0, 2, 1, 3).reshape(BLOCKS**2, -1)
-
-    values = blocks(intensity.astype(float))
-    if clutter is not None:
-        values = values[blocks(clutter).all(axis=1)]
-    if not len(values) or values.shape[1] < 2:
+    values = clutter_blocks(intensity, clutter)
+    if not len(values) or values[0].size < 2:
         return np.nan
-    means, variances = values.mean(axis=1), values.var(axis=1, ddof=1)
-    low, high = np.quantile(means, [TRIMMED, 1 - TRIMMED])
-    kept = (low <= means) & (means <= high)
-    total = variances[kept].sum()
-    return float((means[kept] ** 2).sum() / total) if total > 0 else np.nan
+    total = values.var(axis=(1, 2), ddof=1).sum()
+    return float((values.mean(axis=(1, 2)) ** 2).sum() / total) if total > 0 else np.nan
 
 
 # --- Distributions of clutter -----------------------------------------------------------------------------------------

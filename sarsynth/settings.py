@@ -373,6 +373,7 @@ class Augment(Section):
 class Generate(Section):
     """The synthetic set. `scales` are w1 (ORS adapter) and w2 (all SAR adapters together)."""
 
+    speckle: Literal["as_made", "matched"]
     per_class: Count
     scales: tuple[float, float]
     guidance_scale: NonNegative
@@ -525,11 +526,14 @@ class Settings(Section):
             raise ValueError(f"export={self.export} needs class_name=..., the class that the file is to make images of")
         if self.adapter.path and self.method.partition not in (None, "whole"):
             raise ValueError(f"adapter.path is one adapter, and method={self.method.name} has several; use method=lora")
-        if self.method.adds in ("augmented", "pasted") and self.radiometry.target.endswith(".Log"):
-            raise ValueError(
-                f"method={self.method.name} takes grey levels for amplitudes, and radiometry=log makes them decibels; "
-                "use radiometry=linear or mean_sigma"
-            )
+        if self.radiometry.target.endswith(".Log"):
+            matched = self.method.adds == "synthetic" and self.generate.speckle == "matched"
+            if matched or self.method.adds in ("augmented", "pasted"):
+                key = "generate.speckle=matched" if matched else f"method={self.method.name}"
+                raise ValueError(
+                    f"{key} takes grey levels for amplitudes, and radiometry=log makes them decibels; "
+                    "use radiometry=linear or mean_sigma"
+                )
         if self.stage == "base" and self.train.base is None:
             raise ValueError(
                 f"stage=base cannot make base={self.base.name}, which comes trained; base=sd-nano can be made"

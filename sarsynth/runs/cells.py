@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image
 
 from sarsynth.errors import ERROR_FILE, UserError
+from sarsynth.pictures import read_png
 from sarsynth.runs.results import RESULT, read_result
 from sarsynth.runs.tables import reliable_fid
 
@@ -121,11 +121,7 @@ def read_set(folder: Path, most: int) -> list[ClassImages]:
     found = []
     for name in dict.fromkeys(one["class_name"] for one in rows):
         ours = [one for one in rows if one["class_name"] == name]
-        images = []
-        for one in ours[:most]:
-            with Image.open(folder / one["file_name"]) as picture:
-                pixels = np.asarray(picture)
-            images.append(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
+        images = [read_png(folder / one["file_name"]) for one in ours[:most]]
         found.append(ClassImages(name, ours[0]["text"], images))
     return found
 

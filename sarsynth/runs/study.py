@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -42,7 +41,7 @@ from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.prompts import digest_of
-from sarsynth.runs import adapters, contours, hygiene, prompts, radiometry
+from sarsynth.runs import adapters, contours, hygiene, prompts, radiometry, speckle
 from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
@@ -425,7 +424,12 @@ class Study:
         return contours.control(self)
 
     def synthetic(self) -> Artifact:
-        """The method's synthetic set: Hugging Face imagefolder, images/<class>/<index>.png and metadata.jsonl."""
+        """The method's synthetic set, as it joins real images."""
+        made = self._synthetic()
+        return speckle.matched(self, made) if self.settings.generate.speckle == "matched" else made
+
+    def _synthetic(self) -> Artifact:
+        """The set as it is sampled: Hugging Face imagefolder, images/<class>/<index>.png and metadata.jsonl."""
         sizes, guides = self.synthetic_sizes, self.guides
         recipe = self.recipe_of_images()
 
@@ -441,7 +445,7 @@ class Study:
                     for index, image in zip(
                         missing, self._sample(recipe, recipe.scales[class_name], label, missing), strict=True
                     ):
-                        _save_png(image, folder / files[index])
+                        pictures.save_png(image.numpy(), folder / files[index])
                         advance()
                     prompt = self.class_captions[class_name]
                     rows += [
@@ -608,10 +612,3 @@ def built(slot: str, component: Component) -> Any:
     except UserError as error:
         key, given, _ = str(error).partition("=")
         raise UserError(f"{slot}.{error}" if given and key in component.options else f"{slot}: {error}") from error
-
-
-def _save_png(image: Tensor, file: Path) -> None:
-    pixels = image.permute(1, 2, 0).numpy()
-    staged = file.with_suffix(".part")
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(staged, format="png")
-    staged.replace(file)

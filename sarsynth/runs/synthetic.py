@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
@@ -16,6 +14,7 @@ from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError
 from sarsynth.filters import Sample
+from sarsynth.pictures import read_png
 from sarsynth.runs.study import Study
 from sarsynth.store import Artifact
 
@@ -39,10 +38,8 @@ def synthetic_images(study: Study, indices: Indices) -> LabelledImages:
             file = folder / file_name(name, index)
             if not file.is_file():
                 raise UserError(f"{file} is missing from the synthetic set; remove {folder} and it is made again")
-            with Image.open(file) as picture:
-                pixels = np.asarray(picture)
-            pixels = pixels.reshape(*pixels.shape[:2], -1)
-            images.append(torch.from_numpy(resize(pixels, size).copy()).permute(2, 0, 1))
+            pixels = resize(read_png(file).transpose(1, 2, 0), size)
+            images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1))
             labels.append(label)
             names.append(str(file))
     channels = study.sources["sar"].channels

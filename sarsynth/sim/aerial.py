@@ -21,9 +21,9 @@ def draw_aerial(
         rng: Source of heading, sea, wake and visibility.
 
     Returns:
-        The picture, uint8 of shape (size, size, 3), keywords of the paper's aspects (attributes of parts, visibility, sea,
-        sailing direction; there is one ship, so nothing is said of others), and the box (x0, y0, x1, y1) around the hull
-        in px, which may reach beyond the picture.
+        The picture, uint8 of shape (size, size, 3), keywords of the paper's aspects (attributes of parts, visibility,
+        sea, sailing direction; there is one ship, so nothing is said of others), and the box (x0, y0, x1, y1) around
+        the hull in px, which may reach beyond the picture.
     """
     side = size * SUPERSAMPLING
     heading = float(rng.uniform(0, 2 * np.pi))
