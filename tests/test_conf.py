@@ -122,6 +122,8 @@ REFUSED = [
     (["augment.plan=tripple"], "augment.plan=tripple is not a value of augment.plan; the nearest is"),
     (["adapter.targets=papper"], "adapter.targets=papper .* the nearest is paper"),
     (["method=augmented", "radiometry=log"], "method=augmented takes grey levels for amplitudes"),
+    (["generate.speckle=matched", "radiometry=log"], "generate.speckle=matched takes grey levels for amplitudes"),
+    (["generate.speckle=match"], "generate.speckle=match is not a value of generate.speckle; the nearest is matched"),
     (["method.rank=0"], "method.rank=0: input should be greater than or equal to 1"),
     (["method.rank=four"], "method.rank=four: input should be a valid integer"),
     (["prototypes.k=0"], "prototypes.k=0: "),

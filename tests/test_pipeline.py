@@ -502,6 +502,46 @@ def test_images_do_not_depend_on_interruption_or_batch(study: SimpleNamespace, c
     assert (whole / "metadata.jsonl").read_bytes() == metadata.read_bytes()
 
 
+def test_speckle_is_put_on_a_copy_of_the_set_and_on_it_once(study: SimpleNamespace, command: Command, copied: Path):
+    """Real chips lose their speckle here: a set of smooth ones stands for what an autoencoder makes of them."""
+    made = artifact(copied, "synthetic", "lora")
+    smooth = {
+        file.relative_to(made): np.full((32, 32), 60, np.uint8)
+        + np.random.default_rng(i).integers(0, 9, (32, 32), "u1")
+        for i, file in enumerate(sorted(made.rglob("*.png")))
+    }
+    for file, pixels in smooth.items():
+        Image.fromarray(pixels).save(made / file)
+    keys = ["method=lora", *TINY, "generate.speckle=matched"]
+    run = command("generate", *keys)
+    assert run.code == 0, run.err
+    matched = artifact(copied, "synthetic", "lora-matched")
+    assert str(matched.relative_to(copied.parent.parent)) in run.out
+    said = json.loads((matched / "speckle.json").read_text())
+    assert said["made"]["variance"] < said["real"]["variance"]
+    assert said["matched"]["variance"] == pytest.approx(said["real"]["variance"], rel=0.35), "of 18 images of 32 px"
+    assert said["factor"]["looks"] < 20
+    for name in ("metadata.jsonl", "contours.json"):
+        assert (matched / name).read_bytes() == (made / name).read_bytes()
+    known = {}
+    for file, pixels in smooth.items():
+        with Image.open(made / file) as old, Image.open(matched / file) as new:
+            np.testing.assert_array_equal(np.asarray(old), pixels, err_msg="the set itself stays as it is")
+            known[file] = np.asarray(new)
+        assert known[file].std() > 2 * pixels.std()
+    card = json.loads((matched / "card.json").read_text())
+    assert card["inputs"] == {"synthetic": made.name.rpartition("-")[2]}
+    assert "train" in json.dumps(card["samples"])
+
+    partial = matched.with_name(f".{matched.name}.partial")  # a run that was cut off
+    matched.rename(partial)
+    (partial / "card.json").unlink()
+    assert command("generate", *keys).code == 0
+    for file, pixels in known.items():
+        with Image.open(matched / file) as again:
+            np.testing.assert_array_equal(np.asarray(again), pixels)
+
+
 def test_one_stage_makes_what_it_lacks(command: Command, tmp_path: Path):
     made = command("train", "stage=sar", "method=plora", *TINY)
     assert made.code == 0, made.err

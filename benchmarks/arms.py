@@ -1,0 +1,55 @@
+"""Training sets against each other: one classifier and one number of steps, the test set of `data=sim`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import hydra
+import torch
+from rich.table import Table
+
+from sarsynth.classification import fit_classifier, predict, scores
+from sarsynth.console import console
+from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.radiometry import EightBit
+from sarsynth.data.simulated import Simulated
+from sarsynth.data.transforms import load_images
+from sarsynth.fitting import Fitting
+from sarsynth.runs.evaluation import spread
+from sarsynth.runs.study import Study
+from sarsynth.settings import check
+from sarsynth.tracking import Tracker
+
+Arm = tuple[LabelledImages, LabelledImages | None]  # images, and those that join them
+
+
+def demo() -> Study:
+    """The demo's study."""
+    with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        return Study(check(hydra.compose("evaluate", ["experiment=demo"])), Tracker(None))
+
+
+def labelled(source: Simulated, split: str) -> LabelledImages:
+    """Draw all images of a split."""
+    records = source.records(split)
+    return LabelledImages(
+        load_images(source, records, source.image_size, EightBit()), torch.tensor([r.label for r in records])
+    )
+
+
+def compare(study: Study, arms: Mapping[str, Arm], seeds: int) -> None:
+    """Print a table with a row an arm."""
+    recipe, classes, test = study.recipe(), study.classes, labelled(study.sources["sar"], "test")
+    table = Table(title=f"F1 in %, mean ± sd over {seeds} seeds, {len(test)} test images, {recipe.max_steps} steps")
+    for column in ("training set", *classes, "minor", "macro"):
+        table.add_column(column)
+    for name, (images, more) in arms.items():
+        runs = []
+        for seed in range(seeds):
+            classifier = fit_classifier(
+                images, classes, recipe, synthetic=more, seed=seed, fitting=Fitting(), title=name
+            )
+            runs.append(scores(predict(classifier, test.images).argmax(dim=1), test.labels, classes, study.minor))
+        figures = [spread([run["per_class"][c]["f1"] for run in runs]) for c in classes]
+        figures += [spread([run[key] for run in runs]) for key in ("minor_f1", "macro_f1")]
+        table.add_row(name, *(f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}" for figure in figures))
+    console.print(table)
