@@ -2,10 +2,12 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from sarsynth.runs import report
 from sarsynth.runs.cells import cells
 from sarsynth.runs.report import Sweep, duration, rank_correlation, remake, write
 from sarsynth.runs.results import RESULT, RESULT_VERSION
+from sarsynth.runs.sweep import side_by_side
 
 CLASSES = ["cargo", "tanker", "<b>buoy & co</b>"]
 MINOR = CLASSES[1:]
@@ -283,6 +286,56 @@ def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_
     page = (alone / "report.html").read_text()
     assert "name the sweep&#39;s own with paths.store" in page
     assert "has no predictions" in page
+
+
+def spoiled(sweep: Path, job: int, **changes) -> None:
+    """Change parts of a job's result; None takes one away."""
+    result = json.loads((sweep / str(job) / RESULT).read_text()) | changes
+    kept = {key: value for key, value in result.items() if value is not None}
+    (sweep / str(job) / RESULT).write_text(json.dumps(kept))
+
+
+def not_finite(store: Path) -> None:
+    (file,) = store.glob("cache/synthetic-features-*/features.safetensors")
+    save_file({"features": np.full((6, 8), np.nan, np.float32), "labels": np.arange(6) % 3}, file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda sweep, store: spoiled(sweep, 0, version=1), "Not shown: none. * is of version 1"),
+        (lambda sweep, store: spoiled(sweep, 2, realism=None), "Not shown: plora. *result.json lacks realism; run"),
+        (
+            lambda sweep, store: shutil.rmtree(store / "synthetic/plora-dd01/images"),
+            "Without plora: *000000.png is missing; remove *plora-dd01 and run the sweep again",
+        ),
+        (
+            lambda sweep, store: (store / "cache/real-features-ff60/features.safetensors").write_bytes(b""),
+            "Without plora: *features.safetensors cannot be read *; remove",
+        ),
+        (lambda sweep, store: not_finite(store), "Without plora: *features of 6 of 6 images are not finite); remove"),
+        (
+            lambda sweep, store: (store / "cache/sim-train-images-aa01/images.safetensors").write_bytes(b""),
+            "Without real images: *images.safetensors cannot be read",
+        ),
+    ],
+)
+def test_what_is_damaged_is_named_and_the_rest_is_shown(spoil, told: str, sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep.parents[2], tmp_path / "logs")
+    again = tmp_path / "logs/sweeps/evaluate/then"
+    spoil(again, tmp_path / "logs/store")
+    run = here(tmp_path, "evaluate", "report=logs/sweeps/evaluate/then")
+    assert (run.code, run.err) == (0, "")
+    page = " ".join((again / "report.html").read_text().split())
+    notes = re.findall(r'<p class="note">(.*?)</p>', page)
+    assert any(fnmatch(note, f"*{told}*") for note in notes), notes
+    assert "F1 by class" in page
+
+
+def test_pictures_of_a_set_that_is_gone_are_left_out_at_the_end_of_a_sweep(sweep: Path, tmp_path: Path, capsys):
+    (tmp_path / "synthetic/plora-dd01").mkdir(parents=True)
+    assert side_by_side(cells(sweep), tmp_path, tmp_path) == []
+    assert "metadata.jsonl is missing" in "".join(capsys.readouterr().out.split("\n"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
+from safetensors import SafetensorError
 
-from sarsynth.errors import ERROR_FILE, UserError
+from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.runs.results import RESULT, read_result
 from sarsynth.runs.tables import reliable_fid
 
@@ -106,6 +108,20 @@ def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         writer.writerows(rows)
 
 
+@contextmanager
+def reading(file: Path, artifact: Path) -> Iterator[None]:
+    """Say what is wrong with a file of the store, and what mends it, when what is done within fails.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        wrong = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({one_line(error)})"
+        raise UserError(f"{file} {wrong}; remove {artifact} and run the sweep again, which makes it anew") from error
+
+
 @dataclass(frozen=True, eq=False)
 class ClassImages:
     """The first images of a class in a synthetic set, uint8 (1 or 3, H, W) each, and the prompt that they follow."""
@@ -116,14 +132,21 @@ class ClassImages:
 
 
 def read_set(folder: Path, most: int) -> list[ClassImages]:
-    """Read up to `most` images of each class of a synthetic set, the first ones."""
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    """Read up to `most` images of each class of a synthetic set, the first ones.
+
+    Raises:
+        UserError: One of them, or the list of them, is missing or damaged.
+    """
+    file = folder / "metadata.jsonl"
+    with reading(file, folder):
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     found = []
     for name in dict.fromkeys(one["class_name"] for one in rows):
         ours = [one for one in rows if one["class_name"] == name]
         images = []
         for one in ours[:most]:
-            with Image.open(folder / one["file_name"]) as picture:
+            file = folder / one["file_name"]
+            with reading(file, folder), Image.open(file) as picture:
                 pixels = np.asarray(picture)
             images.append(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
         found.append(ClassImages(name, ours[0]["text"], images))

@@ -31,12 +31,12 @@ from sarsynth.memorisation import (
 from sarsynth.realism import Traits, realism, shortcut, traits, without_target
 from sarsynth.runs.study import Study
 from sarsynth.runs.synthetic import (
-    FEATURES,
     command,
     file_name,
     filter_report,
     filters,
     kept,
+    read_features,
     real_features,
     synthetic_features,
     synthetic_images,
@@ -63,7 +63,7 @@ def measured_fidelity(study: Study) -> Artifact:
     paired = "data" in study.settings.contours.sources
 
     def build(folder: Path) -> None:
-        real, made = (load_file(found.path / FEATURES) for found in (ours, theirs))
+        real, made = (read_features(found) for found in (ours, theirs))
         rows: tuple[list[Tensor], list[Tensor]] = ([], [])
         for label, indices in enumerate(kept(study).values()):
             of_class = [torch.nonzero(one["labels"] == label)[:, 0] for one in (real, made)]
@@ -198,7 +198,7 @@ def real_neighbours(study: Study) -> Artifact:
     found = real_features(study)
 
     def build(folder: Path) -> None:
-        images, features = study.labelled("train").images, load_file(found.path / FEATURES)["features"]
+        images, features = study.labelled("train").images, read_features(found)["features"]
         rows = evenly(len(images), MOST)
         _save_neighbours(
             {
@@ -224,8 +224,8 @@ def measured_memorisation(study: Study) -> Artifact:
 
     def build(folder: Path) -> None:
         left = kept(study)
-        of_set = load_file(theirs.path / FEATURES)
-        real, real_images = load_file(ours.path / FEATURES), study.labelled("train")
+        of_set = read_features(theirs)
+        real, real_images = read_features(ours), study.labelled("train")
         whole = [(name, index) for name, indices in left.items() for index in indices]
         chosen = [whole[row] for row in evenly(len(whole), MOST).tolist()]
         indices = {name: [index for of, index in chosen if of == name] for name in study.classes}

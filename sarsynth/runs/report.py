@@ -6,7 +6,8 @@ Each section is a function of the sweep; a section whose data are not there says
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,7 @@ from sarsynth.partitions import Partition
 from sarsynth.plots import Estimate
 from sarsynth.runs import cells
 from sarsynth.runs.cells import Cell as Job
+from sarsynth.runs.cells import reading
 from sarsynth.runs.comparison import SIGNIFICANCE, VERSION, Row, columns, significance
 from sarsynth.runs.results import RESULT
 from sarsynth.runs.tables import percent
@@ -261,7 +263,9 @@ def scores(sweep: Sweep) -> Section:
     headings = [*(sweep.title(name) for name in sweep.classes), *MEANS.values(), "FID", "KID"]
     caption = "F1 in %, mean ± sd over classifier seeds, and its 95 % interval; * minor classes; ▲ ▼ significant"
     leaks = dict.fromkeys(result["protocol"]["leaks"] for result in sweep.results if result["protocol"]["leaks"])
-    return Section("results", "Results", about, [*map(Note, leaks), Table(caption, ["method", *headings], table)])
+    failed = [f"Not shown: {job.name}. {job.error}" for job in sweep.failed]
+    notes = map(Note, [*leaks, *failed])
+    return Section("results", "Results", about, [*notes, Table(caption, ["method", *headings], table)])
 
 
 def _distance_cells(result: Mapping[str, Any]) -> list[Cell | str]:
@@ -274,7 +278,9 @@ def _distance_cells(result: Mapping[str, Any]) -> list[Cell | str]:
 
 
 def _baseline(sweep: Sweep, compared: Mapping[str, Any]) -> str:
-    return next(row for row, job in zip(sweep.rows, sweep.jobs, strict=True) if job.folder.name == compared["baseline"])
+    names = {row["job"]: row["method"] for row in sweep.significance["rows"]}  # also of a job that is no longer shown
+    names |= {job.folder.name: row for row, job in zip(sweep.rows, sweep.jobs, strict=True)}
+    return names[compared["baseline"]]
 
 
 def f1_plot(sweep: Sweep) -> Section:
@@ -520,13 +526,16 @@ def _pairs(sweep: Sweep, row: str, result: Mapping[str, Any]) -> list[Piece]:
     if folder is None or train is None:
         return [sweep.absent]
     groups: dict[str, list[np.ndarray]] = {}
-    with safe_open(train / "images.safetensors", framework="numpy") as file:
-        images = file.get_slice("images")
-        for pair in result["memorisation"]["pairs"]:
-            real = images[pair["real_row"]]
-            with Image.open(folder / pair["synthetic"]) as picture:
-                made = np.asarray(picture.resize(real.shape[:0:-1])).reshape(*real.shape[1:], -1).transpose(2, 0, 1)
-            groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([made, real])
+    try:
+        with _tensors(train / "images.safetensors") as stored:
+            images = stored.get_slice("images")
+            for pair in result["memorisation"]["pairs"]:
+                real, file = images[pair["real_row"]], folder / pair["synthetic"]
+                with reading(file, folder), Image.open(file) as picture:
+                    made = np.asarray(picture.resize(real.shape[:0:-1])).reshape(*real.shape[1:], -1).transpose(2, 0, 1)
+                groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([made, real])
+    except UserError as error:
+        return [Note(f"No nearest pairs of {row}: {error}.")]
     shown = [Picture(contact_strip(np.stack(both), f"{name}: {row}"), name) for name, both in groups.items()]
     return [Gallery(f"{row}: nearest pairs, synthetic and real", shown, folded=True)]
 
@@ -645,11 +654,16 @@ def feature_map(sweep: Sweep) -> Section:
     )
     real: tuple[np.ndarray, np.ndarray] | None = None
     sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    notes: list[Piece] = []
     for name, result in zip(sweep.rows, sweep.results, strict=True):
-        if (stored := _features(sweep, result)) is not None:
-            real, sets[name] = stored
+        try:
+            if (stored := _features(sweep, result)) is not None:
+                real, sets[name] = stored
+        except UserError as error:
+            notes.append(Note(f"Without {name}: {error}."))
     if real is None:
-        return Section("features", "Features", about, [Note("No row has stored features of synthetic images.")])
+        nothing = Note("No row has stored features of synthetic images.")
+        return Section("features", "Features", about, notes or [nothing])
     from sklearn.manifold import TSNE  # a second to import, and only here
 
     blocks = [real[0], *(features for features, _ in sets.values())]
@@ -663,8 +677,15 @@ def feature_map(sweep: Sweep) -> Section:
         "features",
         "Features",
         about,
-        [Plot("features", figure, "Map of real and synthetic features, a panel a method")],
+        [*notes, Plot("features", figure, "Map of real and synthetic features, a panel a method")],
     )
+
+
+@contextmanager
+def _tensors(file: Path) -> Iterator[Any]:
+    """Open a file of tensors that is right inside an artifact."""
+    with reading(file, file.parent), safe_open(file, framework="numpy") as tensors:
+        yield tensors
 
 
 def _features(sweep: Sweep, result: Mapping[str, Any]) -> Any:
@@ -672,10 +693,13 @@ def _features(sweep: Sweep, result: Mapping[str, Any]) -> Any:
     folders = [sweep.artifact(card["inputs"].get(side)) for side in ("real", "synthetic")] if card else []
     sides = []
     for folder in folders:
-        if folder is None or not (folder / "features.safetensors").is_file():
+        if folder is None:
             return None
-        with safe_open(folder / "features.safetensors", framework="numpy") as tensors:
+        file = folder / "features.safetensors"
+        with _tensors(file) as tensors:
             features, labels = tensors.get_tensor("features"), tensors.get_tensor("labels")
+            if bad := int((~np.isfinite(features)).any(axis=1).sum()):
+                raise ValueError(f"features of {bad} of {len(features)} images are not finite")
         few = np.linspace(0, len(features) - 1, min(POINTS, len(features))).round().astype(int)
         sides.append((features[few], labels[few]))
     return sides or None
@@ -686,17 +710,25 @@ def samples(sweep: Sweep) -> Section:
     about = "The first images of each set, not chosen by anybody. Equal places start from equal noise."
     strips: dict[str, dict[str, np.ndarray]] = {name: {} for name in sweep.classes}
     seen: set[str] = set()
+    wrong: dict[str, None] = {}
     for result in sweep.results:
-        for class_name, images in _real_images(sweep, result).items():
-            strips[class_name].setdefault("real", images)
+        try:
+            for class_name, images in _real_images(sweep, result).items():
+                strips[class_name].setdefault("real", images)
+        except UserError as error:
+            wrong[f"Without real images: {error}."] = None
     for name, result in zip(sweep.rows, sweep.results, strict=True):
         made = result["inputs"].get("synthetic")
         folder = sweep.artifact(made)
         if folder is not None and made not in seen:
             seen.add(made)
-            for a_class in cells.read_set(folder, SHOWN):
-                strips[a_class.name][name] = np.stack(a_class.images)
-    pieces: list[Piece] = [
+            try:
+                for a_class in cells.read_set(folder, SHOWN):
+                    strips[a_class.name][name] = np.stack(a_class.images)
+            except UserError as error:
+                wrong[f"Without {name}: {error}."] = None
+    pieces: list[Piece] = [*map(Note, wrong)]
+    pieces += [
         Gallery(
             sweep.title(class_name),
             [Picture(contact_strip(images, f"{class_name}: {name}"), name) for name, images in by_name.items()],
@@ -710,7 +742,7 @@ def samples(sweep: Sweep) -> Section:
 def _real_images(sweep: Sweep, result: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The first real training images of each class, from the cache that a classifier was trained on."""
     if (train := _train(sweep, result)) is not None:
-        with safe_open(train / "images.safetensors", framework="numpy") as file:
+        with _tensors(train / "images.safetensors") as file:
             labels, images = file.get_tensor("labels"), file.get_slice("images")
             return {
                 name: np.stack([images[int(index)] for index in np.flatnonzero(labels == label)[:SHOWN]])
