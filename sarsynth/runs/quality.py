@@ -45,7 +45,6 @@ from sarsynth.store import Artifact
 
 TRAITS, NEIGHBOURS, FIGURES = "traits.safetensors", "neighbours.safetensors", "figures.json"
 IN_REALISM = 100  # images of a class, at most
-THROUGH_AUTOENCODER = 30  # of those
 PAIRS = 3  # nearest neighbours of a class and space that are told and shown
 BATCH = 32
 
@@ -93,18 +92,21 @@ def measured_fidelity(study: Study) -> Artifact:
     )
 
 
-def _reference(study: Study, most: int) -> list[int]:
-    """Up to `most` real training images of each class, evenly spread over those that there are."""
+def _reference(study: Study) -> list[int]:
+    """Up to `IN_REALISM` real training images of each class, evenly spread over those that there are.
+
+    They are the same in every set that is compared, lest a difference in class shares pass for one in images.
+    """
     labels = np.array([record.label for record in study.training])
     members = [np.flatnonzero(labels == label) for label in range(len(study.classes))]
-    return [int(row) for rows in members for row in rows[evenly(len(rows), most).numpy()]]
+    return [int(row) for rows in members for row in rows[evenly(len(rows), IN_REALISM).numpy()]]
 
 
 def real_traits(study: Study) -> Artifact:
     """Traits of some real training images, as they are."""
 
     def build(folder: Path) -> None:
-        chosen = torch.tensor(_reference(study, IN_REALISM), dtype=torch.int64)
+        chosen = torch.tensor(_reference(study), dtype=torch.int64)
         _save_traits(traits(study.labelled("train").images[chosen].numpy()), folder)
 
     return study.store.make(
@@ -118,12 +120,12 @@ def real_traits(study: Study) -> Artifact:
 
 
 def autoencoder_traits(study: Study) -> Artifact:
-    """Traits of some of them after a way through the base's autoencoder."""
+    """Traits of the same ones after a way through the base's autoencoder."""
     size = study.settings.base.image_size
 
     def build(folder: Path) -> None:
         source, shown = study.sources["sar"], study.settings.classifier.image_size
-        records = [study.training[row] for row in _reference(study, THROUGH_AUTOENCODER)]
+        records = [study.training[row] for row in _reference(study)]
         decoded = []
         for batch in load_images(source, records, size, study.radiometry["sar"]).split(BATCH):
             latents, _ = study.base.encode(to_float(to_channels(batch, 3)).to(study.device))
@@ -134,7 +136,7 @@ def autoencoder_traits(study: Study) -> Artifact:
     return study.store.make(
         "cache",
         f"{study.settings.data.name}-autoencoder-traits",
-        {"most": THROUGH_AUTOENCODER, "classes": study.classes, "image_size": size},
+        {"most": IN_REALISM, "classes": study.classes, "image_size": size},
         {"images": study.images("train"), "base": study.base_artifact},
         build,
         command=command(study),

@@ -428,7 +428,8 @@ def realism(sweep: Sweep) -> Section:
     """How far synthetic images are from real ones as radar images, beside two floors."""
     about = (
         "Distances from real training images, less is closer. Floors: two halves of the real images from each other, "
-        "and real images after a way through the base's autoencoder, which no adapter can beat."
+        "and real images from themselves after a way through the base's autoencoder, whose marks every synthetic image "
+        "bears. A set nearer than that has other faults that happen to make up for them."
     )
     both = zip(sweep.rows, sweep.results, strict=True)
     known = [(row, result["realism"]) for row, result in both if result["realism"]]
