@@ -248,6 +248,36 @@ def test_fid_of_fewer_images_than_features_is_not_shown(sweep: Path):
     assert [cell.text for cell in report._distance_cells(result)] == ["n < 8", "0.0200"]
 
 
+def three_sets(sweep: Path, folder: Path, **pooled) -> Path:
+    """Copy a sweep; every row has the synthetic set of the last."""
+    shutil.copytree(sweep, folder / "then")
+    made = json.loads((sweep / "2" / RESULT).read_text())["fidelity"]
+    for job in range(3):
+        told = {**made, "pooled": made["pooled"] | pooled | {"kid": 0.01 * (job + 1)}}
+        spoiled(folder / "then", job, fidelity=told)
+    return folder / "then"
+
+
+def test_kid_is_set_against_f1_where_there_is_no_fid(sweep: Path, tmp_path: Path):
+    assert piece(sweep, report.decoupling, "note").text == "Needs three rows with synthetic images; there are 1."
+    few = Sweep.read(three_sets(sweep, tmp_path, fid_reliable=False), tmp_path)
+    shown = report.decoupling(few).pieces
+    assert [one.alt for one in shown if one.kind == "picture"] == ["Distances against F1, a point a row"]
+    assert [axes.get_xlabel() for axes in shown[0].figure.axes] == ["KID, all classes"] * 2
+    assert "as many images as features, 8, of both kinds" in shown[2].text
+    both = Sweep.read(three_sets(sweep, tmp_path / "both"), tmp_path)
+    assert len(report.decoupling(both).pieces[0].figure.axes) == 4
+
+
+def test_plots_of_an_earlier_report_go(sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep, tmp_path / "then")
+    shutil.rmtree(tmp_path / "then/2")
+    (tmp_path / "then" / report.PLOTS / "fidelity_f1.png").touch()
+    write(tmp_path / "then", sweep.parents[2] / "store")
+    left = {file.name for file in (tmp_path / "then" / report.PLOTS).iterdir()}
+    assert "f1.png" in left and not left & {"fidelity_f1.png", "kid.svg", "confusion_2.png"}
+
+
 def test_realism_stands_beside_its_floors_and_copies_beside_their_originals(sweep: Path):
     assert texts(piece(sweep, report.realism, "table")) == [
         *(["plora", "0.9"], ["real halves", "0.1"], ["real, autoencoder", "0.4"])

@@ -547,13 +547,15 @@ def decoupling(sweep: Sweep) -> Section:
         "Does a closer set of images make a better classifier? Each point is a row. A useful cheap measure has a rank "
         "correlation near -1 (less distance, more F1); near 0 it says nothing about the gain."
     )
-    with_sets = [index for index, result in enumerate(sweep.results) if distance(result, "fid") is not None]
+    with_sets = [index for index, result in enumerate(sweep.results) if distance(result, "kid") is not None]
     if len(with_sets) < 3:
-        return Section("decoupling", "Fidelity against F1", about, [Note("Needs three rows with synthetic images.")])
+        few = Note(f"Needs three rows with synthetic images; there are {len(with_sets)}.")
+        return Section("decoupling", "Fidelity against F1", about, [few])
     chosen = [sweep.results[index] for index in with_sets]
     names = [sweep.rows[index] for index in with_sets]
     scored = {title: _column(chosen, name) for name, title in MEANS.items() if name != "accuracy"}
     scored |= {sweep.title(name): _column(chosen, name) for name in sweep.classes}
+    drawn = [measure for measure in DISTANCES if sum(distance(result, measure) is not None for result in chosen) >= 3]
     panels, axes, table = {}, [], []
     for title, y in scored.items():
         cells: list[Cell | str] = [title]
@@ -562,12 +564,15 @@ def decoupling(sweep: Sweep) -> Section:
             x = np.array([_or_nan(distance(result, measure, own)) for result in chosen])
             found = rank_correlation(x, y)
             cells.append("" if found is None else _correlation(found))
-            if own is None:
+            if own is None and measure in drawn:
                 rho = "" if found is None else f"\nrank correlation {found[0]:+.2f}"
                 panels[f"{measure.upper()} and {title}{rho}"] = x, y
                 axes.append(f"{measure.upper()}, all classes")
         table.append(cells)
-    few = [Note(f"{len(chosen)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote.")]
+    notes = [] if "fid" in drawn else [Note(f"No plot of FID, which fewer than three rows have: {_too_few(chosen)}.")]
+    notes += [Note(f"{len(chosen)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote.")] * (
+        len(chosen) < FEW
+    )
     caption = "Spearman's rank correlation of F1 with the distance of the same class, or of all of them"
     return Section(
         "decoupling",
@@ -580,9 +585,15 @@ def decoupling(sweep: Sweep) -> Section:
                 "Distances against F1, a point a row",
             ),
             Table(caption, ["F1 of", *(f"with {measure.upper()}" for measure in DISTANCES)], table),
-            *(few if len(chosen) < FEW else []),
+            *notes,
         ],
     )
+
+
+def _too_few(results: Iterable[Mapping[str, Any]]) -> str:
+    """Say why sets have no FID."""
+    widths = sorted({result["fidelity"]["width"] for result in results if result["fidelity"]["width"]})
+    return f"it needs as many images as features, {' or '.join(f'{width:,}' for width in widths)}, of both kinds"
 
 
 def _column(chosen: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
@@ -930,6 +941,8 @@ def write(folder: Path, store: Path) -> list[Path]:
     sweep = Sweep.read(folder, store)
     parts = [section(sweep) for section in SECTIONS]
     (folder / PLOTS).mkdir(exist_ok=True)
+    for stale in [*(folder / PLOTS).glob("*.png"), *(folder / PLOTS).glob("*.svg")]:
+        stale.unlink()
     for plot in _plots(piece for part in parts for piece in part.pieces):
         plot.save(folder / PLOTS)
     files = [folder / REPORT, folder / "results.csv", folder / "results.tex"]
