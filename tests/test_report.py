@@ -21,7 +21,7 @@ from sarsynth.errors import UserError
 from sarsynth.runs import report
 from sarsynth.runs.cells import cells
 from sarsynth.runs.report import Sweep, duration, rank_correlation, remake, write
-from sarsynth.runs.results import RESULT, RESULT_VERSION
+from sarsynth.runs.results import LEAKS, RESULT, RESULT_VERSION
 from sarsynth.runs.sweep import side_by_side
 
 CLASSES = ["cargo", "tanker", "<b>buoy & co</b>"]
@@ -138,7 +138,15 @@ def fabricate(folder: Path) -> Path:
             "protocol": {"topk": "none", "leaks": None, "baseline": "none", "replicates": 200},
             "training": {"trainable_parameters": 1234, "samples_seen": 567} if made else {},
             "classifier": {
-                "per_class": {name: {"f1": spread(f1[:, label].tolist())} for label, name in enumerate(CLASSES)},
+                "per_class": {
+                    name: {
+                        "precision": spread([0.25, 0.35]),
+                        "recall": spread([0.5, 0.7]),
+                        "f1": spread(f1[:, label].tolist()),
+                        "support": spread([EACH, EACH]),
+                    }
+                    for label, name in enumerate(CLASSES)
+                },
                 "macro_f1": spread(f1.mean(axis=1).tolist()),
                 "minor_f1": spread(f1[:, 1:].mean(axis=1).tolist()),
                 "accuracy": spread([float((one == labels).mean()) for one in said]),
@@ -212,7 +220,9 @@ def test_the_table_says_what_the_results_say(sweep: Path):
     results = [json.loads((sweep / str(job) / RESULT).read_text()) for job in range(3)]
     for row, result in zip(table.cells, results, strict=True):
         assert row[1].value == result["classifier"]["per_class"]["cargo"]["f1"]["mean"]
-        low, high = (float(end) for end in row[1].detail.strip("[]").split(","))
+        deviation, interval = row[1].detail.split("\n")
+        assert deviation == f"± {100 * result['classifier']['per_class']['cargo']['f1']['std']:.1f}"
+        low, high = (float(end) for end in interval.split("…"))
         assert low <= 100 * row[1].value <= high
     assert [row[7:] for row in texts(table)] == [["", ""], ["", ""], ["3.00", "0.0200"]]
     marks = [row[6].mark for row in table.cells]
@@ -303,9 +313,62 @@ def test_a_row_is_made_again_by_its_own_command(sweep: Path):
 def test_latex_has_a_line_a_row_and_no_special_sign(sweep: Path):
     table = (sweep / "results.tex").read_text()
     body = table[table.index(r"\midrule") : table.index(r"\bottomrule")].splitlines()[1:]
-    assert [line.split(" & ")[0] for line in body] == list(SKILL)
-    assert all(line.count("&") == 6 and r"\pm" in line for line in body)
+    assert [line.split(" & ")[0] for line in body[::2]] == list(SKILL)
+    assert all(line.replace(r"\&", "").count("&") == 8 for line in body)
+    assert all(line.count(r"\pm") == 6 for line in body[::2]) and all(line.count("[") == 6 for line in body[1::2])
+    assert r"^{\uparrow}" in body[4] and body[4].endswith(r"$3.00$ & $0.0200$ \\")
     assert r"buoy \& co" in table
+
+
+def test_latex_has_the_papers_form_too(sweep: Path):
+    table = (sweep / "results.tex").read_text().split(r"\begin{tabular}")[2]
+    assert "method & P & R & F & P & R & F & P & R & F & minor* & macro & accuracy" in table
+    assert "\nplora & 30.0 & 60.0 & " in table
+    assert rf"test images & \multicolumn{{3}}{{c}}{{{EACH}}}" in table
+
+
+def test_every_class_has_precision_recall_and_test_images(sweep: Path):
+    table = piece(sweep, report.scores, "table", 1)
+    assert table.folded
+    assert [row[:3] for row in texts(table)[:4]] == [
+        *(["none", "precision", "30.0"], ["none", "recall", "60.0"]),
+        *(["none", "F1", texts(table)[2][2]], ["none", "test images", str(EACH)]),
+    ]
+    with (sweep / "results.csv").open(newline="") as handle:
+        row = list(csv.DictReader(handle))[2]
+    assert (row["precision_cargo"], row["recall_cargo"], row["support_cargo"]) == ("0.3", "0.6", "20.0")
+    assert (row["n_real_tanker"], row["n_synthetic_tanker"], row["fid_tanker"], row["features"]) == ("20", "2", "", "8")
+
+
+def test_figures_that_compare_with_nothing_are_marked_everywhere(sweep: Path, tmp_path: Path):
+    """A vote on the test set, held-out images that are learnt from, the release's input."""
+    shutil.copytree(sweep, tmp_path / "then")
+    result = json.loads((sweep / "2" / RESULT).read_text())
+    protocol = result["protocol"] | {"topk": "release_vote", "leaks": LEAKS["release_vote"]}
+    few = result["fidelity"]["pooled"] | {"fid_reliable": False}
+    fidelity = result["fidelity"] | {"preprocess": "release", "pooled": few}
+    data = {"ors": {"count": 3, "samples": []}}
+    spoiled(tmp_path / "then", 2, protocol=protocol, fidelity=fidelity, leaks=data)
+    write(tmp_path / "then", sweep.parents[2] / "store")
+    marked = Sweep.read(tmp_path / "then", tmp_path)
+    notes = [one.text for one in report.scores(marked).pieces if one.kind == "note"]
+    assert notes[0].startswith("! checkpoints chosen on the test set") and len(notes) == 3
+    table = next(one for one in report.scores(marked).pieces if one.kind == "table")
+    assert [row[0].mark for row in table.cells] == ["", "", "!"]
+    assert [cell.mark for cell in table.cells[2][7:]] == ["!", "!"] and table.cells[2][7].text == "n < 8"
+    text = (tmp_path / "then/results.tex").read_text()
+    assert r"plora$^{\dagger}$" in text and r"$n < 8^{\ddagger}$" in text
+    assert text.count(r"\footnotesize $^{\dagger}$ checkpoints chosen on the test set") == 2
+    with (tmp_path / "then/results.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["topk"] for row in rows] == ["none", "none", "release_vote"]
+    assert rows[2]["leaks"].endswith("ors: 3 held-out images are learnt from") and rows[0]["leaks"] == ""
+
+
+def test_numbers_of_images_stand_by_class_and_why_there_is_no_fid(sweep: Path):
+    table = piece(sweep, report.fidelity, "table")
+    assert [cell.detail for cell in table.cells[0]] == ["", "FID 3.00\n20 / 2", "n < 8\n20 / 2", ""]
+    assert "as many images as features, 8, of both kinds. KID" in piece(sweep, report.fidelity, "note").text
 
 
 def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_path: Path):
@@ -321,7 +384,7 @@ def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_
 def spoiled(sweep: Path, job: int, **changes) -> None:
     """Change parts of a job's result; None takes one away."""
     result = json.loads((sweep / str(job) / RESULT).read_text()) | changes
-    kept = {key: value for key, value in result.items() if value is not None}
+    kept = {key: value for key, value in result.items() if value is not None or key not in changes}
     (sweep / str(job) / RESULT).write_text(json.dumps(kept))
 
 

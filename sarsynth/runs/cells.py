@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from sarsynth.errors import ERROR_FILE, UserError, one_line
-from sarsynth.runs.results import RESULT, read_result
+from sarsynth.runs.results import RESULT, leaks, read_result
 from sarsynth.runs.tables import reliable_fid
 
 
@@ -83,19 +83,29 @@ def _read(file: Path) -> str | None:
 
 
 def row(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a result to one row of results.csv: mean and standard deviation of each figure over the seeds."""
+    """Flatten a result to one row of results.csv: mean and standard deviation of each figure over the seeds.
+
+    Without a FID, `n_real` and `n_synthetic` are fewer than `features`, or there are no synthetic images.
+    """
     scores = result["classifier"]
     figures = {f"f1_{name}": per_class["f1"] for name, per_class in scores["per_class"].items()}
     figures |= {name: scores[name] for name in ("macro_f1", "minor_f1", "accuracy")}
+    for name, per_class in scores["per_class"].items():
+        figures |= {f"{key}_{name}": per_class[key] for key in ("precision", "recall") if key in per_class}
     flat: dict[str, Any] = {key: result[key] for key in ("method", "base", "data", "split")}
     flat["seeds"] = len(result["seeds"])
+    flat |= {"topk": result["protocol"].get("topk"), "leaks": "; ".join(leaks(result))}
     for name, figure in figures.items():
         flat |= {name: figure["mean"], f"{name}_std": figure["std"]}
+    for name, per_class in scores["per_class"].items():
+        flat |= {f"support_{name}": per_class["support"]["mean"]} if "support" in per_class else {}
     fidelity = result["fidelity"]
+    flat["features"] = fidelity["width"]
     flat["fid_preprocess"] = fidelity["preprocess"]
     by_class = {f"_{name}": fidelity["per_class"].get(name) for name in result["classes"]}
     for suffix, one in (by_class | {"": fidelity["pooled"]}).items():
         flat |= {f"kid{suffix}": one and one["kid"], f"fid{suffix}": one and reliable_fid(one)}
+        flat |= {f"{key}{suffix}": one and one.get(key) for key in ("n_real", "n_synthetic")}
     return flat
 
 

@@ -29,7 +29,7 @@ from sarsynth.runs import cells
 from sarsynth.runs.cells import Cell as Job
 from sarsynth.runs.cells import reading
 from sarsynth.runs.comparison import SIGNIFICANCE, VERSION, Row, columns, significance
-from sarsynth.runs.results import RESULT
+from sarsynth.runs.results import RESULT, leaks
 from sarsynth.runs.tables import percent
 from sarsynth.scales import prototype_weights
 from sarsynth.settings import Settings
@@ -45,6 +45,8 @@ POINTS = 150  # images of a set in the map of features
 REPLICATES = 2000  # of a bootstrap over rows
 LEVEL = 0.95
 MEANS = {"minor_f1": "minor*", "macro_f1": "macro", "accuracy": "accuracy"}
+FIGURES = {"precision": "precision", "recall": "recall", "f1": "F1", "support": "test images"}  # of a class
+RELEASE = "fid.preprocess=release: unnormalised input as the release's; compares with nothing else"
 DISTANCES = ("fid", "kid")
 OVERLAPS = ("precision", "recall", "density", "coverage")
 MODELS = ("gamma", "k", "lognormal")  # of clutter
@@ -200,7 +202,12 @@ def mark(gain: Mapping[str, Any] | None) -> str:
 def f1(result: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     """F1 of a class, or one of the means, over the seeds."""
     scores = result["classifier"]
-    return scores.get(name) if name in MEANS else (scores["per_class"].get(name) or {}).get("f1")
+    return scores.get(name) if name in MEANS else _scored(result, name).get("f1")
+
+
+def _scored(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """All figures of a class; none if the row has no such class."""
+    return result["classifier"]["per_class"].get(name) or {}
 
 
 def distance(result: Mapping[str, Any], measure: str, class_name: str | None = None) -> float | None:
@@ -251,21 +258,50 @@ def scores(sweep: Sweep) -> Section:
     names = [*sweep.classes, *MEANS]
     table = []
     for row, result, compared in zip(sweep.rows, sweep.results, sweep.compared, strict=True):
-        line: list[Cell | str] = [Cell(row, detail=f"{len(result['seeds'])} seeds")]
+        wrong = leaks(result)
+        line: list[Cell | str] = [Cell(row, None, f"{len(result['seeds'])} seeds", "!" * bool(wrong), "; ".join(wrong))]
         for name in names:
             figure, interval, gain = f1(result, name), (compared["scores"] or {}).get(name), gain_of(compared, name)
-            text = percent(figure).replace("±", " ± ")
-            detail = f"[{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]" if interval else ""
+            text, _, deviation = percent(figure).partition("±")
+            detail = f"± {deviation}" if text else ""
+            detail += f"\n{100 * interval['low']:.1f}…{100 * interval['high']:.1f}" if interval else ""
             meaning = f"p = {gain['p_holm']:.2g} against {_baseline(sweep, compared)}" if gain else ""
             line.append(Cell(text, figure["mean"] if figure else None, detail, mark(gain), meaning))
         line += _distance_cells(result)
         table.append(line)
     headings = [*(sweep.title(name) for name in sweep.classes), *MEANS.values(), "FID", "KID"]
-    caption = "F1 in %, mean ± sd over classifier seeds, and its 95 % interval; * minor classes; ▲ ▼ significant"
-    leaks = dict.fromkeys(result["protocol"]["leaks"] for result in sweep.results if result["protocol"]["leaks"])
+    caption = "F1 in %, mean over classifier seeds; small: ± sd and the 95 % interval; * minor classes; ▲ ▼ significant"
+    told = [f"! {one}" for one in dict.fromkeys(one for result in sweep.results for one in leaks(result))]
+    told += [f"! FID and KID with {RELEASE}"] * any(map(_release, sweep.results))
     failed = [f"Not shown: {job.name}. {job.error}" for job in sweep.failed]
-    notes = map(Note, [*leaks, *failed])
-    return Section("results", "Results", about, [*notes, Table(caption, ["method", *headings], table)])
+    return Section(
+        "results",
+        "Results",
+        about,
+        [*map(Note, [*told, *failed]), Table(caption, ["method", *headings], table), _by_class(sweep)],
+    )
+
+
+def _by_class(sweep: Sweep) -> Table:
+    """All figures of each class, a line each."""
+    lines: list[list[Cell | str]] = []
+    for row, result in zip(sweep.rows, sweep.results, strict=True):
+        for figure, title in FIGURES.items():
+            found = [_scored(result, name).get(figure) for name in sweep.classes]
+            lines.append([row, title, *(_class_cell(one, share=figure != "support") for one in found)])
+    caption = "Precision, recall and F1 of each class in %, mean and ± sd over seeds, and its test images"
+    return Table(caption, ["method", "figure", *map(sweep.title, sweep.classes)], lines, folded=True)
+
+
+def _class_cell(figure: Mapping[str, Any] | None, share: bool) -> Cell | str:
+    if figure is None or figure["mean"] is None:
+        return ""
+    text, _, deviation = percent(figure).partition("±")
+    return Cell(text, figure["mean"], f"± {deviation}") if share else Cell(f"{figure['mean']:,.0f}", figure["mean"])
+
+
+def _release(result: Mapping[str, Any]) -> bool:
+    return result["fidelity"]["pooled"] is not None and result["fidelity"]["preprocess"] == "release"
 
 
 def _distance_cells(result: Mapping[str, Any]) -> list[Cell | str]:
@@ -273,8 +309,12 @@ def _distance_cells(result: Mapping[str, Any]) -> list[Cell | str]:
     fidelity, fid, kid = result["fidelity"], distance(result, "fid"), distance(result, "kid")
     if fidelity["pooled"] is None:
         return ["", ""]
-    few = Cell(f"n < {fidelity['width']}", "", meaning="fewer images than features", mark="?")
-    return [few if fid is None else Cell(f"{fid:.2f}", fid), "" if kid is None else Cell(f"{kid:.4f}", kid)]
+    sign, meaning = ("!", RELEASE) if _release(result) else ("", "")
+    few = Cell(f"n < {fidelity['width']}", "", mark=sign or "?", meaning=meaning or "fewer images than features")
+    return [
+        few if fid is None else Cell(f"{fid:.2f}", fid, mark=sign, meaning=meaning),
+        "" if kid is None else Cell(f"{kid:.4f}", kid, mark=sign, meaning=meaning),
+    ]
 
 
 def _baseline(sweep: Sweep, compared: Mapping[str, Any]) -> str:
@@ -391,17 +431,34 @@ def fidelity(sweep: Sweep) -> Section:
             )
             pieces.append(Plot(measure, figure, f"{measure.upper()} of each class and method"))
     if made:
+        by_class = [
+            [sweep.rows[index], *(_class_distances(sweep.results[index]["fidelity"], name) for name in sweep.classes)]
+            for index in made
+        ]
+        caption = "KID of each class; small: FID, and how many real and synthetic images"
+        pieces.append(Table(caption, ["method", *map(sweep.title, sweep.classes)], by_class))
+        results = [sweep.results[index] for index in made]
+        if any(distance(result, "fid", name) is None for result in results for name in [None, *sweep.classes]):
+            reason = f"Where no FID is shown, there are too few images: {_too_few(results)}. KID stands for it there."
+            pieces.append(Note(reason))
         table = [[sweep.rows[index], *_overlap_cells(sweep.results[index]["fidelity"])] for index in made]
         caption = (
             "All classes together. Precision, density: whether synthetic images are like real ones; recall, coverage: "
             "whether they show all that real ones do"
         )
         pieces.append(Table(caption, ["method", *OVERLAPS, "real", "synthetic"], table))
-        inputs = {sweep.results[index]["fidelity"]["preprocess"] for index in made}
-        pieces += [Note("fid.preprocess=release: unnormalised input as the release's; compares with nothing else.")] * (
-            "release" in inputs
-        )
+        pieces += [Note(f"{RELEASE}.")] * any(_release(sweep.results[index]) for index in made)
     return Section("fidelity", "Fidelity", about, pieces or [Note("No row has synthetic images.")])
+
+
+def _class_distances(fidelity: Mapping[str, Any], name: str) -> Cell | str:
+    figures = fidelity["per_class"].get(name)
+    if figures is None:
+        return ""
+    fid = f"FID {figures['fid']:.2f}" if figures["fid_reliable"] else f"n < {fidelity['width']}"
+    kid = "too few" if figures["kid"] is None else f"{figures['kid']:.4f}"
+    detail = f"{fid}\n{figures['n_real']:,} / {figures['n_synthetic']:,}"
+    return Cell(kid, "" if figures["kid"] is None else figures["kid"], detail)
 
 
 def _distance_estimate(result: Mapping[str, Any], measure: str, class_name: str | None = None) -> Estimate | None:
@@ -993,32 +1050,92 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 
 
 def latex(sweep: Sweep) -> str:
-    """Lay the results out as a LaTeX table (package booktabs)."""
-
-    def plain(text: str) -> str:
-        return "".join(_LATEX.get(sign, sign) for sign in text)
-
-    columns = [*sweep.classes, "minor_f1", "macro_f1"]
-    heads = [plain(sweep.title(name)) if name in sweep.classes else plain(MEANS[name]) for name in columns]
-    lines = []
+    """Lay the results out as two LaTeX tables (package booktabs): F1 with intervals, and the paper's form."""
+    notes: dict[str, str] = {}
+    names = []
     for name, result in zip(sweep.rows, sweep.results, strict=True):
-        cells = [percent(f1(result, column)).replace("±", r" \pm ") for column in columns]
-        fid = distance(result, "fid")
-        cells = [f"${cell}$" if cell else "" for cell in cells] + ["" if fid is None else f"{fid:.2f}"]
-        lines.append(" & ".join([plain(name), *cells]) + r" \\")
+        notes |= {r"\dagger": "; ".join(leaks(result))} if leaks(result) else {}
+        notes |= {r"\ddagger": RELEASE} if _release(result) else {}
+        names.append(_plain(name) + (r"$^{\dagger}$" if leaks(result) else ""))
     return "\n".join(
         [
-            r"% F1 in %, mean and standard deviation over classifier seeds; * minor classes. Needs package booktabs.",
-            rf"\begin{{tabular}}{{l{'r' * (len(columns) + 1)}}}",
-            r"\toprule",
-            " & ".join(["method", *heads, "FID"]) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
+            "% Needs package booktabs.",
+            *_latex_f1(sweep, names, notes),
+            "",
+            *_latex_by_class(sweep, names, notes),
             "",
         ]
     )
+
+
+def _plain(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def _latex_f1(sweep: Sweep, names: Sequence[str], notes: Mapping[str, str]) -> list[str]:
+    columns = [*sweep.classes, "minor_f1", "macro_f1", "accuracy"]
+    arrows = {"▲": r"^{\uparrow}", "▼": r"^{\downarrow}", "": ""}
+    lines = []
+    for name, result, compared in zip(names, sweep.results, sweep.compared, strict=True):
+        cells, intervals = [], []
+        for column in columns:
+            text, interval = percent(f1(result, column)), (compared["scores"] or {}).get(column)
+            arrow = arrows[mark(gain_of(compared, column))]
+            cells.append(text and "$" + text.replace("±", r" \pm ") + arrow + "$")
+            span = f"[{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]" if interval and text else ""
+            intervals.append(rf"{{\scriptsize ${span}$}}" if span else "")
+        sign = r"^{\ddagger}" if _release(result) else ""
+        distances = [cell.text if isinstance(cell, Cell) else cell for cell in _distance_cells(result)]
+        cells += [f"${text}{sign}$" if text else "" for text in distances]
+        lines += [" & ".join([name, *cells]) + r" \\", " & ".join(["", *intervals, "", ""]) + r" \\"]
+    heads = [_plain(sweep.titles[column]) for column in columns]
+    about = (
+        "% F1 (and accuracy) in %, mean and standard deviation over classifier seeds, below it the 95 % interval over "
+        "test images and seeds; * minor classes; arrows: significant, for classes after Holm's correction."
+    )
+    return [about, *_tabular(["method", *heads, "FID", "KID"], lines, notes)]
+
+
+def _latex_by_class(sweep: Sweep, names: Sequence[str], notes: Mapping[str, str]) -> list[str]:
+    shares = [figure for figure in FIGURES if figure != "support"]
+    lines = []
+    for name, result in zip(names, sweep.results, strict=True):
+        found = [_scored(result, of).get(figure) for of in sweep.classes for figure in shares]
+        cells = [percent(figure).partition("±")[0] for figure in [*found, *(f1(result, mean) for mean in MEANS)]]
+        lines.append(" & ".join([name, *cells]) + r" \\")
+    support = [
+        next((one["support"]["mean"] for result in sweep.results if "support" in (one := _scored(result, name))), None)
+        for name in sweep.classes
+    ]
+    span = len(shares)
+    totals = [rf"\multicolumn{{{span}}}{{c}}{{{'' if size is None else f'{size:.0f}'}}}" for size in support]
+    lines.append(" & ".join(["test images", *totals, *[""] * len(MEANS)]) + r" \\")
+    classes = [rf"\multicolumn{{{span}}}{{c}}{{{_plain(sweep.title(name))}}}" for name in sweep.classes]
+    above = " & ".join(["", *classes, *[""] * len(MEANS)]) + r" \\"
+    heads = ["method", *[figure[0].upper() for figure in shares] * len(classes), *map(_plain, MEANS.values())]
+    about = "% Precision, recall and F1 of each class in %, means over classifier seeds, as in the paper's Table 3."
+    return [about, *_tabular(heads, lines, notes, above=[above])]
+
+
+def _tabular(
+    heads: Sequence[str], lines: Sequence[str], notes: Mapping[str, str], above: Sequence[str] = ()
+) -> list[str]:
+    """A table with footnotes, by their signs; the first column stands to the left."""
+    feet = [
+        rf"\multicolumn{{{len(heads)}}}{{l}}{{\footnotesize $^{{{sign}}}$ {_plain(text)}}} \\"
+        for sign, text in notes.items()
+    ]
+    return [
+        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+        r"\toprule",
+        *above,
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+        *lines,
+        r"\bottomrule",
+        *feet,
+        r"\end{tabular}",
+    ]
 
 
 def run(chosen: Settings, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The file that a run leaves its figures in, as others read it. Torch-free."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ PARTS = (  # of what evaluate.py finds
 LEAKS = {  # what is wrong with a way to choose checkpoints
     "release_vote": "checkpoints chosen on the test set, as the authors' release does: these scores are too good",
 }
+
+
+def leaks(result: Mapping[str, Any]) -> list[str]:
+    """Say what makes the scores of a result too good: how checkpoints are chosen, what is learnt from."""
+    data = result.get("leaks", {})
+    learnt = [f"{slot}: {found['count']} held-out images are learnt from" for slot, found in data.items()]
+    return [one for one in (result["protocol"]["leaks"], *learnt) if one]
 
 
 def read_result(file: Path) -> dict[str, Any] | None:
