@@ -212,6 +212,15 @@ def test_a_filter_drops_images_gives_reasons_and_leaves_the_set_alone(
         ours = [row for row in rows if row["class_name"] == name]
         assert (len(ours), sum(row["kept"] for row in ours)) == (one["made"], one["kept"])
         assert one["joined"] == min(one["planned"], one["kept"])
+    before = content["filter"]["before"]
+    assert before["memorisation"]["n"]["synthetic"] == sum(
+        one["made"] for one in content["filter"]["per_class"].values()
+    )
+    assert before["memorisation"]["spaces"] == study.results["lora"]["memorisation"]["spaces"], "as without a filter"
+    assert before["fidelity"]["preprocess"] == "release" and before["fidelity"]["pooled"]["kid"] is not None
+    lacking = [name for name, one in content["filter"]["per_class"].items() if one["joined"] < one["planned"]]
+    told = " ".join(run.out.split())
+    assert [name for name in CLASSES if f"images that were to join class {name};" in told] == lacking
     assert content["fidelity"]["preprocess"] == "release"
     assert "filter" in content["inputs"]
     strict = command("evaluate", "method=lora", *TINY, "seeds=[0]", "filter=density")

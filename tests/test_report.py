@@ -1,7 +1,9 @@
 """The report: what stored results say stands in it, without torch; a real browser opens it, sorts and enlarges."""
 
 import csv
+import itertools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from safetensors.numpy import save_file
 from sklearn.metrics import confusion_matrix, f1_score
 from test_sweeps import here
 
+from sarsynth import plots
 from sarsynth.errors import UserError
 from sarsynth.runs import report
 from sarsynth.runs.cells import cells
@@ -45,8 +48,18 @@ KEPT = {"made": 9, "kept": 8, "planned": 7, "joined": 7}
 APART = {"synthetic": 0.9, "halves": 0.1, "autoencoder": 0.4}
 REALISM = {
     "note": "relative use only",
-    "measures": {"texture": {"unit": "deviations", "distance": APART}},
-    "fits": {key: {model: {"ks": 0.2} for model in report.MODELS} for key in ("real", "synthetic", "autoencoder")},
+    "measures": {
+        "texture": {"unit": "deviations", "median": None, "distance": APART},
+        "looks": {
+            "unit": "1",
+            "median": dict.fromkeys(("real", "synthetic", "autoencoder"), math.log(3)),
+            "distance": APART,
+        },
+    },
+    "fits": {
+        key: {model: {"ks": 0.2} for model in report.MODELS} | {"k": {"ks": 0.2, "looks": 3.0, "shape": 7.5}}
+        for key in ("real", "synthetic", "autoencoder")
+    },
     "shortcut": {"accuracy": 0.8, "masked_accuracy": 0.3, "chance": 0.33, "interval": [0.2, 0.4], "meaning": "…"},
 }
 MEMORISATION = {
@@ -279,6 +292,16 @@ def test_kid_is_set_against_f1_where_there_is_no_fid(sweep: Path, tmp_path: Path
     assert len(report.decoupling(both).pieces[0].figure.axes) == 4
 
 
+def test_labels_of_a_scatter_are_inside_and_apart():
+    """Numbers with a decimal, which take more room than without."""
+    x, y = np.array([7.6, 5.9, 12.0]), np.array([28.7, 32.5, 36.6])
+    names = ["lora", "2lora", "plora"]
+    figure = plots.scatter({f"{n}": (x, y) for n in range(4)}, names, ["FID"] * 4, "F1 in %", names)
+    boxes = [place.get_tightbbox() for place in figure.axes]
+    assert boxes[0].x0 >= 0
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
+
+
 def test_plots_of_an_earlier_report_go(sweep: Path, tmp_path: Path):
     shutil.copytree(sweep, tmp_path / "then")
     shutil.rmtree(tmp_path / "then/2")
@@ -290,13 +313,60 @@ def test_plots_of_an_earlier_report_go(sweep: Path, tmp_path: Path):
 
 def test_realism_stands_beside_its_floors_and_copies_beside_their_originals(sweep: Path):
     assert texts(piece(sweep, report.realism, "table")) == [
-        *(["plora", "0.9"], ["real halves", "0.1"], ["real, autoencoder", "0.4"])
+        *(["plora", "0.9", "0.9"], ["real halves", "0.1", "0.1"], ["real, autoencoder", "0.4", "0.4"])
+    ]
+    clutter = ["3", "", "7.5", "0.2", "0.2", "0.2"]
+    assert texts(piece(sweep, report.realism, "table", 1)) == [
+        [name, *clutter] for name in ("plora", "real", "autoencoder")
     ]
     assert "30.0 % [20.0, 40.0]" in piece(sweep, report.realism, "note", 1).text
     copies = [texts(piece(sweep, report.memorisation, "table", index))[0] for index in range(3)]
     assert copies == [["plora", "25.0 %", "3", "2"], ["plora", "", "0.5", ""], ["plora", "", "7", ""]]
     (pair,) = piece(sweep, report.memorisation, "gallery").pictures
     assert 'width="64" height="16"' in pair.content, "two pairs of 16 px"
+
+
+def test_a_floor_of_other_class_shares_is_said_to_be_one(sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep, tmp_path / "then")
+    for through, told in ((30, True), (60, False)):
+        spoiled(tmp_path / "then", 2, realism=REALISM | {"n": {"real": 60, "autoencoder": through}})
+        notes = [
+            one.text for one in report.realism(Sweep.read(tmp_path / "then", tmp_path)).pieces if one.kind == "note"
+        ]
+        assert any("an older result" in note for note in notes) == told
+
+
+def test_what_a_filter_does_to_the_numbers_stands_there(sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep.parents[2], tmp_path / "logs")
+    again, store = tmp_path / "logs/sweeps/evaluate/then", tmp_path / "logs/store"
+    result = json.loads((again / "2" / RESULT).read_text())
+    card(store / "cache/plora-filter-density-fa01", "cache", 1.0)
+    told = {"name": "density", "per_class": {"tanker": KEPT}}
+    spoiled(again, 2, filter=told, inputs=result["inputs"] | {"filter": "fa01"})
+    notes = [one.text for one in report.memorisation(Sweep.read(again, store)).pieces if one.kind == "note"]
+    assert notes[0].endswith("cache/plora-filter-density-fa01/filter.jsonl.")
+    assert "older and has no numbers of all images" in notes[1]
+
+    whole = result["fidelity"] | {"pooled": result["fidelity"]["pooled"] | {"kid": 0.5}}
+    near = {"spaces": {"pixels": {"near_copies": 0.75}, "features": {"near_copies": 0.5}}}
+    spoiled(again, 2, filter=told | {"before": {"fidelity": whole, "memorisation": near}})
+    assert texts(piece(again, report.memorisation, "table", 3)) == [
+        *(["plora", "9", "0.5000", "3.00", "50.0 %", "75.0 %"], ["plora", "8", "0.0200", "3.00", "", "25.0 %"])
+    ]
+
+
+def test_the_map_of_features_shows_small_classes():
+    labels = np.array([0] * 600 + [1] * 24 + [2] * 3)
+    chosen = labels[report._evenly(labels, 40)]
+    assert np.bincount(chosen).tolist() == [40, 24, 3]
+
+
+def test_the_command_of_the_report_names_another_store(sweep: Path, monkeypatch):
+    line = report.commands(read(sweep)).pieces[-1].line
+    assert line == f"python evaluate.py report={sweep} paths.store={sweep.parents[2] / 'store'}"
+    monkeypatch.chdir(sweep.parents[3])
+    usual = Sweep.read(Path("logs/sweeps/evaluate/then"), Path("logs/store"))
+    assert report.commands(usual).pieces[-1].line == "python evaluate.py report=logs/sweeps/evaluate/then"
 
 
 def test_only_settings_that_differ_are_shown(sweep: Path):
@@ -328,7 +398,7 @@ def test_latex_has_the_papers_form_too(sweep: Path):
 
 
 def test_every_class_has_precision_recall_and_test_images(sweep: Path):
-    table = piece(sweep, report.scores, "table", 1)
+    table = piece(sweep, report.f1_plot, "table")
     assert table.folded
     assert [row[:3] for row in texts(table)[:4]] == [
         *(["none", "precision", "30.0"], ["none", "recall", "60.0"]),

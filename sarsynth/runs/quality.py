@@ -32,6 +32,7 @@ from sarsynth.realism import Traits, realism, shortcut, traits, without_target
 from sarsynth.runs.study import Study
 from sarsynth.runs.synthetic import (
     command,
+    everything,
     file_name,
     filter_report,
     filters,
@@ -51,8 +52,8 @@ BATCH = 32
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def measured_fidelity(study: Study) -> Artifact:
-    """Compare the kept images with the real training images in the study's own feature space.
+def measured_fidelity(study: Study, *, whole: bool = False) -> Artifact:
+    """Compare the kept images, or the whole set, with the real training images in the study's own feature space.
 
     Where images follow the contours of real ones, the first of each class follow one real image each, in their order;
     then these pairs are compared, as in the paper, and nothing else.
@@ -64,7 +65,7 @@ def measured_fidelity(study: Study) -> Artifact:
     def build(folder: Path) -> None:
         real, made = (read_features(found) for found in (ours, theirs))
         rows: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for label, indices in enumerate(kept(study).values()):
+        for label, indices in enumerate((everything if whole else kept)(study).values()):
             of_class = [torch.nonzero(one["labels"] == label)[:, 0] for one in (real, made)]
             chosen = torch.tensor(indices, dtype=torch.int64)
             if paired:
@@ -86,7 +87,7 @@ def measured_fidelity(study: Study) -> Artifact:
         "evaluation",
         f"{study.settings.method.name}-fidelity",
         {"classes": study.classes, "paired": paired, "preprocess": preprocess},
-        {"real": ours, "synthetic": theirs, **filters(study)},
+        {"real": ours, "synthetic": theirs, **({} if whole else filters(study))},
         build,
         command=command(study),
     )
@@ -220,16 +221,19 @@ def real_neighbours(study: Study) -> Artifact:
     )
 
 
-def measured_memorisation(study: Study) -> Artifact:
-    """Find the nearest real image of each kept one, or of an even choice of them; the nearest pairs are told."""
+def measured_memorisation(study: Study, *, whole: bool = False) -> Artifact:
+    """Find the nearest real image of each kept one, or of each at all; of many, of an even choice of them.
+
+    The nearest pairs are told.
+    """
     ours, theirs, among = real_features(study), synthetic_features(study), real_neighbours(study)
 
     def build(folder: Path) -> None:
-        left = kept(study)
+        left = (everything if whole else kept)(study)
         of_set = read_features(theirs)
         real, real_images = read_features(ours), study.labelled("train")
-        whole = [(name, index) for name, indices in left.items() for index in indices]
-        chosen = [whole[row] for row in evenly(len(whole), MOST).tolist()]
+        every = [(name, index) for name, indices in left.items() for index in indices]
+        chosen = [every[row] for row in evenly(len(every), MOST).tolist()]
         indices = {name: [index for of, index in chosen if of == name] for name in study.classes}
         made = synthetic_images(study, indices)
         starts = np.cumsum([0, *study.synthetic_sizes.values()])
@@ -268,7 +272,13 @@ def measured_memorisation(study: Study) -> Artifact:
         "evaluation",
         f"{study.settings.method.name}-memorisation",
         {"most": MOST, "pairs": PAIRS, "classes": study.classes},
-        {"real": ours, "synthetic": theirs, "set": study.synthetic(), "among": among, **filters(study)},
+        {
+            "real": ours,
+            "synthetic": theirs,
+            "set": study.synthetic(),
+            "among": among,
+            **({} if whole else filters(study)),
+        },
         build,
         command=command(study),
     )
@@ -315,7 +325,8 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of
           two images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
           space, each with `class`, `space`, `synthetic` (a file of the set), `real` (its path), `real_row`, `distance`;
-        * `filter`: what `filter_report` returns.
+        * `filter`: what `filter_report` returns, and `before`: `fidelity` and `memorisation` (its `n`, `spaces`) of the
+          whole set, for the parts above are of what a filter keeps; None without one.
 
         Without synthetic images there are no fidelities, and the others are None.
     """
@@ -337,8 +348,25 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
                 f"[yellow]warning:[/] {constant} of {figures['realism']['n'][kind]} {kind} images have one grey value "
                 f"all over, of method={study.settings.method.name} data={study.settings.data.name}; look at them"
             )
+    told = filter_report(study)
+    for name, counts in told["per_class"].items():
+        if counts["joined"] < counts["planned"]:
+            console.print(
+                f"[yellow]warning:[/] filter={told['name']} leaves {counts['joined']} of {counts['planned']} images "
+                f"that were to join class {name}; raise generate.per_class, or loosen the filter"
+            )
+    told["before"] = None
+    if filters(study):
+        whole = {
+            "fidelity": measured_fidelity(study, whole=True),
+            "memorisation": measured_memorisation(study, whole=True),
+        }
+        before = {name: _read(artifact) for name, artifact in whole.items()}
+        before["memorisation"] = {key: before["memorisation"][key] for key in ("n", "spaces")}
+        told["before"] = before
+        made |= {f"{name}_before": artifact for name, artifact in whole.items()}
     inputs = {"synthetic": study.synthetic(), **made, **filters(study)}
-    return figures | {"filter": filter_report(study)}, {role: artifact.fingerprint for role, artifact in inputs.items()}
+    return figures | {"filter": told}, {role: artifact.fingerprint for role, artifact in inputs.items()}
 
 
 def draw_neighbours(study: Study, folder: Path) -> Path:

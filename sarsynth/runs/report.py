@@ -29,19 +29,20 @@ from sarsynth.runs import cells
 from sarsynth.runs.cells import Cell as Job
 from sarsynth.runs.cells import reading
 from sarsynth.runs.comparison import SIGNIFICANCE, VERSION, Row, columns, significance
-from sarsynth.runs.results import RESULT, leaks
+from sarsynth.runs.results import REASONS, RESULT, leaks
 from sarsynth.runs.tables import percent
 from sarsynth.scales import prototype_weights
 from sarsynth.settings import Settings
 from sarsynth.store import CARD
 
 REPORT, PLOTS = "report.html", "plots"
+STORE = Path("logs/store")  # where it lies unless somebody says otherwise: conf/paths/default.yaml
 ROWS = 12  # whose pictures a page carries
 SHOWN = 6  # images of a class in a strip
 TILE = 128  # px: larger images are made smaller in strips
 STRIP = 900  # px of the longer side of a picture that a job left
 FEW = 10  # rows below which a rank correlation has no interval
-POINTS = 150  # images of a set in the map of features
+POINTS = 200  # images of a set in the map of features, as many of each class
 REPLICATES = 2000  # of a bootstrap over rows
 LEVEL = 0.95
 MEANS = {"minor_f1": "minor*", "macro_f1": "macro", "accuracy": "accuracy"}
@@ -50,6 +51,7 @@ RELEASE = "fid.preprocess=release: unnormalised input as the release's; compares
 DISTANCES = ("fid", "kid")
 OVERLAPS = ("precision", "recall", "density", "coverage")
 MODELS = ("gamma", "k", "lognormal")  # of clutter
+EVEN = 1e5  # shape of a K distribution that no sample tells from a gamma distribution
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,26 +280,8 @@ def scores(sweep: Sweep) -> Section:
         "results",
         "Results",
         about,
-        [*map(Note, [*told, *failed]), Table(caption, ["method", *headings], table), _by_class(sweep)],
+        [*map(Note, [*told, *failed]), Table(caption, ["method", *headings], table)],
     )
-
-
-def _by_class(sweep: Sweep) -> Table:
-    """All figures of each class, a line each."""
-    lines: list[list[Cell | str]] = []
-    for row, result in zip(sweep.rows, sweep.results, strict=True):
-        for figure, title in FIGURES.items():
-            found = [_scored(result, name).get(figure) for name in sweep.classes]
-            lines.append([row, title, *(_class_cell(one, share=figure != "support") for one in found)])
-    caption = "Precision, recall and F1 of each class in %, mean and ± sd over seeds, and its test images"
-    return Table(caption, ["method", "figure", *map(sweep.title, sweep.classes)], lines, folded=True)
-
-
-def _class_cell(figure: Mapping[str, Any] | None, share: bool) -> Cell | str:
-    if figure is None or figure["mean"] is None:
-        return ""
-    text, _, deviation = percent(figure).partition("±")
-    return Cell(text, figure["mean"], f"± {deviation}") if share else Cell(f"{figure['mean']:,.0f}", figure["mean"])
 
 
 def _release(result: Mapping[str, Any]) -> bool:
@@ -324,7 +308,7 @@ def _baseline(sweep: Sweep, compared: Mapping[str, Any]) -> str:
 
 
 def f1_plot(sweep: Sweep) -> Section:
-    """F1 of each class and method."""
+    """F1 of each class and method, and what it is made of."""
     panels = {
         title: [
             estimate(f1(result, name), (compared["scores"] or {}).get(name))
@@ -334,9 +318,26 @@ def f1_plot(sweep: Sweep) -> Section:
     }
     drawn = plots.estimates(panels, sweep.rows, "%")
     caption = "A mark is the mean, a tick one seed, a line the 95 % interval over test images and seeds."
-    return Section(
-        "f1", "F1 by class", "", [Plot("f1", drawn, "F1 of each class and method, as in the table", caption)]
-    )
+    plot = Plot("f1", drawn, "F1 of each class and method, as in the table", caption)
+    return Section("f1", "F1 by class", "", [plot, _by_class(sweep)])
+
+
+def _by_class(sweep: Sweep) -> Table:
+    """All figures of each class, a line each."""
+    lines: list[list[Cell | str]] = []
+    for row, result in zip(sweep.rows, sweep.results, strict=True):
+        for figure, title in FIGURES.items():
+            found = [_scored(result, name).get(figure) for name in sweep.classes]
+            lines.append([row, title, *(_class_cell(one, share=figure != "support") for one in found)])
+    caption = "Precision, recall and F1 of each class in %, mean and ± sd over seeds, and its test images"
+    return Table(caption, ["method", "figure", *map(sweep.title, sweep.classes)], lines, folded=True)
+
+
+def _class_cell(figure: Mapping[str, Any] | None, share: bool) -> Cell | str:
+    if figure is None or figure["mean"] is None:
+        return ""
+    text, _, deviation = percent(figure).partition("±")
+    return Cell(text, figure["mean"], f"± {deviation}") if share else Cell(f"{figure['mean']:,.0f}", figure["mean"])
 
 
 def gains(sweep: Sweep) -> Section:
@@ -486,7 +487,7 @@ def realism(sweep: Sweep) -> Section:
     about = (
         "Distances from real training images, less is closer. Floors: two halves of the real images from each other, "
         "and real images from themselves after a way through the base's autoencoder, whose marks every synthetic image "
-        "bears. A set nearer than that has other faults that happen to make up for them."
+        "bears. A set may lie nearer all the same, where other faults make up for them."
     )
     both = zip(sweep.rows, sweep.results, strict=True)
     known = [(row, result["realism"]) for row, result in both if result["realism"]]
@@ -498,14 +499,25 @@ def realism(sweep: Sweep) -> Section:
     table = [
         [row, *(_figure(found["measures"][name]["distance"][key]) for name in measures)] for row, found, key in lines
     ]
+    sizes = known[0][1].get("n", {})
+    older = Note(
+        "The images through the autoencoder are fewer than the real ones here, in other class shares, so their "
+        "distance is too large: an older result; run the sweep again."
+    )
     units = "; ".join(f"{name}: {one['unit']}" for name, one in measures.items())
     pieces: list[Piece] = [Note(known[0][1]["note"]), Table(f"Distances. {units}", ["images", *measures], table)]
+    pieces += [older] * (sizes.get("real") != sizes.get("autoencoder"))
     fits = [
-        [row, *(_figure(((found["fits"][key] or {}).get(model) or {}).get("ks")) for model in MODELS)]
+        [row, *_clutter_cells(found, key)]
         for row, found, key in [(row, found, "synthetic") for row, found in known]
         + [(key, known[0][1], key) for key in ("real", "autoencoder")]
     ]
-    pieces.append(Table("Kolmogorov-Smirnov distance of clutter from each model of it", ["images", *MODELS], fits))
+    caption = (
+        "Clutter. Medians of the equivalent number of looks and of the target-to-clutter ratio of an image; of models "
+        "fitted to all clutter of a set, the shape of K (the larger, the more even) and Kolmogorov-Smirnov distances"
+    )
+    headings = ["looks", "target to clutter, dB", "shape of K", *(f"KS, {model}" for model in MODELS)]
+    pieces.append(Table(caption, ["images", *headings], fits))
     if probe := known[0][1]["shortcut"]:
         low, high = (100 * end for end in probe["interval"])
         pieces.append(
@@ -515,6 +527,19 @@ def realism(sweep: Sweep) -> Section:
             )
         )
     return Section("realism", "Radar realism", about, pieces)
+
+
+def _clutter_cells(found: Mapping[str, Any], key: str) -> list[Cell | str]:
+    """Medians of a set's images, and what was fitted to its clutter; empty where a result does not have it."""
+    medians = [((found["measures"].get(name) or {}).get("median") or {}).get(key) for name in ("looks", "contrast")]
+    models = found["fits"][key] or {}
+    shape = (models.get("k") or {}).get("shape")
+    return [
+        _figure(None if medians[0] is None else float(np.exp(medians[0]))),
+        _figure(medians[1]),
+        Cell("∞", shape) if shape is not None and shape >= EVEN else _figure(shape),
+        *(_figure((models.get(model) or {}).get("ks")) for model in MODELS),
+    ]
 
 
 def _figure(value: float | None) -> Cell | str:
@@ -530,6 +555,8 @@ def memorisation(sweep: Sweep) -> Section:
     table: list[list[Cell | str]] = []
     diverse: list[list[Cell | str]] = []
     joined: list[list[Cell | str]] = []
+    dropped: list[list[Cell | str]] = []
+    notes: list[Piece] = []
     pairs: list[Piece] = []
     for row, result in zip(sweep.rows, sweep.results, strict=True):
         if found := result["memorisation"]:
@@ -541,6 +568,9 @@ def memorisation(sweep: Sweep) -> Section:
             kept = result["filter"]["per_class"]
             joined.append([Cell(row, detail=result["filter"]["name"]), *(_joined(kept.get(n)) for n in sweep.classes)])
             pairs += _pairs(sweep, row, result)
+            if result["filter"]["name"] != "none":
+                dropped += _before_and_after(row, result)
+                notes += _reasons(sweep, row, result)
     if not table:
         return Section("memorisation", "Copies and diversity", about, [Note("No row has synthetic images.")])
     columns = ["method", "near-copies", "median distance", "of real images"]
@@ -553,9 +583,38 @@ def memorisation(sweep: Sweep) -> Section:
             Table("Distance to the nearest real image", columns, table),
             Table("Diversity of synthetic images, and of real ones", by_class, diverse),
             Table("Images that joined the real ones, by filter", by_class, joined),
+            *([Table("All images of a set, and those that its filter keeps", _FILTERED, dropped)] if dropped else []),
+            *notes,
             *_some(pairs),
         ],
     )
+
+
+_FILTERED = ("method", "images", "KID", "FID", "near-copies by features", "by pixels")
+
+
+def _before_and_after(row: str, result: Mapping[str, Any]) -> list[list[Cell | str]]:
+    """What a filter does to the numbers: a line for all images, if the result has it, and one for those kept."""
+    before, counts = result["filter"].get("before"), result["filter"]["per_class"].values()
+    lines: list[list[Cell | str]] = []
+    for found, title, key in ((before, "all", "made"), (result, f"kept by {result['filter']['name']}", "kept")):
+        if found:
+            number = sum(one[key] for one in counts)
+            fid, kid = _distance_cells(found)
+            spaces = found["memorisation"]["spaces"]
+            near = [(spaces.get(space) or {}).get("near_copies") for space in ("features", "pixels")]
+            shares = ["" if one is None else Cell(f"{100 * one:.1f} %", one) for one in near]
+            lines.append([Cell(row, detail=title), Cell(f"{number:,}", number), kid, fid, *shares])
+    return lines
+
+
+def _reasons(sweep: Sweep, row: str, result: Mapping[str, Any]) -> list[Piece]:
+    verdicts = sweep.artifact(result["inputs"].get("filter"))
+    told = [
+        sweep.absent if verdicts is None else Note(f"{row}: why an image was dropped stands in {verdicts}/{REASONS}.")
+    ]
+    before = Note(f"{row}: its result is older and has no numbers of all images; run the sweep again.")
+    return [*told, *([] if result["filter"].get("before") else [before])]
 
 
 def _diversity(figures: Mapping[str, Any] | None) -> Cell | str:
@@ -719,7 +778,7 @@ def feature_map(sweep: Sweep) -> Section:
     """Real and synthetic features in two dimensions."""
     about = (
         "t-SNE of the classifier's features: crosses are synthetic images, dots the real training images of the same "
-        "class. Neighbourhoods mean something, distances and sizes of clusters do not."
+        "class, up to as many of each class. Neighbourhoods mean something, distances and sizes of clusters do not."
     )
     real: tuple[np.ndarray, np.ndarray] | None = None
     sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -769,9 +828,17 @@ def _features(sweep: Sweep, result: Mapping[str, Any]) -> Any:
             features, labels = tensors.get_tensor("features"), tensors.get_tensor("labels")
             if bad := int((~np.isfinite(features)).any(axis=1).sum()):
                 raise ValueError(f"features of {bad} of {len(features)} images are not finite")
-        few = np.linspace(0, len(features) - 1, min(POINTS, len(features))).round().astype(int)
+        few = _evenly(labels, POINTS // len(result["classes"]))
         sides.append((features[few], labels[few]))
     return sides or None
+
+
+def _evenly(labels: np.ndarray, most: int) -> np.ndarray:
+    """Choose up to `most` images of each class, evenly spread, so that a small one is seen as well; rows, int (M,)."""
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.concatenate(
+        [rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)] for rows in members]
+    )
 
 
 def samples(sweep: Sweep) -> Section:
@@ -948,7 +1015,8 @@ def commands(sweep: Sweep) -> Section:
     """What a person types to make each row again, and this report."""
     about = "Each line makes one row; what the store holds already is not made again."
     lines: list[Piece] = [Command(name, remake(job)) for name, job in zip(sweep.rows, sweep.jobs, strict=True)]
-    lines.append(Command("this report", f"python evaluate.py report={shlex.quote(str(sweep.folder))}"))
+    asked = [f"report={sweep.folder}", *([] if sweep.store == STORE else [f"paths.store={sweep.store}"])]
+    lines.append(Command("this report", f"python evaluate.py {shlex.join(asked)}"))
     return Section("commands", "Make it again", about, lines)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sarsynth.errors import UserError
 
 RESULT = "result.json"
+REASONS = "filter.jsonl"  # of a filter's artifact: a line an image
 RESULT_VERSION = 2  # 1 had no protocol and no confusion matrix, and its predictions no names
 PARTS = (  # of what evaluate.py finds
     *("method", "base", "data", "split", "minor", "classes", "seeds", "protocol", "classifier"),

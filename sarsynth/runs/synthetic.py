@@ -18,10 +18,11 @@ from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError
 from sarsynth.filters import Sample
+from sarsynth.runs.results import REASONS
 from sarsynth.runs.study import Study
 from sarsynth.store import Artifact
 
-FEATURES, VERDICTS, REASONS = "features.safetensors", "kept.safetensors", "filter.jsonl"
+FEATURES, VERDICTS = "features.safetensors", "kept.safetensors"
 RELEASE_SIZE = 299  # px, of the paper's release
 BATCH = 32
 
