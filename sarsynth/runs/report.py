@@ -778,7 +778,7 @@ def feature_map(sweep: Sweep) -> Section:
     """Real and synthetic features in two dimensions."""
     about = (
         "t-SNE of the classifier's features: crosses are synthetic images, dots the real training images of the same "
-        "class, up to as many of each class. Neighbourhoods mean something, distances and sizes of clusters do not."
+        "class; large classes are thinned. Neighbourhoods mean something, distances and sizes of clusters do not."
     )
     real: tuple[np.ndarray, np.ndarray] | None = None
     sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
