@@ -57,6 +57,7 @@ class Table:
         columns: Headings.
         rows: As many cells each; a text is a cell of its own.
         numeric: Whether columns after the first are figures, which stand to the right.
+        folded: Whether it is folded away until somebody looks.
     """
 
     kind: ClassVar = "table"
@@ -64,6 +65,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
     numeric: bool = True
+    folded: bool = False
 
     @property
     def cells(self) -> list[list[Cell]]:

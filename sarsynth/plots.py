@@ -61,6 +61,8 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         with rc_context(STYLE):
             figure = draw(*args, **kwargs)
+            for place in figure.axes:  # else where ticks stand would follow from other settings when it is written
+                place.tick_params(labelsize=STYLE["xtick.labelsize"])
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # what is laid out stays, however often it is written
         return figure

@@ -3,7 +3,7 @@
 For relative use only: chips of eight bits, resized and stretched for display, keep no calibrated intensity, so looks
 and fits are not those of the sensor. What counts is how far a set lies from real images beside two floors: how far two
 halves of the real images lie from each other, and how far real images lie from themselves after a way through the
-base's autoencoder, which no adapter can beat.
+base's autoencoder, whose marks every synthetic image bears.
 
 A grey value is taken for an amplitude, its square for an intensity. Torch-free: images are arrays.
 """
@@ -278,7 +278,7 @@ def realism(real: Traits, synthetic: Traits, autoencoder: Traits) -> dict[str, A
     Args:
         real: Of real training images.
         synthetic: Of synthetic ones, in about the same class shares.
-        autoencoder: Of real ones after a way through the base's autoencoder.
+        autoencoder: Of the same real ones after a way through the base's autoencoder.
 
     Returns:
         * `note`: how to take the figures;

@@ -18,7 +18,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_tracking import records
 from tiny import tiny_base
 
@@ -212,11 +212,46 @@ def test_a_filter_drops_images_gives_reasons_and_leaves_the_set_alone(
         ours = [row for row in rows if row["class_name"] == name]
         assert (len(ours), sum(row["kept"] for row in ours)) == (one["made"], one["kept"])
         assert one["joined"] == min(one["planned"], one["kept"])
+    before = content["filter"]["before"]
+    assert before["memorisation"]["n"]["synthetic"] == sum(
+        one["made"] for one in content["filter"]["per_class"].values()
+    )
+    assert before["memorisation"]["spaces"] == study.results["lora"]["memorisation"]["spaces"], "as without a filter"
+    assert before["fidelity"]["preprocess"] == "release" and before["fidelity"]["pooled"]["kid"] is not None
+    lacking = [name for name, one in content["filter"]["per_class"].items() if one["joined"] < one["planned"]]
+    told = " ".join(run.out.split())
+    assert [name for name in CLASSES if f"images that were to join class {name};" in told] == lacking
     assert content["fidelity"]["preprocess"] == "release"
     assert "filter" in content["inputs"]
     strict = command("evaluate", "method=lora", *TINY, "seeds=[0]", "filter=density")
     assert strict.code == 1 and "lora-filter-density keeps none of 18 images" in strict.err
     assert strict.err.count("error: ") == 1
+
+
+def test_features_that_are_not_finite_or_damaged_are_named(study: SimpleNamespace, command: Command, copied: Path):
+    """Read from the store; a filter does not take them for bad images."""
+    file = artifact(copied, "cache", "lora-features") / "features.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"features": torch.full_like(tensors["features"], torch.nan)}, file)
+    ask = ("evaluate", "method=lora", *TINY, "seeds=[0]", "filter=density")
+    told = command(*ask).err
+    assert told.count("error: ") == 1 and "features of 18 of 18 images are not finite; remove" in told
+    file.write_bytes(b"")
+    assert "features.safetensors: cannot be read" in command(*ask).err
+
+
+def test_a_classifier_that_diverged_is_named_when_it_looks_at_images(
+    study: SimpleNamespace, command: Command, copied: Path
+):
+    """Nothing is stored of what it sees."""
+    weights = artifact(copied, "classifier", "resnet18") / "classifier.safetensors"
+    known = load_file(weights)
+    save_file({key: value * torch.nan if value.is_floating_point() else value for key, value in known.items()}, weights)
+    shutil.rmtree(artifact(copied, "cache", "lora-features"))
+    shutil.rmtree(artifact(copied, "evaluation", "lora-fidelity"))
+    told = command("evaluate", "method=lora", *TINY).err
+    assert told.count("error: ") == 1 and "images of lora are not finite; classifier" in told
+    assert not list((copied / "cache").glob("lora-features-*"))
 
 
 def test_what_a_result_rests_on_is_in_the_store(study: SimpleNamespace):

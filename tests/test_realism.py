@@ -1,11 +1,16 @@
 """SAR realism against known speckle, planted shortcuts, and the order in which sets must come."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 from sarsynth.base import NANO, Base
+from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.errors import UserError
 from sarsynth.realism import (
@@ -21,7 +26,9 @@ from sarsynth.realism import (
     traits,
     without_target,
 )
+from sarsynth.runs import quality
 from sarsynth.sim import CLASSES, render
+from sarsynth.store import Store
 
 
 def speckled(mean: np.ndarray, looks: float, seed: int) -> np.ndarray:
@@ -173,6 +180,37 @@ def test_one_image_and_small_images() -> None:
     assert report["measures"]["texture"]["distance"]["synthetic"] == 0
     with pytest.raises(UserError, match="classifier.image_size=12: .*16 px"):
         traits(np.zeros((2, 1, 12, 12), np.uint8))
+
+
+def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, monkeypatch) -> None:
+    """Whatever the sizes of the classes: the same images are compared, with the classes in the same shares."""
+    labels = [0] * 70 + [1] * 9
+    images = np.stack([render(0, i, CLASSES[label], "sar").pixels.transpose(2, 0, 1) for i, label in enumerate(labels)])
+    pixels = torch.from_numpy(images)
+    store = Store(tmp_path)
+    artifacts = [store.make("cache", name, {}, {}, lambda folder: None, command="") for name in ("images", "base")]
+    monkeypatch.setattr(quality, "load_images", lambda source, records, *_: pixels[[one.row for one in records]])
+    study: Any = SimpleNamespace(
+        settings=SimpleNamespace(
+            base=SimpleNamespace(image_size=64),
+            classifier=SimpleNamespace(image_size=64),
+            data=SimpleNamespace(name="sim"),
+            method=SimpleNamespace(name="lora"),
+        ),
+        store=store,
+        classes=["a", "b"],
+        training=[SimpleNamespace(label=label, row=row) for row, label in enumerate(labels)],
+        labelled=lambda _: LabelledImages(pixels, torch.tensor(labels), []),
+        images=lambda _: artifacts[0],
+        base_artifact=artifacts[1],
+        sources={"sar": SimpleNamespace(channels=1)},
+        radiometry={"sar": None},
+        base=SimpleNamespace(encode=lambda shown: (shown, None), decode=lambda latents: latents),
+        device="cpu",
+        command=lambda *_: "",
+    )
+    real, passed = (quality._load_traits(made(study)) for made in (quality.real_traits, quality.autoencoder_traits))
+    assert distances(real, passed) == pytest.approx(dict.fromkeys(UNITS, 0.0))
 
 
 # --- The clutter shortcut ---------------------------------------------------------------------------------------------

@@ -1,11 +1,15 @@
 """The report: what stored results say stands in it, without torch; a real browser opens it, sorts and enlarges."""
 
 import csv
+import itertools
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +19,13 @@ from safetensors.numpy import save_file
 from sklearn.metrics import confusion_matrix, f1_score
 from test_sweeps import here
 
+from sarsynth import plots
 from sarsynth.errors import UserError
 from sarsynth.runs import report
 from sarsynth.runs.cells import cells
 from sarsynth.runs.report import Sweep, duration, rank_correlation, remake, write
-from sarsynth.runs.results import RESULT, RESULT_VERSION
+from sarsynth.runs.results import LEAKS, RESULT, RESULT_VERSION
+from sarsynth.runs.sweep import side_by_side
 
 CLASSES = ["cargo", "tanker", "<b>buoy & co</b>"]
 MINOR = CLASSES[1:]
@@ -42,8 +48,18 @@ KEPT = {"made": 9, "kept": 8, "planned": 7, "joined": 7}
 APART = {"synthetic": 0.9, "halves": 0.1, "autoencoder": 0.4}
 REALISM = {
     "note": "relative use only",
-    "measures": {"texture": {"unit": "deviations", "distance": APART}},
-    "fits": {key: {model: {"ks": 0.2} for model in report.MODELS} for key in ("real", "synthetic", "autoencoder")},
+    "measures": {
+        "texture": {"unit": "deviations", "median": None, "distance": APART},
+        "looks": {
+            "unit": "1",
+            "median": dict.fromkeys(("real", "synthetic", "autoencoder"), math.log(3)),
+            "distance": APART,
+        },
+    },
+    "fits": {
+        key: {model: {"ks": 0.2} for model in report.MODELS} | {"k": {"ks": 0.2, "looks": 3.0, "shape": 7.5}}
+        for key in ("real", "synthetic", "autoencoder")
+    },
     "shortcut": {"accuracy": 0.8, "masked_accuracy": 0.3, "chance": 0.33, "interval": [0.2, 0.4], "meaning": "…"},
 }
 MEMORISATION = {
@@ -135,7 +151,15 @@ def fabricate(folder: Path) -> Path:
             "protocol": {"topk": "none", "leaks": None, "baseline": "none", "replicates": 200},
             "training": {"trainable_parameters": 1234, "samples_seen": 567} if made else {},
             "classifier": {
-                "per_class": {name: {"f1": spread(f1[:, label].tolist())} for label, name in enumerate(CLASSES)},
+                "per_class": {
+                    name: {
+                        "precision": spread([0.25, 0.35]),
+                        "recall": spread([0.5, 0.7]),
+                        "f1": spread(f1[:, label].tolist()),
+                        "support": spread([EACH, EACH]),
+                    }
+                    for label, name in enumerate(CLASSES)
+                },
                 "macro_f1": spread(f1.mean(axis=1).tolist()),
                 "minor_f1": spread(f1[:, 1:].mean(axis=1).tolist()),
                 "accuracy": spread([float((one == labels).mean()) for one in said]),
@@ -209,7 +233,9 @@ def test_the_table_says_what_the_results_say(sweep: Path):
     results = [json.loads((sweep / str(job) / RESULT).read_text()) for job in range(3)]
     for row, result in zip(table.cells, results, strict=True):
         assert row[1].value == result["classifier"]["per_class"]["cargo"]["f1"]["mean"]
-        low, high = (float(end) for end in row[1].detail.strip("[]").split(","))
+        deviation, interval = row[1].detail.split("\n")
+        assert deviation == f"± {100 * result['classifier']['per_class']['cargo']['f1']['std']:.1f}"
+        low, high = (float(end) for end in interval.split("…"))
         assert low <= 100 * row[1].value <= high
     assert [row[7:] for row in texts(table)] == [["", ""], ["", ""], ["3.00", "0.0200"]]
     marks = [row[6].mark for row in table.cells]
@@ -245,15 +271,102 @@ def test_fid_of_fewer_images_than_features_is_not_shown(sweep: Path):
     assert [cell.text for cell in report._distance_cells(result)] == ["n < 8", "0.0200"]
 
 
+def three_sets(sweep: Path, folder: Path, **pooled) -> Path:
+    """Copy a sweep; every row has the synthetic set of the last."""
+    shutil.copytree(sweep, folder / "then")
+    made = json.loads((sweep / "2" / RESULT).read_text())["fidelity"]
+    for job in range(3):
+        told = {**made, "pooled": made["pooled"] | pooled | {"kid": 0.01 * (job + 1)}}
+        spoiled(folder / "then", job, fidelity=told)
+    return folder / "then"
+
+
+def test_kid_is_set_against_f1_where_there_is_no_fid(sweep: Path, tmp_path: Path):
+    assert piece(sweep, report.decoupling, "note").text == "Needs three rows with synthetic images; there are 1."
+    few = Sweep.read(three_sets(sweep, tmp_path, fid_reliable=False), tmp_path)
+    shown = report.decoupling(few).pieces
+    assert [one.alt for one in shown if one.kind == "picture"] == ["Distances against F1, a point a row"]
+    assert [axes.get_xlabel() for axes in shown[0].figure.axes] == ["KID, all classes"] * 2
+    assert "as many images as features, 8, of both kinds" in shown[2].text
+    both = Sweep.read(three_sets(sweep, tmp_path / "both"), tmp_path)
+    assert len(report.decoupling(both).pieces[0].figure.axes) == 4
+
+
+def test_labels_of_a_scatter_are_inside_and_apart():
+    """Numbers with a decimal, which take more room than without."""
+    x, y = np.array([7.6, 5.9, 12.0]), np.array([28.7, 32.5, 36.6])
+    names = ["lora", "2lora", "plora"]
+    figure = plots.scatter({f"{n}": (x, y) for n in range(4)}, names, ["FID"] * 4, "F1 in %", names)
+    boxes = [place.get_tightbbox() for place in figure.axes]
+    assert boxes[0].x0 >= 0
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_plots_of_an_earlier_report_go(sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep, tmp_path / "then")
+    shutil.rmtree(tmp_path / "then/2")
+    (tmp_path / "then" / report.PLOTS / "fidelity_f1.png").touch()
+    write(tmp_path / "then", sweep.parents[2] / "store")
+    left = {file.name for file in (tmp_path / "then" / report.PLOTS).iterdir()}
+    assert "f1.png" in left and not left & {"fidelity_f1.png", "kid.svg", "confusion_2.png"}
+
+
 def test_realism_stands_beside_its_floors_and_copies_beside_their_originals(sweep: Path):
     assert texts(piece(sweep, report.realism, "table")) == [
-        *(["plora", "0.9"], ["real halves", "0.1"], ["real, autoencoder", "0.4"])
+        *(["plora", "0.9", "0.9"], ["real halves", "0.1", "0.1"], ["real, autoencoder", "0.4", "0.4"])
+    ]
+    clutter = ["3", "", "7.5", "0.2", "0.2", "0.2"]
+    assert texts(piece(sweep, report.realism, "table", 1)) == [
+        [name, *clutter] for name in ("plora", "real", "autoencoder")
     ]
     assert "30.0 % [20.0, 40.0]" in piece(sweep, report.realism, "note", 1).text
     copies = [texts(piece(sweep, report.memorisation, "table", index))[0] for index in range(3)]
     assert copies == [["plora", "25.0 %", "3", "2"], ["plora", "", "0.5", ""], ["plora", "", "7", ""]]
     (pair,) = piece(sweep, report.memorisation, "gallery").pictures
     assert 'width="64" height="16"' in pair.content, "two pairs of 16 px"
+
+
+def test_a_floor_of_other_class_shares_is_said_to_be_one(sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep, tmp_path / "then")
+    for through, told in ((30, True), (60, False)):
+        spoiled(tmp_path / "then", 2, realism=REALISM | {"n": {"real": 60, "autoencoder": through}})
+        notes = [
+            one.text for one in report.realism(Sweep.read(tmp_path / "then", tmp_path)).pieces if one.kind == "note"
+        ]
+        assert any("an older result" in note for note in notes) == told
+
+
+def test_what_a_filter_does_to_the_numbers_stands_there(sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep.parents[2], tmp_path / "logs")
+    again, store = tmp_path / "logs/sweeps/evaluate/then", tmp_path / "logs/store"
+    result = json.loads((again / "2" / RESULT).read_text())
+    card(store / "cache/plora-filter-density-fa01", "cache", 1.0)
+    told = {"name": "density", "per_class": {"tanker": KEPT}}
+    spoiled(again, 2, filter=told, inputs=result["inputs"] | {"filter": "fa01"})
+    notes = [one.text for one in report.memorisation(Sweep.read(again, store)).pieces if one.kind == "note"]
+    assert notes[0].endswith("cache/plora-filter-density-fa01/filter.jsonl.")
+    assert "older and has no numbers of all images" in notes[1]
+
+    whole = result["fidelity"] | {"pooled": result["fidelity"]["pooled"] | {"kid": 0.5}}
+    near = {"spaces": {"pixels": {"near_copies": 0.75}, "features": {"near_copies": 0.5}}}
+    spoiled(again, 2, filter=told | {"before": {"fidelity": whole, "memorisation": near}})
+    assert texts(piece(again, report.memorisation, "table", 3)) == [
+        *(["plora", "9", "0.5000", "3.00", "50.0 %", "75.0 %"], ["plora", "8", "0.0200", "3.00", "", "25.0 %"])
+    ]
+
+
+def test_the_map_of_features_shows_small_classes():
+    labels = np.array([0] * 600 + [1] * 24 + [2] * 3)
+    chosen = labels[report._evenly(labels, 40)]
+    assert np.bincount(chosen).tolist() == [40, 24, 3]
+
+
+def test_the_command_of_the_report_names_another_store(sweep: Path, monkeypatch):
+    line = report.commands(read(sweep)).pieces[-1].line
+    assert line == f"python evaluate.py report={sweep} paths.store={sweep.parents[2] / 'store'}"
+    monkeypatch.chdir(sweep.parents[3])
+    usual = Sweep.read(Path("logs/sweeps/evaluate/then"), Path("logs/store"))
+    assert report.commands(usual).pieces[-1].line == "python evaluate.py report=logs/sweeps/evaluate/then"
 
 
 def test_only_settings_that_differ_are_shown(sweep: Path):
@@ -270,9 +383,62 @@ def test_a_row_is_made_again_by_its_own_command(sweep: Path):
 def test_latex_has_a_line_a_row_and_no_special_sign(sweep: Path):
     table = (sweep / "results.tex").read_text()
     body = table[table.index(r"\midrule") : table.index(r"\bottomrule")].splitlines()[1:]
-    assert [line.split(" & ")[0] for line in body] == list(SKILL)
-    assert all(line.count("&") == 6 and r"\pm" in line for line in body)
+    assert [line.split(" & ")[0] for line in body[::2]] == list(SKILL)
+    assert all(line.replace(r"\&", "").count("&") == 8 for line in body)
+    assert all(line.count(r"\pm") == 6 for line in body[::2]) and all(line.count("[") == 6 for line in body[1::2])
+    assert r"^{\uparrow}" in body[4] and body[4].endswith(r"$3.00$ & $0.0200$ \\")
     assert r"buoy \& co" in table
+
+
+def test_latex_has_the_papers_form_too(sweep: Path):
+    table = (sweep / "results.tex").read_text().split(r"\begin{tabular}")[2]
+    assert "method & P & R & F & P & R & F & P & R & F & minor* & macro & accuracy" in table
+    assert "\nplora & 30.0 & 60.0 & " in table
+    assert rf"test images & \multicolumn{{3}}{{c}}{{{EACH}}}" in table
+
+
+def test_every_class_has_precision_recall_and_test_images(sweep: Path):
+    table = piece(sweep, report.f1_plot, "table")
+    assert table.folded
+    assert [row[:3] for row in texts(table)[:4]] == [
+        *(["none", "precision", "30.0"], ["none", "recall", "60.0"]),
+        *(["none", "F1", texts(table)[2][2]], ["none", "test images", str(EACH)]),
+    ]
+    with (sweep / "results.csv").open(newline="") as handle:
+        row = list(csv.DictReader(handle))[2]
+    assert (row["precision_cargo"], row["recall_cargo"], row["support_cargo"]) == ("0.3", "0.6", "20.0")
+    assert (row["n_real_tanker"], row["n_synthetic_tanker"], row["fid_tanker"], row["features"]) == ("20", "2", "", "8")
+
+
+def test_figures_that_compare_with_nothing_are_marked_everywhere(sweep: Path, tmp_path: Path):
+    """A vote on the test set, held-out images that are learnt from, the release's input."""
+    shutil.copytree(sweep, tmp_path / "then")
+    result = json.loads((sweep / "2" / RESULT).read_text())
+    protocol = result["protocol"] | {"topk": "release_vote", "leaks": LEAKS["release_vote"]}
+    few = result["fidelity"]["pooled"] | {"fid_reliable": False}
+    fidelity = result["fidelity"] | {"preprocess": "release", "pooled": few}
+    data = {"ors": {"count": 3, "samples": []}}
+    spoiled(tmp_path / "then", 2, protocol=protocol, fidelity=fidelity, leaks=data)
+    write(tmp_path / "then", sweep.parents[2] / "store")
+    marked = Sweep.read(tmp_path / "then", tmp_path)
+    notes = [one.text for one in report.scores(marked).pieces if one.kind == "note"]
+    assert notes[0].startswith("! checkpoints chosen on the test set") and len(notes) == 3
+    table = next(one for one in report.scores(marked).pieces if one.kind == "table")
+    assert [row[0].mark for row in table.cells] == ["", "", "!"]
+    assert [cell.mark for cell in table.cells[2][7:]] == ["!", "!"] and table.cells[2][7].text == "n < 8"
+    text = (tmp_path / "then/results.tex").read_text()
+    assert r"plora$^{\dagger}$" in text and r"$n < 8^{\ddagger}$" in text
+    assert text.count(r"\footnotesize $^{\dagger}$ checkpoints chosen on the test set") == 2
+    with (tmp_path / "then/results.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["topk"] for row in rows] == ["none", "none", "release_vote"]
+    assert rows[2]["leaks"].endswith("ors: 3 held-out images are learnt from") and rows[0]["leaks"] == ""
+
+
+def test_numbers_of_images_stand_by_class_and_why_there_is_no_fid(sweep: Path):
+    table = piece(sweep, report.fidelity, "table")
+    assert [cell.detail for cell in table.cells[0]] == ["", "FID 3.00\n20 / 2", "n < 8\n20 / 2", ""]
+    assert "as many images as features, 8, of both kinds. KID" in piece(sweep, report.fidelity, "note").text
 
 
 def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_path: Path):
@@ -283,6 +449,56 @@ def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_
     page = (alone / "report.html").read_text()
     assert "name the sweep&#39;s own with paths.store" in page
     assert "has no predictions" in page
+
+
+def spoiled(sweep: Path, job: int, **changes) -> None:
+    """Change parts of a job's result; None takes one away."""
+    result = json.loads((sweep / str(job) / RESULT).read_text()) | changes
+    kept = {key: value for key, value in result.items() if value is not None or key not in changes}
+    (sweep / str(job) / RESULT).write_text(json.dumps(kept))
+
+
+def not_finite(store: Path) -> None:
+    (file,) = store.glob("cache/synthetic-features-*/features.safetensors")
+    save_file({"features": np.full((6, 8), np.nan, np.float32), "labels": np.arange(6) % 3}, file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda sweep, store: spoiled(sweep, 0, version=1), "Not shown: none. * is of version 1"),
+        (lambda sweep, store: spoiled(sweep, 2, realism=None), "Not shown: plora. *result.json lacks realism; run"),
+        (
+            lambda sweep, store: shutil.rmtree(store / "synthetic/plora-dd01/images"),
+            "Without plora: *000000.png is missing; remove *plora-dd01 and run the sweep again",
+        ),
+        (
+            lambda sweep, store: (store / "cache/real-features-ff60/features.safetensors").write_bytes(b""),
+            "Without plora: *features.safetensors cannot be read *; remove",
+        ),
+        (lambda sweep, store: not_finite(store), "Without plora: *features of 6 of 6 images are not finite); remove"),
+        (
+            lambda sweep, store: (store / "cache/sim-train-images-aa01/images.safetensors").write_bytes(b""),
+            "Without real images: *images.safetensors cannot be read",
+        ),
+    ],
+)
+def test_what_is_damaged_is_named_and_the_rest_is_shown(spoil, told: str, sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep.parents[2], tmp_path / "logs")
+    again = tmp_path / "logs/sweeps/evaluate/then"
+    spoil(again, tmp_path / "logs/store")
+    run = here(tmp_path, "evaluate", "report=logs/sweeps/evaluate/then")
+    assert (run.code, run.err) == (0, "")
+    page = " ".join((again / "report.html").read_text().split())
+    notes = re.findall(r'<p class="note">(.*?)</p>', page)
+    assert any(fnmatch(note, f"*{told}*") for note in notes), notes
+    assert "F1 by class" in page
+
+
+def test_pictures_of_a_set_that_is_gone_are_left_out_at_the_end_of_a_sweep(sweep: Path, tmp_path: Path, capsys):
+    (tmp_path / "synthetic/plora-dd01").mkdir(parents=True)
+    assert side_by_side(cells(sweep), tmp_path, tmp_path) == []
+    assert "metadata.jsonl is missing" in "".join(capsys.readouterr().out.split("\n"))
 
 
 @pytest.mark.parametrize(

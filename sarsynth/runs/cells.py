@@ -2,17 +2,19 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from safetensors import SafetensorError
 
-from sarsynth.errors import ERROR_FILE, UserError
+from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.pictures import read_png
-from sarsynth.runs.results import RESULT, read_result
+from sarsynth.runs.results import RESULT, leaks, read_result
 from sarsynth.runs.tables import reliable_fid
 
 
@@ -81,19 +83,29 @@ def _read(file: Path) -> str | None:
 
 
 def row(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a result to one row of results.csv: mean and standard deviation of each figure over the seeds."""
+    """Flatten a result to one row of results.csv: mean and standard deviation of each figure over the seeds.
+
+    Without a FID, `n_real` and `n_synthetic` are fewer than `features`, or there are no synthetic images.
+    """
     scores = result["classifier"]
     figures = {f"f1_{name}": per_class["f1"] for name, per_class in scores["per_class"].items()}
     figures |= {name: scores[name] for name in ("macro_f1", "minor_f1", "accuracy")}
+    for name, per_class in scores["per_class"].items():
+        figures |= {f"{key}_{name}": per_class[key] for key in ("precision", "recall") if key in per_class}
     flat: dict[str, Any] = {key: result[key] for key in ("method", "base", "data", "split")}
     flat["seeds"] = len(result["seeds"])
+    flat |= {"topk": result["protocol"].get("topk"), "leaks": "; ".join(leaks(result))}
     for name, figure in figures.items():
         flat |= {name: figure["mean"], f"{name}_std": figure["std"]}
+    for name, per_class in scores["per_class"].items():
+        flat |= {f"support_{name}": per_class["support"]["mean"]} if "support" in per_class else {}
     fidelity = result["fidelity"]
+    flat["features"] = fidelity["width"]
     flat["fid_preprocess"] = fidelity["preprocess"]
     by_class = {f"_{name}": fidelity["per_class"].get(name) for name in result["classes"]}
     for suffix, one in (by_class | {"": fidelity["pooled"]}).items():
         flat |= {f"kid{suffix}": one and one["kid"], f"fid{suffix}": one and reliable_fid(one)}
+        flat |= {f"{key}{suffix}": one and one.get(key) for key in ("n_real", "n_synthetic")}
     return flat
 
 
@@ -106,6 +118,20 @@ def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         writer.writerows(rows)
 
 
+@contextmanager
+def reading(file: Path, artifact: Path) -> Iterator[None]:
+    """Say what is wrong with a file of the store, and what mends it, when what is done within fails.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        wrong = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({one_line(error)})"
+        raise UserError(f"{file} {wrong}; remove {artifact} and run the sweep again, which makes it anew") from error
+
+
 @dataclass(frozen=True, eq=False)
 class ClassImages:
     """The first images of a class in a synthetic set, uint8 (1 or 3, H, W) each, and the prompt that they follow."""
@@ -116,12 +142,22 @@ class ClassImages:
 
 
 def read_set(folder: Path, most: int) -> list[ClassImages]:
-    """Read up to `most` images of each class of a synthetic set, the first ones."""
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    """Read up to `most` images of each class of a synthetic set, the first ones.
+
+    Raises:
+        UserError: One of them, or the list of them, is missing or damaged.
+    """
+    file = folder / "metadata.jsonl"
+    with reading(file, folder):
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     found = []
     for name in dict.fromkeys(one["class_name"] for one in rows):
         ours = [one for one in rows if one["class_name"] == name]
-        images = [read_png(folder / one["file_name"]) for one in ours[:most]]
+        images = []
+        for one in ours[:most]:
+            file = folder / one["file_name"]
+            with reading(file, folder):
+                images.append(read_png(file))
         found.append(ClassImages(name, ours[0]["text"], images))
     return found
 

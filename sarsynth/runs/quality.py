@@ -31,12 +31,13 @@ from sarsynth.memorisation import (
 from sarsynth.realism import Traits, realism, shortcut, traits, without_target
 from sarsynth.runs.study import Study
 from sarsynth.runs.synthetic import (
-    FEATURES,
     command,
+    everything,
     file_name,
     filter_report,
     filters,
     kept,
+    read_features,
     real_features,
     synthetic_features,
     synthetic_images,
@@ -45,15 +46,14 @@ from sarsynth.store import Artifact
 
 TRAITS, NEIGHBOURS, FIGURES = "traits.safetensors", "neighbours.safetensors", "figures.json"
 IN_REALISM = 100  # images of a class, at most
-THROUGH_AUTOENCODER = 30  # of those
 PAIRS = 3  # nearest neighbours of a class and space that are told and shown
 BATCH = 32
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def measured_fidelity(study: Study) -> Artifact:
-    """Compare the kept images with the real training images in the study's own feature space.
+def measured_fidelity(study: Study, *, whole: bool = False) -> Artifact:
+    """Compare the kept images, or the whole set, with the real training images in the study's own feature space.
 
     Where images follow the contours of real ones, the first of each class follow one real image each, in their order;
     then these pairs are compared, as in the paper, and nothing else.
@@ -63,9 +63,9 @@ def measured_fidelity(study: Study) -> Artifact:
     paired = "data" in study.settings.contours.sources
 
     def build(folder: Path) -> None:
-        real, made = (load_file(found.path / FEATURES) for found in (ours, theirs))
+        real, made = (read_features(found) for found in (ours, theirs))
         rows: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for label, indices in enumerate(kept(study).values()):
+        for label, indices in enumerate((everything if whole else kept)(study).values()):
             of_class = [torch.nonzero(one["labels"] == label)[:, 0] for one in (real, made)]
             chosen = torch.tensor(indices, dtype=torch.int64)
             if paired:
@@ -87,24 +87,27 @@ def measured_fidelity(study: Study) -> Artifact:
         "evaluation",
         f"{study.settings.method.name}-fidelity",
         {"classes": study.classes, "paired": paired, "preprocess": preprocess},
-        {"real": ours, "synthetic": theirs, **filters(study)},
+        {"real": ours, "synthetic": theirs, **({} if whole else filters(study))},
         build,
         command=command(study),
     )
 
 
-def _reference(study: Study, most: int) -> list[int]:
-    """Up to `most` real training images of each class, evenly spread over those that there are."""
+def _reference(study: Study) -> list[int]:
+    """Up to `IN_REALISM` real training images of each class, evenly spread over those that there are.
+
+    They are the same in every set that is compared, lest a difference in class shares pass for one in images.
+    """
     labels = np.array([record.label for record in study.training])
     members = [np.flatnonzero(labels == label) for label in range(len(study.classes))]
-    return [int(row) for rows in members for row in rows[evenly(len(rows), most).numpy()]]
+    return [int(row) for rows in members for row in rows[evenly(len(rows), IN_REALISM).numpy()]]
 
 
 def real_traits(study: Study) -> Artifact:
     """Traits of some real training images, as they are."""
 
     def build(folder: Path) -> None:
-        chosen = torch.tensor(_reference(study, IN_REALISM), dtype=torch.int64)
+        chosen = torch.tensor(_reference(study), dtype=torch.int64)
         _save_traits(traits(study.labelled("train").images[chosen].numpy()), folder)
 
     return study.store.make(
@@ -118,12 +121,12 @@ def real_traits(study: Study) -> Artifact:
 
 
 def autoencoder_traits(study: Study) -> Artifact:
-    """Traits of some of them after a way through the base's autoencoder."""
+    """Traits of the same ones after a way through the base's autoencoder."""
     size = study.settings.base.image_size
 
     def build(folder: Path) -> None:
         source, shown = study.sources["sar"], study.settings.classifier.image_size
-        records = [study.training[row] for row in _reference(study, THROUGH_AUTOENCODER)]
+        records = [study.training[row] for row in _reference(study)]
         decoded = []
         for batch in load_images(source, records, size, study.radiometry["sar"]).split(BATCH):
             latents, _ = study.base.encode(to_float(to_channels(batch, 3)).to(study.device))
@@ -134,7 +137,7 @@ def autoencoder_traits(study: Study) -> Artifact:
     return study.store.make(
         "cache",
         f"{study.settings.data.name}-autoencoder-traits",
-        {"most": THROUGH_AUTOENCODER, "classes": study.classes, "image_size": size},
+        {"most": IN_REALISM, "classes": study.classes, "image_size": size},
         {"images": study.images("train"), "base": study.base_artifact},
         build,
         command=command(study),
@@ -198,7 +201,7 @@ def real_neighbours(study: Study) -> Artifact:
     found = real_features(study)
 
     def build(folder: Path) -> None:
-        images, features = study.labelled("train").images, load_file(found.path / FEATURES)["features"]
+        images, features = study.labelled("train").images, read_features(found)["features"]
         rows = evenly(len(images), MOST)
         _save_neighbours(
             {
@@ -218,16 +221,19 @@ def real_neighbours(study: Study) -> Artifact:
     )
 
 
-def measured_memorisation(study: Study) -> Artifact:
-    """Find the nearest real image of each kept one, or of an even choice of them; the nearest pairs are told."""
+def measured_memorisation(study: Study, *, whole: bool = False) -> Artifact:
+    """Find the nearest real image of each kept one, or of each at all; of many, of an even choice of them.
+
+    The nearest pairs are told.
+    """
     ours, theirs, among = real_features(study), synthetic_features(study), real_neighbours(study)
 
     def build(folder: Path) -> None:
-        left = kept(study)
-        of_set = load_file(theirs.path / FEATURES)
-        real, real_images = load_file(ours.path / FEATURES), study.labelled("train")
-        whole = [(name, index) for name, indices in left.items() for index in indices]
-        chosen = [whole[row] for row in evenly(len(whole), MOST).tolist()]
+        left = (everything if whole else kept)(study)
+        of_set = read_features(theirs)
+        real, real_images = read_features(ours), study.labelled("train")
+        every = [(name, index) for name, indices in left.items() for index in indices]
+        chosen = [every[row] for row in evenly(len(every), MOST).tolist()]
         indices = {name: [index for of, index in chosen if of == name] for name in study.classes}
         made = synthetic_images(study, indices)
         starts = np.cumsum([0, *study.synthetic_sizes.values()])
@@ -266,7 +272,13 @@ def measured_memorisation(study: Study) -> Artifact:
         "evaluation",
         f"{study.settings.method.name}-memorisation",
         {"most": MOST, "pairs": PAIRS, "classes": study.classes},
-        {"real": ours, "synthetic": theirs, "set": study.synthetic(), "among": among, **filters(study)},
+        {
+            "real": ours,
+            "synthetic": theirs,
+            "set": study.synthetic(),
+            "among": among,
+            **({} if whole else filters(study)),
+        },
         build,
         command=command(study),
     )
@@ -313,7 +325,8 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of
           two images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
           space, each with `class`, `space`, `synthetic` (a file of the set), `real` (its path), `real_row`, `distance`;
-        * `filter`: what `filter_report` returns.
+        * `filter`: what `filter_report` returns, and `before`: `fidelity` and `memorisation` (its `n`, `spaces`) of the
+          whole set, for the parts above are of what a filter keeps; None without one.
 
         Without synthetic images there are no fidelities, and the others are None.
     """
@@ -335,8 +348,25 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
                 f"[yellow]warning:[/] {constant} of {figures['realism']['n'][kind]} {kind} images have one grey value "
                 f"all over, of method={study.settings.method.name} data={study.settings.data.name}; look at them"
             )
+    told = filter_report(study)
+    for name, counts in told["per_class"].items():
+        if counts["joined"] < counts["planned"]:
+            console.print(
+                f"[yellow]warning:[/] filter={told['name']} leaves {counts['joined']} of {counts['planned']} images "
+                f"that were to join class {name}; raise generate.per_class, or loosen the filter"
+            )
+    told["before"] = None
+    if filters(study):
+        whole = {
+            "fidelity": measured_fidelity(study, whole=True),
+            "memorisation": measured_memorisation(study, whole=True),
+        }
+        before = {name: _read(artifact) for name, artifact in whole.items()}
+        before["memorisation"] = {key: before["memorisation"][key] for key in ("n", "spaces")}
+        told["before"] = before
+        made |= {f"{name}_before": artifact for name, artifact in whole.items()}
     inputs = {"synthetic": study.synthetic(), **made, **filters(study)}
-    return figures | {"filter": filter_report(study)}, {role: artifact.fingerprint for role, artifact in inputs.items()}
+    return figures | {"filter": told}, {role: artifact.fingerprint for role, artifact in inputs.items()}
 
 
 def draw_neighbours(study: Study, folder: Path) -> Path:

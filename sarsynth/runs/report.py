@@ -6,7 +6,8 @@ Each section is a function of the sweep; a section whose data are not there says
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,26 +27,31 @@ from sarsynth.partitions import Partition
 from sarsynth.plots import Estimate
 from sarsynth.runs import cells
 from sarsynth.runs.cells import Cell as Job
+from sarsynth.runs.cells import reading
 from sarsynth.runs.comparison import SIGNIFICANCE, VERSION, Row, columns, significance
-from sarsynth.runs.results import RESULT
+from sarsynth.runs.results import REASONS, RESULT, leaks
 from sarsynth.runs.tables import percent
 from sarsynth.scales import prototype_weights
 from sarsynth.settings import Settings
 from sarsynth.store import CARD
 
 REPORT, PLOTS = "report.html", "plots"
+STORE = Path("logs/store")  # where it lies unless somebody says otherwise: conf/paths/default.yaml
 ROWS = 12  # whose pictures a page carries
 SHOWN = 6  # images of a class in a strip
 TILE = 128  # px: larger images are made smaller in strips
 STRIP = 900  # px of the longer side of a picture that a job left
 FEW = 10  # rows below which a rank correlation has no interval
-POINTS = 150  # images of a set in the map of features
+POINTS = 200  # images of a set in the map of features, as many of each class
 REPLICATES = 2000  # of a bootstrap over rows
 LEVEL = 0.95
 MEANS = {"minor_f1": "minor*", "macro_f1": "macro", "accuracy": "accuracy"}
+FIGURES = {"precision": "precision", "recall": "recall", "f1": "F1", "support": "test images"}  # of a class
+RELEASE = "fid.preprocess=release: unnormalised input as the release's; compares with nothing else"
 DISTANCES = ("fid", "kid")
 OVERLAPS = ("precision", "recall", "density", "coverage")
 MODELS = ("gamma", "k", "lognormal")  # of clutter
+EVEN = 1e5  # shape of a K distribution that no sample tells from a gamma distribution
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +204,12 @@ def mark(gain: Mapping[str, Any] | None) -> str:
 def f1(result: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     """F1 of a class, or one of the means, over the seeds."""
     scores = result["classifier"]
-    return scores.get(name) if name in MEANS else (scores["per_class"].get(name) or {}).get("f1")
+    return scores.get(name) if name in MEANS else _scored(result, name).get("f1")
+
+
+def _scored(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """All figures of a class; none if the row has no such class."""
+    return result["classifier"]["per_class"].get(name) or {}
 
 
 def distance(result: Mapping[str, Any], measure: str, class_name: str | None = None) -> float | None:
@@ -249,19 +260,32 @@ def scores(sweep: Sweep) -> Section:
     names = [*sweep.classes, *MEANS]
     table = []
     for row, result, compared in zip(sweep.rows, sweep.results, sweep.compared, strict=True):
-        line: list[Cell | str] = [Cell(row, detail=f"{len(result['seeds'])} seeds")]
+        wrong = leaks(result)
+        line: list[Cell | str] = [Cell(row, None, f"{len(result['seeds'])} seeds", "!" * bool(wrong), "; ".join(wrong))]
         for name in names:
             figure, interval, gain = f1(result, name), (compared["scores"] or {}).get(name), gain_of(compared, name)
-            text = percent(figure).replace("±", " ± ")
-            detail = f"[{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]" if interval else ""
+            text, _, deviation = percent(figure).partition("±")
+            detail = f"± {deviation}" if text else ""
+            detail += f"\n{100 * interval['low']:.1f}…{100 * interval['high']:.1f}" if interval else ""
             meaning = f"p = {gain['p_holm']:.2g} against {_baseline(sweep, compared)}" if gain else ""
             line.append(Cell(text, figure["mean"] if figure else None, detail, mark(gain), meaning))
         line += _distance_cells(result)
         table.append(line)
     headings = [*(sweep.title(name) for name in sweep.classes), *MEANS.values(), "FID", "KID"]
-    caption = "F1 in %, mean ± sd over classifier seeds, and its 95 % interval; * minor classes; ▲ ▼ significant"
-    leaks = dict.fromkeys(result["protocol"]["leaks"] for result in sweep.results if result["protocol"]["leaks"])
-    return Section("results", "Results", about, [*map(Note, leaks), Table(caption, ["method", *headings], table)])
+    caption = "F1 in %, mean over classifier seeds; small: ± sd and the 95 % interval; * minor classes; ▲ ▼ significant"
+    told = [f"! {one}" for one in dict.fromkeys(one for result in sweep.results for one in leaks(result))]
+    told += [f"! FID and KID with {RELEASE}"] * any(map(_release, sweep.results))
+    failed = [f"Not shown: {job.name}. {job.error}" for job in sweep.failed]
+    return Section(
+        "results",
+        "Results",
+        about,
+        [*map(Note, [*told, *failed]), Table(caption, ["method", *headings], table)],
+    )
+
+
+def _release(result: Mapping[str, Any]) -> bool:
+    return result["fidelity"]["pooled"] is not None and result["fidelity"]["preprocess"] == "release"
 
 
 def _distance_cells(result: Mapping[str, Any]) -> list[Cell | str]:
@@ -269,16 +293,22 @@ def _distance_cells(result: Mapping[str, Any]) -> list[Cell | str]:
     fidelity, fid, kid = result["fidelity"], distance(result, "fid"), distance(result, "kid")
     if fidelity["pooled"] is None:
         return ["", ""]
-    few = Cell(f"n < {fidelity['width']}", "", meaning="fewer images than features", mark="?")
-    return [few if fid is None else Cell(f"{fid:.2f}", fid), "" if kid is None else Cell(f"{kid:.4f}", kid)]
+    sign, meaning = ("!", RELEASE) if _release(result) else ("", "")
+    few = Cell(f"n < {fidelity['width']}", "", mark=sign or "?", meaning=meaning or "fewer images than features")
+    return [
+        few if fid is None else Cell(f"{fid:.2f}", fid, mark=sign, meaning=meaning),
+        "" if kid is None else Cell(f"{kid:.4f}", kid, mark=sign, meaning=meaning),
+    ]
 
 
 def _baseline(sweep: Sweep, compared: Mapping[str, Any]) -> str:
-    return next(row for row, job in zip(sweep.rows, sweep.jobs, strict=True) if job.folder.name == compared["baseline"])
+    names = {row["job"]: row["method"] for row in sweep.significance["rows"]}  # also of a job that is no longer shown
+    names |= {job.folder.name: row for row, job in zip(sweep.rows, sweep.jobs, strict=True)}
+    return names[compared["baseline"]]
 
 
 def f1_plot(sweep: Sweep) -> Section:
-    """F1 of each class and method."""
+    """F1 of each class and method, and what it is made of."""
     panels = {
         title: [
             estimate(f1(result, name), (compared["scores"] or {}).get(name))
@@ -288,9 +318,26 @@ def f1_plot(sweep: Sweep) -> Section:
     }
     drawn = plots.estimates(panels, sweep.rows, "%")
     caption = "A mark is the mean, a tick one seed, a line the 95 % interval over test images and seeds."
-    return Section(
-        "f1", "F1 by class", "", [Plot("f1", drawn, "F1 of each class and method, as in the table", caption)]
-    )
+    plot = Plot("f1", drawn, "F1 of each class and method, as in the table", caption)
+    return Section("f1", "F1 by class", "", [plot, _by_class(sweep)])
+
+
+def _by_class(sweep: Sweep) -> Table:
+    """All figures of each class, a line each."""
+    lines: list[list[Cell | str]] = []
+    for row, result in zip(sweep.rows, sweep.results, strict=True):
+        for figure, title in FIGURES.items():
+            found = [_scored(result, name).get(figure) for name in sweep.classes]
+            lines.append([row, title, *(_class_cell(one, share=figure != "support") for one in found)])
+    caption = "Precision, recall and F1 of each class in %, mean and ± sd over seeds, and its test images"
+    return Table(caption, ["method", "figure", *map(sweep.title, sweep.classes)], lines, folded=True)
+
+
+def _class_cell(figure: Mapping[str, Any] | None, share: bool) -> Cell | str:
+    if figure is None or figure["mean"] is None:
+        return ""
+    text, _, deviation = percent(figure).partition("±")
+    return Cell(text, figure["mean"], f"± {deviation}") if share else Cell(f"{figure['mean']:,.0f}", figure["mean"])
 
 
 def gains(sweep: Sweep) -> Section:
@@ -385,17 +432,34 @@ def fidelity(sweep: Sweep) -> Section:
             )
             pieces.append(Plot(measure, figure, f"{measure.upper()} of each class and method"))
     if made:
+        by_class = [
+            [sweep.rows[index], *(_class_distances(sweep.results[index]["fidelity"], name) for name in sweep.classes)]
+            for index in made
+        ]
+        caption = "KID of each class; small: FID, and how many real and synthetic images"
+        pieces.append(Table(caption, ["method", *map(sweep.title, sweep.classes)], by_class))
+        results = [sweep.results[index] for index in made]
+        if any(distance(result, "fid", name) is None for result in results for name in [None, *sweep.classes]):
+            reason = f"Where no FID is shown, there are too few images: {_too_few(results)}. KID stands for it there."
+            pieces.append(Note(reason))
         table = [[sweep.rows[index], *_overlap_cells(sweep.results[index]["fidelity"])] for index in made]
         caption = (
             "All classes together. Precision, density: whether synthetic images are like real ones; recall, coverage: "
             "whether they show all that real ones do"
         )
         pieces.append(Table(caption, ["method", *OVERLAPS, "real", "synthetic"], table))
-        inputs = {sweep.results[index]["fidelity"]["preprocess"] for index in made}
-        pieces += [Note("fid.preprocess=release: unnormalised input as the release's; compares with nothing else.")] * (
-            "release" in inputs
-        )
+        pieces += [Note(f"{RELEASE}.")] * any(_release(sweep.results[index]) for index in made)
     return Section("fidelity", "Fidelity", about, pieces or [Note("No row has synthetic images.")])
+
+
+def _class_distances(fidelity: Mapping[str, Any], name: str) -> Cell | str:
+    figures = fidelity["per_class"].get(name)
+    if figures is None:
+        return ""
+    fid = f"FID {figures['fid']:.2f}" if figures["fid_reliable"] else f"n < {fidelity['width']}"
+    kid = "too few" if figures["kid"] is None else f"{figures['kid']:.4f}"
+    detail = f"{fid}\n{figures['n_real']:,} / {figures['n_synthetic']:,}"
+    return Cell(kid, "" if figures["kid"] is None else figures["kid"], detail)
 
 
 def _distance_estimate(result: Mapping[str, Any], measure: str, class_name: str | None = None) -> Estimate | None:
@@ -422,7 +486,8 @@ def realism(sweep: Sweep) -> Section:
     """How far synthetic images are from real ones as radar images, beside two floors."""
     about = (
         "Distances from real training images, less is closer. Floors: two halves of the real images from each other, "
-        "and real images after a way through the base's autoencoder, which no adapter can beat."
+        "and real images from themselves after a way through the base's autoencoder, whose marks every synthetic image "
+        "bears. A set may lie nearer all the same, where other faults make up for them."
     )
     both = zip(sweep.rows, sweep.results, strict=True)
     known = [(row, result["realism"]) for row, result in both if result["realism"]]
@@ -434,14 +499,25 @@ def realism(sweep: Sweep) -> Section:
     table = [
         [row, *(_figure(found["measures"][name]["distance"][key]) for name in measures)] for row, found, key in lines
     ]
+    sizes = known[0][1].get("n", {})
+    older = Note(
+        "The images through the autoencoder are fewer than the real ones here, in other class shares, so their "
+        "distance is too large: an older result; run the sweep again."
+    )
     units = "; ".join(f"{name}: {one['unit']}" for name, one in measures.items())
     pieces: list[Piece] = [Note(known[0][1]["note"]), Table(f"Distances. {units}", ["images", *measures], table)]
+    pieces += [older] * (sizes.get("real") != sizes.get("autoencoder"))
     fits = [
-        [row, *(_figure(((found["fits"][key] or {}).get(model) or {}).get("ks")) for model in MODELS)]
+        [row, *_clutter_cells(found, key)]
         for row, found, key in [(row, found, "synthetic") for row, found in known]
         + [(key, known[0][1], key) for key in ("real", "autoencoder")]
     ]
-    pieces.append(Table("Kolmogorov-Smirnov distance of clutter from each model of it", ["images", *MODELS], fits))
+    caption = (
+        "Clutter. Medians of the equivalent number of looks and of the target-to-clutter ratio of an image; of models "
+        "fitted to all clutter of a set, the shape of K (the larger, the more even) and Kolmogorov-Smirnov distances"
+    )
+    headings = ["looks", "target to clutter, dB", "shape of K", *(f"KS, {model}" for model in MODELS)]
+    pieces.append(Table(caption, ["images", *headings], fits))
     if probe := known[0][1]["shortcut"]:
         low, high = (100 * end for end in probe["interval"])
         pieces.append(
@@ -451,6 +527,19 @@ def realism(sweep: Sweep) -> Section:
             )
         )
     return Section("realism", "Radar realism", about, pieces)
+
+
+def _clutter_cells(found: Mapping[str, Any], key: str) -> list[Cell | str]:
+    """Medians of a set's images, and what was fitted to its clutter; empty where a result does not have it."""
+    medians = [((found["measures"].get(name) or {}).get("median") or {}).get(key) for name in ("looks", "contrast")]
+    models = found["fits"][key] or {}
+    shape = (models.get("k") or {}).get("shape")
+    return [
+        _figure(None if medians[0] is None else float(np.exp(medians[0]))),
+        _figure(medians[1]),
+        Cell("∞", shape) if shape is not None and shape >= EVEN else _figure(shape),
+        *(_figure((models.get(model) or {}).get("ks")) for model in MODELS),
+    ]
 
 
 def _figure(value: float | None) -> Cell | str:
@@ -466,6 +555,8 @@ def memorisation(sweep: Sweep) -> Section:
     table: list[list[Cell | str]] = []
     diverse: list[list[Cell | str]] = []
     joined: list[list[Cell | str]] = []
+    dropped: list[list[Cell | str]] = []
+    notes: list[Piece] = []
     pairs: list[Piece] = []
     for row, result in zip(sweep.rows, sweep.results, strict=True):
         if found := result["memorisation"]:
@@ -477,6 +568,9 @@ def memorisation(sweep: Sweep) -> Section:
             kept = result["filter"]["per_class"]
             joined.append([Cell(row, detail=result["filter"]["name"]), *(_joined(kept.get(n)) for n in sweep.classes)])
             pairs += _pairs(sweep, row, result)
+            if result["filter"]["name"] != "none":
+                dropped += _before_and_after(row, result)
+                notes += _reasons(sweep, row, result)
     if not table:
         return Section("memorisation", "Copies and diversity", about, [Note("No row has synthetic images.")])
     columns = ["method", "near-copies", "median distance", "of real images"]
@@ -489,9 +583,38 @@ def memorisation(sweep: Sweep) -> Section:
             Table("Distance to the nearest real image", columns, table),
             Table("Diversity of synthetic images, and of real ones", by_class, diverse),
             Table("Images that joined the real ones, by filter", by_class, joined),
+            *([Table("All images of a set, and those that its filter keeps", _FILTERED, dropped)] if dropped else []),
+            *notes,
             *_some(pairs),
         ],
     )
+
+
+_FILTERED = ("method", "images", "KID", "FID", "near-copies by features", "by pixels")
+
+
+def _before_and_after(row: str, result: Mapping[str, Any]) -> list[list[Cell | str]]:
+    """What a filter does to the numbers: a line for all images, if the result has it, and one for those kept."""
+    before, counts = result["filter"].get("before"), result["filter"]["per_class"].values()
+    lines: list[list[Cell | str]] = []
+    for found, title, key in ((before, "all", "made"), (result, f"kept by {result['filter']['name']}", "kept")):
+        if found:
+            number = sum(one[key] for one in counts)
+            fid, kid = _distance_cells(found)
+            spaces = found["memorisation"]["spaces"]
+            near = [(spaces.get(space) or {}).get("near_copies") for space in ("features", "pixels")]
+            shares = ["" if one is None else Cell(f"{100 * one:.1f} %", one) for one in near]
+            lines.append([Cell(row, detail=title), Cell(f"{number:,}", number), kid, fid, *shares])
+    return lines
+
+
+def _reasons(sweep: Sweep, row: str, result: Mapping[str, Any]) -> list[Piece]:
+    verdicts = sweep.artifact(result["inputs"].get("filter"))
+    told = [
+        sweep.absent if verdicts is None else Note(f"{row}: why an image was dropped stands in {verdicts}/{REASONS}.")
+    ]
+    before = Note(f"{row}: its result is older and has no numbers of all images; run the sweep again.")
+    return [*told, *([] if result["filter"].get("before") else [before])]
 
 
 def _diversity(figures: Mapping[str, Any] | None) -> Cell | str:
@@ -520,13 +643,16 @@ def _pairs(sweep: Sweep, row: str, result: Mapping[str, Any]) -> list[Piece]:
     if folder is None or train is None:
         return [sweep.absent]
     groups: dict[str, list[np.ndarray]] = {}
-    with safe_open(train / "images.safetensors", framework="numpy") as file:
-        images = file.get_slice("images")
-        for pair in result["memorisation"]["pairs"]:
-            real = images[pair["real_row"]]
-            with Image.open(folder / pair["synthetic"]) as picture:
-                made = np.asarray(picture.resize(real.shape[:0:-1])).reshape(*real.shape[1:], -1).transpose(2, 0, 1)
-            groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([made, real])
+    try:
+        with _tensors(train / "images.safetensors") as stored:
+            images = stored.get_slice("images")
+            for pair in result["memorisation"]["pairs"]:
+                real, file = images[pair["real_row"]], folder / pair["synthetic"]
+                with reading(file, folder), Image.open(file) as picture:
+                    made = np.asarray(picture.resize(real.shape[:0:-1])).reshape(*real.shape[1:], -1).transpose(2, 0, 1)
+                groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([made, real])
+    except UserError as error:
+        return [Note(f"No nearest pairs of {row}: {error}.")]
     shown = [Picture(contact_strip(np.stack(both), f"{name}: {row}"), name) for name, both in groups.items()]
     return [Gallery(f"{row}: nearest pairs, synthetic and real", shown, folded=True)]
 
@@ -537,13 +663,15 @@ def decoupling(sweep: Sweep) -> Section:
         "Does a closer set of images make a better classifier? Each point is a row. A useful cheap measure has a rank "
         "correlation near -1 (less distance, more F1); near 0 it says nothing about the gain."
     )
-    with_sets = [index for index, result in enumerate(sweep.results) if distance(result, "fid") is not None]
+    with_sets = [index for index, result in enumerate(sweep.results) if distance(result, "kid") is not None]
     if len(with_sets) < 3:
-        return Section("decoupling", "Fidelity against F1", about, [Note("Needs three rows with synthetic images.")])
+        few = Note(f"Needs three rows with synthetic images; there are {len(with_sets)}.")
+        return Section("decoupling", "Fidelity against F1", about, [few])
     chosen = [sweep.results[index] for index in with_sets]
     names = [sweep.rows[index] for index in with_sets]
     scored = {title: _column(chosen, name) for name, title in MEANS.items() if name != "accuracy"}
     scored |= {sweep.title(name): _column(chosen, name) for name in sweep.classes}
+    drawn = [measure for measure in DISTANCES if sum(distance(result, measure) is not None for result in chosen) >= 3]
     panels, axes, table = {}, [], []
     for title, y in scored.items():
         cells: list[Cell | str] = [title]
@@ -552,12 +680,15 @@ def decoupling(sweep: Sweep) -> Section:
             x = np.array([_or_nan(distance(result, measure, own)) for result in chosen])
             found = rank_correlation(x, y)
             cells.append("" if found is None else _correlation(found))
-            if own is None:
+            if own is None and measure in drawn:
                 rho = "" if found is None else f"\nrank correlation {found[0]:+.2f}"
                 panels[f"{measure.upper()} and {title}{rho}"] = x, y
                 axes.append(f"{measure.upper()}, all classes")
         table.append(cells)
-    few = [Note(f"{len(chosen)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote.")]
+    notes = [] if "fid" in drawn else [Note(f"No plot of FID, which fewer than three rows have: {_too_few(chosen)}.")]
+    notes += [Note(f"{len(chosen)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote.")] * (
+        len(chosen) < FEW
+    )
     caption = "Spearman's rank correlation of F1 with the distance of the same class, or of all of them"
     return Section(
         "decoupling",
@@ -570,9 +701,15 @@ def decoupling(sweep: Sweep) -> Section:
                 "Distances against F1, a point a row",
             ),
             Table(caption, ["F1 of", *(f"with {measure.upper()}" for measure in DISTANCES)], table),
-            *(few if len(chosen) < FEW else []),
+            *notes,
         ],
     )
+
+
+def _too_few(results: Iterable[Mapping[str, Any]]) -> str:
+    """Say why sets have no FID."""
+    widths = sorted({result["fidelity"]["width"] for result in results if result["fidelity"]["width"]})
+    return f"it needs as many images as features, {' or '.join(f'{width:,}' for width in widths)}, of both kinds"
 
 
 def _column(chosen: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
@@ -641,15 +778,20 @@ def feature_map(sweep: Sweep) -> Section:
     """Real and synthetic features in two dimensions."""
     about = (
         "t-SNE of the classifier's features: crosses are synthetic images, dots the real training images of the same "
-        "class. Neighbourhoods mean something, distances and sizes of clusters do not."
+        "class; large classes are thinned. Neighbourhoods mean something, distances and sizes of clusters do not."
     )
     real: tuple[np.ndarray, np.ndarray] | None = None
     sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    notes: list[Piece] = []
     for name, result in zip(sweep.rows, sweep.results, strict=True):
-        if (stored := _features(sweep, result)) is not None:
-            real, sets[name] = stored
+        try:
+            if (stored := _features(sweep, result)) is not None:
+                real, sets[name] = stored
+        except UserError as error:
+            notes.append(Note(f"Without {name}: {error}."))
     if real is None:
-        return Section("features", "Features", about, [Note("No row has stored features of synthetic images.")])
+        nothing = Note("No row has stored features of synthetic images.")
+        return Section("features", "Features", about, notes or [nothing])
     from sklearn.manifold import TSNE  # a second to import, and only here
 
     blocks = [real[0], *(features for features, _ in sets.values())]
@@ -663,8 +805,15 @@ def feature_map(sweep: Sweep) -> Section:
         "features",
         "Features",
         about,
-        [Plot("features", figure, "Map of real and synthetic features, a panel a method")],
+        [*notes, Plot("features", figure, "Map of real and synthetic features, a panel a method")],
     )
+
+
+@contextmanager
+def _tensors(file: Path) -> Iterator[Any]:
+    """Open a file of tensors that is right inside an artifact."""
+    with reading(file, file.parent), safe_open(file, framework="numpy") as tensors:
+        yield tensors
 
 
 def _features(sweep: Sweep, result: Mapping[str, Any]) -> Any:
@@ -672,13 +821,24 @@ def _features(sweep: Sweep, result: Mapping[str, Any]) -> Any:
     folders = [sweep.artifact(card["inputs"].get(side)) for side in ("real", "synthetic")] if card else []
     sides = []
     for folder in folders:
-        if folder is None or not (folder / "features.safetensors").is_file():
+        if folder is None:
             return None
-        with safe_open(folder / "features.safetensors", framework="numpy") as tensors:
+        file = folder / "features.safetensors"
+        with _tensors(file) as tensors:
             features, labels = tensors.get_tensor("features"), tensors.get_tensor("labels")
-        few = np.linspace(0, len(features) - 1, min(POINTS, len(features))).round().astype(int)
+            if bad := int((~np.isfinite(features)).any(axis=1).sum()):
+                raise ValueError(f"features of {bad} of {len(features)} images are not finite")
+        few = _evenly(labels, POINTS // len(result["classes"]))
         sides.append((features[few], labels[few]))
     return sides or None
+
+
+def _evenly(labels: np.ndarray, most: int) -> np.ndarray:
+    """Choose up to `most` images of each class, evenly spread, so that a small one is seen as well; rows, int (M,)."""
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return np.concatenate(
+        [rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)] for rows in members]
+    )
 
 
 def samples(sweep: Sweep) -> Section:
@@ -686,17 +846,25 @@ def samples(sweep: Sweep) -> Section:
     about = "The first images of each set, not chosen by anybody. Equal places start from equal noise."
     strips: dict[str, dict[str, np.ndarray]] = {name: {} for name in sweep.classes}
     seen: set[str] = set()
+    wrong: dict[str, None] = {}
     for result in sweep.results:
-        for class_name, images in _real_images(sweep, result).items():
-            strips[class_name].setdefault("real", images)
+        try:
+            for class_name, images in _real_images(sweep, result).items():
+                strips[class_name].setdefault("real", images)
+        except UserError as error:
+            wrong[f"Without real images: {error}."] = None
     for name, result in zip(sweep.rows, sweep.results, strict=True):
         made = result["inputs"].get("synthetic")
         folder = sweep.artifact(made)
         if folder is not None and made not in seen:
             seen.add(made)
-            for a_class in cells.read_set(folder, SHOWN):
-                strips[a_class.name][name] = np.stack(a_class.images)
-    pieces: list[Piece] = [
+            try:
+                for a_class in cells.read_set(folder, SHOWN):
+                    strips[a_class.name][name] = np.stack(a_class.images)
+            except UserError as error:
+                wrong[f"Without {name}: {error}."] = None
+    pieces: list[Piece] = [*map(Note, wrong)]
+    pieces += [
         Gallery(
             sweep.title(class_name),
             [Picture(contact_strip(images, f"{class_name}: {name}"), name) for name, images in by_name.items()],
@@ -710,7 +878,7 @@ def samples(sweep: Sweep) -> Section:
 def _real_images(sweep: Sweep, result: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The first real training images of each class, from the cache that a classifier was trained on."""
     if (train := _train(sweep, result)) is not None:
-        with safe_open(train / "images.safetensors", framework="numpy") as file:
+        with _tensors(train / "images.safetensors") as file:
             labels, images = file.get_tensor("labels"), file.get_slice("images")
             return {
                 name: np.stack([images[int(index)] for index in np.flatnonzero(labels == label)[:SHOWN]])
@@ -847,7 +1015,8 @@ def commands(sweep: Sweep) -> Section:
     """What a person types to make each row again, and this report."""
     about = "Each line makes one row; what the store holds already is not made again."
     lines: list[Piece] = [Command(name, remake(job)) for name, job in zip(sweep.rows, sweep.jobs, strict=True)]
-    lines.append(Command("this report", f"python evaluate.py report={shlex.quote(str(sweep.folder))}"))
+    asked = [f"report={sweep.folder}", *([] if sweep.store == STORE else [f"paths.store={sweep.store}"])]
+    lines.append(Command("this report", f"python evaluate.py {shlex.join(asked)}"))
     return Section("commands", "Make it again", about, lines)
 
 
@@ -897,6 +1066,8 @@ def write(folder: Path, store: Path) -> list[Path]:
     sweep = Sweep.read(folder, store)
     parts = [section(sweep) for section in SECTIONS]
     (folder / PLOTS).mkdir(exist_ok=True)
+    for stale in [*(folder / PLOTS).glob("*.png"), *(folder / PLOTS).glob("*.svg")]:
+        stale.unlink()
     for plot in _plots(piece for part in parts for piece in part.pieces):
         plot.save(folder / PLOTS)
     files = [folder / REPORT, folder / "results.csv", folder / "results.tex"]
@@ -947,32 +1118,92 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 
 
 def latex(sweep: Sweep) -> str:
-    """Lay the results out as a LaTeX table (package booktabs)."""
-
-    def plain(text: str) -> str:
-        return "".join(_LATEX.get(sign, sign) for sign in text)
-
-    columns = [*sweep.classes, "minor_f1", "macro_f1"]
-    heads = [plain(sweep.title(name)) if name in sweep.classes else plain(MEANS[name]) for name in columns]
-    lines = []
+    """Lay the results out as two LaTeX tables (package booktabs): F1 with intervals, and the paper's form."""
+    notes: dict[str, str] = {}
+    names = []
     for name, result in zip(sweep.rows, sweep.results, strict=True):
-        cells = [percent(f1(result, column)).replace("±", r" \pm ") for column in columns]
-        fid = distance(result, "fid")
-        cells = [f"${cell}$" if cell else "" for cell in cells] + ["" if fid is None else f"{fid:.2f}"]
-        lines.append(" & ".join([plain(name), *cells]) + r" \\")
+        notes |= {r"\dagger": "; ".join(leaks(result))} if leaks(result) else {}
+        notes |= {r"\ddagger": RELEASE} if _release(result) else {}
+        names.append(_plain(name) + (r"$^{\dagger}$" if leaks(result) else ""))
     return "\n".join(
         [
-            r"% F1 in %, mean and standard deviation over classifier seeds; * minor classes. Needs package booktabs.",
-            rf"\begin{{tabular}}{{l{'r' * (len(columns) + 1)}}}",
-            r"\toprule",
-            " & ".join(["method", *heads, "FID"]) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
+            "% Needs package booktabs.",
+            *_latex_f1(sweep, names, notes),
+            "",
+            *_latex_by_class(sweep, names, notes),
             "",
         ]
     )
+
+
+def _plain(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def _latex_f1(sweep: Sweep, names: Sequence[str], notes: Mapping[str, str]) -> list[str]:
+    columns = [*sweep.classes, "minor_f1", "macro_f1", "accuracy"]
+    arrows = {"▲": r"^{\uparrow}", "▼": r"^{\downarrow}", "": ""}
+    lines = []
+    for name, result, compared in zip(names, sweep.results, sweep.compared, strict=True):
+        cells, intervals = [], []
+        for column in columns:
+            text, interval = percent(f1(result, column)), (compared["scores"] or {}).get(column)
+            arrow = arrows[mark(gain_of(compared, column))]
+            cells.append(text and "$" + text.replace("±", r" \pm ") + arrow + "$")
+            span = f"[{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]" if interval and text else ""
+            intervals.append(rf"{{\scriptsize ${span}$}}" if span else "")
+        sign = r"^{\ddagger}" if _release(result) else ""
+        distances = [cell.text if isinstance(cell, Cell) else cell for cell in _distance_cells(result)]
+        cells += [f"${text}{sign}$" if text else "" for text in distances]
+        lines += [" & ".join([name, *cells]) + r" \\", " & ".join(["", *intervals, "", ""]) + r" \\"]
+    heads = [_plain(sweep.titles[column]) for column in columns]
+    about = (
+        "% F1 (and accuracy) in %, mean and standard deviation over classifier seeds, below it the 95 % interval over "
+        "test images and seeds; * minor classes; arrows: significant, for classes after Holm's correction."
+    )
+    return [about, *_tabular(["method", *heads, "FID", "KID"], lines, notes)]
+
+
+def _latex_by_class(sweep: Sweep, names: Sequence[str], notes: Mapping[str, str]) -> list[str]:
+    shares = [figure for figure in FIGURES if figure != "support"]
+    lines = []
+    for name, result in zip(names, sweep.results, strict=True):
+        found = [_scored(result, of).get(figure) for of in sweep.classes for figure in shares]
+        cells = [percent(figure).partition("±")[0] for figure in [*found, *(f1(result, mean) for mean in MEANS)]]
+        lines.append(" & ".join([name, *cells]) + r" \\")
+    support = [
+        next((one["support"]["mean"] for result in sweep.results if "support" in (one := _scored(result, name))), None)
+        for name in sweep.classes
+    ]
+    span = len(shares)
+    totals = [rf"\multicolumn{{{span}}}{{c}}{{{'' if size is None else f'{size:.0f}'}}}" for size in support]
+    lines.append(" & ".join(["test images", *totals, *[""] * len(MEANS)]) + r" \\")
+    classes = [rf"\multicolumn{{{span}}}{{c}}{{{_plain(sweep.title(name))}}}" for name in sweep.classes]
+    above = " & ".join(["", *classes, *[""] * len(MEANS)]) + r" \\"
+    heads = ["method", *[figure[0].upper() for figure in shares] * len(classes), *map(_plain, MEANS.values())]
+    about = "% Precision, recall and F1 of each class in %, means over classifier seeds, as in the paper's Table 3."
+    return [about, *_tabular(heads, lines, notes, above=[above])]
+
+
+def _tabular(
+    heads: Sequence[str], lines: Sequence[str], notes: Mapping[str, str], above: Sequence[str] = ()
+) -> list[str]:
+    """A table with footnotes, by their signs; the first column stands to the left."""
+    feet = [
+        rf"\multicolumn{{{len(heads)}}}{{l}}{{\footnotesize $^{{{sign}}}$ {_plain(text)}}} \\"
+        for sign, text in notes.items()
+    ]
+    return [
+        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+        r"\toprule",
+        *above,
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+        *lines,
+        r"\bottomrule",
+        *feet,
+        r"\end{tabular}",
+    ]
 
 
 def run(chosen: Settings, folder: Path) -> None:

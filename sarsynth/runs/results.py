@@ -1,23 +1,36 @@
 """The file that a run leaves its figures in, as others read it. Torch-free."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sarsynth.errors import UserError
 
 RESULT = "result.json"
+REASONS = "filter.jsonl"  # of a filter's artifact: a line an image
 RESULT_VERSION = 2  # 1 had no protocol and no confusion matrix, and its predictions no names
+PARTS = (  # of what evaluate.py finds
+    *("method", "base", "data", "split", "minor", "classes", "seeds", "protocol", "classifier"),
+    *("fidelity", "realism", "memorisation", "filter", "inputs"),
+)
 LEAKS = {  # what is wrong with a way to choose checkpoints
     "release_vote": "checkpoints chosen on the test set, as the authors' release does: these scores are too good",
 }
+
+
+def leaks(result: Mapping[str, Any]) -> list[str]:
+    """Say what makes the scores of a result too good: how checkpoints are chosen, what is learnt from."""
+    data = result.get("leaks", {})
+    learnt = [f"{slot}: {found['count']} held-out images are learnt from" for slot, found in data.items()]
+    return [one for one in (result["protocol"]["leaks"], *learnt) if one]
 
 
 def read_result(file: Path) -> dict[str, Any] | None:
     """Read a result.json; None if there is none.
 
     Raises:
-        UserError: It is damaged, or of another version.
+        UserError: It is damaged, of another version, or lacks a part.
     """
     if not file.exists():
         return None
@@ -31,4 +44,6 @@ def read_result(file: Path) -> dict[str, Any] | None:
             f"{file} is of version {version}, and this sarsynth reads {RESULT_VERSION}; run its command again, "
             "which makes only what is missing"
         )
+    if "classifier" in result and (lacking := [part for part in PARTS if part not in result]):
+        raise UserError(f"{file} lacks {', '.join(lacking)}; run its command again, which makes only what is missing")
     return result

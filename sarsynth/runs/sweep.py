@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from sarsynth import pictures
 from sarsynth.console import console
+from sarsynth.errors import UserError
 from sarsynth.runs import report
 from sarsynth.runs.cells import Cell, ClassImages, cells, read_set
 from sarsynth.runs.comparison import SIGNIFICANCE
@@ -79,6 +80,8 @@ def side_by_side(found: Sequence[Cell], store: Path, folder: Path) -> list[Path]
 
     Equal indices start from equal noise, so a row of a class's picture differs by the job alone (the paper's Figure 1).
 
+    A set that cannot be read is left out, and named.
+
     Returns:
         The pictures; none if fewer than two sets of the same classes differ.
     """
@@ -87,7 +90,10 @@ def side_by_side(found: Sequence[Cell], store: Path, folder: Path) -> list[Path]
         made = cell.result["inputs"].get("synthetic") if cell.result else None
         if made and made not in sets:
             path = next((store / "synthetic").glob(f"*-{made}"))  # two names, if two methods come to the same set
-            sets[made] = cell.heading, read_set(path, SEEDS)
+            try:
+                sets[made] = cell.heading, read_set(path, SEEDS)
+            except UserError as error:
+                console.print(f"  {cell.name}: {error}", markup=False)
     first = next(iter(sets.values()), ("", []))[1]
     alike = [
         one for one in sets.values() if [a_class.name for a_class in one[1]] == [a_class.name for a_class in first]

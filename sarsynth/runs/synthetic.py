@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn import functional
 
 from sarsynth.classification import Classifier, extract_features, predict
@@ -15,10 +17,11 @@ from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError
 from sarsynth.filters import Sample
 from sarsynth.pictures import read_png
+from sarsynth.runs.results import REASONS
 from sarsynth.runs.study import Study
 from sarsynth.store import Artifact
 
-FEATURES, VERDICTS, REASONS = "features.safetensors", "kept.safetensors", "filter.jsonl"
+FEATURES, VERDICTS = "features.safetensors", "kept.safetensors"
 RELEASE_SIZE = 299  # px, of the paper's release
 BATCH = 32
 
@@ -98,6 +101,11 @@ def _features(study: Study, name: str, of: Artifact, images: Callable[[], Labell
             logits = torch.cat([predict(extractor, batch) for batch in batches])
         else:
             features, logits = extract_features(extractor, pixels), predict(extractor, pixels)
+        if bad := _not_finite(features, logits):
+            raise UserError(
+                f"features of {bad} of {len(features)} images of {name} are not finite; classifier "
+                f"{classifier.path} diverged: lower classifier.learning_rate"
+            )
         save_file({"features": features, "logits": logits, "labels": shown.labels}, folder / FEATURES)
 
     return study.store.make(
@@ -108,6 +116,29 @@ def _features(study: Study, name: str, of: Artifact, images: Callable[[], Labell
         build,
         command=command(study),
     )
+
+
+def read_features(found: Artifact) -> dict[str, Tensor]:
+    """Read `features`, `logits` and `labels` of images.
+
+    Raises:
+        UserError: The file is damaged, or holds what is not finite.
+    """
+    file = found.path / FEATURES
+    again = f"remove {found.path} and it is made again"
+    try:
+        tensors = load_file(file)
+        bad = _not_finite(tensors["features"], tensors["logits"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); {again}") from error
+    if bad:
+        raise UserError(f"{file}: features of {bad} of {len(tensors['features'])} images are not finite; {again}")
+    return tensors
+
+
+def _not_finite(*rows: Tensor) -> int:
+    """How many images have a value that is not finite in any of these, (N, F) each."""
+    return int((~torch.stack([one.isfinite().all(dim=1) for one in rows]).all(dim=0)).sum())
 
 
 # --- Filters ----------------------------------------------------------------------------------------------------------
@@ -128,7 +159,7 @@ def filtered(study: Study) -> Artifact | None:
         real, made = study.labelled("train"), synthetic_images(study, everything(study))
         samples = []
         for images, found in ((real, ours), (made, theirs)):
-            of = load_file(found.path / FEATURES)
+            of = read_features(found)
             samples.append(Sample(images.images, of["features"], of["logits"], images.labels))
         verdict = rule.judge(*samples)
         rows = []
