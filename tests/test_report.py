@@ -285,6 +285,52 @@ def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_
     assert "has no predictions" in page
 
 
+def found_again(folder: Path, store: Path) -> dict:
+    return Sweep.read(folder, store).significance
+
+
+def test_gains_are_those_of_the_rows_that_lie_there(sweep: Path, tmp_path: Path):
+    """A job replaced, removed, with another baseline or other replicates, and a damaged file: compared again."""
+    store, here_now = sweep.parents[2] / "store", tmp_path / "then"
+    shutil.copytree(sweep, here_now)
+    file = here_now / "significance.json"
+    first = found_again(here_now, store)
+    assert first == json.loads(file.read_text()) and [row["job"] for row in first["rows"]] == ["0", "1", "2"]
+    written = file.stat().st_mtime_ns
+    assert found_again(here_now, tmp_path / "nowhere") == first and file.stat().st_mtime_ns == written, "nothing to do"
+
+    replaced = json.loads((here_now / "2" / RESULT).read_text())
+    other = json.loads((here_now / "1" / RESULT).read_text())
+    (here_now / "2" / RESULT).write_text(json.dumps(replaced | {"inputs": other["inputs"]}))
+    macro = [row["gains"]["macro_f1"] for row in found_again(here_now, store)["rows"][1:]]
+    assert macro[0] == macro[1] != first["rows"][2]["gains"]["macro_f1"]
+    shutil.rmtree(here_now / "1")
+    assert [row["job"] for row in found_again(here_now, store)["rows"]] == ["0", "2"]
+    write(here_now, store)
+    shutil.copytree(sweep / "1", here_now / "3")
+    write(here_now, store)
+    assert [row["job"] for row in json.loads(file.read_text())["rows"]] == ["0", "2", "3"]
+    for change in ({"baseline": None}, {"replicates": 150}):
+        result = json.loads((here_now / "3" / RESULT).read_text())
+        result["protocol"] |= change
+        (here_now / "3" / RESULT).write_text(json.dumps(result))
+        assert found_again(here_now, store)["of"]["3"].items() >= change.items()
+    whole = file.read_text()
+    for damaged in (whole[:100], "[]", '{"version": 1, "rows": []}'):
+        file.write_text(damaged)
+        found_again(here_now, store)
+        assert file.read_text() == whole
+
+
+def test_a_wrong_store_leaves_nothing_behind(sweep: Path, tmp_path: Path):
+    alone = tmp_path / "then"
+    shutil.copytree(sweep, alone)
+    (alone / "significance.json").unlink()
+    assert found_again(alone, tmp_path / "nowhere")["rows"][2]["gains"] is None
+    assert not (alone / "significance.json").exists()
+    assert found_again(alone, sweep.parents[2] / "store")["rows"][2]["gains"]["macro_f1"]["significant"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -26,7 +26,7 @@ from sarsynth.partitions import Partition
 from sarsynth.plots import Estimate
 from sarsynth.runs import cells
 from sarsynth.runs.cells import Cell as Job
-from sarsynth.runs.comparison import SIGNIFICANCE, VERSION, Row, columns, significance
+from sarsynth.runs.comparison import SIGNIFICANCE, Row, columns, read_or_compare
 from sarsynth.runs.results import RESULT
 from sarsynth.runs.tables import percent
 from sarsynth.scales import prototype_weights
@@ -117,16 +117,11 @@ class Sweep:
 
     @cached_property
     def significance(self) -> dict[str, Any]:
-        """Intervals and gains: as the sweep left them, else from the predictions in the store."""
-        file = self.folder / SIGNIFICANCE
-        if file.is_file() and (stored := json.loads(file.read_text(encoding="utf-8")))["version"] == VERSION:
-            return stored
+        """Intervals and gains: as the sweep left them, if it was these rows, else from the predictions in the store."""
         rows = [
             Row(job.folder.name, job.overrides, result) for job, result in zip(self.jobs, self.results, strict=True)
         ]
-        found = significance(rows, self.store)
-        pages.write(json.dumps(found, indent=2) + "\n", file)
-        return found
+        return read_or_compare(rows, self.store, self.folder / SIGNIFICANCE)
 
     @cached_property
     def compared(self) -> list[dict[str, Any]]:
