@@ -220,11 +220,30 @@ def test_the_table_says_what_the_results_say(sweep: Path):
     assert float(rows[2]["gain_macro_f1"]) > 0.2
 
 
+def test_a_cheap_row_that_wins_is_told_beside_the_results(sweep: Path):
+    def notes(of: Sweep) -> list[str]:
+        return [one.text for one in report.scores(of).pieces if one.kind == "note"]
+
+    of = read(sweep)
+    assert notes(of) == [], "plora is ahead"
+    of.results[1]["classifier"]["minor_f1"] = {"mean": 0.99, "std": 0.0, "values": [0.99, 0.99]}
+    (line,) = notes(of)
+    assert line.startswith("no generator is needed here: minor-class F1 of resample is 99.0")
+
+
 def test_gains_are_told_with_what_would_settle_them(sweep: Path):
     table = piece(sweep, report.gains, "table")
     assert [row[0] for row in texts(table)] == ["resample", "plora"]
     assert table.cells[0][0].detail == "over none"
     assert all("≥" in cell.detail for cell in table.cells[1][1:7])
+    found = read(sweep).compared[1]["gains"]
+    for cell, gain in zip(table.cells[0][1:4], found["per_class"].values(), strict=True):
+        assert (f"\n{gain['seeds']} seeds" in cell.detail) == bool(gain["seeds"])
+        assert (f"\n{gain['images']} x images" in cell.detail) == bool(gain["images"])
+    assert any(gain["seeds"] for gain in found["per_class"].values())
+    with (sweep / "results.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert rows[1]["gain_seeds_f1_tanker"] == str(found["per_class"]["tanker"]["seeds"] or "")
 
 
 def test_cost_counts_everything_below_a_row_and_shared_parts_once(sweep: Path):

@@ -38,7 +38,9 @@ from sarsynth.significance import LEVEL, MEANS, POWER, Gain, Predictions, compar
 
 SIGNIFICANCE = "significance.json"
 VERSION = 2
-PARTS = [("delta", []), *((key, [key]) for key in ("low", "high", "p_holm", "detectable"))]  # of a gain, in results.csv
+OF_GAIN = ("low", "high", "p_holm", "detectable", "seeds", "images")
+PARTS = [("delta", []), *((key, [key]) for key in OF_GAIN)]  # of a gain, in results.csv
+ONE_SEED = "one seed each: intervals know of the images alone, and nothing is called significant of less than two seeds"
 SEED = 0  # of the bootstrap: who looks at the same results again sees the same intervals
 
 
@@ -203,7 +205,7 @@ def _compared(row: Row, rows: Sequence[Row], known: Mapping[str, Predictions | U
         found = compare(ours, theirs, minor, **settings)
     except UserError as error:
         return about | {"note": f"{row.name} and {base.name} cannot be compared: {error}"}
-    note = "one seed each: intervals know of the images alone" if about["seeds"] == 1 else None
+    note = ONE_SEED if min(len(ours.predicted), len(theirs.predicted)) == 1 else None
     return about | {"baseline": base.job, "note": note, "gains": asdict(found)}
 
 
@@ -215,13 +217,22 @@ def _open(row: Row, found: Mapping[str, Any]) -> str | None:
     gain = Gain(**found["gains"][figure])
     if gain.significant or gain.detectable is None:
         return None
-    ways = [f"{gain.seeds} seeds"] if gain.seeds else []
-    ways += [f"{gain.images:.1f} times the test images"] if gain.images else []
+    begun = f"{row.name}: {figure} {100 * gain.delta:+.1f} is open"
+    if found["note"] == ONE_SEED:
+        return f"{begun}: one seed does not tell how far seeds part; two or more do"
+    ways = settling(asdict(gain), "times the test images")
     settled = f"would be settled by {' or '.join(ways)}" if ways else "would not be settled by seeds or images alone"
     return (
-        f"{row.name}: {figure} {100 * gain.delta:+.1f} is open and, were it the truth, {settled}; "
+        f"{begun} and, were it the truth, {settled}; "
         f"what {found['seeds']} seeds and {found['images']:,} images show is {100 * gain.detectable:.1f} or more"
     )
+
+
+def settling(gain: Mapping[str, Any], images: str) -> list[str]:
+    """Say how many seeds, and how many times the `images`, would settle an open gain; none if it is settled."""
+    ways = [f"{gain['seeds']:,} seeds"] if gain["seeds"] else []
+    ways += [f"{gain['images']:,.1f} {images}"] if gain["images"] else []
+    return ways
 
 
 def columns(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from sarsynth.partitions import Partition
 from sarsynth.plots import Estimate
 from sarsynth.runs import cells
 from sarsynth.runs.cells import Cell as Job
-from sarsynth.runs.comparison import SIGNIFICANCE, Row, columns, read_or_compare
+from sarsynth.runs.comparison import SIGNIFICANCE, Row, columns, read_or_compare, settling
 from sarsynth.runs.results import RESULT
-from sarsynth.runs.tables import percent
+from sarsynth.runs.tables import cheaper, percent
 from sarsynth.scales import prototype_weights
 from sarsynth.settings import Settings
 from sarsynth.store import CARD
@@ -256,7 +256,9 @@ def scores(sweep: Sweep) -> Section:
     headings = [*(sweep.title(name) for name in sweep.classes), *MEANS.values(), "FID", "KID"]
     caption = "F1 in %, mean ± sd over classifier seeds, and its 95 % interval; * minor classes; ▲ ▼ significant"
     leaks = dict.fromkeys(result["protocol"]["leaks"] for result in sweep.results if result["protocol"]["leaks"])
-    return Section("results", "Results", about, [*map(Note, leaks), Table(caption, ["method", *headings], table)])
+    cheap = cheaper(list(zip(sweep.rows, sweep.results, strict=True)))
+    notes = [*map(Note, leaks), *([Note(cheap)] if cheap else [])]
+    return Section("results", "Results", about, [*notes, Table(caption, ["method", *headings], table)])
 
 
 def _distance_cells(result: Mapping[str, Any]) -> list[Cell | str]:
@@ -293,8 +295,10 @@ def gains(sweep: Sweep) -> Section:
     found = sweep.significance
     about = (
         "Points of F1 (and of accuracy) over the baseline on the same test images. ▲ ▼: significant, for classes after "
-        f"Holm's correction. Small: the {100 * (1 - found['level']):.0f} % interval over images and seeds, and the "
-        f"smallest gain that this test set and these seeds show with a chance of {100 * found['power']:.0f} %."
+        "Holm's correction; it takes two seeds or more to call anything that. Small: the "
+        f"{100 * (1 - found['level']):.0f} % interval over images and seeds, the smallest gain that this test set and "
+        f"these seeds show with a chance of {100 * found['power']:.0f} %, and how many seeds, or times the test "
+        "images, would show an open one, were it the truth."
     )
     notes = [Note(line) for line in found["open"]]
     reasons: dict[str, list[str]] = {}
@@ -338,6 +342,8 @@ def _gain_cell(gain: Mapping[str, Any] | None) -> Cell | str:
     detail = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
     if gain["detectable"] is not None:  # something varied
         detail += f"\n≥ {100 * gain['detectable']:.1f}"
+    if ways := settling(gain, "x images"):
+        detail += "\n" + " or\n".join(ways)
     return Cell(f"{100 * gain['delta']:+.1f}", gain["delta"], detail, mark(gain), f"p = {gain['p_holm']:.2g}")
 
 
