@@ -42,7 +42,7 @@ class World:
 WEAK, STRONG = (2.6, 2.2, 1.6, 1.2, 1.4), (2.6, 2.2, 1.9, 1.5, 1.9)
 WORLDS = [
     World(f"{kind}, {where}, {seeds} seeds", sizes, seeds, image, seed, leads)
-    for where, sizes, seeds in [("5 x 200", DEMO, 3), ("FU-SRS", FUSRS, 5)]
+    for where, sizes, seeds in [("5 x 200", DEMO, 3), ("FU-SRS", FUSRS, 5), ("5 x 200", DEMO, 2)]
     for kind, image, seed, leads in [
         ("gain", 0.5, 0.2, (STRONG, WEAK)),
         ("gain, images alone", 0.5, 0.0, (STRONG, WEAK)),

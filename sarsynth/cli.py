@@ -19,6 +19,7 @@ import hydra
 import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -145,6 +146,24 @@ def _compose(script: str, overrides: list[str], hydra_record: bool = False) -> D
         raise UserError(f"unknown key {key}; {nearest(key, keys)}") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(one_line(error)) from error
+
+
+def _of_baseline(key: str, *, _root_: DictConfig) -> Any:
+    """Resolve `${baseline:KEY}`: what the row that evaluate.baseline names says of a key.
+
+    Raises:
+        UserError: It names none, none that there is, or one that itself asks what the baseline says.
+    """
+    name = OmegaConf.select(_root_, "evaluate.baseline")  # a row on its own has no such key
+    if name is None:
+        raise UserError("a control repeats the row that evaluate.baseline names: name one there, not a control or null")
+    rows = GlobalHydra.instance().config_loader().get_group_options("method")
+    if name not in rows:
+        raise UserError(f"evaluate.baseline={name} is not an option of method; {nearest(str(name), rows)}")
+    return OmegaConf.select(hydra.compose(f"method/{name}"), f"method.{key}")
+
+
+OmegaConf.register_new_resolver("baseline", _of_baseline, replace=True)
 
 
 def _keys(config: DictConfig) -> list[str]:

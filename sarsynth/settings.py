@@ -621,7 +621,8 @@ def check(config: DictConfig) -> Settings:
         choices = _choices(_annotation(Settings, key.split(".")))
         raise UserError(f"{key} is not set; say {key}={'|'.join(choices) or '...'}") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        told = str(error).splitlines()[0].removeprefix("UserError raised while resolving interpolation: ")
+        raise UserError(f"{error.full_key}: {told}") from error
     try:
         settings = Settings.model_validate(plain)
     except ValidationError as error:

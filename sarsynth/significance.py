@@ -11,7 +11,7 @@ own, and only the latter is drawn for seeds; deviations are then those of Studen
 the parts of the variance leave (Satterthwaite 1946, doi:10.2307/3002019). What coverage that gives: docs/evaluation.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -23,6 +23,7 @@ from sarsynth.errors import UserError
 
 LEVEL = 0.05  # a gain is called significant below this p, and intervals hold 1 - LEVEL
 POWER = 0.8  # the chance to find a gain that is there
+MOST = 1000  # times the seeds or images: what takes more settles nothing
 MEANS = ("minor_f1", "macro_f1", "accuracy")  # the figures beside F1 of each class
 
 
@@ -94,12 +95,13 @@ class Gain:
         p: Chance of a gain at least this far from none, were there none; by Student's t, the interval by replicates.
         p_holm: The same after Holm's correction over the classes, and with fewer degrees of freedom, for seeds that may
             agree by chance; p itself for a figure that is no class's.
-        significant: Whether p_holm is below `LEVEL`.
-        detectable: The smallest gain that this test set and these seeds show with a chance of `POWER`; None where
-            nothing varied, as between classifiers that never name a class, so that chance cannot be told.
-        seeds: How many seeds would show the gain, were it this large, with that chance; None if no number would, or if
-            it is significant already.
-        images: How many times the test images would; None likewise.
+        significant: Whether p_holm is below `LEVEL`, of two seeds or more: one does not tell how far seeds part.
+        detectable: The smallest gain that this test set and these seeds make significant with a chance of `POWER`, for
+            a class by Bonferroni's correction, the worst case of Holm's; of one seed what its images alone would. None
+            where nothing varied, as between classifiers that never name a class, so that chance cannot be told.
+        seeds: How many seeds of each method would, were the gain this large; None if up to `MOST` times as many would
+            not, if it is significant already, or of one seed.
+        images: How many times the test images would, in tenths; None likewise.
     """
 
     delta: float
@@ -194,6 +196,57 @@ class _Arm:
         return self.drawn.mean(axis=1) + share * np.einsum("rs,rsf->rf", times - 1, self.drawn) / seeds
 
 
+@dataclass(frozen=True, eq=False)
+class _Chance:
+    """What brings about the variance of a figure, or of its gain: seeds, images, and both together.
+
+    Attributes:
+        alone: Variance due to the images alone, (figures,); an estimate, by chance below 0.
+        owns: That due to the seeds alone, for each arm.
+        mixed: That due to a seed and an image together, for each arm.
+        seeds: Seeds of each arm, numbers or (figures,).
+        images: Of the smallest class; a number or (figures,).
+    """
+
+    alone: np.ndarray
+    owns: list[np.ndarray]
+    mixed: list[np.ndarray]
+    seeds: list[Any]
+    images: Any
+
+    @property
+    def variance(self) -> np.ndarray:
+        return np.maximum(0.0, self.alone + sum(self.owns) + sum(self.mixed))
+
+    def freedom(self, *, wary: bool = False) -> np.ndarray:
+        """Degrees of freedom of the variance, of which each arm's seeds bring a part, and the images the rest."""
+        rest, doubt = self.variance, np.zeros_like(self.alone)
+        for own, mixed, seeds in zip(self.owns, self.mixed, self.seeds, strict=True):
+            rest = rest - own
+            # What is known of the seeds' own part is the variance between seeds, from which the mixed part was taken.
+            known = np.where((own > 0) | wary, own + mixed, 0.0)
+            doubt += known**2 / np.maximum(1, np.asarray(seeds) - 1)  # of one seed 0: nothing is known
+        doubt += np.maximum(0.0, rest) ** 2 / (self.images - 1)
+        fewest = np.min(np.broadcast_arrays(*self.seeds), axis=0) - 1
+        fewest = np.where(fewest > 0, fewest, self.images - 1)
+        return np.maximum(_ratio(self.variance**2, doubt, otherwise=self.images - 1), fewest)
+
+    def detectable(self, classes: int) -> np.ndarray:
+        """The gain that is significant with a chance of `POWER`; the first figures are those of so many classes."""
+        one = np.arange(len(self.alone)) < classes
+        freedom = np.where(one, self.freedom(wary=True), self.freedom())
+        level = np.where(one, LEVEL / classes, LEVEL)
+        return (stats.t.ppf(1 - level / 2, freedom) + stats.t.ppf(POWER, freedom)) * np.sqrt(self.variance)
+
+    def scaled(self, seeds: np.ndarray | None = None, images: np.ndarray | float = 1.0) -> "_Chance":
+        """The same with so many seeds of each arm, (figures,), and so many times the images."""
+        counts = self.seeds if seeds is None else [seeds] * len(self.seeds)
+        fewer = [before / now for before, now in zip(self.seeds, counts, strict=True)]
+        owns = [own * share for own, share in zip(self.owns, fewer, strict=True)]
+        mixed = [part * share / images for part, share in zip(self.mixed, fewer, strict=True)]
+        return _Chance(np.maximum(0.0, self.alone) / images, owns, mixed, counts, self.images * images)
+
+
 def compare(
     method: Predictions, baseline: Predictions, minor: Sequence[str], *, replicates: int, seed: int
 ) -> Comparison:
@@ -218,42 +271,38 @@ def compare(
     delta = ours.value - theirs.value
     owns = _of_seeds(ours, theirs)
     drawn = ours.replicates(owns[0], rng) - theirs.replicates(owns[1], rng)
-    mixed, own = ours.mixed + theirs.mixed, owns[0] + owns[1]
-    of_images = (ours.drawn.mean(axis=1) - theirs.drawn.mean(axis=1)).var(axis=0)  # with what is mixed
-    freedom = _freedom(drawn.var(axis=0), [ours, theirs], owns, min(method.support))
+    chance = _chance(drawn, [ours, theirs], owns, min(method.support))
+    freedom = chance.freedom()
     spread = np.clip(_widened(delta, drawn, freedom), -1, 1)
     low, high = _interval(spread)
     # Student's t, since so many replicates do not tell the far tails that Holm's correction asks about.
     size = _ratio(np.abs(delta), drawn.std(axis=0))
     p = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, freedom))
     # In those tails it also counts that few seeds may agree by chance where more would not.
-    wary = _freedom(drawn.var(axis=0), [ours, theirs], owns, min(method.support), wary=True)
     count = len(method.classes)
-    p_holm = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, wary))
+    p_holm = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, chance.freedom(wary=True)))
     p_holm = np.concatenate([holm(p_holm[:count]), p[count:]])
 
-    wanted = (
-        np.abs(delta) / (stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER))
-    ) ** 2  # the variance that would do
-    detectable = (stats.t.ppf(1 - LEVEL / 2, freedom) + stats.t.ppf(POWER, freedom)) * drawn.std(axis=0)
-    seeds = len(method.predicted)
-    more_seeds = seeds * _ratio(own + mixed, wanted - np.maximum(0.0, of_images - mixed))
-    more_images = _ratio(of_images, wanted - own)
+    several = min(chance.seeds) > 1
+    found = (p_holm < LEVEL) & several
+    detectable = chance.detectable(count)
+    fewest = max(chance.seeds)
+    seeds = _least(lambda seeds: chance.scaled(seeds=seeds).detectable(count) <= np.abs(delta), fewest, len(delta))
+    tenths = _least(lambda tenths: chance.scaled(images=tenths / 10).detectable(count) <= np.abs(delta), 10, len(delta))
+    asked = ~found & several & (delta != 0)
 
     def gain(index: int) -> Gain:
-        found = bool(p_holm[index] < LEVEL)
-        open_seeds = None if found or seeds == 1 or not np.isfinite(more_seeds[index]) else more_seeds[index]
-        open_images = None if found or not np.isfinite(more_images[index]) else more_images[index]
+        more_seeds, more_tenths = seeds[index] if asked[index] else 0, tenths[index] if asked[index] else 0
         return Gain(
             delta=float(delta[index]),
             low=float(low[index]),
             high=float(high[index]),
             p=float(p[index]),
             p_holm=float(p_holm[index]),
-            significant=found,
+            significant=bool(found[index]),
             detectable=float(detectable[index]) if detectable[index] > 0 else None,
-            seeds=None if open_seeds is None else max(seeds, int(np.ceil(open_seeds))),
-            images=None if open_images is None else max(1.0, float(open_images)),
+            seeds=int(more_seeds) or None,
+            images=float(more_tenths / 10) or None,
         )
 
     return Comparison(
@@ -271,7 +320,7 @@ def estimate(predictions: Predictions, minor: Sequence[str], *, replicates: int,
     arm = _arm(predictions, minor, _image_weights(predictions.labels, replicates, rng))
     owns = _of_seeds(arm)
     drawn = arm.replicates(owns[0], rng)
-    spread = _widened(arm.value, drawn, _freedom(drawn.var(axis=0), [arm], owns, min(predictions.support)))
+    spread = _widened(arm.value, drawn, _chance(drawn, [arm], owns, min(predictions.support)).freedom())
     low, high = _interval(spread)
     names = [*predictions.classes, *MEANS]
     return {
@@ -359,19 +408,29 @@ def _of_seeds(*arms: _Arm) -> list[np.ndarray]:
     return [own * _ratio(together, sum(above, np.zeros_like(own)), otherwise=0.0) for own in above]
 
 
-def _freedom(
-    variance: np.ndarray, arms: Sequence[_Arm], owns: Sequence[np.ndarray], images: int, *, wary: bool = False
-) -> np.ndarray:
-    """Degrees of freedom of a variance of which each arm's seeds bring a part, and the images the rest."""
-    rest, doubt = variance, np.zeros_like(variance)
-    for arm, own in zip(arms, owns, strict=True):
-        if len(arm.seen) > 1:
-            rest = rest - own
-            # What is known of the seeds' own part is the variance between seeds, from which the mixed part was taken.
-            doubt += np.where((own > 0) | wary, own + arm.mixed, 0.0) ** 2 / (len(arm.seen) - 1)
-    doubt += np.maximum(0.0, rest) ** 2 / (images - 1)
-    fewest = min(len(arm.seen) - 1 for arm in arms) or images - 1
-    return np.maximum(_ratio(variance**2, doubt, otherwise=images - 1), fewest)
+def _chance(drawn: np.ndarray, arms: Sequence[_Arm], owns: Sequence[np.ndarray], images: int) -> _Chance:
+    """Take the variance of replicates, (R, figures), apart; `images` are those of the smallest class."""
+    mixed = [arm.mixed for arm in arms]
+    return _Chance(
+        drawn.var(axis=0) - sum(owns) - sum(mixed), list(owns), mixed, [len(arm.seen) for arm in arms], images
+    )
+
+
+def _least(enough: Callable[[np.ndarray], np.ndarray], above: int, figures: int) -> np.ndarray:
+    """Find the least whole number from `above` + 1 to `above` * `MOST` that is enough for each figure; 0 if none is.
+
+    Args:
+        enough: Tells for a number each, (figures,), whether it is; what is more than enough is enough.
+        above: What is not enough.
+        figures: How many.
+    """
+    low, high = np.full(figures, above), np.full(figures, above * MOST)
+    reached = enough(high)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        fits = enough(middle)
+        low, high = np.where(fits, low, middle), np.where(fits, middle, high)
+    return np.where(reached, high, 0)
 
 
 def _widened(value: np.ndarray, drawn: np.ndarray, freedom: np.ndarray) -> np.ndarray:

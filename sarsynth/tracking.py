@@ -113,6 +113,8 @@ class Tracker:
         """Record that this run made an artifact of the store, or used one, where the tracker knows artifacts.
 
         What is recorded is the card, whose inputs say what the artifact was made from; the content stays in the store.
+        Offline, where nobody can say what the server has, one that was used is named in the run's configuration, under
+        `used/`.
 
         Args:
             name: Of the artifact, with its fingerprint.
@@ -124,11 +126,14 @@ class Tracker:
         def record(logger: Logger) -> None:
             if isinstance(logger, WandbLogger):
                 run = logger.experiment
+                if run.offline and not made:
+                    run.config[f"used/{name}"] = {key: card[key] for key in ("kind", "fingerprint", "inputs")}
+                    return
                 known = wandb.Artifact(name, card["kind"], metadata=dict(card))
                 known.add_file(str(file))
                 if made:
                     run.log_artifact(known)
-                elif not run.offline:  # there nobody can say what the server has
+                else:
                     run.use_artifact(known)
 
         self.attempt(record)

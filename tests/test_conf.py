@@ -1,5 +1,6 @@
 """The configuration: every option composes and is checked; whatever is wrong is refused early, in one line."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import hydra
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from sarsynth import cli
 from sarsynth.errors import UserError
@@ -41,7 +43,10 @@ OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((cli.CONF /
 
 def compose(script: str, *overrides: str) -> DictConfig:
     with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        return hydra.compose(script, list(overrides))
+        composed = hydra.compose(script, list(overrides))
+        with contextlib.suppress(InterpolationResolutionError):  # left for `check` to tell
+            OmegaConf.resolve(composed.method)  # what a control repeats is composed too
+        return composed
 
 
 def settings(*overrides: str) -> Settings:
@@ -98,11 +103,21 @@ def test_the_demo_is_a_sweep_over_every_method_so_far():
     assert record.sweeper.params.method.split(",") == ["none", "resample", "lora", "2lora", "plora"]
 
 
+@pytest.mark.parametrize("baseline", ["none", "resample", "weighted", "2lora", "plora", "scratch"])
+def test_a_control_is_the_row_of_the_baseline_with_other_seeds(baseline: str):
+    row, control = settings(f"method={baseline}").method, settings("method=control", f"evaluate.baseline={baseline}")
+    assert control.method == row.model_copy(update={"name": "control", "seed_offset": 1000})
+    assert settings("method=control", f"evaluate.baseline={baseline}", "method.adds=real").method.adds == "real"
+
+
 # --- Refusals ---------------------------------------------------------------------------------------------------------
 
 REFUSED = [
     (["metod=lora"], "unknown key metod; the nearest is method"),
     (["train.sar.learning_rte=1"], "unknown key train.sar.learning_rte; the nearest is train.sar.learning_rate"),
+    (["method=control", "evaluate.baseline=resampel"], "resampel is not an option of method; the nearest is resample"),
+    (["method=control", "evaluate.baseline=null"], "name one there, not a control or null"),
+    (["method=control", "evaluate.baseline=control"], "a control repeats the row that evaluate.baseline names"),
     (["+data.rot=images"], "unknown key data.rot; the nearest is data."),
     (["+generate.per_clas=3"], "unknown key generate.per_clas; the nearest is generate.per_class"),
     (["+trainer.acelerator=cpu"], "unknown key trainer.acelerator; the nearest is trainer.accelerator"),

@@ -246,11 +246,30 @@ def test_the_table_says_what_the_results_say(sweep: Path):
     assert float(rows[2]["gain_macro_f1"]) > 0.2
 
 
+def test_a_cheap_row_that_wins_is_told_beside_the_results(sweep: Path):
+    def notes(of: Sweep) -> list[str]:
+        return [one.text for one in report.scores(of).pieces if one.kind == "note"]
+
+    of = read(sweep)
+    assert notes(of) == [], "plora is ahead"
+    of.results[1]["classifier"]["minor_f1"] = {"mean": 0.99, "std": 0.0, "values": [0.99, 0.99]}
+    (line,) = notes(of)
+    assert line.startswith("no generator is needed here: minor-class F1 of resample is 99.0")
+
+
 def test_gains_are_told_with_what_would_settle_them(sweep: Path):
     table = piece(sweep, report.gains, "table")
     assert [row[0] for row in texts(table)] == ["resample", "plora"]
     assert table.cells[0][0].detail == "over none"
     assert all("≥" in cell.detail for cell in table.cells[1][1:7])
+    found = read(sweep).compared[1]["gains"]
+    for cell, gain in zip(table.cells[0][1:4], found["per_class"].values(), strict=True):
+        assert (f"\n{gain['seeds']} seeds" in cell.detail) == bool(gain["seeds"])
+        assert (f"\n{gain['images']} x images" in cell.detail) == bool(gain["images"])
+    assert any(gain["seeds"] for gain in found["per_class"].values())
+    with (sweep / "results.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert rows[1]["gain_seeds_f1_tanker"] == str(found["per_class"]["tanker"]["seeds"] or "")
 
 
 def test_cost_counts_everything_below_a_row_and_shared_parts_once(sweep: Path):
@@ -499,6 +518,52 @@ def test_pictures_of_a_set_that_is_gone_are_left_out_at_the_end_of_a_sweep(sweep
     (tmp_path / "synthetic/plora-dd01").mkdir(parents=True)
     assert side_by_side(cells(sweep), tmp_path, tmp_path) == []
     assert "metadata.jsonl is missing" in "".join(capsys.readouterr().out.split("\n"))
+
+
+def found_again(folder: Path, store: Path) -> dict:
+    return Sweep.read(folder, store).significance
+
+
+def test_gains_are_those_of_the_rows_that_lie_there(sweep: Path, tmp_path: Path):
+    """A job replaced, removed, with another baseline or other replicates, and a damaged file: compared again."""
+    store, here_now = sweep.parents[2] / "store", tmp_path / "then"
+    shutil.copytree(sweep, here_now)
+    file = here_now / "significance.json"
+    first = found_again(here_now, store)
+    assert first == json.loads(file.read_text()) and [row["job"] for row in first["rows"]] == ["0", "1", "2"]
+    written = file.stat().st_mtime_ns
+    assert found_again(here_now, tmp_path / "nowhere") == first and file.stat().st_mtime_ns == written, "nothing to do"
+
+    replaced = json.loads((here_now / "2" / RESULT).read_text())
+    other = json.loads((here_now / "1" / RESULT).read_text())
+    (here_now / "2" / RESULT).write_text(json.dumps(replaced | {"inputs": other["inputs"]}))
+    macro = [row["gains"]["macro_f1"] for row in found_again(here_now, store)["rows"][1:]]
+    assert macro[0] == macro[1] != first["rows"][2]["gains"]["macro_f1"]
+    shutil.rmtree(here_now / "1")
+    assert [row["job"] for row in found_again(here_now, store)["rows"]] == ["0", "2"]
+    write(here_now, store)
+    shutil.copytree(sweep / "1", here_now / "3")
+    write(here_now, store)
+    assert [row["job"] for row in json.loads(file.read_text())["rows"]] == ["0", "2", "3"]
+    for change in ({"baseline": None}, {"replicates": 150}):
+        result = json.loads((here_now / "3" / RESULT).read_text())
+        result["protocol"] |= change
+        (here_now / "3" / RESULT).write_text(json.dumps(result))
+        assert found_again(here_now, store)["of"]["3"].items() >= change.items()
+    whole = file.read_text()
+    for damaged in (whole[:100], "[]", '{"version": 1, "rows": []}'):
+        file.write_text(damaged)
+        found_again(here_now, store)
+        assert file.read_text() == whole
+
+
+def test_a_wrong_store_leaves_nothing_behind(sweep: Path, tmp_path: Path):
+    alone = tmp_path / "then"
+    shutil.copytree(sweep, alone)
+    (alone / "significance.json").unlink()
+    assert found_again(alone, tmp_path / "nowhere")["rows"][2]["gains"] is None
+    assert not (alone / "significance.json").exists()
+    assert found_again(alone, sweep.parents[2] / "store")["rows"][2]["gains"]["macro_f1"]["significant"]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from sarsynth.errors import UserError
 from sarsynth.fitting import Fitting
 from sarsynth.losses import Loss, class_weights, focal_losses
 from sarsynth.oversampling import between_neighbours
+from sarsynth.runs import evaluation
 from sarsynth.runs.copies import COPIES
 from sarsynth.settings import Settings
 from sarsynth.sim import render
@@ -299,6 +300,18 @@ def test_over_sampled_features_lie_between_neighbours():
     assert np.mean(shares) == pytest.approx(0.5, abs=0.06)
     one = samples[:1]
     assert np.array_equal(between_neighbours(one[[0, 0]], one, 3, rng), one[[0, 0]]), "alone, it stays where it is"
+
+
+@pytest.mark.parametrize(("added", "warned"), [(5, True), (0, False)])
+def test_nothing_lies_between_one_image_and_itself(added: int, warned: bool, monkeypatch):
+    few = TRAIN[torch.cat([(TRAIN.labels == 0).nonzero()[:, 0], (TRAIN.labels == 1).nonzero()[:1, 0]])]
+    monkeypatch.setattr(evaluation, "parts", lambda study: (few, None))
+    study = a_study()
+    study.plan = {"upper": 3, "lower": added}
+    assert evaluation.repetition_warning(study) is None, "copy-paste does not look for neighbours"
+    study.settings = settings("base.image_size=32", "method=oversampled")
+    line = evaluation.repetition_warning(study) or ""
+    assert line.startswith("one training image of class lower: nothing lies between") == warned
 
 
 OVERSAMPLED = replace(RECIPE, oversampling=OverSampling(steps=4, neighbours=3))

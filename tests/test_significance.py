@@ -118,8 +118,11 @@ def test_pairing_tells_small_gains_that_images_apart_do_not():
 
 
 def test_as_many_images_as_it_says_settle_a_question():
-    """The detectable gain comes down to the one that is seen."""
-    better, worse = guesses(0.68, seeds=1, seed=1), guesses(0.55, seeds=1, seed=2)
+    """The detectable gain comes down to the one that is seen. Seeds agree here: all chance is that of images."""
+    better, worse = (
+        replace(one, predicted=np.repeat(one.predicted, 2, axis=0))
+        for one in (guesses(0.68, seeds=1, seed=1), guesses(0.55, seeds=1, seed=2))
+    )
     gain = compare(better, worse, MINOR, replicates=2000, seed=0).macro_f1
     assert not gain.significant and gain.images is not None
     times = round(gain.images)
@@ -140,6 +143,43 @@ def test_as_many_seeds_as_it_says_settle_a_question():
     assert not gain.significant and gain.seeds is not None
     more = [guesses(right, seeds=gain.seeds, seed=seed) for seed, right in [(1, 0.62), (2, 0.58)]]
     assert compare(*more, MINOR, replicates=2000, seed=0).macro_f1.detectable == pytest.approx(gain.delta, rel=0.3)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_what_is_open_takes_more_than_there_is(seeds: int):
+    """Also where a normal quantile would say that the seeds at hand do; and as many as it says do."""
+    asked = 0
+    for seed in range(20):
+        arms = guesses(0.66, seeds=seeds, seed=2 * seed), guesses(0.56, seeds=seeds, seed=2 * seed + 1)
+        found = compare(*arms, MINOR, replicates=300, seed=seed)
+        for gain in (*found.per_class.values(), found.minor_f1, found.macro_f1, found.accuracy):
+            assert gain is not None and gain.detectable is not None
+            if gain.significant:
+                assert (gain.seeds, gain.images) == (None, None)
+            else:
+                assert abs(gain.delta) < gain.detectable, "what is open is less than what these seeds show"
+                assert gain.seeds is None or gain.seeds > seeds
+                assert gain.images is None or gain.images > 1
+                asked += gain.seeds is not None
+    assert asked > 20
+
+
+def test_classes_take_more_seeds_than_a_figure_of_its_own():
+    """Since there are as many of them, each of them is called significant less readily."""
+    found = compare(guesses(0.62, seed=1), guesses(0.58, seed=2), MINOR, replicates=4000, seed=0)
+    chance = stats.t.ppf(1 - 0.05 / 6, 19) + stats.t.ppf(0.8, 19)
+    for gain in found.per_class.values():
+        spread = (gain.high - gain.low) / 2 / stats.t.ppf(0.975, 19)
+        assert gain.detectable is not None and gain.detectable > 0.95 * chance * spread
+
+
+def test_of_one_seed_nothing_is_called_significant():
+    """However far apart: another seed might be as far. Of more it may be."""
+    for seeds in (1, 5):
+        found = compare(guesses(0.95, seeds=seeds), guesses(0.3, seeds=seeds, seed=1), MINOR, replicates=300, seed=0)
+        every = (*found.per_class.values(), found.minor_f1, found.macro_f1, found.accuracy)
+        assert {gain.significant for gain in every if gain} == {seeds > 1}
+        assert {(gain.seeds, gain.images) for gain in every if gain} == {(None, None)}
 
 
 def test_a_class_that_nobody_names_tells_nothing_of_chance():
@@ -218,7 +258,9 @@ def test_published_gains_are_open():
         gain = gains.per_class[name]
         assert gain.delta == pytest.approx(delta, abs=2e-3)
         assert (gain.low, gain.high) == pytest.approx((low, high), abs=0.015)
-        assert gain.detectable == pytest.approx(detectable, abs=0.01)
+        # Theirs is of one class alone, ours of one of five.
+        five, one = (stats.t.ppf(1 - level / 2, 51) + stats.t.ppf(0.8, 51) for level in (0.01, 0.05))
+        assert gain.detectable == pytest.approx(detectable * five / one, abs=0.0125)
         assert not gain.significant
     assert gains.mcnemar is None, "which images they are is not known"
 
@@ -325,8 +367,10 @@ def test_one_seed_is_said_to_know_nothing_of_seeds(tmp_path: Path):
         for job, (name, right) in enumerate([("none", 0.5), ("lora", 0.6)])
     ]
     found = significance(rows, tmp_path)["rows"][1]
-    assert found["note"] == "one seed each: intervals know of the images alone"
+    assert found["note"].startswith("one seed each: intervals know of the images alone, and nothing is called")
     assert found["gains"]["macro_f1"]["seeds"] is None
+    (line,) = significance(rows, tmp_path)["open"]
+    assert line.endswith("is open: one seed does not tell how far seeds part; two or more do")
 
 
 # --- result.json ------------------------------------------------------------------------------------------------------

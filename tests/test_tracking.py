@@ -176,8 +176,12 @@ def test_an_offline_run_of_wandb_can_be_read_back(tmp_path: Path):
     assert (made.name, made.type) == ("ors-ab12", "adapter")
     assert json.loads(made.metadata)["inputs"] == {"latents": "cd34"}, "what it was made from"
     assert [entry.path for entry in made.manifest.contents] == ["card.json"]
-    configured = {item.key or item.nested_key[0] for record in found for item in record.config.update}
-    assert {"seed", "method"} <= configured
+    configured = {
+        item.key or "/".join(item.nested_key): item.value_json for record in found for item in record.config.update
+    }
+    assert {"seed", "method"} <= set(configured)
+    rests_on = json.loads(configured["used/train-images-cd34"])
+    assert rests_on == {"kind": "cache", "fingerprint": "ab12", "inputs": {"latents": "cd34"}}, "what it only used"
     names = {file.name.split("_")[0] for file in (next(tmp_path.glob("wandb/offline-run-*")) / "files").rglob("*.*")}
     assert {"grid", "results"} <= names
     assert wandb.run is None, "the next job of a sweep begins its own"

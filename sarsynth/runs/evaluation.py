@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from sarsynth import pictures
 from sarsynth.checkpoints import CHOICES, Checkpoint, Checkpoints
 from sarsynth.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
+from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.errors import UserError
@@ -74,6 +75,21 @@ def parts(study: Study) -> tuple[LabelledImages, LabelledImages | None]:
                 "give data.val, or use evaluate.topk=none"
             )
     return real[~apart], real[apart]
+
+
+def repetition_warning(study: Study) -> str | None:
+    """Say so if features are to lie between those of a class's images, and there is but one; None if all is well."""
+    if study.settings.method.adds != "features":
+        return None
+    real, _ = parts(study)
+    counts = zip(study.classes, real.labels.bincount(minlength=len(study.classes)).tolist(), strict=True)
+    alone = [name for name, count in counts if count == 1 and study.plan.get(name)]
+    if not alone:
+        return None
+    return (
+        f"one training image of class {', '.join(alone)}: nothing lies between it and a neighbour, so that "
+        f"method={study.settings.method.name} repeats it as it is"
+    )
 
 
 def protocol(study: Study) -> dict[str, Any]:
@@ -216,6 +232,8 @@ def result(study: Study) -> dict[str, Any]:
     tested = class_counts(study.records("sar", "test"), study.classes)
     if empty := [name for name, count in tested.items() if not count]:
         raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")
+    if warning := repetition_warning(study):
+        console.print(f"[yellow]warning:[/] {warning}")
     seeds = [seed + settings.method.seed_offset for seed in settings.seeds]
     runs = []
     for seed in seeds:

@@ -28,9 +28,9 @@ from sarsynth.plots import Estimate
 from sarsynth.runs import cells
 from sarsynth.runs.cells import Cell as Job
 from sarsynth.runs.cells import reading
-from sarsynth.runs.comparison import SIGNIFICANCE, VERSION, Row, columns, significance
+from sarsynth.runs.comparison import SIGNIFICANCE, Row, columns, read_or_compare, settling
 from sarsynth.runs.results import REASONS, RESULT, leaks
-from sarsynth.runs.tables import percent
+from sarsynth.runs.tables import cheaper, percent
 from sarsynth.scales import prototype_weights
 from sarsynth.settings import Settings
 from sarsynth.store import CARD
@@ -123,16 +123,11 @@ class Sweep:
 
     @cached_property
     def significance(self) -> dict[str, Any]:
-        """Intervals and gains: as the sweep left them, else from the predictions in the store."""
-        file = self.folder / SIGNIFICANCE
-        if file.is_file() and (stored := json.loads(file.read_text(encoding="utf-8")))["version"] == VERSION:
-            return stored
+        """Intervals and gains: as the sweep left them, if it was these rows, else from the predictions in the store."""
         rows = [
             Row(job.folder.name, job.overrides, result) for job, result in zip(self.jobs, self.results, strict=True)
         ]
-        found = significance(rows, self.store)
-        pages.write(json.dumps(found, indent=2) + "\n", file)
-        return found
+        return read_or_compare(rows, self.store, self.folder / SIGNIFICANCE)
 
     @cached_property
     def compared(self) -> list[dict[str, Any]]:
@@ -275,6 +270,8 @@ def scores(sweep: Sweep) -> Section:
     caption = "F1 in %, mean over classifier seeds; small: ± sd and the 95 % interval; * minor classes; ▲ ▼ significant"
     told = [f"! {one}" for one in dict.fromkeys(one for result in sweep.results for one in leaks(result))]
     told += [f"! FID and KID with {RELEASE}"] * any(map(_release, sweep.results))
+    cheap = cheaper(list(zip(sweep.rows, sweep.results, strict=True)))
+    told += [cheap] if cheap else []
     failed = [f"Not shown: {job.name}. {job.error}" for job in sweep.failed]
     return Section(
         "results",
@@ -345,8 +342,10 @@ def gains(sweep: Sweep) -> Section:
     found = sweep.significance
     about = (
         "Points of F1 (and of accuracy) over the baseline on the same test images. ▲ ▼: significant, for classes after "
-        f"Holm's correction. Small: the {100 * (1 - found['level']):.0f} % interval over images and seeds, and the "
-        f"smallest gain that this test set and these seeds show with a chance of {100 * found['power']:.0f} %."
+        "Holm's correction; it takes two seeds or more to call anything that. Small: the "
+        f"{100 * (1 - found['level']):.0f} % interval over images and seeds, the smallest gain that this test set and "
+        f"these seeds show with a chance of {100 * found['power']:.0f} %, and how many seeds, or times the test "
+        "images, would show an open one, were it the truth."
     )
     notes = [Note(line) for line in found["open"]]
     reasons: dict[str, list[str]] = {}
@@ -390,6 +389,8 @@ def _gain_cell(gain: Mapping[str, Any] | None) -> Cell | str:
     detail = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
     if gain["detectable"] is not None:  # something varied
         detail += f"\n≥ {100 * gain['detectable']:.1f}"
+    if ways := settling(gain, "x images"):
+        detail += "\n" + " or\n".join(ways)
     return Cell(f"{100 * gain['delta']:+.1f}", gain["delta"], detail, mark(gain), f"p = {gain['p_holm']:.2g}")
 
 

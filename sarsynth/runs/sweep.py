@@ -3,7 +3,6 @@
 Torch-free, as the process that starts the jobs is.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from sarsynth.console import console
 from sarsynth.errors import UserError
 from sarsynth.runs import report
 from sarsynth.runs.cells import Cell, ClassImages, cells, read_set
-from sarsynth.runs.comparison import SIGNIFICANCE
 from sarsynth.runs.tables import cheaper, gains_table, results_table
 
 SEEDS = 4  # images of a class and job in a class's own picture
@@ -57,7 +55,7 @@ def write_report(folder: Path, store: Path) -> bool:
     """Write the report of a sweep and print its gains; a defect in it hides nothing of what else there is to say."""
     try:
         files = report.write(folder, store)
-        show_gains(json.loads((folder / SIGNIFICANCE).read_text(encoding="utf-8")))
+        show_gains(report.Sweep.read(folder, store).significance)
     except Exception:
         logging.getLogger(__name__).exception("no report: a defect")
         return False

@@ -102,8 +102,8 @@ def gains_table(found: Mapping[str, Any]) -> Table | None:
         padding=(0, 1),
         title=f"Gain in F1 over {against}, in points of a percent, and its {100 * (1 - found['level']):.0f} % interval "
         "over test images and seeds",
-        caption=f"▲ ▼ significant at {100 * found['level']:.0f} %, for classes after Holm's correction; p is McNemar's "
-        "of accuracy",
+        caption=f"▲ ▼ significant at {100 * found['level']:.0f} %, for classes after Holm's correction, of two seeds "
+        "or more; p is McNemar's of accuracy",
     )
     named = any(row["overrides"] for row in rows)
     classes = list(dict.fromkeys(name for row in rows for name in row["gains"]["per_class"]))
