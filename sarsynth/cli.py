@@ -96,6 +96,8 @@ def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[s
         return []
     if not CONF.is_dir():
         raise UserError(f"{CONF} is missing; run the scripts of a checkout, installed with `pip install -e .`")
+    if arguments.config_dir and not Path(arguments.config_dir).is_dir():
+        raise UserError(f"--config-dir {arguments.config_dir}: no such folder; name the one with your own options")
     search = [f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]"] if arguments.config_dir else []
     with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
         jobs = _jobs(script, arguments, search)
@@ -137,14 +139,27 @@ def _compose(script: str, overrides: list[str], hydra_record: bool = False) -> D
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         if not unknown or not overrides:
             raise UserError(one_line(error)) from error
-        key = unknown[1]
-        rest = [override for override in overrides if override.lstrip("+~").split("=")[0] != key]
-        keys = _keys(
-            _compose(script, rest if len(rest) < len(overrides) else [], hydra_record=key.startswith("hydra."))
-        )
+        # Of a section that is said as a whole, the cause names the key inside it.
+        inner = str(getattr(error.__cause__, "full_key", None))
+        key = inner if inner.startswith(f"{unknown[1]}.") else unknown[1]
+        said = [override for override in overrides if override.lstrip("+~").split("=")[0] == unknown[1]]
+        rest = [override for override in overrides if override not in said]
+        ours = not key.startswith("hydra.")
+        if said and ours and _fits(script, [*rest, *(f"+{override}" for override in said)]):
+            raise UserError(f"{key} has no value yet that could be overridden; add it with +{said[0]}") from error
+        keys = _keys(_compose(script, rest if said else [], hydra_record=not ours))
         raise UserError(f"unknown key {key}; {nearest(key, keys)}") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(one_line(error)) from error
+
+
+def _fits(script: str, overrides: list[str]) -> bool:
+    """Whether these overrides make a valid configuration."""
+    try:
+        check(_compose(script, overrides))
+    except UserError:
+        return False
+    return True
 
 
 def _keys(config: DictConfig) -> list[str]:

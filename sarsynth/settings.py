@@ -754,8 +754,8 @@ def signature(target: str, key: str = "_target_") -> list[Parameter]:
     found = _definition(target)
     if found is None:
         module, _, name = target.rpartition(".")
-        names = _names(module)
-        near = nearest(f"{module}.{name}", {f"{module}.{other}" for other in names}) if names else f"no module {module}"
+        known = {f"{module}.{other}" for other in _names(module)}
+        near = nearest(f"{module}.{name}", known) if known else f"no module {module} with a class in it"
         raise UserError(f"{key}={target} does not exist; {near}")
     module, node = found
     parameters = _parameters(module, node)
@@ -805,10 +805,15 @@ def _definition(target: str) -> tuple[str, Definition] | None:
 
 
 def _names(module: str) -> set[str]:
-    """The public classes and functions that a module defines."""
-    parsed = _tree(module)
-    nodes = parsed[0].body if parsed else []
-    return {node.name for node in nodes if isinstance(node, Definition) and not node.name.startswith("_")}
+    """The public classes and functions that a module defines, or a package hands on."""
+    if (parsed := _tree(module)) is None:
+        return set()
+    tree, package = parsed
+    names = {node.name for node in tree.body if isinstance(node, Definition)}
+    if package == module:
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names |= {alias.asname or alias.name for node in imports for alias in node.names}
+    return {name for name in names if name.isidentifier() and not name.startswith("_")}
 
 
 def _parameters(module: str, node: Definition) -> list[Parameter]:
