@@ -113,8 +113,11 @@ REFUSED = [
         ["sampler._target_=diffusers.schedulers.scheduling_ddim.DDIMSchedule"],
         "nearest is .*scheduling_ddim.DDIMScheduler",
     ),
-    (["sampler._target_=diffusers.DDIMSchedule"], "diffusers.DDIMSchedule does not exist; the nearest is diffusers.DDIM"),
-    (["sampler.algorithm_type=dpmsolver"], r"sampler.algorithm_type has no value yet .* \+sampler.algorithm_type=dpmsol"),
+    (
+        ["sampler._target_=diffusers.DDIMSchedule"],
+        "DDIMSchedule does not exist; the nearest is diffusers.DDIMScheduler",
+    ),
+    (["sampler.algorithm_type=dpmsolver"], r"sampler.algorithm_type has no value yet .* \+sampler.algorithm_type=dpm"),
     (["classifier.options={foo: 1}"], r"classifier.options.foo has no value yet .* \+classifier.options="),
     (["train.ors={max_step: 3}"], "unknown key train.ors.max_step; the nearest is train.ors.max_steps"),
     (["--config-dir", "nosuch"], "--config-dir nosuch: no such folder"),
