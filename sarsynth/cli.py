@@ -34,6 +34,7 @@ from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.settings import Settings, check, nearest
 
 CONF = Path(__file__).parents[1] / "conf"
+LOG = logging.getLogger(__name__)
 
 
 def main(script: str) -> None:
@@ -60,6 +61,7 @@ def job(config: DictConfig) -> None:
         try:
             _run(script, config, folder)
         except UserError as error:
+            LOG.error("%s", error)
             _fail(str(error))  # here, because Hydra would put a line of its own before an exception
         return
     if record.runtime.choices["hydra/launcher"] != "basic":
@@ -69,8 +71,9 @@ def job(config: DictConfig) -> None:
         _run(script, config, folder)
     except UserError as error:
         message = one_line(error)
+        LOG.error("%s", message)
     except Exception as error:
-        logging.getLogger(__name__).exception("a defect")
+        LOG.exception("a defect")
         message = f"{type(error).__name__}: {one_line(error)}; traceback in {record.job.name}.log"
     else:
         return
