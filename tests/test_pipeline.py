@@ -691,6 +691,12 @@ def test_bad_input_is_one_line(own: SimpleNamespace, command: Command, damage, o
     refused(command("evaluate", *own.overrides, *method, *overrides), *said, root=own.root)
 
 
+@pytest.mark.parametrize("name", ["augment.plan={tankr: 3}", "data.minor=[tankr]"])
+def test_names_of_classes_are_checked_before_any_image_is_opened(own: SimpleNamespace, command: Command, name: str):
+    assert command("evaluate", *own.overrides, "method=none", name).code == 1
+    assert not (own.root / "logs/store").exists()
+
+
 def test_an_adapter_of_another_base_is_one_line(copied: Path, command: Command, tmp_path: Path):
     other = tiny_base()
     folder = artifact(copied, "adapter", "ors")

@@ -96,8 +96,17 @@ class Study:
 
     @cached_property
     def opened(self) -> dict[Role, Source]:
-        """The image sets as they are; the photographs teach a ControlNet, if asked to."""
-        return {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
+        """The image sets as they are; the photographs teach a ControlNet, if asked to.
+
+        Raises:
+            UserError: The settings name a class that the SAR set has not; said before any image is looked at.
+        """
+        opened = {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
+        chosen, none = self.settings, dict.fromkeys(opened["sar"].classes, 0)
+        added(chosen.augment.plan, none, minor_classes(none, chosen.data.minor), chosen.augment.ratio)
+        if chosen.class_name is not None and chosen.class_name not in none:
+            raise UserError(f"class_name={chosen.class_name}: {nearest(chosen.class_name, none)}")
+        return opened
 
     @cached_property
     def contents(self) -> "ByRole[str]":
@@ -539,10 +548,8 @@ class Study:
         """All that the method does to the base for one class, as one adapter.
 
         Raises:
-            UserError: There is no such class, or the method is no stack of adapters.
+            UserError: The method is no stack of adapters.
         """
-        if class_name not in self.classes:
-            raise UserError(f"class_name={class_name}: {nearest(class_name, self.classes)}")
         if self.settings.method.tunes != "adapter":
             raise UserError(f"method={self.settings.method.name} has no adapters to export; choose another method")
         recipe = self.recipe_of_images()
