@@ -624,8 +624,32 @@ def check(config: DictConfig) -> Settings:
         raise UserError(_explain(error)) from error
     for slot in _slots(settings):
         _check_component(slot)
+    _check_trainer(settings.trainer.options)
     settings.prompt.build()
     return settings
+
+
+# What Lightning takes, of which it says so only when a training begins.
+TRAINER_WORDS = {
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "precision": (
+        *("16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true"),
+        *("16", "bf16", "32", "64", "transformer-engine", "transformer-engine-float16"),
+    ),
+}
+DEVICES = r"auto|-1|[1-9]\d*|\d+(,\d+)+|\[\d+(, \d+)*\]"
+
+
+def _check_trainer(options: Mapping[str, Any]) -> None:
+    for name, words in TRAINER_WORDS.items():
+        key, value = f"trainer.{name}", str(options.get(name, words[0]))
+        if value not in words:
+            raise UserError(f"{key}={value} is not a value of {key}; {nearest(value, words)}")
+    if "devices" in options and not re.fullmatch(DEVICES, str(options["devices"])):
+        raise UserError(
+            f"trainer.devices={options['devices']} is not a value of trainer.devices; say how many, auto or -1 for "
+            "all, or a list of their numbers"
+        )
 
 
 def scale_warning(settings: Settings) -> str | None:
