@@ -341,10 +341,10 @@ class ControlNet(Section):
 
 
 class Prototypes(Section):
-    """K-means on the features of the SAR training images."""
+    """K-means on the SAR training images: on features of the `classifier`, or on the latents of the `base`."""
 
     k: Count
-    features: Literal["classifier"]
+    features: Literal["classifier", "base"]
 
 
 class Views(Section):

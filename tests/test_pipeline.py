@@ -724,6 +724,18 @@ def test_scales_outside_the_range_warn_and_go_on(copied: Path, command: Command)
     assert "2.2 lies outside (0.5, 2)" in run.out
 
 
+def test_prototypes_of_the_base_need_no_classifier(command: Command, tmp_path: Path):
+    run = command("train", "stage=prototypes", "prototypes.features=base", *TINY)
+    assert run.code == 0, run.err
+    store = tmp_path / "logs/store"
+    assert not (store / "classifier").exists()
+    made = artifact(store, "partition", "prototypes-2")
+    assert inputs(made) == {"latents": artifact(store, "cache", "sim-sar-latents").name.rpartition("-")[2]}
+    counts = np.array(list(json.loads((made / "partition.json").read_text())["counts"].values()))
+    assert counts.sum(axis=1).tolist() == list(COUNTS.values())
+    assert (counts.sum(axis=0) > 0).all()
+
+
 # --- Logging ----------------------------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ from sarsynth.classification import (
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.health import Scan
-from sarsynth.data.latents import encode_images, encode_texts, save_latents
+from sarsynth.data.latents import encode_images, encode_texts, load_latents, save_latents
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
@@ -339,23 +339,22 @@ class Study:
         )
 
     def prototypes(self) -> Artifact:
-        """The SAR training set in K clusters of classifier features; its class x cluster counts are always printed."""
+        """The SAR training set in K clusters of features; its class x cluster counts are always printed."""
         chosen = self.settings.prototypes
         partitions.check_k(chosen.k, len(self.training))
-        classifier = self.classifier()
+        describe, inputs = self._described()
 
         def build(folder: Path) -> None:
-            real = self.labelled("train")
-            features = extract_features(Classifier.load(classifier.path), real.images)
-            partitions.prototypes(
-                features.numpy(), real.labels.numpy(), self.classes, chosen.k, self.settings.seed
-            ).save(folder / "partition.json")
+            labels = np.array([record.label for record in self.training])
+            partitions.prototypes(describe().numpy(), labels, self.classes, chosen.k, self.settings.seed).save(
+                folder / "partition.json"
+            )
 
         made = self.store.make(
             "partition",
             f"prototypes-{chosen.k}",
             {"k": chosen.k, "seed": self.settings.seed},
-            {"classifier": classifier, "images": self.images("train")},
+            inputs,
             build,
             command=self.command("train.py", "stage=prototypes"),
         )
@@ -363,6 +362,17 @@ class Study:
             self._shown.add(made)
             console.print(partition_table(Partition.load(made.path / "partition.json")))
         return made
+
+    def _described(self) -> tuple[Callable[[], Tensor], dict[str, Artifact]]:
+        """How to describe the SAR training images, float32 (N, F), and the artifacts that this follows from."""
+        if self.settings.prototypes.features == "base":
+            latents = self.latents("sar")
+            return lambda: load_latents(latents.path)["mean"][0].flatten(1).float(), {"latents": latents}
+        classifier, images = self.classifier(), self.images("train")
+        return (
+            lambda: extract_features(Classifier.load(classifier.path), self.labelled("train").images),
+            {"classifier": classifier, "images": images},
+        )
 
     def partition(self) -> tuple[Partition, dict[str, Artifact]]:
         """How the method divides the SAR training set, and the artifacts that this follows from."""
