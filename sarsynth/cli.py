@@ -148,7 +148,7 @@ def _compose(script: str, overrides: list[str], hydra_record: bool = False) -> D
         said = [override for override in overrides if override.lstrip("+~").split("=")[0] == unknown[1]]
         rest = [override for override in overrides if override not in said]
         ours = not key.startswith("hydra.")
-        if said and ours and _fits(script, [*rest, *(f"+{override}" for override in said)]):
+        if said and ours and "." in key and _fits(script, [*rest, *(f"+{override}" for override in said)]):
             raise UserError(f"{key} has no value yet that could be overridden; add it with +{said[0]}") from error
         keys = _keys(_compose(script, rest if said else [], hydra_record=not ours))
         raise UserError(f"unknown key {key}; {nearest(key, keys)}") from error
