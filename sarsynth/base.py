@@ -23,7 +23,8 @@ from sarsynth.errors import UserError, one_line
 NANO = Path(__file__).parent / "assets" / "sd-nano"
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 REMEDY = (
-    f"download {HUB_ID} (its folder, or v1-5-pruned-emaonly.safetensors) and set base.path to it, or use base=sd-nano"
+    f"download {HUB_ID} (its folder, or v1-5-pruned-emaonly.safetensors) and set base.path to it, or use the embedded "
+    "one: base=sd-nano base.path=null"
 )
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 

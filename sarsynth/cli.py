@@ -35,6 +35,7 @@ from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.settings import Settings, check, nearest
 
 CONF = Path(__file__).parents[1] / "conf"
+LOG = logging.getLogger(__name__)
 
 
 def main(script: str) -> None:
@@ -61,6 +62,7 @@ def job(config: DictConfig) -> None:
         try:
             _run(script, config, folder)
         except UserError as error:
+            LOG.error("%s", error)
             _fail(str(error))  # here, because Hydra would put a line of its own before an exception
         return
     if record.runtime.choices["hydra/launcher"] != "basic":
@@ -70,8 +72,9 @@ def job(config: DictConfig) -> None:
         _run(script, config, folder)
     except UserError as error:
         message = one_line(error)
+        LOG.error("%s", message)
     except Exception as error:
-        logging.getLogger(__name__).exception("a defect")
+        LOG.exception("a defect")
         message = f"{type(error).__name__}: {one_line(error)}; traceback in {record.job.name}.log"
     else:
         return
@@ -97,6 +100,8 @@ def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[s
         return []
     if not CONF.is_dir():
         raise UserError(f"{CONF} is missing; run the scripts of a checkout, installed with `pip install -e .`")
+    if arguments.config_dir and not Path(arguments.config_dir).is_dir():
+        raise UserError(f"--config-dir {arguments.config_dir}: no such folder; name the one with your own options")
     search = [f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]"] if arguments.config_dir else []
     with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
         jobs = _jobs(script, arguments, search)
@@ -138,11 +143,15 @@ def _compose(script: str, overrides: list[str], hydra_record: bool = False) -> D
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         if not unknown or not overrides:
             raise UserError(one_line(error)) from error
-        key = unknown[1]
-        rest = [override for override in overrides if override.lstrip("+~").split("=")[0] != key]
-        keys = _keys(
-            _compose(script, rest if len(rest) < len(overrides) else [], hydra_record=key.startswith("hydra."))
-        )
+        # Of a section that is said as a whole, the cause names the key inside it.
+        inner = str(getattr(error.__cause__, "full_key", None))
+        key = inner if inner.startswith(f"{unknown[1]}.") else unknown[1]
+        said = [override for override in overrides if override.lstrip("+~").split("=")[0] == unknown[1]]
+        rest = [override for override in overrides if override not in said]
+        ours = not key.startswith("hydra.")
+        if said and ours and "." in key and _fits(script, [*rest, *(f"+{override}" for override in said)]):
+            raise UserError(f"{key} has no value yet that could be overridden; add it with +{said[0]}") from error
+        keys = _keys(_compose(script, rest if said else [], hydra_record=not ours))
         raise UserError(f"unknown key {key}; {nearest(key, keys)}") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(one_line(error)) from error
@@ -164,6 +173,15 @@ def _of_baseline(key: str, *, _root_: DictConfig) -> Any:
 
 
 OmegaConf.register_new_resolver("baseline", _of_baseline, replace=True)
+
+
+def _fits(script: str, overrides: list[str]) -> bool:
+    """Whether these overrides make a valid configuration."""
+    try:
+        check(_compose(script, overrides))
+    except UserError:
+        return False
+    return True
 
 
 def _keys(config: DictConfig) -> list[str]:

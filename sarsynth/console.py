@@ -1,17 +1,35 @@
 """What a person sees while a study runs: one line a stage, bars with the time left, tables."""
 
 import io
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(highlight=False, soft_wrap=True)
+WIDTH = 160  # of tables in a file, which has no edge: they need not be squeezed into eighty columns
+LOG = logging.getLogger(__name__)
+
+
+class _Logged(Console):
+    """A console of which the log of a run has a plain copy; conf/hydra says where that lies."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print, and log warnings as such."""
+        super().print(*objects, **how)
+        if LOG.isEnabledFor(logging.INFO):
+            plain = io.StringIO()
+            Console(file=plain, width=WIDTH, color_system=None, highlight=False, soft_wrap=True).print(*objects, **how)
+            if text := plain.getvalue().rstrip():
+                LOG.log(logging.WARNING if text.startswith("warning:") else logging.INFO, "%s", text)
+
+
+console = _Logged(highlight=False, soft_wrap=True)
 if not console.is_terminal:
-    console.width = 160  # a log file has no edge; tables need not be squeezed into eighty columns
+    console.width = WIDTH
 
 LINE_EVERY = 30  # seconds between lines where there is no terminal to draw a bar on
 

@@ -27,7 +27,7 @@ def added(plan: Plan, counts: Mapping[str, int], minor: Sequence[str], ratio: fl
                 raise UserError(f"augment.plan: `{name}` is not a class of this data set; classes: {', '.join(counts)}")
         planned = {name: plan.get(name, 0) for name in counts}
     else:
-        largest = max(counts.values())
+        largest = max(counts.values(), default=0)
         target = {name: 2 * n if plan == "double" else largest for name, n in counts.items()}
         planned = {name: target[name] - n if name in minor else 0 for name, n in counts.items()}
     return {name: math.floor(ratio * n + 0.5) for name, n in planned.items()}

@@ -1,7 +1,7 @@
 """Make images: seeded noise, classifier-free guidance, any noise scheduler of diffusers."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 from sarsynth.base import Base
 from sarsynth.control import residuals, to_control
 from sarsynth.data.datamodules import step_seed
+
+# From inputs (B, C, h, w), their timestep, and which step it is of how many, to the noise in them, same shape.
+Predictor = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -91,26 +94,60 @@ def sample(
         if guidance_scale != 1:
             text_features = torch.cat([empty.expand_as(text_features), text_features])
             contours = None if contours is None else torch.cat([contours, contours])
-        noise_scheduler.set_timesteps(num_inference_steps, device=device)
-        # Stochastic schedulers draw from the same generators, one an image.
-        takes_generator = "generator" in inspect.signature(noise_scheduler.step).parameters
-        extra = {"generator": generators} if takes_generator else {}
-        latents = latents * noise_scheduler.init_noise_sigma
-        for step, timestep in enumerate(noise_scheduler.timesteps):
-            inputs = noise_scheduler.scale_model_input(latents, timestep)
-            if guidance_scale != 1:
-                inputs = torch.cat([inputs, inputs])
-            steering = {}
-            if control and contours is not None and control.acts(step, len(noise_scheduler.timesteps)):
-                steering = residuals(
-                    control.controlnet, inputs, timestep, text_features, contours, control.conditioning_scale
-                )
-            noise_pred = base.unet(inputs, timestep, text_features, **steering).sample
-            if guidance_scale != 1:
-                unguided, guided = noise_pred.chunk(2)
-                noise_pred = unguided + guidance_scale * (guided - unguided)
-            latents = noise_scheduler.step(noise_pred, timestep, latents, **extra).prev_sample
-        yield base.decode(latents)
+        predict = _predictor(base, text_features, contours, guidance_scale, control)
+        yield base.decode(solve(noise_scheduler, latents, generators, num_inference_steps, predict))
+
+
+def _predictor(
+    base: Base, text_features: Tensor, contours: Tensor | None, guidance_scale: float, control: Control | None
+) -> Predictor:
+    """Have the base see noise in a batch; with guidance, texts and contours come twice, those without a text first."""
+
+    def predict(inputs: Tensor, timestep: Tensor, step: int, steps: int) -> Tensor:
+        if guidance_scale != 1:
+            inputs = torch.cat([inputs, inputs])
+        steering = {}
+        if control and contours is not None and control.acts(step, steps):
+            steering = residuals(
+                control.controlnet, inputs, timestep, text_features, contours, control.conditioning_scale
+            )
+        noise_pred = base.unet(inputs, timestep, text_features, **steering).sample
+        if guidance_scale != 1:
+            unguided, guided = noise_pred.chunk(2)
+            noise_pred = unguided + guidance_scale * (guided - unguided)
+        return noise_pred
+
+    return predict
+
+
+def solve(
+    noise_scheduler: SchedulerMixin,
+    noise: Tensor,
+    generators: list[torch.Generator],
+    num_inference_steps: int,
+    predict: Predictor,
+) -> Tensor:
+    """Take all steps from noise to latents.
+
+    Args:
+        noise_scheduler: Turns noise predictions into steps.
+        noise: Shape (B, C, h, w), of unit variance.
+        generators: One an image, from which stochastic schedulers draw.
+        num_inference_steps: Steps of the scheduler.
+        predict: Says what is noise.
+
+    Returns:
+        Same shape.
+    """
+    noise_scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    takes_generator = "generator" in inspect.signature(noise_scheduler.step).parameters
+    extra = {"generator": generators} if takes_generator else {}
+    latents = noise * noise_scheduler.init_noise_sigma
+    steps = len(noise_scheduler.timesteps)  # more than asked for where a step is made of several
+    for step, timestep in enumerate(noise_scheduler.timesteps):
+        inputs = noise_scheduler.scale_model_input(latents, timestep)
+        latents = noise_scheduler.step(predict(inputs, timestep, step, steps), timestep, latents, **extra).prev_sample
+    return latents
 
 
 def _contours(requests: Sequence[SampleRequest]) -> Tensor:

@@ -341,10 +341,10 @@ class ControlNet(Section):
 
 
 class Prototypes(Section):
-    """K-means on the features of the SAR training images."""
+    """K-means on the SAR training images: on features of the `classifier`, or on the latents of the `base`."""
 
     k: Count
-    features: Literal["classifier"]
+    features: Literal["classifier", "base"]
 
 
 class Views(Section):
@@ -629,8 +629,32 @@ def check(config: DictConfig) -> Settings:
         raise UserError(_explain(error)) from error
     for slot in _slots(settings):
         _check_component(slot)
+    _check_trainer(settings.trainer.options)
     settings.prompt.build()
     return settings
+
+
+# What Lightning takes, of which it says so only when a training begins.
+TRAINER_WORDS = {
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "precision": (
+        *("16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true"),
+        *("16", "bf16", "32", "64", "transformer-engine", "transformer-engine-float16"),
+    ),
+}
+DEVICES = r"auto|-1|[1-9]\d*|\d+(,\d+)+|\[\d+(, \d+)*\]"
+
+
+def _check_trainer(options: Mapping[str, Any]) -> None:
+    for name, words in TRAINER_WORDS.items():
+        key, value = f"trainer.{name}", str(options.get(name, words[0]))
+        if value not in words:
+            raise UserError(f"{key}={value} is not a value of {key}; {nearest(value, words)}")
+    if "devices" in options and not re.fullmatch(DEVICES, str(options["devices"])):
+        raise UserError(
+            f"trainer.devices={options['devices']} is not a value of trainer.devices; say how many, auto or -1 for "
+            "all, or a list of their numbers"
+        )
 
 
 def scale_warning(settings: Settings) -> str | None:
@@ -759,8 +783,8 @@ def signature(target: str, key: str = "_target_") -> list[Parameter]:
     found = _definition(target)
     if found is None:
         module, _, name = target.rpartition(".")
-        names = _names(module)
-        near = nearest(f"{module}.{name}", {f"{module}.{other}" for other in names}) if names else f"no module {module}"
+        known = {f"{module}.{other}" for other in _names(module)}
+        near = nearest(f"{module}.{name}", known) if known else f"no module {module} with a class in it"
         raise UserError(f"{key}={target} does not exist; {near}")
     module, node = found
     parameters = _parameters(module, node)
@@ -810,10 +834,15 @@ def _definition(target: str) -> tuple[str, Definition] | None:
 
 
 def _names(module: str) -> set[str]:
-    """The public classes and functions that a module defines."""
-    parsed = _tree(module)
-    nodes = parsed[0].body if parsed else []
-    return {node.name for node in nodes if isinstance(node, Definition) and not node.name.startswith("_")}
+    """The public classes and functions that a module defines, or a package hands on."""
+    if (parsed := _tree(module)) is None:
+        return set()
+    tree, package = parsed
+    names = {node.name for node in tree.body if isinstance(node, Definition)}
+    if package == module:
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names |= {alias.asname or alias.name for node in imports for alias in node.names}
+    return {name for name in names if name.isidentifier() and not name.startswith("_")}
 
 
 def _parameters(module: str, node: Definition) -> list[Parameter]:

@@ -167,8 +167,9 @@ class Store:
         """Return artifacts, building those that are not there in one go.
 
         One process builds, others wait for it. The builder fills a hidden folder for each request that is missing;
-        they take their final names only when all are filled. After a kill or an exception those folders stay, and the
-        next builder finds them as they were left, with the checkpoints it kept under `checkpoints/` of the first.
+        they take their final names only when all are filled. After a kill or an exception those folders stay, if
+        anything lies in them, and the next builder finds them as they were left, with the checkpoints it kept under
+        `checkpoints/` of the first.
 
         In a distributed job (rank from RANK, LOCAL_RANK or SLURM_PROCID) rank 0 builds and the others wait for the
         cards. All ranks of the job must then ask for the same artifacts in the same order.
@@ -239,8 +240,13 @@ class Store:
         if not _filled(lead):
             for partial in partials.values():
                 partial.mkdir(parents=True, exist_ok=True)
-            with _Attempt(lead):
-                builder(partials)
+            try:
+                with _Attempt(lead):
+                    builder(partials)
+            except BaseException:
+                for partial in partials.values():
+                    _discard_empty(partial)
+                raise
             os.sync()  # one call for what may be thousands of small files: all of it is on disk before the cards are
             (lead / FILLED).touch()
             shutil.rmtree(lead / CHECKPOINTS, ignore_errors=True)
@@ -333,6 +339,12 @@ def _partial(artifact: Artifact) -> Path:
 def _filled(partial: Path) -> bool:
     """Whether the builder was through with this folder (and those filled with it) when it was left."""
     return (partial / FILLED).exists() or (partial / CARD).is_file()
+
+
+def _discard_empty(partial: Path) -> None:
+    """Remove a partial folder in which nothing lies that a next attempt could go on from."""
+    if all(path.is_dir() or path.name == ATTEMPTS for path in partial.rglob("*")):
+        shutil.rmtree(partial)
 
 
 class _Attempt:

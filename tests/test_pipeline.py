@@ -766,6 +766,12 @@ def test_bad_input_is_one_line(own: SimpleNamespace, command: Command, damage, o
     refused(command("evaluate", *own.overrides, *method, *overrides), *said, root=own.root)
 
 
+@pytest.mark.parametrize("name", ["augment.plan={tankr: 3}", "data.minor=[tankr]"])
+def test_names_of_classes_are_checked_before_any_image_is_opened(own: SimpleNamespace, command: Command, name: str):
+    assert command("evaluate", *own.overrides, "method=none", name).code == 1
+    assert not (own.root / "logs/store").exists()
+
+
 def test_an_adapter_of_another_base_is_one_line(copied: Path, command: Command, tmp_path: Path):
     other = tiny_base()
     folder = artifact(copied, "adapter", "ors")
@@ -791,6 +797,18 @@ def test_scales_outside_the_range_warn_and_go_on(copied: Path, command: Command)
     assert run.code == 0, run.err
     assert "warning: " in run.out
     assert "2.2 lies outside (0.5, 2)" in run.out
+
+
+def test_prototypes_of_the_base_need_no_classifier(command: Command, tmp_path: Path):
+    run = command("train", "stage=prototypes", "prototypes.features=base", *TINY)
+    assert run.code == 0, run.err
+    store = tmp_path / "logs/store"
+    assert not (store / "classifier").exists()
+    made = artifact(store, "partition", "prototypes-2")
+    assert inputs(made) == {"latents": artifact(store, "cache", "sim-sar-latents").name.rpartition("-")[2]}
+    counts = np.array(list(json.loads((made / "partition.json").read_text())["counts"].values()))
+    assert counts.sum(axis=1).tolist() == list(COUNTS.values())
+    assert (counts.sum(axis=0) > 0).all()
 
 
 # --- Logging ----------------------------------------------------------------------------------------------------------

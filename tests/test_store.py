@@ -114,6 +114,16 @@ def test_a_failed_build_leaves_nothing_visible(tmp_path):
     assert make(store, lambda folder: (folder / "note.txt").rename(folder / "found.txt")).complete
 
 
+def test_a_build_that_fails_at_once_leaves_no_folder(tmp_path):
+    def fail(folder: Path) -> None:
+        (folder / "images" / "cargo").mkdir(parents=True)
+        raise UserError("no luck")
+
+    with pytest.raises(UserError, match="no luck"):
+        make(Store(tmp_path), fail)
+    assert list((tmp_path / "adapter").iterdir()) == []
+
+
 def test_a_killed_build_is_resumed(tmp_path):
     body = """
 def builder(folder):

@@ -111,9 +111,9 @@ def say_bad(slot: str, bad: Mapping[str, str], artifact: Path) -> None:
     say("\n".join(lines))
 
 
-def say(text: str) -> None:
-    """Print names of files as they are, even those that are no text."""
-    console.print(Text(text.encode("utf-8", "backslashreplace").decode()))
+def say(text: str, *before: str) -> None:
+    """Print names of files as they are, even those that are no text, after what may have markup."""
+    console.print(*before, Text(text.encode("utf-8", "backslashreplace").decode()))
 
 
 def pairs(study: "Study", role: "Role") -> list[Pair]:
@@ -133,9 +133,9 @@ def say_across(study: "Study", role: "Role") -> None:
     """Print, in one line, how many images of given splits show one picture."""
     crossing = across(pairs(study, role))
     if crossing:
-        console.print("[yellow]warning:[/] ", end="")
         named = [" and ".join(f"{one.path} ({one.split})" for one in (pair.one, pair.other)) for pair in crossing]
-        say(f"{study.slot(role)}: {len(crossing)} pairs of near-duplicates across its splits: {some(named)}")
+        found = f"{study.slot(role)}: {len(crossing)} pairs of near-duplicates across its splits: {some(named)}"
+        say(found, "[yellow]warning:[/]")
 
 
 def some(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from sarsynth.console import console
 from sarsynth.errors import UserError
 from sarsynth.runs.adapters import Training, sar_trainings, train
+from sarsynth.runs.rehearsal import check_trainer
 from sarsynth.runs.session import quieten
 from sarsynth.runs.study import Study
 from sarsynth.settings import Settings
@@ -24,6 +25,7 @@ def run(jobs: Sequence[tuple[Settings, Sequence[str]]]) -> None:
     for settings, overrides in jobs:
         if settings.method.tunes == "adapter" and settings.adapter.path is None:
             with suppress(UserError):  # the job itself says what is wrong with it, and takes no other with it
+                check_trainer(settings)
                 for training in sar_trainings(Study(settings, Tracker(None), overrides)):
                     trainings.setdefault(training.request.fingerprint, training)
     train(trainings.values())

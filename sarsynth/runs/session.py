@@ -11,6 +11,7 @@ import transformers
 from hydra.core.hydra_config import HydraConfig
 
 from sarsynth.console import console
+from sarsynth.runs.rehearsal import rehearse
 from sarsynth.runs.study import Study
 from sarsynth.settings import Settings, scale_warning
 from sarsynth.store import CARD
@@ -28,6 +29,7 @@ def session(settings: Settings, folder: Path) -> Iterator[Study]:
         folder: Hydra's folder of this run.
     """
     quieten()
+    rehearse(settings)
     if warning := scale_warning(settings):
         console.print(f"[yellow]warning:[/] {warning}")
     logger = settings.logger

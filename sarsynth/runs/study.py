@@ -32,7 +32,7 @@ from sarsynth.classification import (
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.health import Scan
-from sarsynth.data.latents import encode_images, encode_texts, save_latents
+from sarsynth.data.latents import encode_images, encode_texts, load_latents, save_latents
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
@@ -95,8 +95,17 @@ class Study:
 
     @cached_property
     def opened(self) -> dict[Role, Source]:
-        """The image sets as they are; the photographs teach a ControlNet, if asked to."""
-        return {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
+        """The image sets as they are; the photographs teach a ControlNet, if asked to.
+
+        Raises:
+            UserError: The settings name a class that the SAR set has not; said before any image is looked at.
+        """
+        opened = {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
+        chosen, none = self.settings, dict.fromkeys(opened["sar"].classes, 0)
+        added(chosen.augment.plan, none, minor_classes(none, chosen.data.minor), chosen.augment.ratio)
+        if chosen.class_name is not None and chosen.class_name not in none:
+            raise UserError(f"class_name={chosen.class_name}: {nearest(chosen.class_name, none)}")
+        return opened
 
     @cached_property
     def contents(self) -> "ByRole[str]":
@@ -329,23 +338,22 @@ class Study:
         )
 
     def prototypes(self) -> Artifact:
-        """The SAR training set in K clusters of classifier features; its class x cluster counts are always printed."""
+        """The SAR training set in K clusters of features; its class x cluster counts are always printed."""
         chosen = self.settings.prototypes
         partitions.check_k(chosen.k, len(self.training))
-        classifier = self.classifier()
+        describe, inputs = self._described()
 
         def build(folder: Path) -> None:
-            real = self.labelled("train")
-            features = extract_features(Classifier.load(classifier.path), real.images)
-            partitions.prototypes(
-                features.numpy(), real.labels.numpy(), self.classes, chosen.k, self.settings.seed
-            ).save(folder / "partition.json")
+            labels = np.array([record.label for record in self.training])
+            partitions.prototypes(describe().numpy(), labels, self.classes, chosen.k, self.settings.seed).save(
+                folder / "partition.json"
+            )
 
         made = self.store.make(
             "partition",
             f"prototypes-{chosen.k}",
             {"k": chosen.k, "seed": self.settings.seed},
-            {"classifier": classifier, "images": self.images("train")},
+            inputs,
             build,
             command=self.command("train.py", "stage=prototypes"),
         )
@@ -353,6 +361,17 @@ class Study:
             self._shown.add(made)
             console.print(partition_table(Partition.load(made.path / "partition.json")))
         return made
+
+    def _described(self) -> tuple[Callable[[], Tensor], dict[str, Artifact]]:
+        """How to describe the SAR training images, float32 (N, F), and the artifacts that this follows from."""
+        if self.settings.prototypes.features == "base":
+            latents = self.latents("sar")
+            return lambda: load_latents(latents.path)["mean"][0].flatten(1).float(), {"latents": latents}
+        classifier, images = self.classifier(), self.images("train")
+        return (
+            lambda: extract_features(Classifier.load(classifier.path), self.labelled("train").images),
+            {"classifier": classifier, "images": images},
+        )
 
     def partition(self) -> tuple[Partition, dict[str, Artifact]]:
         """How the method divides the SAR training set, and the artifacts that this follows from."""
@@ -543,10 +562,8 @@ class Study:
         """All that the method does to the base for one class, as one adapter.
 
         Raises:
-            UserError: There is no such class, or the method is no stack of adapters.
+            UserError: The method is no stack of adapters.
         """
-        if class_name not in self.classes:
-            raise UserError(f"class_name={class_name}: {nearest(class_name, self.classes)}")
         if self.settings.method.tunes != "adapter":
             raise UserError(f"method={self.settings.method.name} has no adapters to export; choose another method")
         recipe = self.recipe_of_images()

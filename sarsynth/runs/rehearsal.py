@@ -1,0 +1,82 @@
+"""What a run does before it reads any data: build what the settings name, so that nothing is refused after hours."""
+
+from difflib import get_close_matches
+
+import timm
+import torch
+from diffusers import DDPMScheduler
+
+from sarsynth.errors import UserError, one_line
+from sarsynth.sampling import solve
+from sarsynth.settings import Settings
+
+QUIET = {
+    "logger": False,
+    **dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
+}
+
+
+def rehearse(settings: Settings) -> None:
+    """Build trainer, classifier and noise scheduler once, without their weights or data.
+
+    Raises:
+        UserError: One of the libraries refuses a value; the message names the key.
+    """
+    check_trainer(settings)
+    check_network(settings)
+    check_sampler(settings)
+
+
+def check_trainer(settings: Settings) -> None:
+    """Refuse what Lightning refuses, such as an accelerator that this machine has not."""
+    chosen = settings.trainer
+    try:
+        chosen.build(**QUIET)
+    except Exception as error:  # Lightning raises almost anything at a value that it does not know
+        said = ", ".join(f"{key}={value}" for key, value in chosen.options.items())
+        raise UserError(f"trainer: {said}: {_told(error)}; mend one, or use trainer=cpu") from error
+
+
+def check_network(settings: Settings) -> None:
+    """Refuse a network that timm has not, or has not with these options, or not for images of this size."""
+    chosen = settings.classifier
+    key, known = f"classifier.network={chosen.network}", timm.list_models()
+    if ":" not in chosen.network and not timm.is_model(chosen.network):  # `hf-hub:...` is not in the registry
+        (near,) = get_close_matches(chosen.network, known, n=1, cutoff=0.0)
+        raise UserError(f"{key} is not a model of timm; the nearest is {near}")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            network = timm.create_model(
+                chosen.network, in_chans=1, num_classes=2, **chosen.options | {"pretrained": False}
+            )
+            network.eval()(torch.zeros(1, 1, chosen.image_size, chosen.image_size))
+    except Exception as error:  # a constructor of timm's raises almost anything
+        raise UserError(
+            f"{key} with classifier.options={chosen.options}, image_size={chosen.image_size}: {_told(error)}; options "
+            "stay when the network changes: remove one with ~classifier.options.NAME, or choose another network"
+        ) from error
+
+
+def check_sampler(settings: Settings) -> None:
+    """Refuse a scheduler that does not turn the base's noise predictions into so many steps, by taking them."""
+    chosen, steps = settings.sampler, settings.generate.num_inference_steps
+    try:
+        scheduler = chosen.load()
+        if not hasattr(scheduler, "set_timesteps"):
+            raise TypeError("it is no noise scheduler")
+        solve(
+            scheduler.from_config(DDPMScheduler().config, **chosen.options),
+            torch.zeros(1, 1, 8, 8),
+            [torch.Generator()],
+            steps,
+            lambda latents, *_: torch.zeros_like(latents),
+        )
+    except Exception as error:  # diffusers raises almost anything too, and asks for libraries that are not there
+        raise UserError(
+            f"sampler._target_={chosen.target}, generate.num_inference_steps={steps}: {_told(error)}; choose another "
+            "number of steps, or sampler=dpm"
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"

@@ -1,0 +1,48 @@
+"""What a run refuses before it reads any data, since only the libraries know."""
+
+import pytest
+import torch
+from test_conf import settings
+
+from sarsynth.errors import UserError
+from sarsynth.runs.rehearsal import rehearse
+
+REFUSED = [
+    (["trainer.strategy=dpd"], "trainer: .*strategy=dpd, .*ValueError: "),
+    (["classifier.network=resnet51"], "classifier.network=resnet51 is not a model of timm; the nearest is resnet51q"),
+    (
+        ["classifier.network=mobilenetv3_small_050"],
+        "classifier.network=mobilenetv3_small_050 with classifier.options=.*'layers'; .*~classifier.options.NAME",
+    ),
+    (["+classifier.options.foo=1"], "classifier.network=resnet18 with classifier.options=.*'foo'"),
+    (
+        ["classifier.network=vit_tiny_patch16_224", "~classifier.options.layers", "~classifier.options.channels"],
+        r"image_size=64: .*Input height \(64\)",
+    ),
+    (["sampler._target_=diffusers.UNet2DConditionModel"], "diffusers.UNet2DConditionModel, .*it is no noise scheduler"),
+    (["sampler._target_=diffusers.FlowMatchEulerDiscreteScheduler"], "sampler._target_=.*init_noise_sigma"),
+    (
+        ["sampler._target_=diffusers.PNDMScheduler", "generate.num_inference_steps=2"],
+        "sampler._target_=diffusers.PNDMScheduler, generate.num_inference_steps=2: ",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=[" ".join(overrides) for overrides, _ in REFUSED])
+def test_what_a_library_refuses_is_one_line_that_names_the_key(overrides, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        rehearse(settings(*overrides))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_accelerator_that_is_not_there():
+    with pytest.raises(UserError, match="trainer: .*gpu.*use trainer=cpu"):
+        rehearse(settings("trainer=gpu"))
+
+
+@pytest.mark.parametrize("sampler", ["dpm", "ddim", "euler"])
+def test_a_rehearsal_leaves_random_numbers_alone(sampler):
+    before = torch.random.get_rng_state()
+    rehearse(settings(f"sampler={sampler}", "classifier=resnet50"))
+    assert torch.equal(before, torch.random.get_rng_state())
