@@ -1,6 +1,7 @@
 """Nothing learns from held-out images: every stage refuses, unless that is allowed, and then every result says so."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sarsynth.contours import canny
 from sarsynth.errors import UserError
 from sarsynth.runs import contours, hygiene
 from sarsynth.runs.evaluation import about
+from sarsynth.runs.results import RESULT, write_result
 from sarsynth.runs.study import Study
 from sarsynth.runs.train import STAGES
 from sarsynth.settings import check
@@ -225,3 +227,11 @@ def test_the_report_names_everything(root: Path) -> None:
     for text in ("&lt;b&gt;broken&amp;.png", "0 bytes", "train/tanker/copy.bmp", "Contours", "contact sheets", "<svg"):
         assert text.lower() in page.lower()
     assert "<b>broken" not in page
+
+
+def test_a_result_names_files_whose_names_are_no_text(root: Path, said) -> None:
+    name = os.fsdecode(b"na\xefve.bmp")
+    plant(root, "sar/test/cargo/3.png", f"sar/train/tanker/{name}")
+    write_result(about(study(root, "data.allow_leak=true")), root)
+    leaks = json.loads((root / RESULT).read_text(encoding="utf-8"))["leaks"]
+    assert leaks["data"]["samples"][0][0] == f"train/tanker/{name}"

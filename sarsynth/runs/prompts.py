@@ -132,4 +132,5 @@ def warn_of_cuts(folder: Path, what: str) -> None:
 
 def _write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    file.write_text(text, encoding="utf-8")
+    # What is no text in the name of an image's file becomes an escape of JSON's.
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")

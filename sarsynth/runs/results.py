@@ -1,6 +1,7 @@
 """The file that a run leaves its figures in, as others read it. Torch-free."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ RESULT_VERSION = 2  # 1 had no protocol and no confusion matrix, and its predict
 LEAKS = {  # what is wrong with a way to choose checkpoints
     "release_vote": "checkpoints chosen on the test set, as the authors' release does: these scores are too good",
 }
+
+
+def write_result(result: Mapping[str, Any], folder: Path) -> None:
+    """Write a run's result.json; what is no text in the name of a file becomes an escape of JSON's."""
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_result(file: Path) -> dict[str, Any] | None:
