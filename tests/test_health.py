@@ -78,6 +78,9 @@ PLANTED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "amplified": lambda pixels: pixels * 1.25,
     "a pixel to the right": lambda pixels: shifted(pixels, 0, 1),
     "a pixel along both": lambda pixels: shifted(pixels, 1, 1),
+    "two pixels down": lambda pixels: shifted(pixels, 2, 0),
+    "three to the right": lambda pixels: shifted(pixels, 0, 3),
+    "two and three": lambda pixels: shifted(pixels, 2, 3),
     "noisier": lambda pixels: pixels * np.random.default_rng(5).normal(1, 0.05, pixels.shape),
     "larger": lambda pixels: cv2.resize(pixels, None, fx=1.5, fy=1.5),
 }
@@ -121,9 +124,14 @@ def test_hashes_that_propose_are_those_that_differ_in_few_bits() -> None:
     codes = rng.integers(0, 2**64, 600, dtype=np.uint64)
     codes[400:] = codes[:200] ^ (np.uint64(1) << rng.integers(0, 64, 200, dtype=np.uint64)) ^ np.uint64(1)
     every = [(i, j) for i in range(600) for j in range(i + 1, 600) if (int(codes[i]) ^ int(codes[j])).bit_count() < 3]
-    batches = health._proposals(codes, 2)
+    batches = health._proposals(codes[:, None], 2)
     assert sorted(map(tuple, np.concatenate(batches).tolist())) == every
     assert max(map(len, batches)) <= health.BLOCK
+
+
+def test_either_hash_proposes() -> None:
+    codes = np.array([[0, 0], [0, 2**40 - 1], [2**40 - 1, 0], [2**40 - 1, 2**20 - 1]], np.uint64)
+    assert np.concatenate(health._proposals(codes, 2)).tolist() == [[0, 1], [0, 2], [2, 3]]
 
 
 def test_displacement_is_found_to_half_a_pixel() -> None:

@@ -27,6 +27,7 @@ OCTAVES = 32  # values of wide images are counted from 2^-32 to 2^32, in equal s
 BLOCK = 512  # images, or pairs of them, that are compared at a time
 REACH = 3  # px of a small picture by which two of one scene may be displaced, counted in halves
 STRUCTURE = 2.0  # px: what is coarser than this in a small picture is no proof that two are one
+HASHES = ("brightness", "structure")  # that propose pairs: `difference_hash`, and `structure_hashes`
 AGREEMENT = 0.9  # correlation of fine structure from which on two are one; see `agreements`
 SCAN, THUMBS, FACTS = "scan.npz", "thumbs.npy", "scan.json"
 
@@ -238,12 +239,14 @@ def histogram(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
     """Find the pairs of good images that show one picture: the same pixels, or compressed, brightened, shifted.
 
-    Hashes that differ in few bits propose a pair; their fine structure, of which speckle and edges are made, decides.
-    A mirror image is another picture. Of images with the same pixels, the first is compared with others.
+    Hashes of either kind that differ in few bits propose a pair, one for changed values and one for displaced pixels;
+    their fine structure, of which speckle and edges are made, decides. It is compared at displacements of up to `REACH`
+    px of a small picture, a twentieth of the image. A mirror image is another picture. Of images with the same pixels,
+    the first is compared with others.
 
     Args:
         scanned: The images.
-        bits: Hashes may differ in so many, of 64.
+        bits: Hashes of one kind may differ in so many, of 64.
 
     Returns:
         Rows i < j and the correlation of their fine structure, 1 for the same pixels; sorted.
@@ -254,7 +257,8 @@ def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
         if content and firsts.setdefault(content, row) != row:
             pairs.append((firsts[content], row, 1.0))
     rows = np.array(sorted(firsts.values()), np.int64)
-    for proposed in _proposals(scanned.codes[rows], bits):
+    codes = np.column_stack([scanned.codes, structure_hashes(scanned.thumbs)])
+    for proposed in _proposals(codes[rows], bits):
         found = rows[proposed]
         alike = agreements(scanned.thumbs, found)
         chosen = alike >= AGREEMENT
@@ -263,15 +267,35 @@ def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
 
 
 def _proposals(codes: np.ndarray, bits: int) -> list[np.ndarray]:
-    """Find pairs i < j of hashes that differ in at most so many bits, (K, 2) at a time."""
+    """Find pairs i < j of which any hash, codes are (N, hashes), differs in at most so many bits, (K, 2) at a time."""
     batches = []
     for start in range(0, len(codes), BLOCK):
-        block = codes[start : start + BLOCK]
-        differing = np.bitwise_count(block[:, None] ^ codes[None, start:])
-        i, j = np.nonzero(differing <= bits)
+        block, rest = codes[start : start + BLOCK], codes[start:]
+        near = [np.bitwise_count(a[:, None] ^ b) <= bits for a, b in zip(block.T, rest.T, strict=True)]
+        i, j = np.nonzero(np.logical_or.reduce(near))
         batches.append(np.column_stack([i, j])[i < j] + start)
     joined = np.concatenate(batches) if batches else np.empty((0, 2), np.int64)
     return [joined[start : start + BLOCK] for start in range(0, len(joined), BLOCK)]
+
+
+def structure_hashes(thumbs: np.ndarray) -> np.ndarray:
+    """Hash which of two neighbouring frequencies of the fine structure is the stronger, wherever that structure lies.
+
+    A chip that is cut two pixels further on has another `difference_hash`, but this one hardly changes.
+
+    Args:
+        thumbs: uint8 (N, THUMB, THUMB).
+
+    Returns:
+        uint64 (N,), of 8 x 8 pairs of frequencies.
+    """
+    codes = np.empty(len(thumbs), np.uint64)
+    down, across = np.arange(-8, 8, 2), np.arange(1, 19, 2)
+    for start in range(0, len(thumbs), BLOCK):
+        strength = np.abs(_spectra(np.asarray(thumbs[start : start + BLOCK]))[:, down[:, None], across])
+        bits = np.ascontiguousarray(strength[..., 1:] > strength[..., :-1])
+        codes[start : start + BLOCK] = np.packbits(bits.reshape(len(bits), -1), axis=1).view(np.uint64)[:, 0]
+    return codes
 
 
 def agreements(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:

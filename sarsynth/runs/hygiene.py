@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sarsynth.console import console, progress
 from sarsynth.data.curated import Curated
-from sarsynth.data.health import Scan, groups, near_duplicates, scan
+from sarsynth.data.health import AGREEMENT, HASHES, Scan, groups, near_duplicates, scan
 from sarsynth.data.records import SPLITS, ImageRecord
 from sarsynth.errors import UserError
 from sarsynth.store import Artifact
@@ -65,7 +65,7 @@ def paired(study: "Study", role: "Role") -> Artifact:
     return study.store.make(
         "cache",
         f"{study.images_of(role).name}-{role}-near",
-        {"bits": bits},
+        {"bits": bits, "hashes": HASHES, "agreement": AGREEMENT},
         {"scan": looked},
         build,
         command=study.command("train.py", f"stage={STAGES[role]}"),
