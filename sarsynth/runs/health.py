@@ -112,6 +112,7 @@ class Health:
                 }
                 for pair in self.pairs
             ],
+            "near_duplicates_across_splits": len(hygiene.across(self.pairs)),
             "captions": self.captions,
         }
 
@@ -127,7 +128,7 @@ def write(study: "Study", folder: Path) -> list[Path]:
         for slot, look in looks.items()
         for what, count in (
             ("bad", len(content[slot]["bad"])),
-            ("near-duplicates across splits", len(hygiene.across(look.pairs))),
+            ("near-duplicates across splits", content[slot]["near_duplicates_across_splits"]),
         )
     }
     page = pages.render(
@@ -229,11 +230,11 @@ def bad(look: Health) -> list[Piece]:
 def duplicates(look: Health) -> list[Piece]:
     """Show near-duplicates across splits, and name those that are of two classes."""
     crossing = hygiene.across(look.pairs)
-    same = sum(pair.agreement == 1 for pair in crossing)
+    copies = sum(pair.agreement >= hygiene.COPY for pair in crossing)
     pieces: list[Piece] = [
         Note(
-            f"{len(look.pairs):,} pairs, {len(crossing):,} of them across splits; {same:,} of these have the same "
-            "pixels, and nothing may learn from them (data.allow_leak)."
+            f"{len(look.pairs):,} pairs, {len(crossing):,} of them across splits; {copies:,} of these agree at "
+            f"{hygiene.COPY} or more and are one recording, and nothing may learn from them (data.allow_leak)."
         )
     ]
     torn = [pair for pair in look.pairs if pair.one.label != pair.other.label]

@@ -87,6 +87,7 @@ class Study:
         )
         self._training: ByRole[list[ImageRecord]] = ByRole(self._trained_on)
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by where it is
+        self.crossing: dict[str, int] = {}  # near-duplicates across splits, of each set that was learnt from
         self._shown: set[Artifact] = set()
         self._bases: dict[Artifact, Base] = {}
         self._adapters: dict[Artifact, Adapter] = {}
