@@ -14,7 +14,7 @@ from test_imagefolder import write
 
 from sarsynth.contours import canny
 from sarsynth.errors import UserError
-from sarsynth.runs import contours, hygiene
+from sarsynth.runs import adapters, contours, hygiene
 from sarsynth.runs.evaluation import about
 from sarsynth.runs.results import RESULT, write_result
 from sarsynth.runs.study import Study
@@ -214,6 +214,24 @@ def test_cards_say_which_samples_were_seen(root: Path) -> None:
     assert test[1]["split"] == "test" and train[0] != test[0]
     (root / "sar/train/cargo/0.png").rename(root / "sar/train/cargo/renamed.png")
     assert set(study(root).images("train").card["samples"]) == {train[0]}, "it is what they show"
+
+
+def test_cards_of_mappings_and_keywords_say_it_too(root: Path) -> None:
+    made = study(root, "radiometry=linear", "prompt=keywords", "ors.flip=none")
+    _ = made.radiometry["sar"], made.captions["ors"]
+    for name, slot in {"radiometry": "data", "keywords": "ors"}.items():
+        (card,) = (root / "store/cache").glob(f"*-{name}-*/card.json")
+        (seen,) = json.loads(card.read_text())["samples"].values()
+        assert (seen["set"], seen["split"], seen["count"]) == (slot, "train", 12)
+
+
+def test_a_card_of_an_adapter_tells_its_own_images_from_those_of_its_inputs(root: Path) -> None:
+    made = study(root, "method=clora", "stage2_on=base", "data.minor=[tanker]")
+    cards = {training.name: training.request.card()["samples"].values() for training in adapters.sar_trainings(made)}
+    own = {name: [one["count"] for one in seen if "through" not in one] for name, seen in cards.items()}
+    assert sorted(own.values()) == [[4], [8]]
+    for seen in cards.values():
+        assert [(one["count"], one["through"]) for one in seen if "through" in one] == [(12, "latents")]
 
 
 def test_the_report_names_everything(root: Path) -> None:

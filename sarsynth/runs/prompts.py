@@ -77,6 +77,7 @@ def _keywords(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> l
         {},
         build,
         command=study.command("train.py", "stage=ors" if role == "ors" else "stage=sar"),
+        samples=study.samples(role, records),
     )
     lines = (made.path / KEYWORDS).read_text(encoding="utf-8").splitlines()
     return [tuple(json.loads(line)["keywords"]) for line in lines]
