@@ -321,6 +321,16 @@ def test_what_is_cut_off_is_told_and_kept(study, nano: Base, capsys):
     assert other.latents("ors").fingerprint != made.fingerprint, "another word, another artifact"
 
 
+def test_long_prompts_of_images_alone_are_told_too(study, nano: Base, capsys):
+    few = ["data.train=2", "data.test=1", "generate.per_class=1", "generate.num_inference_steps=1", "augment.ratio=0"]
+    one = study("method=frozen", *few, f"data.prompt='a {{class_name}} {'very ' * 60}large'")
+    one.__dict__["base"] = nano
+    one.synthetic()
+    told = capsys.readouterr().out
+    assert told.count("warning: 5 of 5 captions of method=frozen are cut off at 40 tokens") == 1
+    assert "loses `very" in told
+
+
 def test_short_texts_lose_nothing(nano: Base):
     assert nano.cut(["a ship", ""]) == [(4, ""), (2, "")]
 

@@ -435,6 +435,8 @@ class Study:
         recipe = self.recipe_of_images()
 
         def build(folder: Path) -> None:
+            said = list(self.class_captions.values())
+            prompts.warn_of_long(self._load(recipe.base), said, f"method={self.settings.method.name}")
             rows = []
             with progress(f"images of {self.settings.method.name}", sum(sizes.values())) as advance:
                 for label, class_name in enumerate(self.classes):
