@@ -265,10 +265,15 @@ def test_a_scan_survives_the_disk_and_counts_every_pixel(tmp_path: Path) -> None
 def test_saturated_pixels_are_those_at_the_end_of_the_range() -> None:
     pixels = eight(chip(0)).clip(0, 200)
     pixels[:2] = 255
-    wide = chip(0).clip(0, 100).astype(np.float32)
-    looked = scanned(Arrays({"8 bits": pixels, "clipped": wide}))
-    np.testing.assert_allclose(looked.saturated, [2 / SIDE, np.mean(wide == wide.max())])
-    assert looked.saturated[1] > 0.01
+    wide = pixels.astype(np.uint16) * 257
+    images = {"8 bits": pixels, "16 bits": wide, "12 bits": wide // 16, "any": chip(0).astype(np.float32)}
+    looked = scanned(Arrays(images | {"complex": AS["complex64"](chip(0))}))
+    np.testing.assert_allclose(looked.saturated, [2 / SIDE, 2 / SIDE, 0, np.nan, np.nan])
+    records = [ImageRecord(name, label, "train") for label, name in enumerate(images)]
+    assert [facts["saturated"] for facts in by_class(records, "abcd", looked).values()] == [
+        *[pytest.approx(2 / SIDE)] * 2,
+        *(0, None),
+    ]
 
 
 def test_a_grey_image_is_the_same_in_three_channels() -> None:

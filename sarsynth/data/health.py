@@ -5,6 +5,7 @@ Every image is opened once (`scan`); all that follows works on what that left.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ OCTAVES = 32  # values of wide images are counted from 2^-32 to 2^32, in equal s
 BLOCK = 512  # images, or pairs of them, that are compared at a time
 REACH = 3  # px of a small picture by which two of one scene may be displaced, counted in halves
 STRUCTURE = 2.0  # px: what is coarser than this in a small picture is no proof that two are one
+FORM = 2  # of what a look leaves; with another number, images are looked at once more
 HASHES = ("brightness", "structure")  # that propose pairs: `difference_hash`, and `structure_hashes`
 AGREEMENT = 0.9  # correlation of fine structure from which on two are one; see `agreements`
 SCAN, THUMBS, FACTS = "scan.npz", "thumbs.npy", "scan.json"
@@ -41,7 +43,7 @@ class Look:
     dtype: str = ""
     size: tuple[int, int] = (0, 0)
     code: int = 0
-    saturated: float = 0.0
+    saturated: float = math.nan
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     thumb: np.ndarray = field(default_factory=lambda: np.zeros((THUMB, THUMB), np.uint8))
 
@@ -57,7 +59,8 @@ class Scan:
         dtypes: NumPy's names of the pixels' types.
         sizes: Height and width in px, int64 (N, 2).
         codes: Perceptual hashes of 64 bits, uint64 (N,).
-        saturated: Share of the pixels that stand at the end of the range, float32 (N,).
+        saturated: Share of the pixels at the end of their type's range, float32 (N,); NaN for types of no such end,
+            where a maximum is any image's, saturated or not.
         histograms: Pixels by value, int64 (N, BINS); `edges` gives the limits.
         thumbs: Small pictures, uint8 (N, THUMB, THUMB).
     """
@@ -157,7 +160,7 @@ def look(source: Source, record: ImageRecord) -> Look:
         dtype=pixels.dtype.name,
         size=(int(pixels.shape[0]), int(pixels.shape[1])),
         code=difference_hash(grey),
-        saturated=float(np.mean(values == (255 if pixels.dtype == np.uint8 else high))),
+        saturated=float(np.mean(values == np.iinfo(pixels.dtype).max)) if pixels.dtype.kind == "u" else math.nan,
         histogram=histogram(values, pixels.dtype),
         thumb=thumbnail(grey),
     )
@@ -375,17 +378,20 @@ def by_class(records: Sequence[ImageRecord], classes: Sequence[str], scanned: Sc
     """Sum up what good images of each class are: sizes, saturation, and histograms by type of pixels.
 
     Returns:
-        By class: `images`, `sizes` (by `HxW`), `saturated` (mean share), `histograms` (by dtype, int64 (BINS,)).
+        By class: `images`, `sizes` (by `HxW`), `saturated` (mean share over images whose type has an end of the
+        range, None if there are none), `histograms` (by dtype, int64 (BINS,)).
     """
     summary: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(classes):
         rows = [scanned.rows[record.path] for record in records if record.label == label]
         shapes, counts = np.unique(scanned.sizes[rows], axis=0, return_counts=True)
+        saturated = scanned.saturated[rows]
+        saturated = saturated[np.isfinite(saturated)]
         kinds = sorted({scanned.dtypes[row] for row in rows})
         summary[name] = {
             "images": len(rows),
             "sizes": {f"{h}x{w}": int(count) for (h, w), count in zip(shapes.tolist(), counts, strict=True)},
-            "saturated": float(scanned.saturated[rows].mean()) if rows else 0.0,
+            "saturated": float(saturated.mean()) if len(saturated) else None,
             "histograms": {
                 kind: scanned.histograms[[row for row in rows if scanned.dtypes[row] == kind]].sum(axis=0)
                 for kind in kinds

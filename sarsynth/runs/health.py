@@ -185,12 +185,13 @@ def figures(look: Health) -> list[Piece]:
                 name,
                 f"{facts['images']:,}",
                 Cell(common + (f" and {len(sizes) - 2} more" if len(sizes) > 2 else ""), len(sizes)),
-                Cell(f"{100 * facts['saturated']:.2f} %", facts["saturated"]),
+                "" if (share := facts["saturated"]) is None else Cell(f"{100 * share:.2f} %", share),
                 ", ".join(facts["histograms"]),
             ]
         )
     columns = ["class", "images", "sizes, height x width", "saturated pixels", "type of pixels"]
-    pieces.append(Table("What the images of each class are", columns, rows))
+    caption = "What the images of each class are; saturated are 255 of 8 bits and 65,535 of 16, other types have no end"
+    pieces.append(Table(caption, columns, rows))
     for dtype in sorted({dtype for facts in look.summary.values() for dtype in facts["histograms"]}):
         kept = {name: facts["histograms"].get(dtype) for name, facts in look.summary.items()}
         counted = {name: counts for name, counts in kept.items() if counts is not None}

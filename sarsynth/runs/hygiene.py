@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sarsynth.console import console, progress
 from sarsynth.data.curated import Curated
-from sarsynth.data.health import AGREEMENT, HASHES, Scan, groups, near_duplicates, scan
+from sarsynth.data.health import AGREEMENT, FORM, HASHES, Scan, groups, near_duplicates, scan
 from sarsynth.data.records import SPLITS, ImageRecord
 from sarsynth.errors import UserError
 from sarsynth.store import Artifact
@@ -49,7 +49,7 @@ def scanned(study: "Study", role: "Role") -> Artifact:
     return study.store.make(
         "cache",
         f"{name}-{role}-scan",
-        {"source": study.contents[role], "paths": [record.path for record in records]},
+        {"source": study.contents[role], "paths": [record.path for record in records], "form": FORM},
         {},
         build,
         command=study.command("train.py", f"stage={STAGES[role]}"),
