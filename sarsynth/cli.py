@@ -78,7 +78,7 @@ def job(config: DictConfig) -> None:
         message = f"{type(error).__name__}: {one_line(error)}; traceback in {record.job.name}.log"
     else:
         return
-    (folder / ERROR_FILE).write_text(f"{message}\n", encoding="utf-8")
+    (folder / ERROR_FILE).write_text(f"{message}\n", encoding="utf-8", errors="backslashreplace")
     _print_error(f"#{record.job.num}: {message}")
 
 

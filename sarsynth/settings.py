@@ -87,8 +87,9 @@ class Images(Section):
     """A set of images for training: its reader, and how captions are made from class names and texts.
 
     A `prompt` of one word is the name of a wording.
-    `max_bad` is the share of images that may be unreadable or blank and are left out. Images whose perceptual hashes
-    differ in up to `near_bits` of 64 bits are compared closely, and are one group if they show one picture.
+    `max_bad` is the share of images that may be unreadable or blank and are left out. Images of which a
+    perceptual hash differs in up to `near_bits` of 64 bits are compared closely, and are one group if they show one
+    picture.
     """
 
     name: Text

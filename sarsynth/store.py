@@ -72,7 +72,7 @@ class Request:
         settings: Everything that changes the content, and nothing else (no paths, no speed switches).
         inputs: The artifacts it is made from, by role.
         command: What a person types to make this artifact; quoted under `build=require`.
-        samples: Which samples it reads itself, by digest; its card also lists those of its inputs.
+        samples: Which samples it reads itself, by digest; its card also lists those of its inputs, and through which.
     """
 
     kind: str
@@ -95,8 +95,9 @@ class Request:
     def card(self) -> dict[str, JSON]:
         """What the card says before the artifact is made."""
         samples = dict(self.samples)
-        for made in self.inputs.values():
-            samples |= made.card.get("samples", {}) if made.complete else {}  # what came from elsewhere has no card
+        for role, made in self.inputs.items():
+            theirs = made.card.get("samples", {}) if made.complete else {}  # what came from elsewhere has no card
+            samples = {digest: seen | {"through": role} for digest, seen in theirs.items()} | samples
         return {
             "kind": self.kind,
             "label": self.label,

@@ -78,6 +78,9 @@ PLANTED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "amplified": lambda pixels: pixels * 1.25,
     "a pixel to the right": lambda pixels: shifted(pixels, 0, 1),
     "a pixel along both": lambda pixels: shifted(pixels, 1, 1),
+    "two pixels down": lambda pixels: shifted(pixels, 2, 0),
+    "three to the right": lambda pixels: shifted(pixels, 0, 3),
+    "two and three": lambda pixels: shifted(pixels, 2, 3),
     "noisier": lambda pixels: pixels * np.random.default_rng(5).normal(1, 0.05, pixels.shape),
     "larger": lambda pixels: cv2.resize(pixels, None, fx=1.5, fy=1.5),
 }
@@ -121,9 +124,14 @@ def test_hashes_that_propose_are_those_that_differ_in_few_bits() -> None:
     codes = rng.integers(0, 2**64, 600, dtype=np.uint64)
     codes[400:] = codes[:200] ^ (np.uint64(1) << rng.integers(0, 64, 200, dtype=np.uint64)) ^ np.uint64(1)
     every = [(i, j) for i in range(600) for j in range(i + 1, 600) if (int(codes[i]) ^ int(codes[j])).bit_count() < 3]
-    batches = health._proposals(codes, 2)
+    batches = health._proposals(codes[:, None], 2)
     assert sorted(map(tuple, np.concatenate(batches).tolist())) == every
     assert max(map(len, batches)) <= health.BLOCK
+
+
+def test_either_hash_proposes() -> None:
+    codes = np.array([[0, 0], [0, 2**40 - 1], [2**40 - 1, 0], [2**40 - 1, 2**20 - 1]], np.uint64)
+    assert np.concatenate(health._proposals(codes, 2)).tolist() == [[0, 1], [0, 2], [2, 3]]
 
 
 def test_displacement_is_found_to_half_a_pixel() -> None:
@@ -257,10 +265,15 @@ def test_a_scan_survives_the_disk_and_counts_every_pixel(tmp_path: Path) -> None
 def test_saturated_pixels_are_those_at_the_end_of_the_range() -> None:
     pixels = eight(chip(0)).clip(0, 200)
     pixels[:2] = 255
-    wide = chip(0).clip(0, 100).astype(np.float32)
-    looked = scanned(Arrays({"8 bits": pixels, "clipped": wide}))
-    np.testing.assert_allclose(looked.saturated, [2 / SIDE, np.mean(wide == wide.max())])
-    assert looked.saturated[1] > 0.01
+    wide = pixels.astype(np.uint16) * 257
+    images = {"8 bits": pixels, "16 bits": wide, "12 bits": wide // 16, "any": chip(0).astype(np.float32)}
+    looked = scanned(Arrays(images | {"complex": AS["complex64"](chip(0))}))
+    np.testing.assert_allclose(looked.saturated, [2 / SIDE, 2 / SIDE, 0, np.nan, np.nan])
+    records = [ImageRecord(name, label, "train") for label, name in enumerate(images)]
+    assert [facts["saturated"] for facts in by_class(records, "abcd", looked).values()] == [
+        *[pytest.approx(2 / SIDE)] * 2,
+        *(0, None),
+    ]
 
 
 def test_a_grey_image_is_the_same_in_three_channels() -> None:

@@ -1,6 +1,7 @@
 """Nothing learns from held-out images: every stage refuses, unless that is allowed, and then every result says so."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from test_imagefolder import write
 
 from sarsynth.contours import canny
 from sarsynth.errors import UserError
-from sarsynth.runs import contours, hygiene
+from sarsynth.runs import adapters, contours, hygiene
 from sarsynth.runs.evaluation import about
+from sarsynth.runs.results import RESULT, write_result
 from sarsynth.runs.study import Study
 from sarsynth.runs.train import STAGES
 from sarsynth.settings import check
@@ -142,11 +144,25 @@ def test_a_leak_that_is_allowed_is_told_everywhere(root: Path, said) -> None:
 
 
 def test_near_duplicates_across_given_splits_are_told_not_refused(root: Path, said) -> None:
-    brighter = picture(1) // 2 + 60
-    write(root / "sar/test/tanker/again.png", brighter)
-    assert len(study(root).training) == 12
+    noisier = picture(1) * np.random.default_rng(0).normal(1, 0.25, (40, 40))
+    write(root / "sar/test/tanker/again.png", noisier.clip(0, 255).astype(np.uint8))
+    made = study(root)
+    assert len(made.training) == 12
+    assert 0.9 < hygiene.pairs(made, "sar")[0].agreement < hygiene.COPY
     pair = "train/cargo/0.png (train) and test/tanker/again.png (test)"
     assert f"data: 1 pairs of near-duplicates across its splits: {pair}" in said()
+    assert about(made)["near_duplicates_across_splits"] == {"data": 1}
+    assert about(made)["leaks"] == {}
+
+
+def test_copies_of_held_out_images_are_refused_however_they_are_encoded(root: Path, said) -> None:
+    Image.fromarray(picture(1) // 2 + 60).save(root / "sar/test/tanker/again.jpg", quality=90)
+    with pytest.raises(UserError, match=r"^data: 1 of .*train/cargo/0\.png is as good as test image test/tanker/again"):
+        study(root).training  # noqa: B018
+    allowed = study(root, "data.allow_leak=true")
+    assert len(allowed.training) == 12
+    assert about(allowed)["leaks"]["data"]["count"] == 1
+    assert about(allowed)["near_duplicates_across_splits"] == {"data": 1}
 
 
 def test_splits_of_ours_do_not_part_near_duplicates(root: Path) -> None:
@@ -200,6 +216,24 @@ def test_cards_say_which_samples_were_seen(root: Path) -> None:
     assert set(study(root).images("train").card["samples"]) == {train[0]}, "it is what they show"
 
 
+def test_cards_of_mappings_and_keywords_say_it_too(root: Path) -> None:
+    made = study(root, "radiometry=linear", "prompt=keywords", "ors.flip=none")
+    _ = made.radiometry["sar"], made.captions["ors"]
+    for name, slot in {"radiometry": "data", "keywords": "ors"}.items():
+        (card,) = (root / "store/cache").glob(f"*-{name}-*/card.json")
+        (seen,) = json.loads(card.read_text())["samples"].values()
+        assert (seen["set"], seen["split"], seen["count"]) == (slot, "train", 12)
+
+
+def test_a_card_of_an_adapter_tells_its_own_images_from_those_of_its_inputs(root: Path) -> None:
+    made = study(root, "method=clora", "stage2_on=base", "data.minor=[tanker]")
+    cards = {training.name: training.request.card()["samples"].values() for training in adapters.sar_trainings(made)}
+    own = {name: [one["count"] for one in seen if "through" not in one] for name, seen in cards.items()}
+    assert sorted(own.values()) == [[4], [8]]
+    for seen in cards.values():
+        assert [(one["count"], one["through"]) for one in seen if "through" in one] == [(12, "latents")]
+
+
 def test_the_report_names_everything(root: Path) -> None:
     plant(root, "sar/test/cargo/3.png", "sar/train/tanker/copy.bmp")
     (root / "sar/train/cargo/<b>broken&.png").write_bytes(b"")
@@ -225,3 +259,11 @@ def test_the_report_names_everything(root: Path) -> None:
     for text in ("&lt;b&gt;broken&amp;.png", "0 bytes", "train/tanker/copy.bmp", "Contours", "contact sheets", "<svg"):
         assert text.lower() in page.lower()
     assert "<b>broken" not in page
+
+
+def test_a_result_names_files_whose_names_are_no_text(root: Path, said) -> None:
+    name = os.fsdecode(b"na\xefve.bmp")
+    plant(root, "sar/test/cargo/3.png", f"sar/train/tanker/{name}")
+    write_result(about(study(root, "data.allow_leak=true")), root)
+    leaks = json.loads((root / RESULT).read_text(encoding="utf-8"))["leaks"]
+    assert leaks["data"]["samples"][0][0] == f"train/tanker/{name}"

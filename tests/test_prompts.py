@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,7 @@ from sarsynth.keywords import (
     visibility,
 )
 from sarsynth.prompts import caption, captions, class_captions, names_keywords
-from sarsynth.runs.prompts import CAPTIONS
+from sarsynth.runs.prompts import CAPTIONS, warn_of_cuts, write_captions
 from sarsynth.runs.study import Study
 from sarsynth.sim import CLASSES, render
 from sarsynth.tracking import Tracker
@@ -320,5 +321,22 @@ def test_what_is_cut_off_is_told_and_kept(study, nano: Base, capsys):
     assert other.latents("ors").fingerprint != made.fingerprint, "another word, another artifact"
 
 
+def test_long_prompts_of_images_alone_are_told_too(study, nano: Base, capsys):
+    few = ["data.train=2", "data.test=1", "generate.per_class=1", "generate.num_inference_steps=1", "augment.ratio=0"]
+    one = study("method=frozen", *few, f"data.prompt='a {{class_name}} {'very ' * 60}large'")
+    one.__dict__["base"] = nano
+    one.synthetic()
+    told = capsys.readouterr().out
+    assert told.count("warning: 5 of 5 captions of method=frozen are cut off at 40 tokens") == 1
+    assert "loses `very" in told
+
+
 def test_short_texts_lose_nothing(nano: Base):
     assert nano.cut(["a ship", ""]) == [(4, ""), (2, "")]
+
+
+def test_a_file_name_that_is_no_text_has_a_caption_too(nano: Base, tmp_path: Path):
+    name = os.fsdecode(b"na\xefve.png")
+    write_captions(tmp_path, nano, [ImageRecord(name, 0, "train")], ["a ship"])
+    warn_of_cuts(tmp_path, "data")
+    assert json.loads((tmp_path / CAPTIONS).read_text())["file_name"] == name

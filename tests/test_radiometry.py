@@ -36,7 +36,7 @@ from sarsynth.data.radiometry import (
 from sarsynth.data.readers.imagefolder import ImageFolder
 from sarsynth.data.records import ImageRecord
 from sarsynth.data.transforms import load_images, resize, to_float
-from sarsynth.errors import UserError
+from sarsynth.errors import BadImage, UserError
 from sarsynth.pages import Note
 from sarsynth.runs.evaluation import about
 from sarsynth.runs.health import Health, outlines
@@ -423,6 +423,16 @@ def test_clipping_is_said_and_written(folder: Path, capsys):
     assert re.search(r"radiometry=linear clips 1\d\.\d% of the training pixels: \d\.\d% below", capsys.readouterr().out)
     assert levels.plain["above"] == pytest.approx(0.1, abs=0.001)
     assert levels.plain["below"] == pytest.approx(0.05, abs=0.001)
+
+
+@pytest.mark.parametrize("shape", [(90, 90), (90, 90, 3), (3, 90, 90), (8100,)])
+def test_an_array_too_large_is_never_read(tmp_path: Path, monkeypatch, shape: tuple[int, ...]):
+    np.save(tmp_path / "bomb.npy", np.ones(shape, np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    load = np.load
+    monkeypatch.setattr(np, "load", lambda path, mmap_mode, **keys: load(path, mmap_mode or "no reading", **keys))
+    with pytest.raises(BadImage, match=r"bomb\.npy: too large"):
+        open_image(tmp_path / "bomb.npy", 1)
 
 
 def test_a_bad_key_is_named(folder: Path):

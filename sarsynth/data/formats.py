@@ -4,6 +4,7 @@ Pillow reads what it leaves as it is. It has no complex numbers, and cuts colour
 other TIFF files go through tifffile, and those that mark missing pixels through rasterio.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,9 @@ def _read_geotiff(path: Path) -> np.ndarray:
 
 
 def _read_npy(path: Path) -> np.ndarray:
+    shape = _load_npy(path, "r").shape  # mapped: nothing is read yet
+    plane = shape[:2] if shape[2:] in ((1,), (3,)) else shape
+    _check_pixels(math.prod(plane[1:]), math.prod(plane[:1]))
     return _load_npy(path, None)
 
 

@@ -5,6 +5,7 @@ Every image is opened once (`scan`); all that follows works on what that left.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ OCTAVES = 32  # values of wide images are counted from 2^-32 to 2^32, in equal s
 BLOCK = 512  # images, or pairs of them, that are compared at a time
 REACH = 3  # px of a small picture by which two of one scene may be displaced, counted in halves
 STRUCTURE = 2.0  # px: what is coarser than this in a small picture is no proof that two are one
+FORM = 2  # of what a look leaves; with another number, images are looked at once more
+HASHES = ("brightness", "structure")  # that propose pairs: `difference_hash`, and `structure_hashes`
 AGREEMENT = 0.9  # correlation of fine structure from which on two are one; see `agreements`
 SCAN, THUMBS, FACTS = "scan.npz", "thumbs.npy", "scan.json"
 
@@ -40,7 +43,7 @@ class Look:
     dtype: str = ""
     size: tuple[int, int] = (0, 0)
     code: int = 0
-    saturated: float = 0.0
+    saturated: float = math.nan
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     thumb: np.ndarray = field(default_factory=lambda: np.zeros((THUMB, THUMB), np.uint8))
 
@@ -56,7 +59,8 @@ class Scan:
         dtypes: NumPy's names of the pixels' types.
         sizes: Height and width in px, int64 (N, 2).
         codes: Perceptual hashes of 64 bits, uint64 (N,).
-        saturated: Share of the pixels that stand at the end of the range, float32 (N,).
+        saturated: Share of the pixels at the end of their type's range, float32 (N,); NaN for types of no such end,
+            where a maximum is any image's, saturated or not.
         histograms: Pixels by value, int64 (N, BINS); `edges` gives the limits.
         thumbs: Small pictures, uint8 (N, THUMB, THUMB).
     """
@@ -156,7 +160,7 @@ def look(source: Source, record: ImageRecord) -> Look:
         dtype=pixels.dtype.name,
         size=(int(pixels.shape[0]), int(pixels.shape[1])),
         code=difference_hash(grey),
-        saturated=float(np.mean(values == (255 if pixels.dtype == np.uint8 else high))),
+        saturated=float(np.mean(values == np.iinfo(pixels.dtype).max)) if pixels.dtype.kind == "u" else math.nan,
         histogram=histogram(values, pixels.dtype),
         thumb=thumbnail(grey),
     )
@@ -238,12 +242,14 @@ def histogram(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
     """Find the pairs of good images that show one picture: the same pixels, or compressed, brightened, shifted.
 
-    Hashes that differ in few bits propose a pair; their fine structure, of which speckle and edges are made, decides.
-    A mirror image is another picture. Of images with the same pixels, the first is compared with others.
+    Hashes of either kind that differ in few bits propose a pair, one for changed values and one for displaced pixels;
+    their fine structure, of which speckle and edges are made, decides. It is compared at displacements of up to `REACH`
+    px of a small picture, a twentieth of the image. A mirror image is another picture. Of images with the same pixels,
+    the first is compared with others.
 
     Args:
         scanned: The images.
-        bits: Hashes may differ in so many, of 64.
+        bits: Hashes of one kind may differ in so many, of 64.
 
     Returns:
         Rows i < j and the correlation of their fine structure, 1 for the same pixels; sorted.
@@ -254,7 +260,8 @@ def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
         if content and firsts.setdefault(content, row) != row:
             pairs.append((firsts[content], row, 1.0))
     rows = np.array(sorted(firsts.values()), np.int64)
-    for proposed in _proposals(scanned.codes[rows], bits):
+    codes = np.column_stack([scanned.codes, structure_hashes(scanned.thumbs)])
+    for proposed in _proposals(codes[rows], bits):
         found = rows[proposed]
         alike = agreements(scanned.thumbs, found)
         chosen = alike >= AGREEMENT
@@ -263,15 +270,35 @@ def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
 
 
 def _proposals(codes: np.ndarray, bits: int) -> list[np.ndarray]:
-    """Find pairs i < j of hashes that differ in at most so many bits, (K, 2) at a time."""
+    """Find pairs i < j of which any hash, codes are (N, hashes), differs in at most so many bits, (K, 2) at a time."""
     batches = []
     for start in range(0, len(codes), BLOCK):
-        block = codes[start : start + BLOCK]
-        differing = np.bitwise_count(block[:, None] ^ codes[None, start:])
-        i, j = np.nonzero(differing <= bits)
+        block, rest = codes[start : start + BLOCK], codes[start:]
+        near = [np.bitwise_count(a[:, None] ^ b) <= bits for a, b in zip(block.T, rest.T, strict=True)]
+        i, j = np.nonzero(np.logical_or.reduce(near))
         batches.append(np.column_stack([i, j])[i < j] + start)
     joined = np.concatenate(batches) if batches else np.empty((0, 2), np.int64)
     return [joined[start : start + BLOCK] for start in range(0, len(joined), BLOCK)]
+
+
+def structure_hashes(thumbs: np.ndarray) -> np.ndarray:
+    """Hash which of two neighbouring frequencies of the fine structure is the stronger, wherever that structure lies.
+
+    A chip that is cut two pixels further on has another `difference_hash`, but this one hardly changes.
+
+    Args:
+        thumbs: uint8 (N, THUMB, THUMB).
+
+    Returns:
+        uint64 (N,), of 8 x 8 pairs of frequencies.
+    """
+    codes = np.empty(len(thumbs), np.uint64)
+    down, across = np.arange(-8, 8, 2), np.arange(1, 19, 2)
+    for start in range(0, len(thumbs), BLOCK):
+        strength = np.abs(_spectra(np.asarray(thumbs[start : start + BLOCK]))[:, down[:, None], across])
+        bits = np.ascontiguousarray(strength[..., 1:] > strength[..., :-1])
+        codes[start : start + BLOCK] = np.packbits(bits.reshape(len(bits), -1), axis=1).view(np.uint64)[:, 0]
+    return codes
 
 
 def agreements(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -351,17 +378,20 @@ def by_class(records: Sequence[ImageRecord], classes: Sequence[str], scanned: Sc
     """Sum up what good images of each class are: sizes, saturation, and histograms by type of pixels.
 
     Returns:
-        By class: `images`, `sizes` (by `HxW`), `saturated` (mean share), `histograms` (by dtype, int64 (BINS,)).
+        By class: `images`, `sizes` (by `HxW`), `saturated` (mean share over images whose type has an end of the
+        range, None if there are none), `histograms` (by dtype, int64 (BINS,)).
     """
     summary: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(classes):
         rows = [scanned.rows[record.path] for record in records if record.label == label]
         shapes, counts = np.unique(scanned.sizes[rows], axis=0, return_counts=True)
+        saturated = scanned.saturated[rows]
+        saturated = saturated[np.isfinite(saturated)]
         kinds = sorted({scanned.dtypes[row] for row in rows})
         summary[name] = {
             "images": len(rows),
             "sizes": {f"{h}x{w}": int(count) for (h, w), count in zip(shapes.tolist(), counts, strict=True)},
-            "saturated": float(scanned.saturated[rows].mean()) if rows else 0.0,
+            "saturated": float(saturated.mean()) if len(saturated) else None,
             "histograms": {
                 kind: scanned.histograms[[row for row in rows if scanned.dtypes[row] == kind]].sum(axis=0)
                 for kind in kinds

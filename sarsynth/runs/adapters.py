@@ -130,7 +130,7 @@ def _training(
 ) -> Training:
     settings = study.settings
     spec = AdapterSpec(rank, settings.adapter.target_modules)
-    latents = study.latents(role)
+    latents, records = study.latents(role), study.training_records(role)
     below = inputs.get("ors")
     scale_below = settings.generate.scales[0] if below else None
     warmup = recipe.warmup_steps if whole else min(recipe.warmup_steps, steps // 10)
@@ -148,6 +148,7 @@ def _training(
         },
         {"base": study.base_artifact, "latents": latents, **inputs},
         study.command("train.py", f"stage={role}"),
+        study.samples(role, [records[row] for row in rows]),
     )
     return Training(
         study, name, role, spec, recipe, steps, warmup, rows, latents, below, scale_below, settings.seed, request

@@ -1,6 +1,5 @@
 """One row of the results: `python evaluate.py method=2lora`; result.json and its pictures lie in the run's folder."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from scipy.special import softmax
 from sarsynth.console import console
 from sarsynth.runs.cells import row
 from sarsynth.runs.evaluation import FIGURES, draw, draw_quality, result
-from sarsynth.runs.results import RESULT
+from sarsynth.runs.results import write_result
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
 from sarsynth.runs.tables import results_table
@@ -24,7 +23,7 @@ def run(settings: Settings, folder: Path) -> None:
     console.rule(f"[bold]{settings.method.name}", align="left")
     with session(settings, folder) as study:
         figures = result(study)
-        (folder / RESULT).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_result(figures, folder)
         for file in [*draw(study, folder), *draw_quality(study, folder)]:
             study.tracker.picture(file.stem, file)
             console.print(f"  {file}")

@@ -215,6 +215,7 @@ def about(study: Study) -> dict[str, Any]:
         "classes": study.classes,
         "counts": study.counts,
         "leaks": study.leaks,
+        "near_duplicates_across_splits": study.crossing,
     }
 
 

@@ -1,13 +1,12 @@
 """The synthetic set of a method: `python generate.py method=2lora`; its pictures lie in the run's folder."""
 
-import json
 from pathlib import Path
 
 from sarsynth.adapters import save, save_kohya
 from sarsynth.console import console
 from sarsynth.errors import UserError
 from sarsynth.runs.evaluation import about, draw
-from sarsynth.runs.results import RESULT
+from sarsynth.runs.results import write_result
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
 from sarsynth.settings import Settings
@@ -24,7 +23,7 @@ def run(settings: Settings, folder: Path) -> None:
         made = study.synthetic()
         console.print(f"  {made.path}")
         record = about(study) | {"inputs": {"synthetic": made.fingerprint}}
-        (folder / RESULT).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_result(record, folder)
         for file in draw(study, folder):
             console.print(f"  {file}")
 

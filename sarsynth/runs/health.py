@@ -112,6 +112,7 @@ class Health:
                 }
                 for pair in self.pairs
             ],
+            "near_duplicates_across_splits": len(hygiene.across(self.pairs)),
             "captions": self.captions,
         }
 
@@ -127,7 +128,7 @@ def write(study: "Study", folder: Path) -> list[Path]:
         for slot, look in looks.items()
         for what, count in (
             ("bad", len(content[slot]["bad"])),
-            ("near-duplicates across splits", len(hygiene.across(look.pairs))),
+            ("near-duplicates across splits", content[slot]["near_duplicates_across_splits"]),
         )
     }
     page = pages.render(
@@ -184,12 +185,13 @@ def figures(look: Health) -> list[Piece]:
                 name,
                 f"{facts['images']:,}",
                 Cell(common + (f" and {len(sizes) - 2} more" if len(sizes) > 2 else ""), len(sizes)),
-                Cell(f"{100 * facts['saturated']:.2f} %", facts["saturated"]),
+                "" if (share := facts["saturated"]) is None else Cell(f"{100 * share:.2f} %", share),
                 ", ".join(facts["histograms"]),
             ]
         )
     columns = ["class", "images", "sizes, height x width", "saturated pixels", "type of pixels"]
-    pieces.append(Table("What the images of each class are", columns, rows))
+    caption = "What the images of each class are; saturated are 255 of 8 bits and 65,535 of 16, other types have no end"
+    pieces.append(Table(caption, columns, rows))
     for dtype in sorted({dtype for facts in look.summary.values() for dtype in facts["histograms"]}):
         kept = {name: facts["histograms"].get(dtype) for name, facts in look.summary.items()}
         counted = {name: counts for name, counts in kept.items() if counts is not None}
@@ -229,11 +231,11 @@ def bad(look: Health) -> list[Piece]:
 def duplicates(look: Health) -> list[Piece]:
     """Show near-duplicates across splits, and name those that are of two classes."""
     crossing = hygiene.across(look.pairs)
-    same = sum(pair.agreement == 1 for pair in crossing)
+    copies = sum(pair.agreement >= hygiene.COPY for pair in crossing)
     pieces: list[Piece] = [
         Note(
-            f"{len(look.pairs):,} pairs, {len(crossing):,} of them across splits; {same:,} of these have the same "
-            "pixels, and nothing may learn from them (data.allow_leak)."
+            f"{len(look.pairs):,} pairs, {len(crossing):,} of them across splits; {copies:,} of these agree at "
+            f"{hygiene.COPY} or more and are one recording, and nothing may learn from them (data.allow_leak)."
         )
     ]
     torn = [pair for pair in look.pairs if pair.one.label != pair.other.label]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sarsynth.console import console, progress
 from sarsynth.data.curated import Curated
-from sarsynth.data.health import Scan, groups, near_duplicates, scan
+from sarsynth.data.health import AGREEMENT, FORM, HASHES, Scan, groups, near_duplicates, scan
 from sarsynth.data.records import SPLITS, ImageRecord
 from sarsynth.errors import UserError
 from sarsynth.store import Artifact
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PAIRS = "near.json"
 STAGES: dict["Role", str] = {"sar": "data", "ors": "data", "regular": "controlnet"}  # that look at a set
+COPY = 0.97  # agreement from which on two images are one picture in two encodings; see `guard`
 SHOWN = 5  # names on the screen; files have them all
 
 
@@ -48,7 +49,7 @@ def scanned(study: "Study", role: "Role") -> Artifact:
     return study.store.make(
         "cache",
         f"{name}-{role}-scan",
-        {"source": study.contents[role], "paths": [record.path for record in records]},
+        {"source": study.contents[role], "paths": [record.path for record in records], "form": FORM},
         {},
         build,
         command=study.command("train.py", f"stage={STAGES[role]}"),
@@ -65,7 +66,7 @@ def paired(study: "Study", role: "Role") -> Artifact:
     return study.store.make(
         "cache",
         f"{study.images_of(role).name}-{role}-near",
-        {"bits": bits},
+        {"bits": bits, "hashes": HASHES, "agreement": AGREEMENT},
         {"scan": looked},
         build,
         command=study.command("train.py", f"stage={STAGES[role]}"),
@@ -130,8 +131,9 @@ def across(several: Sequence[Pair]) -> list[Pair]:
 
 
 def say_across(study: "Study", role: "Role") -> None:
-    """Print, in one line, how many images of given splits show one picture."""
+    """Print, in one line, how many images of given splits show one picture, and note it for the result."""
     crossing = across(pairs(study, role))
+    study.crossing[study.slot(role)] = len(crossing)
     if crossing:
         named = [" and ".join(f"{one.path} ({one.split})" for one in (pair.one, pair.other)) for pair in crossing]
         found = f"{study.slot(role)}: {len(crossing)} pairs of near-duplicates across its splits: {some(named)}"
@@ -176,16 +178,27 @@ def guard(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> list[
     """Let images pass that something is to learn from, if none of them is a validation or test image.
 
     All training images of every stage come through here: for adapters, classifier, prototypes, contours, ControlNet and
-    base. Two images are one if their pixels are; whoever only looks alike is told of, not refused.
+    base. Two images are one if their pixels are, in whichever sets they lie; or, within one set, if their fine
+    structure agrees at `COPY`: compressed, brightened or shifted, it is still the same recording. Two looks at one ship
+    are no such copy, however alike: each has speckle of its own, and no two of MSTAR's 5,171 chips, many of one vehicle
+    at almost one azimuth, reach even 0.9. Between 0.9 and `COPY` lie e.g. overlapping chips of one scene, which a data
+    set may have in two of its splits for good reasons: `say_across` counts them, and the result has the number.
 
     Raises:
         UserError: Some are, and `data.allow_leak` is false.
     """
+    scan = study.scans[role]
     held = {
+        scan.content(pair.one): f"as good as {pair.other.split} image {pair.other.path} (agreement {pair.agreement:g})"
+        for near in across(pairs(study, role))
+        for pair in (near, Pair(near.other, near.one, near.agreement))
+        if pair.one.split == "train" and pair.agreement >= COPY
+    }
+    held |= {
         study.scans[owner].content(record): f"{record.split} image {record.path} of {study.slot(owner)}"
         for owner, record in held_out(study, role)
     }
-    contents = [(record.path, study.scans[role].content(record)) for record in records]
+    contents = [(record.path, scan.content(record)) for record in records]
     leak(study, study.slot(role), [(path, held[content]) for path, content in contents if content in held])
     return list(records)
 

@@ -77,6 +77,7 @@ def _keywords(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> l
         {},
         build,
         command=study.command("train.py", "stage=ors" if role == "ors" else "stage=sar"),
+        samples=study.samples(role, records),
     )
     lines = (made.path / KEYWORDS).read_text(encoding="utf-8").splitlines()
     return [tuple(json.loads(line)["keywords"]) for line in lines]
@@ -102,13 +103,17 @@ def samples(study: "Study") -> dict[str, dict[str, str]]:
 
 def write_captions(folder: Path, base: Base, records: Sequence[ImageRecord], texts: Sequence[str]) -> None:
     """Write each image's caption beside its latents: its tokens, how many of them are seen, and the words cut off."""
-    measured = dict(zip(unique := sorted(set(texts)), base.cut(unique), strict=True))
-    rows = [
-        {"file_name": record.path, "text": text, "tokens": tokens, "seen": min(tokens, base.text_length), "cut": cut}
-        for record, text in zip(records, texts, strict=True)
-        for tokens, cut in [measured[text]]
-    ]
+    rows = [{"file_name": record.path} | row for record, row in zip(records, _measured(base, texts), strict=True)]
     _write(folder / CAPTIONS, rows)
+
+
+def _measured(base: Base, texts: Sequence[str]) -> list[dict[str, Any]]:
+    found = dict(zip(unique := sorted(set(texts)), base.cut(unique), strict=True))
+    return [
+        {"text": text, "tokens": tokens, "seen": min(tokens, base.text_length), "cut": cut}
+        for text in texts
+        for tokens, cut in [found[text]]
+    ]
 
 
 def warn_of_cuts(folder: Path, what: str) -> None:
@@ -119,6 +124,15 @@ def warn_of_cuts(folder: Path, what: str) -> None:
         what: Whose captions they are.
     """
     rows = [json.loads(line) for line in (folder / CAPTIONS).read_text(encoding="utf-8").splitlines()]
+    _warn(rows, what, f"; all are in {folder / CAPTIONS}")
+
+
+def warn_of_long(base: Base, texts: Sequence[str], what: str) -> None:
+    """Say the same of captions that stand in no file, since nothing was trained on them."""
+    _warn(_measured(base, texts), what, "")
+
+
+def _warn(rows: Sequence[dict[str, Any]], what: str, where: str) -> None:
     long = [row for row in rows if row["cut"]]
     if not long:
         return
@@ -126,10 +140,11 @@ def warn_of_cuts(folder: Path, what: str) -> None:
     lost = worst["cut"] if len(worst["cut"]) <= SHOWN else worst["cut"][: SHOWN - 1] + "…"
     console.print(
         f"[yellow]warning:[/] {len(long)} of {len(rows)} captions of {what} are cut off at {worst['seen']} tokens; "
-        f"the longest, of {worst['tokens']}, loses `{escape(lost)}`; all are in {escape(str(folder / CAPTIONS))}"
+        f"the longest, of {worst['tokens']}, loses `{escape(lost)}`{escape(where)}"
     )
 
 
 def _write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    file.write_text(text, encoding="utf-8")
+    # What is no text in the name of an image's file becomes an escape of JSON's.
+    file.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -40,6 +40,7 @@ def fitted(study: "Study", chosen: EightBit | Rule) -> Radiometry:
         {},
         build,
         command=study.command("train.py", "stage=classifier"),
+        samples=study.samples("sar", study.training),
     )
     levels = Levels(**json.loads((made.path / LEVELS).read_text()))
     if levels.below + levels.above > WORTH_SAYING:

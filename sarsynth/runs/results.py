@@ -26,6 +26,12 @@ def leaks(result: Mapping[str, Any]) -> list[str]:
     return [one for one in (result["protocol"]["leaks"], *learnt) if one]
 
 
+def write_result(result: Mapping[str, Any], folder: Path) -> None:
+    """Write a run's result.json; what is no text in the name of a file becomes an escape of JSON's."""
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 def read_result(file: Path) -> dict[str, Any] | None:
     """Read a result.json; None if there is none.
 

@@ -87,6 +87,7 @@ class Study:
         )
         self._training: ByRole[list[ImageRecord]] = ByRole(self._trained_on)
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by where it is
+        self.crossing: dict[str, int] = {}  # near-duplicates across splits, of each set that was learnt from
         self._shown: set[Artifact] = set()
         self._bases: dict[Artifact, Base] = {}
         self._adapters: dict[Artifact, Adapter] = {}
@@ -453,6 +454,8 @@ class Study:
         recipe = self.recipe_of_images()
 
         def build(folder: Path) -> None:
+            said = list(self.class_captions.values())
+            prompts.warn_of_long(self._load(recipe.base), said, f"method={self.settings.method.name}")
             rows = []
             with progress(f"images of {self.settings.method.name}", sum(sizes.values())) as advance:
                 for label, class_name in enumerate(self.classes):
