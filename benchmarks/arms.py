@@ -38,7 +38,7 @@ def labelled(source: Simulated, split: str) -> LabelledImages:
 
 def compare(study: Study, arms: Mapping[str, Arm], seeds: int) -> None:
     """Print a table with a row an arm."""
-    recipe, classes, test = study.recipe(), study.classes, labelled(study.sources["sar"], "test")
+    recipe, classes, test = study.recipe(), study.classes, labelled(study.opened["sar"], "test")
     table = Table(title=f"F1 in %, mean ± sd over {seeds} seeds, {len(test)} test images, {recipe.max_steps} steps")
     for column in ("training set", *classes, "minor", "macro"):
         table.add_column(column)

@@ -46,7 +46,7 @@ def speckled(images: LabelledImages, real: LabelledImages) -> LabelledImages:
 def main(seeds: int) -> None:
     """Print the table."""
     study = demo()
-    source = study.sources["sar"]
+    source = study.opened["sar"]
     real = labelled(source, "train")
     unseen = labelled(Simulated("sar", SEED, study.plan, 0, source.image_size), "train")
     smooth = decoded(study, unseen)

@@ -15,7 +15,7 @@ from sarsynth.runs.copies import repeated_images
 def main(seeds: int) -> None:
     """Print the table."""
     study = demo()
-    source, classes = study.sources["sar"], study.classes
+    source, classes = study.opened["sar"], study.classes
     real = labelled(source, "train")
     total, most = len(real), max(study.counts.values())
 
