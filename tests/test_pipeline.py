@@ -337,7 +337,7 @@ def test_a_tuned_base_is_a_base(study: SimpleNamespace):
 
 @pytest.mark.parametrize("kind", ["diffusers", "kohya"])
 def test_an_exported_class_makes_the_same_images_elsewhere(copied: Path, command: Command, tmp_path: Path, kind: str):
-    """In a plain pipeline of diffusers, from the same noise, within two grey levels of ours."""
+    """In a plain pipeline of diffusers, from the same noise, within one grey level of ours."""
     run = command(
         "generate", "method=plora", *TINY, f"export={tmp_path}/out", "class_name=tanker", f"export_format={kind}"
     )
@@ -356,7 +356,7 @@ def test_an_exported_class_makes_the_same_images_elsewhere(copied: Path, command
     theirs = made.mean(axis=2) * 255
     with Image.open(artifact(copied, "synthetic", "plora") / "images/tanker/000000.png") as picture:
         ours = np.asarray(picture, dtype=float)
-    assert np.abs(ours - theirs).max() <= 2
+    assert np.abs(ours - theirs).max() <= 1
 
 
 def test_an_adapter_from_elsewhere_takes_the_place_of_the_methods_own(copied: Path, command: Command, tmp_path: Path):
@@ -556,8 +556,7 @@ def test_speckle_is_put_on_a_copy_of_the_set_and_on_it_once(study: SimpleNamespa
     assert said["made"]["variance"] < said["real"]["variance"]
     assert said["matched"]["variance"] == pytest.approx(said["real"]["variance"], rel=0.35), "of 18 images of 32 px"
     assert said["factor"]["looks"] < 20
-    for name in ("metadata.jsonl", "contours.json"):
-        assert (matched / name).read_bytes() == (made / name).read_bytes()
+    assert (matched / "metadata.jsonl").read_bytes() == (made / "metadata.jsonl").read_bytes()
     known = {}
     for file, pixels in smooth.items():
         with Image.open(made / file) as old, Image.open(matched / file) as new:
@@ -780,6 +779,17 @@ def test_an_adapter_of_another_base_is_one_line(copied: Path, command: Command, 
     said = f"{folder.name}/{adapters.WEIGHTS}: no adapter for this base"
     made_before = ["classifier", "adapter", "partition", "synthetic", "evaluation"]
     refused(run, said, "train it again", root=tmp_path, allowed=made_before)
+
+
+def test_a_damaged_adapter_file_is_refused_before_anything_is_trained(command: Command, tmp_path: Path):
+    file = tmp_path / "elsewhere.safetensors"
+    file.write_bytes(b"no adapter")
+    run = command("generate", "method=2lora", *TINY, f"adapter.path={file}")
+    assert run.code == 1
+    assert run.err.count("error: ") == 1
+    assert file.name in run.err
+    left = {entry.parent.name for entry in (tmp_path / "logs/store").glob("*/*")}
+    assert left <= {"cache"}, "no ORS adapter, and no half of a set"
 
 
 def test_a_method_without_synthetic_images_generates_none(command: Command, tmp_path: Path):

@@ -141,6 +141,11 @@ def test_sweeps_compose(name: str, given: list[str]):
     assert len(jobs("evaluate", "-m", f"sweep={name}", *given)) == SWEPT[name]
 
 
+def test_ranks_are_of_one_adapter_unless_a_method_is_named():
+    for given, name in (([], "lora"), (["method=2lora"], "2lora")):
+        assert {one.method.name for one in jobs("train", "-m", "sweep=rank", "stage=sar", *given)} == {name}
+
+
 def test_prototypes_share_one_total_rank():
     found = jobs("evaluate", "-m", "method=plora", "sweep=num_prototypes")
     assert [one.prototypes.k for one in found] == [1, 2, 4, 8, 16]
@@ -191,7 +196,9 @@ def test_a_sweep_leaves_a_report(study: SimpleNamespace):
     page = (study.sweep / "report.html").read_text()
     assert all(f"python evaluate.py method={method} experiment=table2" in page for method in TABLE2)
     assert {"gains.svg", "features.svg", "kid.png"} <= {file.name for file in (study.sweep / "plots").iterdir()}
-    assert (study.sweep / "results.tex").read_text().count(r" \\") == 1 + len(TABLE2)
+    tables = (study.sweep / "results.tex").read_text().split(r"\bottomrule")
+    for table in tables[:2]:  # F1 with intervals; precision, recall and F1
+        assert [table.count("\n" + name.replace("_", r"\_") + " &") for name in TABLE2] == [1] * len(TABLE2)
     assert len(page) < 15e6
 
 

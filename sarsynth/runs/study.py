@@ -406,6 +406,8 @@ class Study:
         _ = self.class_captions
         first = self.training[0]
         self.radiometry["sar"].levels(self.sources["sar"].read(first), first.path)
+        if self.settings.adapter.path is not None and self.settings.method.tunes == "adapter":
+            self._adapter(self.base, adapters.imported(self, Path(self.settings.adapter.path)))
         if self.settings.method.below or "ors" in self.settings.contours.sources:
             self.training_records("ors")
         if self.settings.method.partition == "prototypes":
