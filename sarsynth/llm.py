@@ -1,7 +1,7 @@
 """A language model behind OpenAI's chat protocol: questions in, checked answers out, each paid for once. Torch-free.
 
 Every answer is kept in a file named by the hash of its request, so a killed run goes on where it was and a finished one
-asks nothing. Waiting, trying again and Retry-After are the client library's.
+asks nothing. Waiting, trying again and Retry-After are the client library's, but for answers that break off.
 """
 
 import hashlib
@@ -9,11 +9,12 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from sarsynth.errors import UserError, one_line
 Form = TypeVar("Form", bound=BaseModel)
 Message = dict[str, str]  # `role` and `content`
 NO_KEY = "none"  # what servers get that want none
+PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before a second try, twice as long before each other one; as the library's
 START = 160  # characters of an answer, in a message
 
 
@@ -66,7 +68,8 @@ class Chat:
         options: More of the request, e.g. {temperature: 0}.
         repair: What is said to an answer of another form, once.
         timeout: Seconds that an answer may take.
-        retries: How often a request is made again after a time-out, a lost connection, or status 408, 409, 429 or 5xx.
+        retries: How often a request is made again after a time-out, a lost connection, an answer that breaks off, or
+            status 408, 409, 429 or 5xx.
         concurrency: Requests under way at once.
         answers: Folder where answers are kept.
     """
@@ -196,9 +199,7 @@ class Chat:
         import openai
 
         try:
-            reply = self._client.chat.completions.create(
-                model=self.model, messages=list(messages), extra_body=self.options
-            )
+            reply = self._create(messages)
             message = reply.choices[0].message
             text = message.content or getattr(message, "refusal", None) or ""
             used = reply.usage
@@ -212,10 +213,23 @@ class Chat:
         except openai.APIConnectionError as error:
             cause = self._clean(str(error.__cause__ or error))
             raise self._error(f"cannot be reached ({cause}); is the server running?") from None
+        except json.JSONDecodeError:
+            raise self._error(f"an answer that breaks off, {1 + self.retries} times") from None
         except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as error:
             raise self._error(f"not OpenAI's chat protocol ({type(error).__name__})") from None
         tokens = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
         return self._clean(text), Usage(1, *(int(count or 0) for count in tokens))
+
+    def _create(self, messages: Sequence[Message]) -> Any:
+        """Make one request, and once more where its answer breaks off: the library tries that no second time."""
+        create = partial(
+            self._client.chat.completions.create, model=self.model, messages=list(messages), extra_body=self.options
+        )
+        for attempt in range(self.retries):
+            with suppress(json.JSONDecodeError):
+                return create()
+            time.sleep(min(PAUSE * 2**attempt, LONGEST_PAUSE))
+        return create()
 
     def _error(self, told: str) -> UserError:
         return UserError(f"prompt.base_url={self.base_url}: {told}; what was answered is kept, run it again to go on")

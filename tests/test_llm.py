@@ -174,6 +174,11 @@ def broken(request: dict[str, Any]) -> Reply:
     return 500, {"Retry-After": "0.01"}, "oops"
 
 
+def torn(request: dict[str, Any]) -> Reply:
+    status, headers, body = sensible(request)
+    return status, headers, body[: len(body) // 2]
+
+
 def slow(request: dict[str, Any]) -> Reply:
     time.sleep(0.6)
     return sensible(request)
@@ -200,6 +205,7 @@ def wordy(request: dict[str, Any]) -> Reply:
     [
         (busy, {}, 4),
         (broken, {}, 4),
+        (torn, {}, 4),
         (slow, {"timeout": 0.3}, 4),
         (rude, {}, 4),
         (refusing, {}, 4),
@@ -227,6 +233,7 @@ def test_passing_trouble(server: SimpleNamespace, model, mood, changed: dict[str
     ("mood", "changed", "requests", "message"),
     [
         (broken, {}, 3, "prompt.base_url=http://127.*: status 500"),
+        (torn, {"retries": 1}, 2, "127.*: an answer that breaks off, 2 times"),
         (slow, {"timeout": 0.1, "retries": 0}, 1, "no answer in 0.1 s, 1 times; raise prompt.timeout"),
         (rude, {}, 2, "twice, on class oil tanker: `Sure! Here are some keywords: ship, hull`"),
         (refusing, {}, 2, "twice, on class oil tanker: `I cannot help with warships.`"),
@@ -234,7 +241,7 @@ def test_passing_trouble(server: SimpleNamespace, model, mood, changed: dict[str
         (lambda request: (200, {}, '{"no": "chat"}'), {}, 1, "not OpenAI's chat protocol"),
         (lambda request: (401, {}, json.dumps({"error": {"message": f"bad key {KEY}"}})), {}, 1, r"bad key \*\*\*"),
     ],
-    ids=["500", "time-out", "no JSON", "refusal", "malformed JSON", "no chat", "wrong key"],
+    ids=["500", "torn", "time-out", "no JSON", "refusal", "malformed JSON", "no chat", "wrong key"],
 )
 def test_lasting_trouble(server: SimpleNamespace, model, tmp_path: Path, mood, changed, requests, message: str):
     server.moods = [mood] * 20
@@ -245,7 +252,7 @@ def test_lasting_trouble(server: SimpleNamespace, model, tmp_path: Path, mood, c
     assert error.value.__cause__ is None
     assert len(server.requests) == requests
     assert not [file for file in kept(tmp_path) if ".rejected" not in file.name]
-    if requests == 2:
+    if requests == 2 and mood is not torn:
         (rejected,) = kept(tmp_path)
         assert len(json.loads(rejected.read_text())["answers"]) == 2, "nothing that was paid for is lost"
     server.moods = []
