@@ -54,7 +54,7 @@ def study(root: Path, *overrides: str, script: str = "evaluate") -> Study:
 def said(monkeypatch) -> Any:
     """What is printed, without colours."""
     console = Console(width=400, record=True, color_system=None, file=open("/dev/null", "w"))  # noqa: SIM115
-    for module in ("runs.hygiene", "runs.study", "runs.contours", "console"):
+    for module in ("runs.hygiene", "runs.study", "runs.contours", "runs.health", "console"):
         monkeypatch.setattr(f"sarsynth.{module}.console", console)
     return lambda: console.export_text(clear=False)
 
@@ -234,7 +234,7 @@ def test_a_card_of_an_adapter_tells_its_own_images_from_those_of_its_inputs(root
         assert [(one["count"], one["through"]) for one in seen if "through" in one] == [(12, "latents")]
 
 
-def test_the_report_names_everything(root: Path) -> None:
+def test_the_report_names_everything(root: Path, said) -> None:
     plant(root, "sar/test/cargo/3.png", "sar/train/tanker/copy.bmp")
     (root / "sar/train/cargo/<b>broken&.png").write_bytes(b"")
     (root / "out").mkdir()
@@ -255,6 +255,8 @@ def test_the_report_names_everything(root: Path) -> None:
     assert content["data"]["captions"]["cargo"] == {"a SAR image of cargo": 8}
     assert sum(content["data"]["classes"]["cargo"]["histograms"]["uint8"]["pixels"]) == 16 * 40 * 40
     assert content["ors"]["bad"] == {} and content["ors"]["counts"]["train"] == COUNTS
+    assert "Images of data=imagefolder" in said() and "Images of ors=imagefolder" in said()
+    assert ["train", "8", "5", "13"] in [line.split() for line in said().splitlines()]
     page = (root / "out/report.html").read_text()
     for text in ("&lt;b&gt;broken&amp;.png", "0 bytes", "train/tanker/copy.bmp", "Contours", "contact sheets", "<svg"):
         assert text.lower() in page.lower()
