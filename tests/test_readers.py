@@ -124,6 +124,22 @@ def test_fusar_ship(tmp_path: Path) -> None:
     assert len(read("data", "fusar", tmp_path, "data.other_below=1").classes) == len(FUSAR)
 
 
+def test_fusar_ships_are_known_by_their_paths_where_ids_are_numbers(tmp_path: Path) -> None:
+    root = fusar(tmp_path) / "FUSAR_Ship1.0"
+    (root / "Dredger").rename(root / "dredger")
+    header, *rows = (root / "meta.csv").read_text().splitlines()
+    parted = [row.split(",") for row in rows]
+    numbered = [",".join([str(n), *row[1:-1], f"{row[-1]}\\{row[0]}.tiff"]) for n, row in enumerate(parted)]
+    text(root / "meta.csv", "\n".join([header, *numbered]) + "\n")
+    source = read("data", "fusar", tmp_path, "data.other_below=1")
+    assert sum(record.group is not None for split in SPLITS for record in source.records(split)) == FUSAR["Cargo"]
+    assert groups_apart(source)
+    assert len(source.classes) == len(FUSAR), "dredgers among them"
+    text(root / "meta.csv", "\n".join([header, *(",".join(["7", *row[1:]]) for row in parted)]) + "\n")
+    with pytest.raises(UserError, match=r"meta\.csv: of none of the images: expected names such as Ship_C01S01N0001"):
+        read("data", "fusar", tmp_path)
+
+
 def test_srsdd(tmp_path: Path) -> None:
     source = read("data", "srsdd", srsdd(tmp_path))
     by_class = {"bulk_cargo": 2, "container": 1, "dredger": 2, "fishing": 1, "law_enforce": 0, "ore_oil": 1}

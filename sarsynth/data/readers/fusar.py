@@ -2,8 +2,8 @@
 
 import csv
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection
+from pathlib import Path, PureWindowsPath
 
 from sarsynth.data.files import Files
 from sarsynth.data.folders import children, images_in, locate, matches
@@ -40,7 +40,8 @@ class Fusar(Files):
             Ship_C01S01N0001.tiff   512 x 512 px, 8-bit grey
     meta.csv                        id, mmsi, …: which ship; need not be there
     ```
-    Folders of other names hold no ships and are passed over. Images of one ship (one MMSI) are a group.
+    Folders of other names, in any case, hold no ships and are passed over. Images of one ship (one MMSI) are a group. A
+    row of `meta.csv` is of the image that its `id` names, or else the last part of its `path`.
 
     Args:
         root: The archive's folder.
@@ -52,7 +53,7 @@ class Fusar(Files):
         channels: 1 or 3.
 
     Raises:
-        UserError: The folder is none of FUSAR-Ship.
+        UserError: The folder is none of FUSAR-Ship, or its `meta.csv` is of other images.
     """
 
     def __init__(
@@ -79,18 +80,18 @@ class Fusar(Files):
 
 def find_fusar(place: Path) -> list[Found]:
     """Find the ships of FUSAR-Ship below the folder of its layout, all in `train`, their categories in our spelling."""
-    ships = dict(_ships(place))
-    return [
-        Found(
-            image.relative_to(place).as_posix(),
-            snake_case(category.name),
-            "train",
-            group=ships.get(image.stem),
-        )
+    spelled = {name.lower(): snake_case(name) for name in CATEGORIES}
+    images = [
+        (image, spelled[category.name.lower()])
         for category in children(place)
-        if category.name in CATEGORIES
+        if category.name.lower() in spelled
         for subcategory in [category, *(folder for folder in children(category) if folder.is_dir())]
         for image in images_in(subcategory)
+    ]
+    ships = _ships(place, {image.stem for image, _ in images})
+    return [
+        Found(image.relative_to(place).as_posix(), category, "train", group=ships.get(image.stem))
+        for image, category in images
     ]
 
 
@@ -102,8 +103,13 @@ def category_of(name: str) -> str | None:
     return snake_case(CATEGORIES[int(found[1]) - 1])
 
 
-def _ships(place: Path) -> Iterator[tuple[str, str]]:
-    """Yield each image's name without suffix and the ship it shows, as far as `meta.csv` says."""
+def _ships(place: Path, stems: Collection[str]) -> dict[str, str]:
+    """Say which ship the images of these names, without suffix, show, as far as `meta.csv` knows.
+
+    Raises:
+        UserError: It lacks a column, or knows none of the images.
+    """
+    ships: dict[str, str] = {}
     for file in matches(place, "meta.csv"):
         with file.open(newline="", encoding="utf-8-sig", errors="replace") as content:
             delimiter = "\t" if "\t" in content.readline() else ","
@@ -111,6 +117,16 @@ def _ships(place: Path) -> Iterator[tuple[str, str]]:
             rows = csv.DictReader(content, delimiter=delimiter)
             if not {"id", "mmsi"} <= set(rows.fieldnames or ()):
                 raise UserError(f"{file}: expected columns id and mmsi; found {', '.join(rows.fieldnames or ())}")
+            named = unknown = None
             for row in rows:
-                if (row["mmsi"] or "0").strip().strip("0"):
-                    yield row["id"].strip(), f"mmsi {row['mmsi'].strip()}"
+                both = (row["id"] or "").strip(), PureWindowsPath((row.get("path") or "").strip()).stem
+                known = next((name for name in both if name in stems), None)
+                named, unknown = named or known, unknown or both
+                if known and (row["mmsi"] or "0").strip().strip("0"):
+                    ships[known] = f"mmsi {row['mmsi'].strip()}"
+        if unknown and not named:
+            raise UserError(
+                f"{file}: of none of the images: expected names such as {min(stems, default='Ship_C01S01N0001')} in "
+                f"column id, or at the end of path; found {' and '.join(filter(None, unknown)) or 'nothing'}"
+            )
+    return ships
