@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, WeightAveraging
 from lightning.pytorch.loggers import Logger
-from torch import Tensor
+from torch import Tensor, distributed
 
 from sarsynth.console import progress
 from sarsynth.errors import UserError
@@ -29,6 +29,9 @@ class NotFiniteError(UserError):
 def check_finite(values: Tensor, what: str, step: int, name: Callable[[int], str]) -> None:
     """Stop a training before values that are not finite reach a weight.
 
+    All processes of a data-parallel training call it together, and stop together: one that went on alone would report
+    nothing but a lost connection.
+
     Args:
         values: Shape (N,).
         what: Of what they are the values.
@@ -38,12 +41,22 @@ def check_finite(values: Tensor, what: str, step: int, name: Callable[[int], str
     Raises:
         NotFiniteError: Some are NaN or infinite; the message names whose.
     """
-    finite = values.isfinite()
-    if not finite.all():
-        culprits = (~finite).nonzero()[:, 0].tolist()
-        named = ", ".join(name(index) for index in culprits[:NAMED])
-        more = f" and {len(culprits) - NAMED} more" if len(culprits) > NAMED else ""
-        raise NotFiniteError(f"step {step}: the {what} is not finite for {named}{more}")
+    named = _of_all_processes([name(index) for index in (~values.isfinite()).nonzero()[:, 0].tolist()], values.device)
+    if named:
+        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        raise NotFiniteError(f"step {step}: the {what} is not finite for {', '.join(named[:NAMED])}{more}")
+
+
+def _of_all_processes(names: Sequence[str], device: torch.device) -> list[str]:
+    """Join the names that the processes of a training have, each name once."""
+    several = [list(names)]
+    if distributed.is_available() and distributed.is_initialized():
+        found = torch.tensor(len(names), device=device)
+        distributed.all_reduce(found)  # a number a step; names travel only if there are some
+        several = [[] for _ in range(distributed.get_world_size())]
+        if found:
+            distributed.all_gather_object(several, list(names))
+    return list(dict.fromkeys(one for part in several for one in part))
 
 
 def learning_rate_share(

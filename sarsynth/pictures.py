@@ -64,7 +64,7 @@ def real_vs_synthetic_grid(
 
 
 def strip(images: ArrayLike, scales: Sequence[float], *, title: str, seeds: Sequence[int] | None = None) -> Image.Image:
-    """Show what the adapters' scale does to one class (the paper's Figure 1b): scales across, seeds down.
+    """Show what the scale of all adapters together does to one class (paper's Figure 1b): scales across, seeds down.
 
     Args:
         images: In 0..255, uint8 or float32, shape (number of seeds, number of scales, 1 or 3, H, W); each row starts
@@ -74,7 +74,7 @@ def strip(images: ArrayLike, scales: Sequence[float], *, title: str, seeds: Sequ
         seeds: Seed of each row, to name it by; None leaves rows without names.
     """
     rows = np.asarray(images)
-    groups = [(f"scale {scale:g}", [[row[column]] for row in rows]) for column, scale in enumerate(scales)]
+    groups = [(f"all adapters x {scale:g}", [[row[column]] for row in rows]) for column, scale in enumerate(scales)]
     return compose(groups, [f"seed {seed}" for seed in seeds] if seeds is not None else [""] * len(rows), title)
 
 

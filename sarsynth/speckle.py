@@ -19,7 +19,8 @@ import numpy as np
 
 from sarsynth.realism import clutter_blocks, target_masks
 
-FEWEST_LOOKS, MOST_LOOKS = 0.5, 100.0  # of a factor: half a look is the roughest gamma that Gaussians make
+FEWEST_LOOKS = 0.5  # of a factor: the roughest that squares of Gaussians make
+MOST_LOOKS = 50.0  # a smoother one changes nothing that is seen
 LARGEST_CORRELATION = 0.98  # of neighbours
 
 
@@ -53,8 +54,9 @@ def moments(images: np.ndarray) -> Moments | None:
         None if no image has clutter that varies.
     """
     found = []
-    for grey, target in zip(images.astype(np.float64).mean(axis=1), target_masks(images), strict=True):
-        blocks = clutter_blocks(grey**2, ~target)
+    for image in images:  # one at a time: floats of hundreds of large images would fill the memory
+        (target,) = target_masks(image[None])
+        blocks = clutter_blocks(image.mean(axis=0, dtype=np.float64) ** 2, ~target)
         means = blocks.mean(axis=(1, 2), keepdims=True)
         if not (level := (means**2).mean() if len(blocks) else 0.0):
             continue

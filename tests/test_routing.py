@@ -237,3 +237,48 @@ def test_two_processes_train_several_as_one_does(together, tmp_path: Path):
         a, b = flat(adapter), first[str(index)]
         assert torch.equal(b, second[str(index)])
         assert (a - b).norm() <= 1e-4 * a.norm()
+
+
+SPOILT = """
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+sys.path.insert(0, {tests!r})
+from test_routing import CELLS, Fitting, train
+from sarsynth.errors import UserError
+
+
+class Spoil(Callback):
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.global_step == 2 and trainer.global_rank == 1:
+            batch["mean"][-1] = torch.nan
+
+
+torch.set_num_threads(1)
+fitting = Fitting(partial(Trainer, accelerator="cpu", devices=2, strategy="ddp"))
+try:
+    train(CELLS, fitting=fitting, callbacks=[Spoil()])
+except UserError as error:
+    rank = torch.distributed.get_rank()
+    Path({folder!r}, f"rank_{{rank}}.txt").write_text(str(error))
+"""
+
+
+def test_two_processes_stop_together_and_name_the_same_image(tmp_path: Path):
+    """One of them has a value that is not finite; the other would wait for it, and report a lost connection."""
+    script = tmp_path / "script.py"
+    script.write_text(SPOILT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=500,
+        check=False,  # Lightning stops a process that its neighbour's exception has left
+    )
+    first, second = (file.read_text() for file in sorted(tmp_path.glob("rank_*.txt")))
+    assert first == second
+    assert "step 2: the loss is not finite for " in first

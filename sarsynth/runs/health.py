@@ -11,16 +11,14 @@ import numpy as np
 from PIL import Image
 
 from sarsynth import pages, pictures, plots
-from sarsynth.console import console
 from sarsynth.data.health import by_class, edges
-from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts, minor_classes
+from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts
 from sarsynth.errors import UserError
 from sarsynth.pages import Cell, Gallery, Note, Picture, Piece, Plot, Section, Table
 from sarsynth.runs import hygiene
 from sarsynth.runs.contours import outlined
 from sarsynth.runs.hygiene import Pair
 from sarsynth.runs.prompts import captions_of
-from sarsynth.runs.tables import counts_table
 
 if TYPE_CHECKING:
     from sarsynth.runs.study import Role, Study
@@ -142,20 +140,8 @@ def write(study: "Study", folder: Path) -> list[Path]:
     )
     pages.write(page.encode("utf-8", "backslashreplace").decode(), folder / REPORT)
     for look in looks.values():
-        say_counts(look)
+        study.say_counts(look.role, look.counts, "train")
     return [folder / REPORT, folder / HEALTH]
-
-
-def say_counts(look: Health) -> None:
-    """Print how many good images of each class a set has in each split."""
-    study, counts = look.study, look.counts
-    minor = (
-        minor_classes(counts["train"], study.settings.data.minor) if look.role == "sar" and "train" in counts else []
-    )
-    mark = ", * for the minor classes" if minor else ""
-    if counts:
-        title = f"Images of {study.slot(look.role)}={study.images_of(look.role).name}{mark}"
-        console.print(counts_table(counts, minor, title))
 
 
 def sections(look: Health) -> list[Section]:

@@ -730,9 +730,9 @@ def _correlation(found: tuple[float, float, float]) -> Cell:
 def prototypes(sweep: Sweep) -> Section:
     """Class x cluster counts and the weights that follow."""
     about = (
-        "K-means on the classifier's features of the SAR training images. When a class is made, the adapters of the "
-        "clusters are mixed by its bias scores: its share of each cluster, normalised. With a mutual information of 1 "
-        "the clusters are the classes, and nothing is shared."
+        "K-means on features of the SAR training images (prototypes.features). When a class is made, the adapters of "
+        "the clusters are mixed by its bias scores: its share of each cluster, normalised. With a mutual information "
+        "of 1 the clusters are the classes, and nothing is shared."
     )
     pieces: list[Piece] = []
     seen: set[str] = set()

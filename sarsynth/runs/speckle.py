@@ -54,8 +54,8 @@ def matched(study: "Study", made: Artifact) -> Artifact:
                 save_png(factor.on(read_png(made.path / name), rng), folder / name)
         after = _moments(_read(folder, some), f"images of {method}")
         console.print(
-            f"  clutter of {method}: {before.looks:.1f} looks, {after.looks:.1f} with the speckle that it lacked; "
-            f"{real.looks:.1f} in training images"
+            f"  looks of clutter: {real.looks:.1f} in training images; of {method} {before.looks:.1f} as made, "
+            f"{after.looks:.1f} matched"
         )
         said = {"real": real, "made": before, "matched": after, "factor": factor}
         plain = {name: one and asdict(one) for name, one in said.items()}

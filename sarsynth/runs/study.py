@@ -89,6 +89,7 @@ class Study:
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by where it is
         self.crossing: dict[str, int] = {}  # near-duplicates across splits, of each set that was learnt from
         self._shown: set[Artifact] = set()
+        self._counted: set[Role] = set()
         self._bases: dict[Artifact, Base] = {}
         self._adapters: dict[Artifact, Adapter] = {}
 
@@ -143,9 +144,24 @@ class Study:
         chosen = deci(whole, self.settings.seed) if data.split == "deci" else whole
         splits = {"train": whole, data.split: chosen} | {s: self.sources["sar"].records(s) for s in ("val", "test")}
         counts = {split: class_counts(records, self.classes) for split, records in splits.items() if records}
-        minor = minor_classes(counts[data.split], data.minor)
-        console.print(counts_table(counts, minor, f"Images of data={data.name}, * for the minor classes"))
+        self.say_counts("sar", counts, data.split)
         return chosen
+
+    def say_counts(self, role: Role, counts: Mapping[str, dict[str, int]], trained_on: str) -> None:
+        """Print, once a run, how many images of each class a set has in each split.
+
+        Args:
+            role: Which set.
+            counts: By split, those of each class.
+            trained_on: The split whose counts decide which SAR classes are minor.
+        """
+        if role in self._counted or not counts:
+            return
+        self._counted.add(role)
+        sar = role == "sar" and trained_on in counts
+        minor = minor_classes(counts[trained_on], self.settings.data.minor) if sar else []
+        title = f"Images of {SLOTS[role]}={self.images_of(role).name}" + ", * for the minor classes" * bool(minor)
+        console.print(counts_table(counts, minor, title))
 
     def records(self, role: Role, split: Split) -> list[ImageRecord]:
         """List a split of one set.
