@@ -18,11 +18,13 @@ from sarsynth.adapters import AdapterSpec, LowRank, folded
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, step_seed
 from sarsynth.data.latents import (
+    LATENTS,
+    TEXTS,
     LatentDataset,
     encode_images,
     encode_texts,
-    load_latents,
-    save_latents,
+    load_encoded,
+    save_encoded,
 )
 from sarsynth.denoising import Denoiser, Draws, Track
 from sarsynth.errors import UserError
@@ -382,10 +384,12 @@ def test_encoded_images_are_those_of_the_base(tiny: Base, flip: str, axis: int |
 def test_encoded_sets_survive_the_disk_and_serve_batches(tiny: Base, tmp_path: Path):
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     texts = ["b", "a", "b", "b", "a"]
-    made = encode_images(tiny, images, flip="horizontal") | encode_texts(tiny, texts)
+    latents, features = encode_images(tiny, images, flip="horizontal"), encode_texts(tiny, texts)
+    made = latents | features
     assert len(made["text_features"]) == 2, "each text once"
-    save_latents(made, tmp_path)
-    read = load_latents(tmp_path)
+    save_encoded(latents, tmp_path / LATENTS)
+    save_encoded(features, tmp_path / TEXTS)
+    read = load_encoded(tmp_path, tmp_path)
     assert all(torch.equal(made[name], read[name]) for name in made)
     dataset = LatentDataset(read)
     assert len(dataset) == 5

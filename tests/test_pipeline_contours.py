@@ -74,7 +74,7 @@ def test_the_controlnet_is_an_artifact_in_the_layout_of_diffusers(followed: Simp
     }
     network = ControlNetModel.from_pretrained(made)
     assert any(block.weight.any() for block in network.controlnet_down_blocks), "it has learnt something"
-    assert set(inputs(made)) == {"base", "latents", "contours"}
+    assert set(inputs(made)) == {"base", "latents", "texts", "contours"}
     synthetic = inputs(artifact(followed.store, "synthetic", "lora"))
     assert synthetic["controlnet"] == made.name.rpartition("-")[2]
     assert {"contours_data", "contours_ors"} <= set(synthetic)

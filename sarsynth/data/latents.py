@@ -12,7 +12,7 @@ from sarsynth.base import Base
 from sarsynth.console import progress
 from sarsynth.data.transforms import to_channels, to_float
 
-LATENTS = "latents.safetensors"
+LATENTS, TEXTS = "latents.safetensors", "texts.safetensors"
 FLIPS = {"none": None, "horizontal": 3, "vertical": 2}
 BATCH = 64
 
@@ -54,14 +54,14 @@ def encode_texts(base: Base, texts: list[str]) -> dict[str, Tensor]:
     return {"text_features": features, "text_index": torch.tensor([place[text] for text in texts])}
 
 
-def save_latents(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write encoded images and texts."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / LATENTS)
+def save_encoded(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write encoded images or texts."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
-def load_latents(folder: Path) -> dict[str, Tensor]:
-    """Memory-map encoded images and texts."""
-    return load_file(folder / LATENTS)
+def load_encoded(latents: Path, texts: Path) -> dict[str, Tensor]:
+    """Memory-map encoded images and their texts, which lie in two folders: other wordings leave images as they are."""
+    return load_file(latents / LATENTS) | load_file(texts / TEXTS)
 
 
 class LatentDataset(Dataset[dict[str, Tensor]]):

@@ -19,7 +19,7 @@ from sarsynth import adapters, partitions
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
-from sarsynth.data.latents import LatentDataset, load_latents
+from sarsynth.data.latents import LatentDataset, load_encoded
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
@@ -43,7 +43,7 @@ class Training:
         spec: What it looks like.
         recipe: How it trains; `steps` and `warmup` are those of this adapter.
         rows: Which of the images.
-        latents: Those images, encoded.
+        encoded: Those images' `latents` and `texts`.
         below: The frozen adapter that it trains on top of, None for the base alone.
         scale_below: At which scale.
         seed: Of its weights, sample order and noise.
@@ -58,7 +58,7 @@ class Training:
     steps: int
     warmup: int
     rows: Sequence[int]
-    latents: Artifact
+    encoded: Mapping[str, Artifact]
     below: Artifact | None
     scale_below: float | None
     seed: int
@@ -68,7 +68,7 @@ class Training:
     def company(self) -> tuple[Any, ...]:
         """What adapters must have in common to train in one run."""
         recipe = self.recipe
-        return self.latents, self.below, self.scale_below, recipe.batch_size, recipe.max_grad_norm
+        return *self.encoded.values(), self.below, self.scale_below, recipe.batch_size, recipe.max_grad_norm
 
 
 def ors_training(study: "Study") -> Training:
@@ -130,7 +130,7 @@ def _training(
 ) -> Training:
     settings = study.settings
     spec = AdapterSpec(rank, settings.adapter.target_modules)
-    latents, records = study.latents(role), study.training_records(role)
+    encoded, records = study.encoded(role), study.training_records(role)
     below = inputs.get("ors")
     scale_below = settings.generate.scales[0] if below else None
     warmup = recipe.warmup_steps if whole else min(recipe.warmup_steps, steps // 10)
@@ -146,12 +146,12 @@ def _training(
             "scale_below": scale_below,
             "seed": settings.seed,
         },
-        {"base": study.base_artifact, "latents": latents, **inputs},
+        {"base": study.base_artifact, **encoded, **inputs},
         study.command("train.py", f"stage={role}"),
         study.samples(role, [records[row] for row in rows]),
     )
     return Training(
-        study, name, role, spec, recipe, steps, warmup, rows, latents, below, scale_below, settings.seed, request
+        study, name, role, spec, recipe, steps, warmup, rows, encoded, below, scale_below, settings.seed, request
     )
 
 
@@ -205,7 +205,9 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
         study.fitting(first.role).fit(
             denoiser,
             SeededDataModule(
-                LatentDataset(load_latents(first.latents.path)), streams, batch_size=first.recipe.batch_size
+                LatentDataset(load_encoded(first.encoded["latents"].path, first.encoded["texts"].path)),
+                streams,
+                batch_size=first.recipe.batch_size,
             ),
             title=title,
             max_steps=max(one.steps for one in run),
@@ -255,7 +257,7 @@ def tuned_base(study: "Study") -> Artifact:
     """Tune the whole U-Net, from the base's weights or from random ones; what comes out is a base of its own."""
     method, settings = study.settings.method, study.settings
     recipe = settings.train.finetune if method.start == "base" else settings.train.scratch
-    latents = study.latents("sar")
+    encoded = study.encoded("sar")
 
     def build(folder: Path) -> None:
         base = Base.load(study.base_artifact.path, settings.base.config)
@@ -274,7 +276,7 @@ def tuned_base(study: "Study") -> Artifact:
             recipe.decay,
         )
         names = [record.path for record in study.training]
-        dataset = LatentDataset(load_latents(latents.path))
+        dataset = LatentDataset(load_encoded(encoded["latents"].path, encoded["texts"].path))
         study.fitting(method.name).fit(
             Denoiser(base.unet, base.noise_scheduler, [track], names=names).train(),
             SeededDataModule.whole(
@@ -297,7 +299,7 @@ def tuned_base(study: "Study") -> Artifact:
             "recipe": recipe.model_dump(exclude={"checkpoint_every"}),
             "seed": settings.seed,
         },
-        {"base": study.base_artifact, "latents": latents},
+        {"base": study.base_artifact, **encoded},
         build,
         command=study.command("train.py", "stage=sar", f"method={method.name}"),
         collective=True,

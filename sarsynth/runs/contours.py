@@ -18,7 +18,7 @@ from sarsynth.console import console, progress
 from sarsynth.contours import Maps, assign, canny, check_reuse, pack, read_maps, unpack, usable
 from sarsynth.control import ContourDataset, ControlTraining
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.data.latents import load_latents
+from sarsynth.data.latents import load_encoded
 from sarsynth.data.records import ImageRecord, digest
 from sarsynth.data.transforms import central_square, resize
 from sarsynth.denoising import Track
@@ -221,7 +221,7 @@ def trained_controlnet(study: "Study") -> Artifact:
     settings = study.settings
     role, recipe, seed = settings.controlnet.on, settings.train.controlnet, settings.seed
     command = study.command("train.py", "stage=controlnet")
-    latents, found = study.latents(role), contours(study, role, command)
+    encoded, found = study.encoded(role), contours(study, role, command)
     begun = base_controlnet(study) if settings.controlnet.init == "shipped" else None
 
     def build(folder: Path) -> None:
@@ -248,7 +248,7 @@ def trained_controlnet(study: "Study") -> Artifact:
                 caption_dropout=recipe.caption_dropout,
             ),
             SeededDataModule.whole(
-                ContourDataset(load_latents(latents.path), packed, study.flip(role)),
+                ContourDataset(load_encoded(encoded["latents"].path, encoded["texts"].path), packed, study.flip(role)),
                 batch_size=recipe.batch_size,
                 max_steps=recipe.max_steps,
                 seed=seed,
@@ -266,7 +266,7 @@ def trained_controlnet(study: "Study") -> Artifact:
         "controlnet",
         f"{settings.base.name}-{role}",
         {"recipe": recipe.model_dump(exclude={"checkpoint_every"}), "init": settings.controlnet.init, "seed": seed},
-        {"base": study.base_artifact, "latents": latents, "contours": found} | ({"init": begun} if begun else {}),
+        {"base": study.base_artifact, **encoded, "contours": found} | ({"init": begun} if begun else {}),
         build,
         command=command,
         collective=True,

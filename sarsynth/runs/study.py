@@ -32,7 +32,7 @@ from sarsynth.classification import (
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.health import Scan
-from sarsynth.data.latents import encode_images, encode_texts, load_latents, save_latents
+from sarsynth.data.latents import LATENTS, TEXTS, encode_images, encode_texts, save_encoded
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
@@ -273,28 +273,42 @@ class Study:
         records = self.training if split == "train" else self.records("sar", split)
         return LabelledImages(tensors["images"], tensors["labels"], [record.path for record in records])
 
+    def encoded(self, role: Role) -> dict[str, Artifact]:
+        """What a denoiser trains on: `latents` of the training images of one set, and `texts`, their captions."""
+        return {"latents": self.latents(role), "texts": self.texts(role)}
+
     def latents(self, role: Role) -> Artifact:
-        """Latents and text features of the training images of one set."""
+        """Latents of the training images of one set."""
         spec, flip, records = self.images_of(role), self.flip(role), self.training_records(role)
         source, size = self.sources[role], self.settings.base.image_size
-        texts = self.captions[role]
 
         def build(folder: Path) -> None:
             images = load_images(source, records, size, self.radiometry[role])
             encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
-            save_latents(encoded | encode_texts(self.base, texts), folder)
+            save_encoded(encoded, folder / LATENTS)
+
+        return self.store.make(
+            "cache",
+            f"{spec.name}-{role}-latents",
+            {"source": self.fingerprints[role], "records": digest(records), "image_size": size, "flip": flip},
+            {"base": self.base_artifact},
+            build,
+            command=self.command("train.py", f"stage={STAGES[role]}"),
+            samples=self.samples(role, records),
+        )
+
+    def texts(self, role: Role) -> Artifact:
+        """Text features of the captions of the training images of one set."""
+        spec, records, texts = self.images_of(role), self.training_records(role), self.captions[role]
+
+        def build(folder: Path) -> None:
+            save_encoded(encode_texts(self.base, texts), folder / TEXTS)
             prompts.write_captions(folder, self.base, records, texts)
 
         made = self.store.make(
             "cache",
-            f"{spec.name}-{role}-latents",
-            {
-                "source": self.fingerprints[role],
-                "records": digest(records),
-                "image_size": size,
-                "captions": digest_of(texts),
-                "flip": flip,
-            },
+            f"{spec.name}-{role}-texts",
+            {"records": digest(records), "captions": digest_of(texts)},
             {"base": self.base_artifact},
             build,
             command=self.command("train.py", f"stage={STAGES[role]}"),
@@ -383,7 +397,7 @@ class Study:
         """How to describe the SAR training images, float32 (N, F), and the artifacts that this follows from."""
         if self.settings.prototypes.features == "base":
             latents = self.latents("sar")
-            return lambda: load_latents(latents.path)["mean"][0].flatten(1).float(), {"latents": latents}
+            return lambda: load_file(latents.path / LATENTS)["mean"][0].flatten(1).float(), {"latents": latents}
         classifier, images = self.classifier(), self.images("train")
         return (
             lambda: extract_features(Classifier.load(classifier.path), self.labelled("train").images),
