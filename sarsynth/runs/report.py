@@ -370,14 +370,18 @@ def gains(sweep: Sweep) -> Section:
     drawn = plots.estimates(
         panels, [sweep.rows[index] for index in against], "points over the baseline", every=sweep.rows, zero=True
     )
-    columns = ["method", *sweep.titles.values(), "McNemar's p"]
+    columns = ["method", *sweep.titles.values(), "p"]
     return Section(
         "gains",
         "Gains",
         about,
         [
             Plot("gains", drawn, "Gain of each method over the baseline, by class, as in the table below"),
-            Table("Gain over the baseline in points, its interval, and the smallest gain to be seen", columns, table),
+            Table(
+                "Gain over the baseline in points, its interval, the smallest gain to be seen; p: McNemar, accuracy",
+                columns,
+                table,
+            ),
             *notes,
         ],
     )
@@ -386,7 +390,7 @@ def gains(sweep: Sweep) -> Section:
 def _gain_cell(gain: Mapping[str, Any] | None) -> Cell | str:
     if gain is None:
         return ""
-    detail = f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+    detail = f"{100 * gain['low']:+.1f}…{100 * gain['high']:+.1f}"
     if gain["detectable"] is not None:  # something varied
         detail += f"\n≥ {100 * gain['detectable']:.1f}"
     if ways := settling(gain, "x images"):
