@@ -19,12 +19,13 @@ lint: $(INSTALLED)
 install: $(INSTALLED)
 
 # uv is quicker than pip, and takes each package from one index only, so that no stray local build of torch gets in.
+# Compiled here, once: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each start would compile for 12 s.
 $(INSTALLED): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python >= 3.11 is needed; name one with: make PYTHON=python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(BIN)/python -m pip install --quiet "uv>=0.5"
-	$(BIN)/uv pip install --python $(BIN)/python -r requirements-dev.txt
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -r requirements-dev.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps -e .
 	touch $@

@@ -23,7 +23,11 @@ from sarsynth import plots
 from sarsynth.errors import UserError
 from sarsynth.runs import report
 from sarsynth.runs.cells import cells
-from sarsynth.runs.report import Sweep, duration, rank_correlation, remake, write
+from sarsynth.runs.report import write
+from sarsynth.runs.report.distances import MODELS, OVERLAPS
+from sarsynth.runs.report.images import evenly
+from sarsynth.runs.report.sweep import Sweep, distance, distance_cells, rank_correlation
+from sarsynth.runs.report.training import duration, remake
 from sarsynth.runs.results import LEAKS, RESULT, RESULT_VERSION
 from sarsynth.runs.sweep import side_by_side
 
@@ -57,7 +61,7 @@ REALISM = {
         },
     },
     "fits": {
-        key: {model: {"ks": 0.2} for model in report.MODELS} | {"k": {"ks": 0.2, "looks": 3.0, "shape": 7.5}}
+        key: {model: {"ks": 0.2} for model in MODELS} | {"k": {"ks": 0.2, "looks": 3.0, "shape": 7.5}}
         for key in ("real", "synthetic", "autoencoder")
     },
     "shortcut": {"accuracy": 0.8, "masked_accuracy": 0.3, "chance": 0.33, "interval": [0.2, 0.4], "meaning": "…"},
@@ -136,7 +140,7 @@ def fabricate(folder: Path) -> Path:
         f1 = np.array([f1_score(labels, one, average=None) for one in said])
         confusion = [confusion_matrix(labels, one).tolist() for one in said]
         distances = {"fid": 3.0, "fid_reliable": True, "kid": 0.02, "n_real": EACH, "n_synthetic": 2}
-        distances |= dict.fromkeys(report.OVERLAPS, 0.5) | {"intervals": {"kid": [0.01, 0.03]}}
+        distances |= dict.fromkeys(OVERLAPS, 0.5) | {"intervals": {"kid": [0.01, 0.03]}}
         few = distances | {"fid_reliable": False}
         result = {
             "version": RESULT_VERSION,
@@ -284,10 +288,10 @@ def test_cost_counts_everything_below_a_row_and_shared_parts_once(sweep: Path):
 
 def test_fid_of_fewer_images_than_features_is_not_shown(sweep: Path):
     result = read(sweep).results[2]
-    assert report.distance(result, "fid", "cargo") == 3.0
-    assert report.distance(result, "fid", "tanker") is None and report.distance(result, "kid", "tanker") == 0.02
+    assert distance(result, "fid", "cargo") == 3.0
+    assert distance(result, "fid", "tanker") is None and distance(result, "kid", "tanker") == 0.02
     result["fidelity"]["pooled"]["fid_reliable"] = False
-    assert [cell.text for cell in report._distance_cells(result)] == ["n < 8", "0.0200"]
+    assert [cell.text for cell in distance_cells(result)] == ["n < 8", "0.0200"]
 
 
 def three_sets(sweep: Path, folder: Path, **pooled) -> Path:
@@ -376,7 +380,7 @@ def test_what_a_filter_does_to_the_numbers_stands_there(sweep: Path, tmp_path: P
 
 def test_the_map_of_features_shows_small_classes():
     labels = np.array([0] * 600 + [1] * 24 + [2] * 3)
-    chosen = labels[report._evenly(labels, 40)]
+    chosen = labels[evenly(labels, 40)]
     assert np.bincount(chosen).tolist() == [40, 24, 3]
 
 
