@@ -1,15 +1,14 @@
 """The denoising loss and its training: what moves, what does not, and that a run is a run however it is cut up."""
 
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from safetensors.torch import load_file
+from lightning.pytorch import Callback, Trainer
+from processes import run_on_two
+from safetensors.torch import load_file, save_file
 from tiny import LENGTH, WIDTH, tiny_base
 from torch import Tensor
 
@@ -31,7 +30,6 @@ from sarsynth.errors import UserError
 from sarsynth.fitting import CHECKPOINT, Fitting, MovingAverage
 from sarsynth.routing import routed
 
-ROOT = Path(__file__).parents[1]
 SPEC = AdapterSpec(2, r".*\.(attn1|attn2)\.(to_q|to_k|to_v|to_out\.0)|.*\.conv1")
 STEPS = 8
 
@@ -313,49 +311,22 @@ def test_a_killed_average_ends_as_if_it_had_never_been(tmp_path: Path):
 
 # --- Two processes ----------------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import sys
-from functools import partial
-from pathlib import Path
 
-import torch
-from lightning.pytorch import Trainer
-from safetensors.torch import save_file
-
-sys.path.insert(0, {tests!r})
-from test_denoising import fit, flat
-from sarsynth.fitting import Fitting
-
-torch.set_num_threads(1)
-trainer = partial(Trainer, accelerator="cpu", devices=2, strategy="ddp")
-made = fit(fitting=Fitting(trainer), checkpoints=Path({folder!r}), checkpoint_every=5)
-save_file({{"sar": flat(made)}}, f"{folder}/rank_{{torch.distributed.get_rank()}}.safetensors")
-"""
-
-
-def run_on_two(folder: Path) -> None:
-    folder.mkdir()
-    script = folder / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder)))
-    run = subprocess.run(
-        [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert run.returncode == 0, run.stderr
+def fit_in_a_group(folder: Path) -> None:
+    fitting = Fitting(partial(Trainer, accelerator="cpu", devices=2, strategy="ddp"))
+    made = fit(fitting=fitting, checkpoints=folder, checkpoint_every=5)
+    save_file({"sar": flat(made)}, folder / f"rank_{torch.distributed.get_rank()}.safetensors")
 
 
 def test_two_processes_train_as_one_does(uninterrupted, tmp_path: Path):
     """Data-parallel over gloo: the same global batch gives the same weights, on both ranks, up to rounding."""
-    run_on_two(tmp_path / "both")
+    assert run_on_two(fit_in_a_group, tmp_path) == [0, 0]
     alone = uninterrupted[0]
-    first, second = (load_file(tmp_path / "both" / f"rank_{rank}.safetensors")["sar"] for rank in (0, 1))
+    first, second = (load_file(tmp_path / f"rank_{rank}.safetensors")["sar"] for rank in (0, 1))
     assert torch.equal(first, second)
     assert (alone - first).norm() <= 1e-5 * alone.norm()
     # A checkpoint of two processes is one of one process too.
-    resumed = flat(fit(checkpoints=tmp_path / "both", checkpoint_every=5))
+    resumed = flat(fit(checkpoints=tmp_path, checkpoint_every=5))
     assert (alone - resumed).norm() <= 1e-5 * alone.norm()
 
 

@@ -1,88 +1,95 @@
 """Killed with SIGKILL, anywhere, again and again: what stands in the end is what an undisturbed run leaves."""
 
+import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import processes
 import pytest
 from safetensors.torch import load_file
 from test_pipeline import ROOT, TINY
+from test_pipeline_contours import TRAINED
 from torch import equal
-
-STAGE = ["stage=sar", "method=plora", *TINY, "train.sar.max_steps=12"]
-STAGE += ["train.sar.checkpoint_every=2", "train.ors.checkpoint_every=1"]
-
-# Dies at a training step, or where a checkpoint or an artifact is to take its name, which is never a good moment.
-SCRIPT = """
-import os
-import signal
-import sys
 
 from sarsynth import cli, fitting
 
-what, left, *overrides = sys.argv[1:]
-left = int(left)
+OFTEN = [f"train.{stage}.checkpoint_every={steps}" for stage, steps in {"ors": 1, "sar": 2, "controlnet": 1}.items()]
+BASE = [
+    f"train.base.{part}.{key}={value}"
+    for part in ("autoencoder", "unet")
+    for key, value in {"max_steps": 3, "warmup_steps": 1, "batch_size": 2, "checkpoint_every": 1}.items()
+]
+RUNS = {
+    "prototypes": ["train", "stage=sar", "method=plora", "train.sar.max_steps=12"],
+    "controlnet": ["train", "stage=controlnet", *TRAINED, "train.controlnet.max_steps=6"],
+    "base": ["train", "stage=base", "regular.train=2", "train.base.generic_pictures=10", *BASE],
+    "table": ["evaluate", "method=2lora"],
+}
 
 
-def deadly(function):
-    def counted(*args, **kwargs):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
+def attend(folder: Path, overrides: list[str], fatal: int) -> None:
+    """Run a script and count its training steps and renames; die at one of them, which is never a good moment."""
+    count = 0
 
-    return counted
+    def counted(function):
+        def counting(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return counting
+
+    fitting.StepBar.on_train_batch_end = counted(fitting.StepBar.on_train_batch_end)
+    os.replace = counted(os.replace)
+    os.chdir(folder)
+    script, *said = overrides
+    sys.argv = [f"{script}.py", *said, *TINY, *OFTEN]
+    cli.main(script)
+    (folder / "count").write_text(str(count))
 
 
-if what == "step":
-    fitting.StepBar.on_train_batch_end = deadly(fitting.StepBar.on_train_batch_end)
-if what == "rename":
-    os.replace = deadly(os.replace)
-sys.argv = ["train.py", *overrides]
-cli.main("train")
-"""
-
-
-def run(folder: Path, what: str = "nothing", at: int = 0) -> int:
+def run(folder: Path, overrides: list[str], fatal: int = 0) -> int:
     folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, what, str(at), *STAGE],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=900,
-    ).returncode
+    return processes.run(attend, folder, overrides, fatal, timeout=900)
 
 
-def adapters(folder: Path) -> dict[str, Path]:
-    return {path.name: path / "adapter.safetensors" for path in (folder / "logs/store/adapter").glob("[!.]*")}
+def weights(folder: Path) -> dict[str, Path]:
+    """Everything but images that a store holds, by kind, label and fingerprint."""
+    store = folder / "logs/store"
+    return {str(file.relative_to(store)): file for file in sorted(store.rglob("*.safetensors"))}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert run(folder) == 0
-    return adapters(folder)
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """What runs of evaluate.py found, but for what it cost."""
+    found = [json.loads(file.read_text()) for file in folder.glob("logs/runs/evaluate/*/result.json")]
+    return [{key: one[key] for key in ("classifier", "fidelity", "realism", "memorisation")} for one in found]
 
 
-def test_a_stage_killed_at_random_steps_and_renames(undisturbed: dict[str, Path], tmp_path: Path):
-    draw = random.Random(7)
-    # Three ORS steps, four of the classifier, twelve or less of the prototypes; about as many renames.
-    moments = [("step", draw.randint(1, 7)), ("rename", draw.randint(2, 9)), ("step", draw.randint(2, 8))]
-    for what, at in moments:
-        assert run(tmp_path, what, at) == -9, f"no {what} {at}"
-    assert run(tmp_path) == 0
-    found = adapters(tmp_path)
-    assert found.keys() == undisturbed.keys()
-    assert sorted(name.rpartition("-")[0] for name in found) == ["ors", "prototype_0", "prototype_1"]
+@pytest.mark.parametrize("stage", RUNS)
+def test_what_is_killed_at_random_ends_as_if_undisturbed(stage: str, tmp_path: Path):
+    whole, killed, draw = tmp_path / "whole", tmp_path / "killed", random.Random(7)
+    assert run(whole, RUNS[stage]) == 0
+    moments = int((whole / "count").read_text())
+    for _ in range(2):  # in a half of all moments, so that there is one for the second kill too
+        assert run(killed, RUNS[stage], draw.randint(1, moments // 2)) == -9
+    assert run(killed, RUNS[stage]) == 0
+    known, found = weights(whole), weights(killed)
+    assert len(found) > 1
+    assert found.keys() == known.keys()
     for name, file in found.items():
-        one, other = load_file(file), load_file(undisturbed[name])
+        one, other = load_file(file), load_file(known[name])
         assert one.keys() == other.keys()
         assert all(equal(one[key], other[key]) for key in one), name
-    assert not list((tmp_path / "logs/store").glob("*/.*.partial"))
+    assert figures(killed) == figures(whole)
+    assert len(figures(killed)) == (stage == "table")
+    assert not list((killed / "logs/store").glob("*/.*.partial"))
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])

@@ -1,16 +1,15 @@
 """K adapters in one pass: each sample sees its own, each adapter ends as if it had been trained alone."""
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from safetensors.torch import load_file
+from lightning.pytorch import Callback, Trainer
+from processes import run_on_two
+from safetensors.torch import load_file, save_file
 from test_adapters import CONVOLUTIONAL, RELEASE, trained
 from test_denoising import Kill, latents
 from tiny import noisy, predict, tiny_base
@@ -25,8 +24,6 @@ from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import Fitting
 from sarsynth.routing import routed
-
-ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -202,36 +199,16 @@ def test_the_last_good_checkpoint_is_named_and_good(together, tmp_path: Path):
 
 # --- Two processes ----------------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import sys
-from functools import partial
 
-import torch
-from lightning.pytorch import Trainer
-from safetensors.torch import save_file
-
-sys.path.insert(0, {tests!r})
-from test_routing import CELLS, Fitting, flat, train
-
-torch.set_num_threads(1)
-made = train(CELLS, fitting=Fitting(partial(Trainer, accelerator="cpu", devices=2, strategy="ddp")))
-rank = torch.distributed.get_rank()
-save_file({{str(i): flat(adapter) for i, adapter in enumerate(made)}}, f"{folder}/rank_{{rank}}.safetensors")
-"""
+def train_in_a_group(folder: Path) -> None:
+    made = train(CELLS, fitting=Fitting(partial(Trainer, accelerator="cpu", devices=2, strategy="ddp")))
+    rank = torch.distributed.get_rank()
+    save_file({str(index): flat(adapter) for index, adapter in enumerate(made)}, folder / f"rank_{rank}.safetensors")
 
 
 def test_two_processes_train_several_as_one_does(together, tmp_path: Path):
     """Data-parallel over gloo, one adapter ending before the others."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
-    run = subprocess.run(
-        [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert run.returncode == 0, run.stderr
+    assert run_on_two(train_in_a_group, tmp_path) == [0, 0]
     first, second = (load_file(tmp_path / f"rank_{rank}.safetensors") for rank in (0, 1))
     for index, adapter in enumerate(together):
         a, b = flat(adapter), first[str(index)]
@@ -239,46 +216,24 @@ def test_two_processes_train_several_as_one_does(together, tmp_path: Path):
         assert (a - b).norm() <= 1e-4 * a.norm()
 
 
-SPOILT = """
-import sys
-from functools import partial
-from pathlib import Path
+class SpoilOne(Callback):
+    """One process meets a value that is not finite."""
 
-import torch
-from lightning.pytorch import Callback, Trainer
-
-sys.path.insert(0, {tests!r})
-from test_routing import CELLS, Fitting, train
-from sarsynth.errors import UserError
-
-
-class Spoil(Callback):
     def on_train_batch_start(self, trainer, module, batch, index):
         if trainer.global_step == 2 and trainer.global_rank == 1:
             batch["mean"][-1] = torch.nan
 
 
-torch.set_num_threads(1)
-fitting = Fitting(partial(Trainer, accelerator="cpu", devices=2, strategy="ddp"))
-try:
-    train(CELLS, fitting=fitting, callbacks=[Spoil()])
-except UserError as error:
-    rank = torch.distributed.get_rank()
-    Path({folder!r}, f"rank_{{rank}}.txt").write_text(str(error))
-"""
+def train_a_spoilt_one(folder: Path) -> None:
+    fitting = Fitting(partial(Trainer, accelerator="cpu", devices=2, strategy="ddp"))
+    with pytest.raises(UserError) as error:
+        train(CELLS, fitting=fitting, callbacks=[SpoilOne()])
+    (folder / f"rank_{torch.distributed.get_rank()}.txt").write_text(str(error.value))
 
 
 def test_two_processes_stop_together_and_name_the_same_image(tmp_path: Path):
     """One of them has a value that is not finite; the other would wait for it, and report a lost connection."""
-    script = tmp_path / "script.py"
-    script.write_text(SPOILT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
-    subprocess.run(
-        [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=500,
-        check=False,  # Lightning stops a process that its neighbour's exception has left
-    )
+    assert run_on_two(train_a_spoilt_one, tmp_path) == [0, 0]
     first, second = (file.read_text() for file in sorted(tmp_path.glob("rank_*.txt")))
     assert first == second
     assert "step 2: the loss is not finite for " in first

@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from sarsynth import pictures
 from sarsynth.console import console
 from sarsynth.errors import UserError
-from sarsynth.runs import report
 from sarsynth.runs.cells import Cell, ClassImages, cells, read_set
 from sarsynth.runs.tables import cheaper, gains_table, results_table
 
@@ -53,6 +52,8 @@ class Summary(Callback):
 
 def write_report(folder: Path, store: Path) -> bool:
     """Write the report of a sweep and print its gains; a defect in it hides nothing of what else there is to say."""
+    from sarsynth.runs import report  # it draws and fits: two seconds to import, and Hydra asks every run for this file
+
     try:
         files = report.write(folder, store)
         show_gains(report.Sweep.read(folder, store).significance)

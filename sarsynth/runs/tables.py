@@ -1,13 +1,15 @@
 """Tables that a run prints. Torch-free."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sarsynth.partitions import Partition
 from sarsynth.scales import prototype_weights
+
+if TYPE_CHECKING:
+    from sarsynth.partitions import Partition
 
 
 def counts_table(counts: Mapping[str, Mapping[str, int]], minor: Sequence[str], title: str) -> Table:
@@ -22,7 +24,7 @@ def counts_table(counts: Mapping[str, Mapping[str, int]], minor: Sequence[str], 
     return table
 
 
-def partition_table(partition: Partition) -> Table:
+def partition_table(partition: "Partition") -> Table:
     """Lay out the class x cluster counts, the mixing weights that follow, and how far clusters are from classes."""
     table = Table(
         box=SIMPLE_HEAD,
