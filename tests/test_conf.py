@@ -53,11 +53,11 @@ def settings(*overrides: str) -> Settings:
     return check(compose("evaluate", *overrides))
 
 
-def needed(script: str, group: str, option: str) -> list[str]:
+def needed(group: str, option: str) -> list[str]:
     """The override that chooses an option, and those that this choice makes necessary."""
     root = [f"{group}.root=images"] if group in ("data", "ors", "regular") and option != "sim" else []
     model = ["prompt.model=any"] if (group, option) == ("prompt", "llm") else []
-    return [f"{group}={option}", *root, *model, *(["stage=sar"] if script == "train" else [])]
+    return [f"{group}={option}", *root, *model]
 
 
 def test_every_group_is_tested():
@@ -67,27 +67,28 @@ def test_every_group_is_tested():
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_shares_the_groups(script):
+    """So that an option which composes in one of them composes in all."""
+    assert OmegaConf.load(cli.CONF / f"{script}.yaml").defaults == ["study", "_self_"]
+    assert check(compose(script, *(["stage=sar"] if script == "train" else []))).method.name == "plora"
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes(script, group, option):
-    composed = check(compose(script, *needed(script, group, option)))
+def test_every_option_composes_and_its_target_resolves(group, option):
+    composed = settings(*needed(group, option))
     assert json.dumps(composed.model_dump(mode="json")), "settings go into fingerprints, so they must be JSON"
     if group in ("base", "data", "ors", "regular", "prompt", "method", "contours"):
         assert getattr(composed, group).name == option, "an option is named after its file"
-
-
-@pytest.mark.parametrize("stage", ["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"])
-def test_every_stage_composes(stage):
-    assert check(compose("train", f"stage={stage}")).stage == stage
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_target_resolves(group, option):
-    composed = settings(*needed("evaluate", group, option))
     part = getattr(composed, group, None)
     component = getattr(part, "reader", getattr(part, "describer", part))
     if isinstance(component, Component):
         assert callable(component.load())
         assert {parameter.name for parameter in signature(component.target)} >= set(component.options)
+
+
+@pytest.mark.parametrize("stage", ["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"])
+def test_every_stage_composes(stage):
+    assert check(compose("train", f"stage={stage}")).stage == stage
 
 
 def test_the_callback_of_sweeps_resolves():
