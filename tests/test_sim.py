@@ -7,7 +7,7 @@ from sarsynth.data.records import class_counts, minor_classes
 from sarsynth.data.simulated import Simulated
 from sarsynth.errors import UserError
 from sarsynth.sim import CLASSES, DOMAINS, generic_picture, render
-from sarsynth.sim.aerial import COMPASS, draw_aerial
+from sarsynth.sim.aerial import COMPASS, Scene
 from sarsynth.sim.radar import Radar, draw_radar, point_spread, sea_clutter, speckle
 from sarsynth.sim.ships import Ship
 from sarsynth.sim.world import ship
@@ -253,7 +253,8 @@ def test_what_the_world_has_not_is_refused():
 @pytest.mark.parametrize("seed", range(6))
 def test_the_box_of_an_aerial_view_is_around_the_hull(seed):
     white = Ship("cargo", 100.0, 20.0, 0.5, 0.1, "white", (255, 255, 255))
-    pixels, _, box = draw_aerial(white, 128, np.random.default_rng(seed))
+    scene = Scene.drawn(white, 128, np.random.default_rng(seed))
+    pixels, box = scene.paint(), scene.box
     rows, columns = np.nonzero(pixels.min(axis=2) > 210)
     found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     np.testing.assert_allclose(box, found, atol=1.5)

@@ -8,7 +8,7 @@ import numpy as np
 
 from sarsynth.data.records import ImageRecord, Instance, Split
 from sarsynth.errors import UserError
-from sarsynth.sim import CLASSES, DOMAINS, render
+from sarsynth.sim import CLASSES, DOMAINS, render, scene
 
 _drawn = lru_cache(maxsize=4096)(render)  # looked at, captioned and read: drawn once
 
@@ -67,10 +67,10 @@ class Simulated:
 @lru_cache(maxsize=100_000)
 def _facts(seed: int, index: int, name: str, domain: str, size: int) -> tuple[str | None, tuple[Instance, ...]]:
     """The caption of a picture, and its ship where the picture says where that lies."""
-    picture = _drawn(seed, index, name, domain, size)
-    if picture.box is None:
-        return picture.text, ()
-    return picture.text, (Instance(picture.box, truncated=min(picture.box) < 0 or max(picture.box) > size),)
+    shown = scene(seed, index, name, size) if domain == "ors" else _drawn(seed, index, name, domain, size)
+    if (box := shown.box) is None:
+        return shown.text, ()
+    return shown.text, (Instance(box, truncated=min(box) < 0 or max(box) > size),)
 
 
 def _by_class(sizes: int | Mapping[str, int]) -> dict[str, int]:

@@ -4,6 +4,6 @@ Every picture is a pure function of (seed, index, class name, domain). The ship 
 name) alone, so that the three domains show the same geometry.
 """
 
-from sarsynth.sim.world import CLASSES, DOMAINS, Picture, generic_picture, render
+from sarsynth.sim.world import CLASSES, DOMAINS, Picture, generic_picture, render, scene
 
-__all__ = ["CLASSES", "DOMAINS", "Picture", "generic_picture", "render"]
+__all__ = ["CLASSES", "DOMAINS", "Picture", "generic_picture", "render", "scene"]

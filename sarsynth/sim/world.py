@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from sarsynth.sim.aerial import draw_aerial
+from sarsynth.sim.aerial import Scene
 from sarsynth.sim.camera import SUPERSAMPLING, finish, smooth_noise
 from sarsynth.sim.radar import Radar, draw_radar, point_spread, speckle
 from sarsynth.sim.regular import draw_regular
@@ -51,13 +51,19 @@ def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, 
     Returns:
         The picture: three channels in `regular` and `ors`, one in `sar`.
     """
+    if domain == "ors":
+        aerial = scene(seed, index, class_name, size)
+        return Picture(aerial.paint(), aerial.text, aerial.box)
     rng = _generator(seed, index, class_name, domain)
     subject = ship(seed, index, class_name)
     if domain == "sar":
         return Picture(draw_radar(subject, size, rng, radar or Radar()), None)
-    if domain == "regular":
-        return Picture(*draw_regular(subject, size, rng))
-    return Picture(*draw_aerial(subject, size, rng))
+    return Picture(*draw_regular(subject, size, rng))
+
+
+def scene(seed: int, index: int, class_name: str, size: int = 64) -> Scene:
+    """What a picture of the domain `ors` shows, its caption and box among it, without the time that painting takes."""
+    return Scene.drawn(ship(seed, index, class_name), size, _generator(seed, index, class_name, "ors"))
 
 
 def generic_picture(seed: int, index: int, size: int = 64, speckled: bool = True) -> Picture:
