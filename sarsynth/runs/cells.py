@@ -1,6 +1,7 @@
 """What the jobs of a sweep left on disk: their results, what sets them apart, rows of a table. Torch-free."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,13 +110,14 @@ def row(result: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Write rows whose columns may differ (jobs on different data)."""
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out rows whose columns may differ (jobs on different data)."""
     columns = list(dict.fromkeys(key for one in rows for key in one))
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 @contextmanager

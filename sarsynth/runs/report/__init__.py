@@ -67,7 +67,7 @@ def write(folder: Path, store: Path) -> list[Path]:
         {"method": result["method"], "overrides": job.overrides} | cells.row(result) | columns(compared)
         for job, result, compared in zip(sweep.jobs, sweep.results, sweep.compared, strict=True)
     ]
-    cells.write_csv(rows, files[1])
+    pages.write(cells.as_csv(rows), files[1])
     pages.write(latex.tables(sweep), files[2])
     pages.write(pages.render("report.html", **_head(sweep), parts=parts), files[0])
     return files
