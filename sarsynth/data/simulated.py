@@ -10,7 +10,7 @@ from sarsynth.data.records import ImageRecord, Instance, Split
 from sarsynth.errors import UserError
 from sarsynth.sim import CLASSES, DOMAINS, render, scene
 
-_drawn = lru_cache(maxsize=4096)(render)  # looked at, captioned and read: drawn once
+_drawn = lru_cache(maxsize=4096)(render)  # looked at and read: drawn once
 
 # Test ships are never training ships: their numbers begin elsewhere.
 FIRST_INDEX: dict[Split, int] = {"train": 0, "val": 1_000_000, "test": 2_000_000}

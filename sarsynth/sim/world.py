@@ -62,7 +62,7 @@ def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, 
 
 
 def scene(seed: int, index: int, class_name: str, size: int = 64) -> Scene:
-    """What a picture of the domain `ors` shows, its caption and box among it, without the time that painting takes."""
+    """Decide what a picture of the domain `ors` shows, its caption and box included, without painting it."""
     return Scene.drawn(ship(seed, index, class_name), size, _generator(seed, index, class_name, "ors"))
 
 
