@@ -509,6 +509,14 @@ def test_what_changes_content_makes_that_and_what_rests_on_it(study: SimpleNames
     assert new == ["2lora", *measured, "2lora-seed-0", "2lora-strips"], "no training but the last classifier"
 
 
+def test_other_words_encode_texts_anew_and_no_image(study: SimpleNamespace, command: Command, copied: Path):
+    before = set(cards(copied))
+    again = command("train", "stage=sar", "method=lora", *TINY, 'data.prompt="radar: {class_name}"')
+    assert again.code == 0, again.err
+    new = sorted(name.split("/")[1].rpartition("-")[0] for name in set(cards(copied)) - before)
+    assert new == ["sar", "sim-sar-texts"]
+
+
 def test_images_do_not_depend_on_interruption_or_batch(study: SimpleNamespace, command: Command, copied: Path):
     """A set killed half-way is gone on with: what is there stays, what is missing is what it would have been."""
     whole = artifact(copied, "synthetic", "2lora")
