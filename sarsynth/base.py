@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sarsynth.errors import UserError, one_line
+from sarsynth.precision import FULL, Precision
 
 NANO = Path(__file__).parent / "assets" / "sd-nano"
 HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -90,7 +91,8 @@ def _resolve(
 class Base(nn.Module):
     """A Stable Diffusion v1 model: autoencoder, U-Net with cross-attention, CLIP text encoder, noise schedule.
 
-    Every weight is frozen; training code unfreezes what it tunes.
+    Every weight is frozen; training code unfreezes what it tunes. What goes in and comes out is float32, whatever the
+    precision within.
     """
 
     def __init__(
@@ -133,6 +135,13 @@ class Base(nn.Module):
         noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         return cls(pipe.vae, pipe.unet, pipe.text_encoder, pipe.tokenizer, noise_scheduler)
 
+    def place(self, device: torch.device, precision: Precision = FULL) -> Self:
+        """Move the base to where it computes, in the precision of frozen weights."""
+        self.text_encoder.to(device, precision.compute)
+        place_network(self.unet, device, precision.compute)
+        place_network(self.vae, device, precision.autoencoder)
+        return self
+
     def forget_unet(self, seed: int) -> None:
         """Give the U-Net random weights, as before any training."""
         with torch.random.fork_rng(devices=[]):
@@ -162,14 +171,15 @@ class Base(nn.Module):
     @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images to the mean and standard deviation of their scaled latents, both (B, C, h, w)."""
-        posterior = self.vae.encode(images).latent_dist
+        posterior = self.vae.encode(images.to(self.vae.dtype)).latent_dist
         scale = self.vae.config.scaling_factor
-        return posterior.mean * scale, posterior.std * scale
+        return posterior.mean.float() * scale, posterior.std.float() * scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Map scaled latents to images, clipped to [-1, 1]."""
-        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        return self.vae.decode(scaled).sample.float().clamp(-1, 1)
 
     @property
     def text_length(self) -> int:
@@ -202,7 +212,14 @@ class Base(nn.Module):
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
         """Map texts to features (B, L, D)."""
-        return self.text_encoder(self.tokenize(texts).to(self.text_encoder.device)).last_hidden_state
+        tokens = self.tokenize(texts).to(self.text_encoder.device)
+        return self.text_encoder(tokens).last_hidden_state.float()
+
+
+def place_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a convolutional network to a device; on CUDA in the memory format that tensor cores work in."""
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    network.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
 
 
 # --- ControlNet -------------------------------------------------------------------------------------------------------
@@ -215,7 +232,7 @@ def new_controlnet(base: Base, seed: int) -> ControlNetModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _controlnet_of(base, load_weights_from_unet=True)
+        return _controlnet_of(base, load_weights_from_unet=True).float()  # it is to be trained, whatever the base is in
 
 
 def _controlnet_of(base: Base, *, load_weights_from_unet: bool) -> ControlNetModel:

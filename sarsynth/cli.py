@@ -13,6 +13,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, cast
 
 import hydra
@@ -32,6 +33,7 @@ from rich.text import Text
 
 from sarsynth.console import tag_lines
 from sarsynth.errors import ERROR_FILE, UserError, one_line
+from sarsynth.processes import rank
 from sarsynth.settings import Settings, check, nearest
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -47,7 +49,10 @@ def main(script: str) -> None:
         jobs = check_jobs(script, parser.parse_args())
         if len(jobs) > 1 and all(settings.pack for settings, _ in jobs):
             importlib.import_module("sarsynth.runs.packing").run(jobs)
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=script)(job)()
+        with TemporaryDirectory() as scratch:
+            if rank():  # of processes that torchrun or srun started, one keeps the record
+                sys.argv += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=script)(job)()
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
@@ -84,7 +89,13 @@ def job(config: DictConfig) -> None:
 
 def _run(script: str, config: DictConfig, folder: Path) -> None:
     settings = check(config)
-    importlib.import_module(f"sarsynth.runs.{'report' if settings.report else script}").run(settings, folder)
+    if settings.report:
+        importlib.import_module("sarsynth.runs.report").run(settings, folder)
+        return
+    record = HydraConfig.get()
+    log = cast(dict[str, Any], OmegaConf.to_container(record.job_logging, resolve=True))
+    launch = importlib.import_module("sarsynth.runs.launch")
+    launch.run(script, settings, folder, list(record.overrides.task), log)
 
 
 def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[str]]]:

@@ -102,8 +102,12 @@ def _predictor(
     base: Base, text_features: Tensor, contours: Tensor | None, guidance_scale: float, control: Control | None
 ) -> Predictor:
     """Have the base see noise in a batch; with guidance, texts and contours come twice, those without a text first."""
+    dtype = base.unet.dtype
+    text_features = text_features.to(dtype)
+    contours = None if contours is None else contours.to(dtype)
 
     def predict(inputs: Tensor, timestep: Tensor, step: int, steps: int) -> Tensor:
+        inputs = inputs.to(dtype)
         if guidance_scale != 1:
             inputs = torch.cat([inputs, inputs])
         steering = {}
@@ -111,7 +115,7 @@ def _predictor(
             steering = residuals(
                 control.controlnet, inputs, timestep, text_features, contours, control.conditioning_scale
             )
-        noise_pred = base.unet(inputs, timestep, text_features, **steering).sample
+        noise_pred = base.unet(inputs, timestep, text_features, **steering).sample.float()
         if guidance_scale != 1:
             unguided, guided = noise_pred.chunk(2)
             noise_pred = unguided + guidance_scale * (guided - unguided)

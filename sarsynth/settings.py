@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sarsynth.errors import UserError
 
@@ -30,6 +30,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
 Wording = Text | dict[str, Text]  # a template, or one for each class and `default` for the others
 Slot = Literal["data", "ors", "regular"]
+DEVICES = r"auto|-1|[1-9]\d*|\d+(,\d+)+"  # of a machine, as Lightning names them
 
 
 class Section(BaseModel):
@@ -453,6 +454,30 @@ class Filter(Section):
         return _split_off(cls, keys, "rule")
 
 
+class Trainer(Section):
+    """What may be said of Lightning's Trainer.
+
+    Everything else that it takes follows from the run, or would leave a training unfinished (`max_time`,
+    `limit_train_batches`), or do it in another way than its fingerprint says. Adapters stay in float32, so there is no
+    `bf16-true`; other strategies share out weights or processes in ways that no stage is made for.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    devices: int | str | tuple[Whole, ...]
+    num_nodes: Count
+    strategy: Literal["auto", "ddp"]
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    deterministic: bool
+
+    @field_validator("devices")
+    @classmethod
+    def _known(cls, devices: Any) -> Any:
+        listed = isinstance(devices, tuple)
+        if not (devices if listed else re.fullmatch(DEVICES, str(devices))):
+            raise ValueError(f"{devices} names no devices; say how many, auto or -1 for all, or list them")
+        return list(devices) if listed else devices
+
+
 class Preview(Section):
     """Pictures of what an adapter in training makes, of the first few captions; `every` so many optimiser steps."""
 
@@ -502,7 +527,7 @@ class Settings(Section):
     evaluate: Evaluate
     fid: Fid
     filter: Filter | None
-    trainer: Component
+    trainer: Trainer
     logger: Component | None
     preview: Preview | None = None  # of loggers that show pictures
     paths: Paths
@@ -558,28 +583,6 @@ class Settings(Section):
         return known[said]
 
 
-# Arguments that follow from the stage and the run's folder.
-TRAINER_OURS = frozenset(
-    [
-        "max_steps",
-        "min_steps",
-        "max_epochs",
-        "min_epochs",
-        "gradient_clip_val",
-        "gradient_clip_algorithm",
-        "callbacks",
-        "logger",
-        "default_root_dir",
-        "enable_checkpointing",
-        "enable_progress_bar",
-        "enable_model_summary",
-        "use_distributed_sampler",
-        "log_every_n_steps",
-    ]
-)
-LOGGER_OURS = frozenset(["save_dir", "dir", "version", "id", "name", "group", "experiment"])
-
-
 @dataclass(frozen=True)
 class _Slot:
     """A place in the configuration for a component: what it may not say because the code does, and siblings."""
@@ -600,7 +603,6 @@ def _slots(settings: Settings) -> Iterator[_Slot]:
     yield _Slot("sampler", settings.sampler)
     if settings.filter:
         yield _Slot("filter", settings.filter.rule, siblings=("name",))
-    yield _Slot("trainer", settings.trainer, ours=TRAINER_OURS)
     if settings.logger:
         yield _Slot(
             "logger",
@@ -630,32 +632,8 @@ def check(config: DictConfig) -> Settings:
         raise UserError(_explain(error)) from error
     for slot in _slots(settings):
         _check_component(slot)
-    _check_trainer(settings.trainer.options)
     settings.prompt.build()
     return settings
-
-
-# What Lightning takes, of which it says so only when a training begins.
-TRAINER_WORDS = {
-    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
-    "precision": (
-        *("16-mixed", "bf16-mixed", "16-true", "bf16-true", "32-true", "64-true"),
-        *("16", "bf16", "32", "64", "transformer-engine", "transformer-engine-float16"),
-    ),
-}
-DEVICES = r"auto|-1|[1-9]\d*|\d+(,\d+)+|\[\d+(, \d+)*\]"
-
-
-def _check_trainer(options: Mapping[str, Any]) -> None:
-    for name, words in TRAINER_WORDS.items():
-        key, value = f"trainer.{name}", str(options.get(name, words[0]))
-        if value not in words:
-            raise UserError(f"{key}={value} is not a value of {key}; {nearest(value, words)}")
-    if "devices" in options and not re.fullmatch(DEVICES, str(options["devices"])):
-        raise UserError(
-            f"trainer.devices={options['devices']} is not a value of trainer.devices; say how many, auto or -1 for "
-            "all, or a list of their numbers"
-        )
 
 
 def scale_warning(settings: Settings) -> str | None:
@@ -699,7 +677,9 @@ def _explain(error: ValidationError) -> str:
     match first["type"]:
         case "extra_forbidden":
             section = keys[:-1]
-            return f"unknown key {key}; {nearest(keys[-1], _fields(_annotation(Settings, section)), '.'.join(section))}"
+            near = nearest(keys[-1], _fields(_annotation(Settings, section)), ".".join(section))
+            ours = "; all else of Lightning's Trainer follows from the run" if section == ["trainer"] else ""
+            return f"unknown key {key}; {near}{ours}"
         case "missing":
             return f"key {key} is missing"
         case "value_error":

@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 
 from filelock import FileLock, Timeout
 
-from sarsynth import __version__
+from sarsynth import __version__, processes
 from sarsynth.errors import UserError
 
 JSON = Any  # None, bool, int, float or str, or lists and str-keyed mappings of these
@@ -71,7 +71,10 @@ class Request:
         name: For people; as a label it is part of the folder's name, not of the fingerprint.
         settings: Everything that changes the content, and nothing else (no paths, no speed switches).
         inputs: The artifacts it is made from, by role.
+        version: Of the builder: raised whenever a change of its code changes what it makes, so that nothing that an
+            earlier one made is taken for it.
         command: What a person types to make this artifact; quoted under `build=require`.
+        precision: In which precision networks compute it (see `sarsynth.precision`); None where no network does.
         samples: Which samples it reads itself, by digest; its card also lists those of its inputs, and through which.
     """
 
@@ -79,7 +82,9 @@ class Request:
     name: str
     settings: Mapping[str, JSON]
     inputs: Mapping[str, Artifact]
+    version: int
     command: str
+    precision: str | None = None
     samples: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
@@ -90,7 +95,7 @@ class Request:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides the content."""
-        return fingerprint(self.kind, self.settings, self.inputs)
+        return fingerprint(self.kind, self.settings, self.inputs, self.version, self.precision)
 
     def card(self) -> dict[str, JSON]:
         """What the card says before the artifact is made."""
@@ -104,17 +109,27 @@ class Request:
             "fingerprint": self.fingerprint,
             "settings": self.settings,
             "inputs": {role: made.fingerprint for role, made in self.inputs.items()},
+            "version": self.version,
+            "precision": self.precision,
             "samples": samples,
         }
 
 
-def fingerprint(kind: str, settings: Mapping[str, JSON], inputs: Mapping[str, Artifact]) -> str:
+def fingerprint(
+    kind: str, settings: Mapping[str, JSON], inputs: Mapping[str, Artifact], version: int, precision: str | None = None
+) -> str:
     """Hash everything that decides an artifact's content: 16 hex digits, whatever the order of the keys.
 
     Raises:
         TypeError, ValueError: A setting is not JSON (NaN is not).
     """
-    content = {"kind": kind, "settings": settings, "inputs": {role: made.fingerprint for role, made in inputs.items()}}
+    content = {
+        "kind": kind,
+        "settings": settings,
+        "inputs": {role: made.fingerprint for role, made in inputs.items()},
+        "version": version,
+        "precision": precision,
+    }
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -150,12 +165,14 @@ class Store:
         inputs: Mapping[str, Artifact],
         builder: Callable[[Path], None],
         *,
+        version: int,
         command: str,
+        precision: str | None = None,
         samples: Mapping[str, JSON] | None = None,
         collective: bool = False,
     ) -> Artifact:
         """Return one artifact, building it first if it is not there: `make_all` of one `Request`."""
-        request = Request(kind, label, settings, inputs, command, samples or {})
+        request = Request(kind, label, settings, inputs, version, command, precision, samples or {})
         return self.make_all([request], lambda folders: builder(folders[request]), collective=collective)[request]
 
     def make_all(
@@ -191,7 +208,7 @@ class Store:
                 f"{artifacts[missing[0]]} is missing in {self.root} and build=require; "
                 f"make it with: {missing[0].command}"
             )
-        if missing and _rank() > 0:
+        if missing and processes.rank() > 0:
             self._follow([artifacts[request] for request in missing], missing, builder if collective else None)
         elif missing:
             with ExitStack() as turns:
@@ -328,7 +345,7 @@ class Store:
 
     def _tell(self, artifact: Artifact, made: bool) -> None:
         """Report an artifact the first time that this process meets it."""
-        if artifact not in self.met and _rank() == 0:
+        if artifact not in self.met and processes.rank() == 0:
             self._report(f"made   {artifact} in {artifact.card['seconds']:.0f} s" if made else f"reused {artifact}")
         self.met.setdefault(artifact, made)
 
@@ -375,11 +392,6 @@ class _Attempt:
 
     def _costs(self) -> dict[str, JSON]:
         return {"seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes}
-
-
-def _rank() -> int:
-    """This process's number in a distributed job; 0 outside of one."""
-    return next((int(os.environ[key]) for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0)
 
 
 def _write_json(path: Path, content: Mapping[str, JSON]) -> None:

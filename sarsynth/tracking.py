@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -142,14 +142,14 @@ class Tracker:
         """Record final figures."""
         self.attempt(lambda logger: logger.log_metrics(dict(values)))
 
-    def finish(self) -> None:
-        """Close the run, so that the next job of a sweep begins its own."""
+    def finish(self, status: Literal["success", "failed"]) -> None:
+        """Close the run, so that the next job of a sweep begins its own; what the tracker shows is how it ended."""
 
         def close(logger: Logger) -> None:
             logger.save()
-            logger.finalize("success")
+            logger.finalize(status)
             if isinstance(logger, WandbLogger):
-                logger.experiment.finish()
+                logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
         if self._logger is not None:
             self.attempt(close)

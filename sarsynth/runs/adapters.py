@@ -147,8 +147,10 @@ def _training(
             "seed": settings.seed,
         },
         {"base": study.base_artifact, **encoded, **inputs},
-        study.command("train.py", f"stage={role}"),
-        study.samples(role, [records[row] for row in rows]),
+        version=1,
+        command=study.command("train.py", f"stage={role}"),
+        precision=study.precision.name,
+        samples=study.samples(role, [records[row] for row in rows]),
     )
     return Training(
         study, name, role, spec, recipe, steps, warmup, rows, encoded, below, scale_below, settings.seed, request
@@ -301,7 +303,9 @@ def tuned_base(study: "Study") -> Artifact:
         },
         {"base": study.base_artifact, **encoded},
         build,
+        version=1,
         command=study.command("train.py", "stage=sar", f"method={method.name}"),
+        precision=study.precision.name,
         collective=True,
     )
 

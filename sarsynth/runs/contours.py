@@ -13,7 +13,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sarsynth.base import check_controlnet, load_controlnet, new_controlnet, resolve_controlnet, save_controlnet
+from sarsynth.base import (
+    check_controlnet,
+    load_controlnet,
+    new_controlnet,
+    place_network,
+    resolve_controlnet,
+    save_controlnet,
+)
 from sarsynth.console import console, progress
 from sarsynth.contours import Maps, assign, canny, check_reuse, pack, read_maps, unpack, usable
 from sarsynth.control import ContourDataset, ControlTraining
@@ -196,6 +203,7 @@ def contours(study: "Study", role: "Role", command: str) -> Artifact:
         },
         {},
         build,
+        version=1,
         command=command,
         samples=study.samples(role, records),
     )
@@ -268,7 +276,9 @@ def trained_controlnet(study: "Study") -> Artifact:
         {"recipe": recipe.model_dump(exclude={"checkpoint_every"}), "init": settings.controlnet.init, "seed": seed},
         {"base": study.base_artifact, **encoded, "contours": found} | ({"init": begun} if begun else {}),
         build,
+        version=1,
         command=command,
+        precision=study.precision.name,
         collective=True,
     )
 
@@ -281,5 +291,6 @@ def control(study: "Study") -> Control | None:
     chosen = study.settings.contours
     if not chosen.wanted:
         return None
-    network = load_controlnet(controlnet(study).path, study.base).to(study.device)
+    network = load_controlnet(controlnet(study).path, study.base)
+    place_network(network, study.device, study.precision.compute)
     return Control(network, chosen.conditioning_scale, chosen.guidance_interval)

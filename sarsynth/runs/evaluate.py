@@ -1,6 +1,6 @@
 """One row of the results: `python evaluate.py method=2lora`; result.json and its pictures lie in the run's folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from sarsynth.runs.tables import results_table
 from sarsynth.settings import Settings
 
 
-def run(settings: Settings, folder: Path) -> None:
+def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     """Evaluate one method and print its row."""
     console.rule(f"[bold]{settings.method.name}", align="left")
-    with session(settings, folder) as study:
+    with session(settings, folder, overrides, "evaluate") as study:
         figures = result(study)
         write_result(figures, folder)
         for file in [*draw(study, folder), *draw_quality(study, folder)]:

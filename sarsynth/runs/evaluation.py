@@ -184,7 +184,9 @@ def trained(study: Study, seed: int) -> Artifact:
         },
         inputs,
         build,
+        version=1,
         command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
+        precision=study.precision.name,
         collective=True,
     )
 

@@ -1,5 +1,6 @@
 """The synthetic set of a method: `python generate.py method=2lora`; its pictures lie in the run's folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sarsynth.adapters import save, save_kohya
@@ -12,11 +13,11 @@ from sarsynth.runs.study import Study
 from sarsynth.settings import Settings
 
 
-def run(settings: Settings, folder: Path) -> None:
+def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     """Make the set, say where it lies, and show it; or write a LoRA file of one class."""
     if settings.method.adds != "synthetic":
         raise UserError(f"method={settings.method.name} makes no synthetic images; choose another method")
-    with session(settings, folder) as study:
+    with session(settings, folder, overrides, "generate") as study:
         if settings.export is not None:
             console.print(f"  {export(study, Path(settings.export))}")
             return

@@ -52,6 +52,7 @@ def scanned(study: "Study", role: "Role") -> Artifact:
         {"source": study.contents[role], "paths": [record.path for record in records], "form": FORM},
         {},
         build,
+        version=1,
         command=study.command("train.py", f"stage={STAGES[role]}"),
     )
 
@@ -69,6 +70,7 @@ def paired(study: "Study", role: "Role") -> Artifact:
         {"bits": bits, "hashes": HASHES, "agreement": AGREEMENT},
         {"scan": looked},
         build,
+        version=1,
         command=study.command("train.py", f"stage={STAGES[role]}"),
     )
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from sarsynth.console import console
 from sarsynth.errors import UserError
 from sarsynth.runs.adapters import Training, sar_trainings, train
-from sarsynth.runs.rehearsal import check_trainer
+from sarsynth.runs.launch import in_processes
 from sarsynth.runs.session import quieten
 from sarsynth.runs.study import Study
 from sarsynth.settings import Settings
@@ -19,13 +19,18 @@ from sarsynth.tracking import Tracker
 
 def run(jobs: Sequence[tuple[Settings, Sequence[str]]]) -> None:
     """Train what the jobs, each with its settings and overrides, will ask for."""
+    in_processes(jobs[0][0].trainer, _pack, jobs)
+
+
+def _pack(jobs: Sequence[tuple[Settings, Sequence[str]]]) -> None:
     quieten()
     console.rule("[bold]adapters of all jobs", align="left")
     trainings: dict[str, Training] = {}
     for settings, overrides in jobs:
         if settings.method.tunes == "adapter" and settings.adapter.path is None:
             with suppress(UserError):  # the job itself says what is wrong with it, and takes no other with it
-                check_trainer(settings)
-                for training in sar_trainings(Study(settings, Tracker(None), overrides)):
+                study = Study(settings, Tracker(None), overrides)
+                study.compute.enter()
+                for training in sar_trainings(study):
                     trainings.setdefault(training.request.fingerprint, training)
     train(trainings.values())

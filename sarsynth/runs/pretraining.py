@@ -68,7 +68,9 @@ def make_base(study: Study) -> Artifact:
         },
         {},
         build,
+        version=1,
         command=study.command("train.py", "stage=base"),
+        precision=study.precision.name,
         samples=study.samples("regular", records),
         collective=True,
     )

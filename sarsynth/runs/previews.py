@@ -48,7 +48,9 @@ def previews(
                 num_inference_steps=settings.generate.num_inference_steps,
                 batch_size=settings.generate.batch_size,
             )
-            rows.append(list(to_uint8(to_channels(torch.cat(list(batches)), source.channels)).cpu().numpy()))
+            with study.precision.autocast(study.device):  # adapters in training are float32, the base may be less
+                made = torch.cat(list(batches))
+            rows.append(list(to_uint8(to_channels(made, source.channels)).cpu().numpy()))
         choose(range(len(names)))
         return pictures.compose([("", rows)], names, f"{spec.name} adapters in training"), " | ".join(texts)
 

@@ -76,6 +76,7 @@ def _keywords(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> l
         },
         {},
         build,
+        version=1,
         command=study.command("train.py", "stage=ors" if role == "ors" else "stage=sar"),
         samples=study.samples(role, records),
     )

@@ -29,11 +29,10 @@ from sarsynth.memorisation import (
     nearest_pixels,
 )
 from sarsynth.realism import Traits, realism, shortcut, traits, without_target
-from sarsynth.runs.study import Study
+from sarsynth.runs.study import Study, file_name
 from sarsynth.runs.synthetic import (
     command,
     everything,
-    file_name,
     filter_report,
     filters,
     kept,
@@ -89,6 +88,7 @@ def measured_fidelity(study: Study, *, whole: bool = False) -> Artifact:
         {"classes": study.classes, "paired": paired, "preprocess": preprocess},
         {"real": ours, "synthetic": theirs, **({} if whole else filters(study))},
         build,
+        version=1,
         command=command(study),
     )
 
@@ -116,6 +116,7 @@ def real_traits(study: Study) -> Artifact:
         {"most": IN_REALISM, "classes": study.classes},
         {"images": study.images("train")},
         build,
+        version=1,
         command=command(study),
     )
 
@@ -140,7 +141,9 @@ def autoencoder_traits(study: Study) -> Artifact:
         {"most": IN_REALISM, "classes": study.classes, "image_size": size},
         {"images": study.images("train"), "base": study.base_artifact},
         build,
+        version=1,
         command=command(study),
+        precision=study.precision.name,
     )
 
 
@@ -173,7 +176,9 @@ def probed(study: Study) -> Artifact:
         {"classes": study.classes},
         {"classifier": classifier, "images": test},
         build,
+        version=1,
         command=command(study),
+        precision=study.precision.name,
     )
 
 
@@ -192,6 +197,7 @@ def measured_realism(study: Study) -> Artifact:
         {"most": IN_REALISM, "classes": study.classes, "image_size": study.settings.classifier.image_size},
         {"real": ours, "autoencoder": passed, "synthetic": made, **filters(study)},
         build,
+        version=1,
         command=command(study),
     )
 
@@ -217,6 +223,7 @@ def real_neighbours(study: Study) -> Artifact:
         {"most": MOST},
         {"features": found, "images": study.images("train")},
         build,
+        version=1,
         command=command(study),
     )
 
@@ -280,6 +287,7 @@ def measured_memorisation(study: Study, *, whole: bool = False) -> Artifact:
             **({} if whole else filters(study)),
         },
         build,
+        version=1,
         command=command(study),
     )
 

@@ -39,6 +39,7 @@ def fitted(study: "Study", chosen: EightBit | Rule) -> Radiometry:
         },
         {},
         build,
+        version=1,
         command=study.command("train.py", "stage=classifier"),
         samples=study.samples("sar", study.training),
     )

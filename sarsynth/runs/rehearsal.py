@@ -10,31 +10,15 @@ from sarsynth.errors import UserError, one_line
 from sarsynth.sampling import solve
 from sarsynth.settings import Settings
 
-QUIET = {
-    "logger": False,
-    **dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
-}
-
 
 def rehearse(settings: Settings) -> None:
-    """Build trainer, classifier and noise scheduler once, without their weights or data.
+    """Build classifier and noise scheduler once, without their weights or data.
 
     Raises:
         UserError: One of the libraries refuses a value; the message names the key.
     """
-    check_trainer(settings)
     check_network(settings)
     check_sampler(settings)
-
-
-def check_trainer(settings: Settings) -> None:
-    """Refuse what Lightning refuses, such as an accelerator that this machine has not."""
-    chosen = settings.trainer
-    try:
-        chosen.build(**QUIET)
-    except Exception as error:  # Lightning raises almost anything at a value that it does not know
-        said = ", ".join(f"{key}={value}" for key, value in chosen.options.items())
-        raise UserError(f"trainer: {said}: {_told(error)}; mend one, or use trainer=cpu") from error
 
 
 def check_network(settings: Settings) -> None:

@@ -2,14 +2,16 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import diffusers
 import transformers
-from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import Logger
 
+from sarsynth import processes
 from sarsynth.console import console
 from sarsynth.runs.rehearsal import rehearse
 from sarsynth.runs.study import Study
@@ -21,34 +23,45 @@ TRACKED = ("base", "adapter", "controlnet", "classifier", "partition", "syntheti
 
 
 @contextmanager
-def session(settings: Settings, folder: Path) -> Iterator[Study]:
+def session(settings: Settings, folder: Path, overrides: Sequence[str], script: str) -> Iterator[Study]:
     """Open a study whose scalars go to the logger of this run; close the logger whatever happens.
 
     Args:
         settings: The composed configuration.
         folder: Hydra's folder of this run.
+        overrides: What was said on the command line.
+        script: To which of the scripts.
     """
     quieten()
+    tracker = Tracker(_logger(settings, folder, script) if processes.rank() == 0 else None)
+    study = Study(settings, tracker, overrides)
+    study.compute.enter()
     rehearse(settings)
     if warning := scale_warning(settings):
         console.print(f"[yellow]warning:[/] {warning}")
-    logger = settings.logger
-    # A sweep's jobs lie beside each other in one folder, whose name is their group.
-    where = {"save_dir": str(folder)}
-    if logger is not None and logger.target.endswith("WandbLogger"):
-        where |= {"group": folder.parent.name, "name": f"{settings.method.name}-{settings.data.name}"}
-        where |= {"job_type": settings.stage or str(HydraConfig.get().job.config_name)}
-    tracker = Tracker(None if logger is None else lambda: logger.build(**where))
     tracker.config(settings.model_dump(mode="json", by_alias=True))
-    study = Study(settings, tracker, HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
     try:
         yield study
         for artifact, made in study.store.met.items():
             if artifact.kind in TRACKED:
                 name = f"{artifact.label}-{artifact.fingerprint}"
                 tracker.artifact(name, artifact.card, artifact.path / CARD, made=made)
-    finally:
-        tracker.finish()
+    except BaseException:
+        tracker.finish("failed")
+        raise
+    tracker.finish("success")
+
+
+def _logger(settings: Settings, folder: Path, script: str) -> Callable[[], Logger] | None:
+    """How this run's logger is built, None for none. A sweep's jobs lie in one folder, whose name is their group."""
+    logger = settings.logger
+    if logger is None:
+        return None
+    where = {"save_dir": str(folder)}
+    if logger.target.endswith("WandbLogger"):
+        where |= {"group": folder.parent.name, "name": f"{settings.method.name}-{settings.data.name}"}
+        where |= {"job_type": settings.stage or script}
+    return partial(logger.build, **where)
 
 
 def quieten() -> None:

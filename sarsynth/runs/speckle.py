@@ -67,6 +67,7 @@ def matched(study: "Study", made: Artifact) -> Artifact:
         {"source": study.fingerprints["sar"], "image_size": size, "seed": study.settings.seed},
         {"synthetic": made},
         build,
+        version=1,
         command=study.command("generate.py", f"method={method}"),
         samples=study.samples("sar", records),
     )

@@ -7,7 +7,9 @@ by its settings and inputs (the fingerprint), and by its builder, which reads th
 import json
 import math
 import shlex
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sarsynth import partitions, pictures, scales
+from sarsynth import partitions, pictures, processes, scales
 from sarsynth.adapters import Adapter, concatenate, folded, load
 from sarsynth.base import Base, resolve
 from sarsynth.classification import (
@@ -29,6 +31,7 @@ from sarsynth.classification import (
     extract_features,
     fit_classifier,
 )
+from sarsynth.compute import Compute
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.health import Scan
@@ -40,6 +43,7 @@ from sarsynth.errors import UserError
 from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
+from sarsynth.precision import Precision
 from sarsynth.prompts import digest_of
 from sarsynth.runs import adapters, contours, hygiene, prompts, radiometry, speckle
 from sarsynth.runs.contours import Guides
@@ -51,6 +55,7 @@ from sarsynth.tracking import Tracker
 
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
 STRIP_IMAGES = 4  # a class and scale
+WRITERS = 2  # threads that write images
 Role = Literal["ors", "sar", "regular"]
 Value = TypeVar("Value")
 SLOTS: dict[Role, Slot] = {"sar": "data", "ors": "ors", "regular": "regular"}  # in the settings
@@ -68,6 +73,7 @@ class Study:
 
     def __init__(self, settings: Settings, tracker: Tracker, overrides: Sequence[str] = ()) -> None:
         self.settings, self.tracker, self.overrides = settings, tracker, overrides
+        self.compute = Compute.of(settings.trainer.model_dump())
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
         self.scans: ByRole[Scan] = ByRole(lambda role: Scan.load(hygiene.scanned(self, role).path))
         # Without bad images, with groups that pixels show.
@@ -224,13 +230,17 @@ class Study:
     @cached_property
     def base(self) -> Base:
         """The frozen base in memory, on the device of this run."""
-        return Base.load(self.base_artifact.path, self.settings.base.config).to(self.device)
+        return Base.load(self.base_artifact.path, self.settings.base.config).place(self.device, self.precision)
 
-    @cached_property
+    @property
     def device(self) -> torch.device:
-        """Where everything but training loops runs; those go where Lightning puts them."""
-        accelerator = self.settings.trainer.options["accelerator"]
-        return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+        """Where this process computes."""
+        return self.compute.device
+
+    @property
+    def precision(self) -> Precision:
+        """In which networks compute."""
+        return self.compute.precision
 
     def command(self, script: str, *keys: str) -> str:
         """Say what a person types to make a part of this very study, e.g. `command("train.py", "stage=ors")`."""
@@ -240,7 +250,7 @@ class Study:
 
     def fitting(self, stage: str) -> Fitting:
         """How a training loop of one stage runs and where its scalars go."""
-        return Fitting(self.settings.trainer.build, self.tracker.stage(stage))
+        return Fitting(self.compute.make_trainer, self.tracker.stage(stage))
 
     # --- Caches: what is computed once -------------------------------------------------------------------------------
 
@@ -263,6 +273,7 @@ class Study:
             {"source": self.fingerprints["sar"], "records": digest(records), "image_size": size},
             {},
             build,
+            version=1,
             command=self.command(*user),
             samples=self.samples("sar", records),
         )
@@ -293,7 +304,9 @@ class Study:
             {"source": self.fingerprints[role], "records": digest(records), "image_size": size, "flip": flip},
             {"base": self.base_artifact},
             build,
+            version=1,
             command=self.command("train.py", f"stage={STAGES[role]}"),
+            precision=self.precision.name,
             samples=self.samples(role, records),
         )
 
@@ -311,7 +324,9 @@ class Study:
             {"records": digest(records), "captions": digest_of(texts)},
             {"base": self.base_artifact},
             build,
+            version=1,
             command=self.command("train.py", f"stage={STAGES[role]}"),
+            precision=self.precision.name,
             samples=self.samples(role, records),
         )
         if made not in self._shown:
@@ -348,7 +363,9 @@ class Study:
             {"recipe": recipe.as_dict(), "classes": self.classes, "seed": seed},
             {"images": self.images("train")},
             build,
+            version=1,
             command=self.command("train.py", "stage=classifier"),
+            precision=self.precision.name,
             collective=True,
         )
 
@@ -386,7 +403,9 @@ class Study:
             {"k": chosen.k, "seed": self.settings.seed},
             inputs,
             build,
+            version=1,
             command=self.command("train.py", "stage=prototypes"),
+            precision=None if chosen.features == "base" else self.precision.name,
         )
         if made not in self._shown:
             self._shown.add(made)
@@ -488,33 +507,27 @@ class Study:
         def build(folder: Path) -> None:
             said = list(self.class_captions.values())
             prompts.warn_of_long(self._load(recipe.base), said, f"method={self.settings.method.name}")
-            rows = []
-            with progress(f"images of {self.settings.method.name}", sum(sizes.values())) as advance:
-                for label, class_name in enumerate(self.classes):
-                    (folder / "images" / class_name).mkdir(parents=True, exist_ok=True)
-                    files = [f"images/{class_name}/{index:06d}.png" for index in range(sizes[class_name])]
-                    # Written whole or not at all, so a file that is there needs no second making.
-                    missing = [index for index, file in enumerate(files) if not (folder / file).exists()]
-                    advance(len(files) - len(missing))
-                    for index, image in zip(
-                        missing, self._sample(recipe, recipe.scales[class_name], label, missing), strict=True
-                    ):
-                        pictures.save_png(image.numpy(), folder / files[index])
-                        advance()
-                    prompt = self.class_captions[class_name]
-                    rows += [
-                        {
-                            "file_name": file,
-                            "text": prompt,
-                            "label": label,
-                            "class_name": class_name,
-                            "seed": self.settings.seed,
-                            "method": self.settings.method.name,
-                            "scales": recipe.scales[class_name],
-                            "contour": guides.name(label, index),
-                        }
-                        for index, file in enumerate(files)
-                    ]
+            shares = [self._share(sizes[class_name]) for class_name in self.classes]
+            with progress(f"images of {self.settings.method.name}", sum(map(len, shares))) as advance:
+                for label, share in enumerate(shares):
+                    self._write_images(recipe, label, share, folder, advance)
+            processes.barrier()  # the images of all processes are there
+            if processes.rank():
+                return
+            rows = [
+                {
+                    "file_name": file_name(class_name, index),
+                    "text": self.class_captions[class_name],
+                    "label": label,
+                    "class_name": class_name,
+                    "seed": self.settings.seed,
+                    "method": self.settings.method.name,
+                    "scales": recipe.scales[class_name],
+                    "contour": guides.name(label, index),
+                }
+                for label, class_name in enumerate(self.classes)
+                for index in range(sizes[class_name])
+            ]
             guides.report(folder)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             # What is no text in the name of a contour's file becomes an escape of JSON's.
@@ -526,8 +539,41 @@ class Study:
             self._settings_of_images(recipe) | {"sizes": sizes},
             {**recipe.inputs, **guides.inputs},
             build,
+            version=1,
             command=self.command("generate.py", f"method={self.settings.method.name}"),
+            precision=self.precision.name,
+            collective=True,
         )
+
+    def _share(self, count: int) -> list[int]:
+        """Which of so many images of a class this process makes.
+
+        Processes share whole batches, so that an image comes from the same batch however many they are.
+        """
+        size = self.settings.generate.batch_size
+        batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        return [index for batch in processes.mine(batches) for index in batch]
+
+    def _write_images(
+        self, recipe: "ImageRecipe", label: int, indices: Sequence[int], folder: Path, advance: Callable[[int], None]
+    ) -> None:
+        """Make the images of one class that are not there yet."""
+        class_name = self.classes[label]
+        files = {index: folder / file_name(class_name, index) for index in indices}
+        # A file is written whole or not at all, so that one that is there needs no second making.
+        missing = [index for index, file in files.items() if not file.exists()]
+        advance(len(files) - len(missing))
+        (folder / file_name(class_name, 0)).parent.mkdir(parents=True, exist_ok=True)
+        images = self._sample(recipe, recipe.scales[class_name], label, missing)
+        waiting: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(WRITERS) as writers:  # a batch is compressed while the next one is made
+            for index, image in zip(missing, images, strict=True):
+                waiting.append(writers.submit(pictures.save_png, image.numpy(), files[index]))
+                if len(waiting) > 2 * self.settings.generate.batch_size:
+                    waiting.popleft().result()
+                advance(1)
+            for written in waiting:
+                written.result()
 
     def strips(self) -> Artifact:
         """For each class, a few seeds over the scale of the whole stack (paper Figure 1b), as a PNG."""
@@ -551,7 +597,9 @@ class Study:
             self._settings_of_images(recipe) | {"strip_scales": STRIP_SCALES, "images": STRIP_IMAGES},
             {**recipe.inputs, **self.guides.inputs},
             build,
+            version=1,
             command=self.command("evaluate.py", f"method={self.settings.method.name}"),
+            precision=self.precision.name,
         )
 
     def _settings_of_images(self, recipe: "ImageRecipe") -> dict[str, Any]:
@@ -611,7 +659,7 @@ class Study:
         if artifact == self.base_artifact:
             return self.base
         if artifact not in self._bases:
-            self._bases = {artifact: Base.load(artifact.path).to(self.device)}
+            self._bases = {artifact: Base.load(artifact.path).place(self.device, self.precision)}
         return self._bases[artifact]
 
     def _adapter(self, base: Base, artifact: Artifact) -> Adapter:
@@ -638,6 +686,11 @@ class ImageRecipe:
     def inputs(self) -> dict[str, Artifact]:
         """All of them, by role."""
         return {"base": self.base, **self.adapters}
+
+
+def file_name(class_name: str, index: int) -> str:
+    """Name the file of one image of a synthetic set."""
+    return f"images/{class_name}/{index:06d}.png"
 
 
 class ByRole(dict[Role, Value]):

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from sarsynth import pictures
 from sarsynth.console import console
 from sarsynth.errors import UserError
+from sarsynth.processes import rank
 from sarsynth.runs.cells import Cell, ClassImages, cells, read_set
 from sarsynth.runs.tables import cheaper, gains_table, results_table
 
@@ -27,6 +28,8 @@ class Summary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the report and pictures, print the table; name what failed and exit with 1 if anything did."""
+        if rank():
+            return
         folder = Path(config.hydra.sweep.dir)
         found = cells(folder)
         scored = [(cell, cell.result) for cell in found if cell.result and "classifier" in cell.result]

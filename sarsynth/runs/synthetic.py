@@ -18,7 +18,7 @@ from sarsynth.errors import UserError
 from sarsynth.filters import Sample
 from sarsynth.pictures import read_png
 from sarsynth.runs.results import REASONS
-from sarsynth.runs.study import Study
+from sarsynth.runs.study import Study, file_name
 from sarsynth.store import Artifact
 
 FEATURES, VERDICTS = "features.safetensors", "kept.safetensors"
@@ -48,11 +48,6 @@ def synthetic_images(study: Study, indices: Indices) -> LabelledImages:
     channels = study.sources["sar"].channels
     stacked = torch.stack(images) if images else torch.empty(0, channels, size, size, dtype=torch.uint8)
     return LabelledImages(stacked, torch.tensor(labels, dtype=torch.int64), names)
-
-
-def file_name(class_name: str, index: int) -> str:
-    """Where an image lies in its set."""
-    return f"images/{class_name}/{index:06d}.png"
 
 
 def everything(study: Study) -> dict[str, range]:
@@ -114,7 +109,9 @@ def _features(study: Study, name: str, of: Artifact, images: Callable[[], Labell
         {"preprocess": preprocess, "image_size": study.settings.classifier.image_size, "classes": study.classes},
         {"classifier": classifier, "images": of},
         build,
+        version=1,
         command=command(study),
+        precision=study.precision.name,
     )
 
 
@@ -180,6 +177,7 @@ def filtered(study: Study) -> Artifact | None:
         {"rule": chosen.rule.model_dump(by_alias=True)},
         {"real": ours, "synthetic": theirs, "images": study.images("train"), "set": study.synthetic()},
         build,
+        version=1,
         command=command(study),
     )
 

@@ -1,6 +1,6 @@
 """One stage of a study: `python train.py stage=sar method=plora` makes that, and what it lacks below it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sarsynth.console import console
@@ -13,9 +13,9 @@ from sarsynth.runs.study import Study
 from sarsynth.settings import Settings
 
 
-def run(settings: Settings, folder: Path) -> None:
+def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     """Make one stage's artifacts and say where they lie."""
-    with session(settings, folder) as study:
+    with session(settings, folder, overrides, "train") as study:
         for path in STAGES[settings.stage or ""](study, folder):
             console.print(f"  {path}")
 

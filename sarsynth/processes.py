@@ -1,0 +1,118 @@
+"""The processes of one job: which of them this is, what falls to it, and how a job gets several on one machine.
+
+Torchrun and SLURM start processes themselves; elsewhere `launch` does. Each runs the whole job. What one must do alone
+is done by rank 0, work is shared out by place (`mine`), and no artifact depends on how many there are. Torch is
+imported only where there are several.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from sarsynth.errors import UserError
+
+Item = TypeVar("Item")
+
+
+def rank() -> int:
+    """This process's number in its job; 0 outside of a distributed one."""
+    return _number(("RANK", "SLURM_PROCID", "LOCAL_RANK"), 0)
+
+
+def count() -> int:
+    """Processes of this job; 1 outside of a distributed one."""
+    return _number(("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"), 1) if _launched() else 1
+
+
+def _launched() -> bool:
+    """Whether somebody started this process as one of a group; a SLURM allocation alone is none."""
+    return any(key in os.environ for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def _number(keys: Sequence[str], default: int) -> int:
+    return next((int(os.environ[key]) for key in keys if key in os.environ), default)
+
+
+def mine(items: Sequence[Item]) -> Sequence[Item]:
+    """The items that fall to this process: each `count()`-th, from its rank on."""
+    return items[rank() :: count()]
+
+
+def join(backend: str) -> None:
+    """Join the processes of this job into one group, once; nothing where there is but one.
+
+    Args:
+        backend: Of torch.distributed: `nccl` on CUDA, `gloo` elsewhere.
+    """
+    if count() > 1:
+        from torch import distributed
+
+        if not distributed.is_initialized():
+            distributed.init_process_group(backend)
+
+
+def barrier() -> None:
+    """Wait until all processes of the job are here."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
+def launch(target: Callable[..., None], args: Sequence[Any], processes: int) -> None:
+    """Call a function in several new processes of one group on this machine, and wait for them.
+
+    If one fails the others are ended.
+
+    Args:
+        target: Of the top level of a module.
+        args: Its arguments; they are pickled.
+        processes: How many.
+
+    Raises:
+        UserError: One of them raised it.
+        torch.multiprocessing.ProcessRaisedException: One of them has a defect; holds its traceback.
+    """
+    from lightning.fabric.plugins.environments.lightning import find_free_network_port
+    from torch.multiprocessing.spawn import ProcessException, spawn
+
+    with TemporaryDirectory() as told:
+        try:
+            spawn(_run, (target, tuple(args), processes, find_free_network_port(), Path(told)), nprocs=processes)
+        except ProcessException:
+            if messages := sorted(Path(told).iterdir()):
+                raise UserError(messages[0].read_text(encoding="utf-8")) from None
+            raise
+
+
+def _run(index: int, target: Callable[..., None], args: tuple[Any, ...], processes: int, port: int, told: Path) -> None:
+    """What each of them does: say who it is, as torchrun would, then the work; what a user can mend is left as text."""
+    place = {"RANK": index, "LOCAL_RANK": index, "GROUP_RANK": 0}
+    size = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    os.environ.update({key: str(number) for key, number in (place | size | {"MASTER_PORT": port}).items()})
+    os.environ.update({"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "sarsynth"})
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    try:
+        target(*args)
+    except UserError as error:
+        (told / f"{index:06d}").write_text(str(error), encoding="utf-8", errors="backslashreplace")
+        sys.exit(1)
+    finally:
+        leave()
+
+
+def leave() -> None:
+    """Leave the group again; one that others have left already is no harm."""
+    if "torch.distributed" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            with suppress(RuntimeError):
+                distributed.destroy_process_group()
