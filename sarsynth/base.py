@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -40,39 +40,55 @@ CONTROLNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 CONTOUR_CHANNELS = {2: (16, 32), 4: (16, 32, 64), 8: (16, 32, 96, 256)}
 
 
-def resolve(path: str | None) -> tuple[Path, str]:
+class NotFetchedError(UserError):
+    """A part of the hub that is not on this machine yet.
+
+    Attributes:
+        repository: Its id there.
+        size_bytes: What fetching it takes of network and disk; None if nobody knows.
+    """
+
+    def __init__(self, key: str, repository: str, size_bytes: int | None = None) -> None:
+        super().__init__(f"{key}={repository}: not on this machine yet; a run fetches it from the hub")
+        self.repository, self.size_bytes = repository, size_bytes
+
+
+def resolve(path: str | None, *, fetch: bool = True) -> tuple[Path, str]:
     """Find a base on this machine, or fetch it from the hub, and hash it.
 
     Args:
         path: A folder in diffusers' layout, one safetensors file, or a hub id; None is the embedded `sd-nano`.
+        fetch: Whether the hub may be asked.
 
     Returns:
         Where it lies, and the hex sha256 over the names and contents of its weights and configurations.
 
     Raises:
+        NotFetchedError: It is on the hub alone, and that may not be asked.
         UserError: There is none.
     """
     patterns = [*(f"{part}/*" for part in PARTS), "*.json"]
-    return _resolve("base.path", path, NANO, "model_index.json", patterns, REMEDY)
+    return _resolve("base.path", path, NANO, "model_index.json", patterns, REMEDY, fetch)
 
 
-def resolve_controlnet(path: str | None) -> tuple[Path, str]:
+def resolve_controlnet(path: str | None, *, fetch: bool = True) -> tuple[Path, str]:
     """Find a ControlNet as `resolve` finds a base; None is the one inside the package, which belongs to `sd-nano`."""
-    return _resolve(
-        "base.controlnet", path, NANO_CONTROLNET, CONTROLNET_FILES[0], list(CONTROLNET_FILES), CONTROLNET_REMEDY
-    )
+    patterns = list(CONTROLNET_FILES)
+    return _resolve("base.controlnet", path, NANO_CONTROLNET, CONTROLNET_FILES[0], patterns, CONTROLNET_REMEDY, fetch)
 
 
 def _resolve(
-    key: str, path: str | None, embedded: Path, index: str, patterns: Sequence[str], remedy: str
+    key: str, path: str | None, embedded: Path, index: str, patterns: Sequence[str], remedy: str, fetch: bool
 ) -> tuple[Path, str]:
     """Find what a key names; a folder of it holds the file `index`, a hub's repository files of these patterns."""
     where = embedded if path is None else Path(path).expanduser()
     if not where.exists():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
             raise UserError(f"{key}={path or 'null'}: no such folder or file; {remedy}")
+        if not fetch and not _fetched(str(path), index):
+            raise NotFetchedError(key, str(path))
         try:
-            where = Path(snapshot_download(str(path), allow_patterns=list(patterns)))
+            where = Path(snapshot_download(str(path), allow_patterns=list(patterns), local_files_only=not fetch))
         except Exception as error:  # no network, no such repository, no permission: all end here
             raise UserError(f"{key}={path}: not on this machine, and the hub gave nothing; {remedy}") from error
     if where.is_dir() and not (where / index).is_file():
@@ -86,6 +102,27 @@ def _resolve(
     for file in files:
         content.update(file.name.encode() + hashlib.file_digest(file.open("rb"), "sha256").digest())
     return where, content.hexdigest()
+
+
+def _fetched(repository: str, index: str) -> bool:
+    """Whether the hub's cache on this machine holds a repository; asks no network."""
+    return isinstance(try_to_load_from_cache(repository, index), str)
+
+
+def architecture(where: Path) -> tuple[UNet2DConditionModel, Mapping[str, Any]] | None:
+    """Describe a base without its weights: its U-Net, whose tensors have shapes alone, and the autoencoder's settings.
+
+    Args:
+        where: What `resolve` returned.
+
+    Returns:
+        None where no configuration lies: beside one safetensors file, or if the base is not here.
+    """
+    unet, vae = (where / part / "config.json" for part in ("unet", "vae"))
+    if not (unet.is_file() and vae.is_file()):
+        return None
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(json.loads(unet.read_text())), json.loads(vae.read_text())
 
 
 class Base(nn.Module):
