@@ -188,7 +188,9 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
     images = np.stack([render(0, i, CLASSES[label], "sar").pixels.transpose(2, 0, 1) for i, label in enumerate(labels)])
     pixels = torch.from_numpy(images)
     store = Store(tmp_path)
-    artifacts = [store.make("cache", name, {}, {}, lambda folder: None, command="") for name in ("images", "base")]
+    artifacts = [
+        store.make("cache", name, {}, {}, lambda folder: None, version=1, command="") for name in ("images", "base")
+    ]
     monkeypatch.setattr(quality, "load_images", lambda source, records, *_: pixels[[one.row for one in records]])
     study: Any = SimpleNamespace(
         settings=SimpleNamespace(
