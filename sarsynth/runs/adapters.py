@@ -24,6 +24,7 @@ from sarsynth.data.samples import DenoisingSamples
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
+from sarsynth.hashes import FileHashes
 from sarsynth.routing import routed
 from sarsynth.runs.previews import previews
 from sarsynth.settings import Optimisation
@@ -241,8 +242,8 @@ def imported(study: "Study", file: Path) -> Artifact:
         UserError: There is no such file, or a card beside it says that it belongs to another base or ORS adapter.
     """
     try:
-        with file.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        with FileHashes() as hashes:
+            content = hashes.of(file)
     except OSError as error:
         raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
     if (card := file.with_name(CARD)).exists():
