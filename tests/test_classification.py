@@ -119,7 +119,7 @@ def test_synthetic_images_join_but_do_not_normalise(classifier: Classifier) -> N
 
 def test_save_and_load(classifier: Classifier, tmp_path: Path) -> None:
     classifier.save(tmp_path / "classifier")
-    loaded = Classifier.load(tmp_path / "classifier")
+    loaded = Classifier.load(tmp_path / "classifier", "cpu")
     assert sorted(path.name for path in (tmp_path / "classifier").iterdir()) == [
         "classifier.safetensors",
         "config.json",
