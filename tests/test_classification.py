@@ -167,7 +167,7 @@ def test_a_step_mixes_no_devices(monkeypatch) -> None:
             found = look(classifier, images, batch_size=5)
             assert (found.device.type, found.shape) == ("cpu", (8, width))
         batch = (images.to(card), labels.to(card), labels.to(card))
-        for step in (0, recipe.whole_steps):  # what `global_step` gives
+        for step in (0, recipe.whole_steps):  # noqa: B007  # what `global_step` gives
             classifier.on_train_batch_start(batch, 0)
             assert classifier.training_step(batch, 0).device == card
         assert classifier.described is not None and classifier.described.device == card
