@@ -147,7 +147,7 @@ class Study:
     def _chosen(self) -> list[ImageRecord]:
         """The SAR training images of this study's split; a table says how many images each split has."""
         data, whole = self.settings.data, self.records("sar", "train")
-        chosen = deci(whole, self.settings.seed) if data.split == "deci" else whole
+        chosen = deci(whole, data.deci_seed) if data.split == "deci" else whole
         splits = {"train": whole, data.split: chosen} | {s: self.sources["sar"].records(s) for s in ("val", "test")}
         counts = {split: class_counts(records, self.classes) for split, records in splits.items() if records}
         self.say_counts("sar", counts, data.split)
