@@ -22,9 +22,9 @@ from torch import Tensor
 
 from sarsynth import partitions, pictures, pretrained, processes, scales
 from sarsynth.adapters import Adapter, concatenate, folded, load
+from sarsynth.augmentation import Augmentation
 from sarsynth.base import Base, resolve
 from sarsynth.classification import (
-    Augmentation,
     Classifier,
     ClassifierRecipe,
     extract_features,
