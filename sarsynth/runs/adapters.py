@@ -27,7 +27,7 @@ from sarsynth.fitting import MovingAverage
 from sarsynth.hashes import FileHashes
 from sarsynth.routing import routed
 from sarsynth.runs.previews import previews
-from sarsynth.settings import Optimisation
+from sarsynth.settings import AdapterTraining
 from sarsynth.store import CARD, CHECKPOINTS, Artifact, Request
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Training:
     name: str
     role: "Role"
     spec: AdapterSpec
-    recipe: Optimisation
+    recipe: AdapterTraining
     steps: int
     warmup: int
     rows: Sequence[int]
@@ -122,7 +122,7 @@ def _training(
     study: "Study",
     name: str,
     role: "Role",
-    recipe: Optimisation,
+    recipe: AdapterTraining,
     rank: int,
     steps: int,
     rows: Sequence[int],
@@ -134,15 +134,15 @@ def _training(
     spec = AdapterSpec(rank, settings.adapter.target_modules)
     encoded, records = study.encoded(role), study.training_records(role)
     below = inputs.get("ors")
-    scale_below = settings.generate.scales[0] if below else None
-    warmup = recipe.warmup_steps if whole else min(recipe.warmup_steps, steps // 10)
+    scale_below = settings.train.sar.scale_below if below else None
+    warmup = recipe.warmup(steps, whole=whole)
     request = Request(
         "adapter",
         name,
         {
             "rank": rank,
             "target_modules": spec.target_modules,
-            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every"})
+            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every", "warmup_share", "scale_below"})
             | {"max_steps": steps, "warmup_steps": warmup},
             "rows": None if whole else list(rows),
             "scale_below": scale_below,
