@@ -93,6 +93,12 @@ class Compute:
         device = torch.cuda.get_device_name() if self.device.type == "cuda" and there else "cpu"
         return Machine(device if there else None, self.processes or None)
 
+    @property
+    def make_trainer_alone(self) -> Callable[..., Trainer]:
+        """Lightning's Trainer of what this process trains by itself, on its device, whatever the others do."""
+        devices = 1 if self.device.index is None else [self.device.index]
+        return partial(self.make_trainer, devices=devices, num_nodes=1, strategy="auto")
+
     def enter(self) -> None:
         """Make this process compute there: its CUDA card the present one, its group joined, TF32 allowed."""
         if self.device.type == "cuda":

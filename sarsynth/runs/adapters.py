@@ -19,14 +19,16 @@ from sarsynth import adapters, partitions
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
-from sarsynth.data.latents import LatentDataset, load_encoded
+from sarsynth.data.latents import open_encoded
+from sarsynth.data.samples import DenoisingSamples
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
+from sarsynth.hashes import FileHashes
 from sarsynth.routing import routed
 from sarsynth.runs import work
 from sarsynth.runs.previews import previews
-from sarsynth.settings import Optimisation
+from sarsynth.settings import AdapterTraining
 from sarsynth.store import CARD, CHECKPOINTS, UNKNOWN, Artifact, Request
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class Training:
     name: str
     role: "Role"
     spec: AdapterSpec
-    recipe: Optimisation
+    recipe: AdapterTraining
     steps: int
     warmup: int
     rows: Sequence[int]
@@ -122,7 +124,7 @@ def _training(
     study: "Study",
     name: str,
     role: "Role",
-    recipe: Optimisation,
+    recipe: AdapterTraining,
     rank: int,
     steps: int,
     rows: Sequence[int],
@@ -135,15 +137,15 @@ def _training(
     spec = AdapterSpec(rank, settings.adapter.target_modules)
     encoded, records = study.encoded(role), study.training_records(role)
     below = inputs.get("ors")
-    scale_below = settings.generate.scales[0] if below else None
-    warmup = recipe.warmup_steps if whole else min(recipe.warmup_steps, steps // 10)
+    scale_below = settings.train.sar.scale_below if below else None
+    warmup = recipe.warmup(steps, whole=whole)
     request = Request(
         "adapter",
         name,
         {
             "rank": rank,
             "target_modules": spec.target_modules,
-            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every"})
+            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every", "warmup_share", "scale_below"})
             | {"max_steps": steps, "warmup_steps": warmup},
             "rows": None if whole else list(rows),
             "scale_below": scale_below,
@@ -197,7 +199,6 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
                 one.warmup,
                 one.steps,
                 one.recipe.weight_decay,
-                one.seed,
             )
             for index, one in enumerate(run)
         ]
@@ -212,7 +213,7 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
         study.fitting(first.role).fit(
             denoiser,
             SeededDataModule(
-                LatentDataset(load_encoded(first.encoded["latents"].path, first.encoded["texts"].path)),
+                _samples(study.base, first.encoded),
                 streams,
                 batch_size=first.recipe.batch_size,
             ),
@@ -228,6 +229,12 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
     unet.to(study.device)  # Lightning leaves what it trained on the CPU
 
 
+def _samples(base: Base, encoded: Mapping[str, Artifact]) -> DenoisingSamples:
+    """What denoisers train on."""
+    latents, texts = open_encoded(encoded["latents"].path, encoded["texts"].path)
+    return DenoisingSamples(latents, texts, num_train_timesteps=base.noise_scheduler.config.num_train_timesteps)
+
+
 def weights_of(adapter: Artifact) -> Path:
     """The file of an adapter: inside an artifact of the store, or what `adapter.path` names."""
     return adapter.path if adapter.path.is_file() else adapter.path / adapters.WEIGHTS
@@ -240,8 +247,8 @@ def imported(study: "Study", file: Path) -> Artifact:
         UserError: There is no such file, or a card beside it says that it belongs to another base or ORS adapter.
     """
     try:
-        with file.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        with FileHashes() as hashes:
+            content = hashes.of(file)
     except OSError as error:
         raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
     if (card := file.with_name(CARD)).exists():
@@ -279,15 +286,16 @@ def tuned_base(study: "Study") -> Artifact:
             recipe.warmup_steps,
             recipe.max_steps,
             recipe.weight_decay,
-            settings.seed,
             recipe.decay,
         )
         names = [record.path for record in study.training]
-        dataset = LatentDataset(load_encoded(encoded["latents"].path, encoded["texts"].path))
         study.fitting(method.name).fit(
             Denoiser(base.unet, base.noise_scheduler, [track], names=names).train(),
             SeededDataModule.whole(
-                dataset, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=settings.seed
+                _samples(base, encoded),
+                batch_size=recipe.batch_size,
+                max_steps=recipe.max_steps,
+                seed=settings.seed,
             ),
             title=f"U-Net, {method.name}",
             max_steps=recipe.max_steps,

@@ -48,7 +48,7 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
 def artifacts(study: Study) -> list[Artifact]:
     """Ask for all that an evaluation reads, and read nothing."""
     check_tested(study)
-    return [*(trained(study, seed) for seed in seeds_of(study)), *measured(study).values(), *drawn(study)]
+    return [*trained(study, seeds_of(study)), *measured(study).values(), *drawn(study)]
 
 
 def show(study: Study, figures: Mapping[str, Any]) -> None:
