@@ -1,6 +1,7 @@
 """Fetch a model from the hub: exactly the files that are loaded, once, into the hub's own cache."""
 
 import errno
+import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -158,11 +159,13 @@ def _refusal(error: BaseException, repo: str, otherwise: str) -> str | None:
                 "no such folder or file, and no such repository on the hub: check its spelling, log in with "
                 f"`hf auth login` if it is private, or {otherwise}"
             )
-        if isinstance(cause, OSError) and not isinstance(cause, HfHubHTTPError):
-            if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                return f"the disk of {_cache()} is full; {_ELSEWHERE}"
-            if cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                return f"{_cache()} cannot be written; {_ELSEWHERE}"
+        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
+            return f"the hub refuses this login: log in anew with `hf auth login`, or {otherwise}"
+        number = getattr(cause, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(cause):  # some tell by text alone
+            return f"the disk of {_cache()} is full; {_ELSEWHERE}"
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return f"{_cache()} cannot be written; {_ELSEWHERE}"
     return None
 
 
@@ -184,7 +187,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _told(error: BaseException) -> str:
     """The root of an error, short."""
-    root = list(_causes(error))[-1]
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, HfHubHTTPError):
+            return f"it answered {cause.response.status_code} {cause.response.reason_phrase}"
+    root = causes[-1]
     return f"{type(root).__name__}: {one_line(root)[:150]}"
 
 
