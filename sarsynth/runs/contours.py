@@ -222,7 +222,8 @@ def controlnet(study: "Study") -> Artifact:
 
 def base_controlnet(study: "Study") -> Artifact:
     """The base's ControlNet: not of our making, so its fingerprint is a hash of its files."""
-    artifact = study.found("controlnet", resolve_controlnet, study.settings.base.controlnet)
+    path = study.settings.base.controlnet
+    artifact = study.found("controlnet", lambda fetch: resolve_controlnet(path, fetch=fetch))
     check_controlnet(artifact.path, study.base_artifact.path)
     return artifact
 

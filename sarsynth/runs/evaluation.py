@@ -150,6 +150,7 @@ def _requests(study: Study, seeds: Sequence[int]) -> list[Request]:
             command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
             precision=study.precision.name,
             work=work.classifier(recipe, "evaluation", topk=study.settings.evaluate.topk),
+            follows=study.start_of_classifiers,
         )
         for seed in seeds
     ]

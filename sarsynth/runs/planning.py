@@ -12,7 +12,8 @@ The file that `plan=` names holds
         precision; error, why it cannot be planned, or null
     artifacts: in the order in which they would be made, of each
         kind, label; fingerprint, null as long as something that it follows from is not there
-        state: there, make, or fetch (from the hub)
+        state: there, make, or fetch
+        source: where it is to be fetched from, a repository of the hub or an address; else null
         command: that makes it, null unless that is its state
         unit, amount: the work in it; amount is an equal share where prototypes are not there yet (rough: true)
         seconds, memory_bytes, disk_bytes: expected, null if unknown or if it is there; memory is a peak
@@ -32,10 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from sarsynth import processes
-from sarsynth.base import NotFetchedError
 from sarsynth.console import console
 from sarsynth.costs import Cost, Machine, Rates
-from sarsynth.errors import UserError, one_line
+from sarsynth.errors import NotFetchedError, UserError, one_line
 from sarsynth.files import write_json
 from sarsynth.runs.rehearsal import rehearse
 from sarsynth.runs.session import quieten
@@ -55,7 +55,7 @@ class Line:
 
     Attributes:
         artifact: Which.
-        wanted: The request for it, or what the hub is to give.
+        wanted: The request for it, or what a network is to give.
         machine: Where it is to be made.
         root: Of the store.
         jobs: That use it, by number.
@@ -94,6 +94,7 @@ class Line:
             "label": self.artifact.label,
             "fingerprint": self.artifact.fingerprint if self.artifact.known else None,
             "state": self.state,
+            "source": self.wanted.source if isinstance(self.wanted, NotFetchedError) else None,
             "command": request.command if request and self.state == "make" else None,
             "unit": work and work.unit,
             "amount": work and work.amount,
@@ -166,7 +167,7 @@ def _walk(
         "error": None,
     }
     try:
-        rehearse(settings)
+        rehearse(settings, script)
         study = Study(settings, Tracker(None), [one for one in overrides if not one.lstrip("+~").startswith("hydra")])
         machine = study.compute.machine
         about |= {"device": machine.device, "processes": machine.processes, "precision": study.precision.name}

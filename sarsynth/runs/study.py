@@ -23,7 +23,7 @@ from torch import Tensor
 from sarsynth import partitions, pictures, pretrained, processes, scales
 from sarsynth.adapters import Adapter, concatenate, folded, load
 from sarsynth.augmentation import Augmentation
-from sarsynth.base import Base, NotFetchedError, architecture, resolve
+from sarsynth.base import Base, architecture, resolve
 from sarsynth.classification import (
     Classifier,
     ClassifierRecipe,
@@ -38,7 +38,7 @@ from sarsynth.data.latents import LATENTS, TEXTS, encode_images, encode_texts, s
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
-from sarsynth.errors import UserError
+from sarsynth.errors import NotFetchedError, UserError
 from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
@@ -230,18 +230,27 @@ class Study:
     @cached_property
     def base_artifact(self) -> Artifact:
         """The frozen base: not of our making, so its fingerprint is a hash of its files."""
-        return self.found("base", resolve, self.settings.base.path)
+        chosen = self.settings.base
+        return self.found("base", lambda fetch: resolve(chosen.path, chosen.config, fetch=fetch))
 
-    def found(self, kind: str, resolve: Callable[..., tuple[Path, str]], path: str | None) -> Artifact:
-        """Find, or fetch, what is not of our making; a plan fetches nothing, and notes what a run would."""
-        name = self.settings.base.name
+    def found(self, kind: str, find: Callable[[bool], tuple[Path, str]]) -> Artifact:
+        """Find, or fetch, what is not of our making; a plan fetches nothing, and notes what a run would.
+
+        Args:
+            kind: Of artifact.
+            find: Gives its place and the hash of its files; is told whether it may fetch them.
+        """
         try:
-            where, content = resolve(path, fetch=not self.planning)
+            where, content = find(not self.planning)
         except NotFetchedError as error:
-            artifact = Artifact(kind, name, f"{UNKNOWN}{error.repository}", Path(error.repository))
-            self.absent[artifact] = error
-            return artifact
-        return Artifact(kind, name, content[:16], where)
+            return self.noted(kind, self.settings.base.name, error)
+        return Artifact(kind, self.settings.base.name, content[:16], where)
+
+    def noted(self, kind: str, name: str, error: NotFetchedError) -> Artifact:
+        """Stand for what a plan leaves elsewhere."""
+        artifact = Artifact(kind, name, f"{UNKNOWN}{error.source}", Path(error.source))
+        self.absent[artifact] = error
+        return artifact
 
     @cached_property
     def architecture(self) -> tuple[torch.nn.Module, Mapping[str, Any]] | None:
@@ -399,6 +408,7 @@ class Study:
             command=self.command("train.py", "stage=classifier"),
             precision=self.precision.name,
             work=work.classifier(recipe, "classifier"),
+            follows=self.start_of_classifiers,
         )
 
     def load_classifier(self, artifact: Artifact) -> Classifier:
@@ -408,7 +418,17 @@ class Study:
     @cached_property
     def pretrained(self) -> Pretrained | None:
         """The weights that classifiers start from, None if these are random."""
-        return pretrained.find(self.settings.classifier.network, self.settings.classifier.pretrained)
+        chosen = self.settings.classifier
+        try:
+            return pretrained.find(chosen.network, chosen.pretrained, fetch=not self.planning)
+        except NotFetchedError as error:
+            return Pretrained(self.noted("weights", chosen.network, error).fingerprint, error.source)
+
+    @property
+    def start_of_classifiers(self) -> list[Artifact]:
+        """What a plan would have to fetch to know it."""
+        _ = self.pretrained
+        return [artifact for artifact in self.absent if artifact.kind == "weights"]
 
     def recipe(self) -> ClassifierRecipe:
         """The classifier's network and training; epochs count real images, so that every method gets equal steps."""

@@ -200,7 +200,8 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
     if several:
         table.add_column("jobs", overflow="fold")
     for one in plan["artifacts"]:
-        name = f"{one['kind']}/{one['label']}-{one['fingerprint'] or '?'}"
+        name = f"{one['kind']}/{one['label']}"
+        name += f" from {one['source']}" if one["source"] else f"-{one['fingerprint'] or '?'}"
         work = f"{'~' * one['rough']}{one['amount']:,} {one['unit']}" if one["unit"] else ""
         costs = [
             "" if one["state"] == "there" else "?" if one[key] is None else shown(one[key])
