@@ -19,7 +19,8 @@ from sarsynth import adapters, partitions
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
-from sarsynth.data.latents import LatentDataset, load_encoded
+from sarsynth.data.latents import open_encoded
+from sarsynth.data.samples import DenoisingSamples
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
@@ -192,7 +193,6 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
                 one.warmup,
                 one.steps,
                 one.recipe.weight_decay,
-                one.seed,
             )
             for index, one in enumerate(run)
         ]
@@ -207,7 +207,7 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
         study.fitting(first.role).fit(
             denoiser,
             SeededDataModule(
-                LatentDataset(load_encoded(first.encoded["latents"].path, first.encoded["texts"].path)),
+                _samples(study.base, first.encoded),
                 streams,
                 batch_size=first.recipe.batch_size,
             ),
@@ -221,6 +221,12 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
         for index, one in enumerate(run):
             rank_zero_only(adapters.save)(routing.adapter(index), folders[one.request] / adapters.WEIGHTS)
     unet.to(study.device)  # Lightning leaves what it trained on the CPU
+
+
+def _samples(base: Base, encoded: Mapping[str, Artifact]) -> DenoisingSamples:
+    """What denoisers train on."""
+    latents, texts = open_encoded(encoded["latents"].path, encoded["texts"].path)
+    return DenoisingSamples(latents, texts, num_train_timesteps=base.noise_scheduler.config.num_train_timesteps)
 
 
 def weights_of(adapter: Artifact) -> Path:
@@ -274,15 +280,16 @@ def tuned_base(study: "Study") -> Artifact:
             recipe.warmup_steps,
             recipe.max_steps,
             recipe.weight_decay,
-            settings.seed,
             recipe.decay,
         )
         names = [record.path for record in study.training]
-        dataset = LatentDataset(load_encoded(encoded["latents"].path, encoded["texts"].path))
         study.fitting(method.name).fit(
             Denoiser(base.unet, base.noise_scheduler, [track], names=names).train(),
             SeededDataModule.whole(
-                dataset, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=settings.seed
+                _samples(base, encoded),
+                batch_size=recipe.batch_size,
+                max_steps=recipe.max_steps,
+                seed=settings.seed,
             ),
             title=f"U-Net, {method.name}",
             max_steps=recipe.max_steps,
