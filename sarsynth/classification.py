@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sarsynth.data.datamodules import LabelledImages, Sampling, Stream, Succession, shuffled, step_seed, stream
-from sarsynth.fitting import Fitting, check_finite, learning_rate_share
+from sarsynth.finite import FiniteWatch
+from sarsynth.fitting import Fitting, learning_rate_share
 from sarsynth.losses import Loss, class_weights, focal_losses
 from sarsynth.oversampling import between_neighbours
 
@@ -176,6 +177,7 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         self.recipe, self.classes, self.seed = recipe, list(classes), seed
+        self.watch = FiniteWatch()
         self.name_of: Callable[[int], str] = "image {}".format  # by row of what it trains on
         self.describe: Callable[[], Tensor] | None = None  # features of what it trains on
         self.described: Tensor | None = None  # once the last layer learns alone
@@ -216,9 +218,8 @@ class Classifier(LightningModule):
         else:
             logits = self.network.get_classifier()(self.described[rows])
         losses = self.class_weights[labels] * focal_losses(logits, labels, self.recipe.loss.gamma)
-        check_finite(
+        self.watch.losses(
             losses.detach(),
-            "loss",
             self.global_step,
             lambda index: f"{self.name_of(int(rows[index]))} ({self.classes[labels[index]]})",
         )
