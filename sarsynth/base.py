@@ -18,8 +18,8 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sarsynth import hashes
 from sarsynth.errors import UserError, one_line
-from sarsynth.hashes import FileHashes
 from sarsynth.precision import FULL, Precision
 
 NANO = Path(__file__).parent / "assets" / "sd-nano"
@@ -84,9 +84,8 @@ def _resolve(
         else sorted(f for f in where.rglob("*") if f.suffix in (".json", ".safetensors", ".txt"))
     )
     content = hashlib.sha256()
-    with FileHashes() as hashes:
-        for file in files:
-            content.update(file.name.encode() + bytes.fromhex(hashes.of(file)))
+    for file in files:
+        content.update(file.name.encode() + bytes.fromhex(hashes.of_file(file)))
     return where, content.hexdigest()
 
 
