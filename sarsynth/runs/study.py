@@ -224,7 +224,7 @@ class Study:
     @cached_property
     def base_artifact(self) -> Artifact:
         """The frozen base: not of our making, so its fingerprint is a hash of its files."""
-        path, content = resolve(self.settings.base.path)
+        path, content = resolve(self.settings.base.path, self.settings.base.config)
         return Artifact("base", self.settings.base.name, content[:16], path)
 
     @cached_property
