@@ -122,11 +122,20 @@ REFUSED = [
     (["+data.rot=images"], "unknown key data.rot; the nearest is data."),
     (["+generate.per_clas=3"], "unknown key generate.per_clas; the nearest is generate.per_class"),
     (["+trainer.acelerator=cpu"], "unknown key trainer.acelerator; the nearest is trainer.accelerator"),
-    (["trainer.precision=17"], "trainer.precision=17 is not a value of trainer.precision; the nearest is 16"),
-    (["trainer.devices=foo"], "trainer.devices=foo is not a value of trainer.devices; say how many"),
-    (["trainer.devices=0"], "trainer.devices=0 is not a value"),
+    (["trainer.precision=17"], "trainer.precision=17 is not a value of trainer.precision; the nearest is 16-mixed"),
+    (["trainer.precision=bf16-true"], "is not a value of trainer.precision; the nearest is bf16-mixed"),
+    (["trainer.strategy=fsdp"], "trainer.strategy=fsdp is not a value of trainer.strategy; the nearest is"),
+    (["trainer.devices=foo"], "trainer.devices: foo names no devices; say how many"),
+    (["trainer.devices=0"], "trainer.devices: 0 names no devices"),
+    (["trainer.devices=[]"], "trainer.devices: .* names no devices"),
     (["trainer.accelerator=gpus"], "trainer.accelerator=gpus is not a value .* the nearest is gpu"),
-    (["+trainer.max_steps=3"], "trainer.max_steps is decided by the run itself"),
+    *(  # what leaves a training unfinished, repeats its noise, or does it in another precision
+        ([f"+trainer.{argument}"], f"unknown key trainer.{argument.partition('=')[0]}; .*follows from the run")
+        for argument in (
+            *("max_steps=3", "max_time=00:00:01:00", "fast_dev_run=true", "limit_train_batches=2", "overfit_batches=1"),
+            *("accumulate_grad_batches=2", "gradient_clip_val=1", "plugins=null", "callbacks=null", "max_epochs=1"),
+        )
+    ),
     (["logger=wandb", "+logger.tagz=[a]"], "unknown key logger.tagz; the nearest is logger.tags"),
     (["+sampler.timestep_spacing=trailling"], "sampler.timestep_spacing=trailling is not.*the nearest is trailing"),
     (
@@ -279,7 +288,7 @@ def test_a_job_gets_settings_and_a_folder_and_errors_become_one_line(tmp_path):
 import sys, types
 from sarsynth.cli import main
 from sarsynth.errors import UserError
-def run(settings, run_dir):
+def run(settings, run_dir, overrides):
     print(settings.method.name, settings.seed, run_dir.relative_to({str(tmp_path)!r}))
     if settings.seed == 1: raise UserError("no such folder")
     if settings.seed == 2: raise KeyboardInterrupt

@@ -621,13 +621,16 @@ def test_require_names_the_command_that_makes_what_is_missing(command: Command, 
 # --- Two processes ----------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_leave_the_same_adapters(study: SimpleNamespace, tmp_path: Path):
-    """`trainer=ddp` on the CPU: same global batch, same names in the store, same weights up to rounding."""
+def test_two_processes_leave_the_same(study: SimpleNamespace, tmp_path: Path):
+    """A sweep with `trainer=ddp` on the CPU: each job once, same names in the store, same weights up to rounding."""
     run = python(
-        tmp_path, "train", "stage=sar", "method=2lora", *TINY,
+        tmp_path, "evaluate", "-m", "method=frozen,2lora", *TINY,
         "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
+    (sweep,) = (tmp_path / "logs/sweeps/evaluate").iterdir()
+    assert {job.name for job in sweep.iterdir() if job.is_dir()} == {"0", "1", "plots"}, "each job once"
+    assert len(list(sweep.rglob("result.json"))) == 2 and not (tmp_path / "logs/runs").exists()
     store = tmp_path / "logs/store"
     assert run.stdout.count("made   adapter/") == 2, "rank 0 alone speaks"
     for folder in (store / "adapter").iterdir():
@@ -635,6 +638,10 @@ def test_two_processes_leave_the_same_adapters(study: SimpleNamespace, tmp_path:
         assert one.keys() == two.keys()
         a, b = (torch.cat([weights[name].flatten() for name in one]) for weights in (one, two))
         assert (a - b).norm() <= 1e-5 * a.norm()
+    (folder,) = (store / "synthetic").glob("frozen-*")
+    images = {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.png")}
+    alone = study.store / "synthetic" / folder.name
+    assert images == {file.relative_to(alone): file.read_bytes() for file in alone.rglob("*.png")}
     assert not list(store.glob("*/.*.partial"))
 
 

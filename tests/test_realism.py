@@ -13,6 +13,7 @@ from sarsynth.base import NANO, Base
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.errors import UserError
+from sarsynth.precision import FULL
 from sarsynth.realism import (
     UNITS,
     Traits,
@@ -188,7 +189,9 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
     images = np.stack([render(0, i, CLASSES[label], "sar").pixels.transpose(2, 0, 1) for i, label in enumerate(labels)])
     pixels = torch.from_numpy(images)
     store = Store(tmp_path)
-    artifacts = [store.make("cache", name, {}, {}, lambda folder: None, command="") for name in ("images", "base")]
+    artifacts = [
+        store.make("cache", name, {}, {}, lambda folder: None, version=1, command="") for name in ("images", "base")
+    ]
     monkeypatch.setattr(quality, "load_images", lambda source, records, *_: pixels[[one.row for one in records]])
     study: Any = SimpleNamespace(
         settings=SimpleNamespace(
@@ -207,6 +210,7 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
         radiometry={"sar": None},
         base=SimpleNamespace(encode=lambda shown: (shown, None), decode=lambda latents: latents),
         device="cpu",
+        precision=FULL,
         command=lambda *_: "",
     )
     real, passed = (quality._load_traits(made(study)) for made in (quality.real_traits, quality.autoencoder_traits))

@@ -117,7 +117,7 @@ def build(folders):
     for request, folder in folders.items():
         (folder / "who").write_text(str(os.getpid()))
 
-requests = [Request("adapter", name, {{"name": name}}, {{}}, "") for name in "abc"]
+requests = [Request("adapter", name, {{"name": name}}, {{}}, 1, "") for name in "abc"]
 made = Store(Path({str(tmp_path)!r})).make_all(requests, build)
 print(*((artifact.path / "who").read_text() for artifact in made.values()))
 """

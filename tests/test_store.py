@@ -19,8 +19,8 @@ def note(folder: Path) -> None:
 
 
 def make(store: Store, builder=note, **changes) -> Artifact:
-    call = {"kind": "adapter", "label": "ors", "settings": {"rank": 4}, "inputs": {}, "command": "python train.py"}
-    return store.make(**(call | changes), builder=builder)
+    call = {"kind": "adapter", "label": "ors", "settings": {"rank": 4}, "inputs": {}, "version": 1}
+    return store.make(**(call | {"command": "python train.py"} | changes), builder=builder)
 
 
 def python(body: str, root: Path, **env: str) -> subprocess.Popen[str]:
@@ -52,22 +52,34 @@ def test_fingerprint_is_of_the_content_alone(tmp_path):
     other = Artifact("adapter", "ors", "b" * 16, tmp_path)
     settings = {"rank": 4, "train": {"steps": 10, "rate": 1e-3}}
     reordered = {"train": {"rate": 0.001, "steps": 10}, "rank": 4}
-    known = fingerprint("adapter", settings, {"below": ors})
+    known = fingerprint("adapter", settings, {"below": ors}, 1)
 
-    assert known == fingerprint("adapter", reordered, {"below": ors})
+    assert known == fingerprint("adapter", reordered, {"below": ors}, 1)
     assert known == fingerprint(
-        "adapter", settings, {"below": Artifact("adapter", "renamed", "a" * 16, tmp_path / "x")}
+        "adapter", settings, {"below": Artifact("adapter", "renamed", "a" * 16, tmp_path / "x")}, 1
     )
     changed = [
-        fingerprint("classifier", settings, {"below": ors}),
-        fingerprint("adapter", settings | {"rank": 8}, {"below": ors}),
-        fingerprint("adapter", settings, {"below": other}),
-        fingerprint("adapter", settings, {"above": ors}),
-        fingerprint("adapter", settings, {}),
+        fingerprint("classifier", settings, {"below": ors}, 1),
+        fingerprint("adapter", settings | {"rank": 8}, {"below": ors}, 1),
+        fingerprint("adapter", settings, {"below": other}, 1),
+        fingerprint("adapter", settings, {"above": ors}, 1),
+        fingerprint("adapter", settings, {}, 1),
+        fingerprint("adapter", settings, {"below": ors}, 2),
+        fingerprint("adapter", settings, {"below": ors}, 1, "32-true"),
+        fingerprint("adapter", settings, {"below": ors}, 1, "bf16-mixed"),
     ]
-    assert len({known, *changed}) == 6
+    assert len({known, *changed}) == 9
     with pytest.raises(ValueError):
-        fingerprint("adapter", {"rate": float("nan")}, {})
+        fingerprint("adapter", {"rate": float("nan")}, {}, 1)
+
+
+def test_a_mended_builder_and_another_precision_reuse_nothing(tmp_path):
+    store, built = Store(tmp_path), []
+    for changes in ({}, {"version": 2}, {"precision": "16-mixed"}, {}):
+        make(store, lambda folder: built.append(folder.name), **changes)
+    assert len(set(built)) == len(built) == 3
+    cards = [make(store, **changes).card for changes in ({}, {"version": 2}, {"precision": "16-mixed"})]
+    assert [(card["version"], card["precision"]) for card in cards] == [(1, None), (2, None), (1, "16-mixed")]
 
 
 def test_an_artifact_is_made_once_and_carries_its_card(tmp_path):
@@ -81,8 +93,8 @@ def test_an_artifact_is_made_once_and_carries_its_card(tmp_path):
     assert ors.path == tmp_path / "adapter" / f"ors-{ors.fingerprint}"
     assert sar.card["inputs"] == {"below": ors.fingerprint}
     assert list(sar.card) == [
-        *["kind", "label", "fingerprint", "settings", "inputs", "samples", "sarsynth"],
-        *["git", "device", "seconds", "peak_memory_bytes", "created"],
+        *["kind", "label", "fingerprint", "settings", "inputs", "version", "precision"],
+        *["samples", "sarsynth", "git", "device", "seconds", "peak_memory_bytes", "created"],
     ]
     assert sar.card["settings"] == {"rank": 4} and sar.card["peak_memory_bytes"] > 1e6
     assert sorted(os.listdir(ors.path)) == ["card.json", "note.txt"]
@@ -134,7 +146,7 @@ def builder(folder):
 make(store, builder)
 """
     killed = python(body, tmp_path)
-    partial = tmp_path / "adapter" / f".ors-{fingerprint('adapter', {'rank': 4}, {})}.partial"
+    partial = tmp_path / "adapter" / f".ors-{fingerprint('adapter', {'rank': 4}, {}, 1)}.partial"
     wait_for(partial / CHECKPOINTS / "last")
     killed.send_signal(signal.SIGKILL)
     killed.communicate()

@@ -4,6 +4,7 @@ import csv
 import json
 import struct
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,13 @@ import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
+from test_conf import settings
 from test_denoising import fit, flat, uninterrupted  # noqa: F401
 from wandb.proto.wandb_internal_pb2 import Record
 
+from sarsynth.errors import UserError
 from sarsynth.fitting import Fitting
+from sarsynth.runs import session
 from sarsynth.tracking import Previews, Tracker, recall_and_precision
 
 BLOCK = 32768
@@ -67,7 +71,7 @@ def use_everything(tracker: Tracker, folder: Path) -> None:
     tracker.artifact("ors-ab12", CARD, card, made=True)
     tracker.artifact("train-images-cd34", CARD | {"kind": "cache"}, card, made=False)
     tracker.scalars({"macro_f1": 0.5})
-    tracker.finish()
+    tracker.finish("success")
 
 
 def test_each_stage_logs_under_its_own_name(tmp_path: Path):
@@ -156,15 +160,44 @@ def records(folder: Path) -> list[Record]:
     return found
 
 
+def ended(folder: Path) -> list[Record]:
+    """The records of a run that has ended; wandb's own process may write the last ones a moment later."""
+    for _ in range(200):
+        found = records(folder)
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            break
+        time.sleep(0.1)
+    return found
+
+
+@pytest.mark.parametrize(("status", "code"), [("success", 0), ("failed", 1)])
+def test_a_run_of_wandb_says_how_it_ended(status, code, tmp_path: Path):
+    tracker = Tracker(lambda: WandbLogger(project="p", offline=True, log_model=False, save_dir=str(tmp_path)))
+    tracker.config({"seed": 0})
+    tracker.finish(status)
+    (end,) = (record.exit for record in ended(tmp_path) if record.WhichOneof("record_type") == "exit")
+    assert end.exit_code == code
+
+
+@pytest.mark.parametrize("error", [None, UserError("mend it"), KeyboardInterrupt(), ZeroDivisionError()])
+def test_a_session_that_fails_is_not_called_a_success(error, tmp_path: Path, monkeypatch):
+    logger = Memory()
+    monkeypatch.setattr(session, "_logger", lambda *_: lambda: logger)
+    monkeypatch.setattr(session, "rehearse", lambda _: None)
+    with (
+        pytest.raises(type(error)) if error else nullcontext(),
+        session.session(settings(f"paths.store={tmp_path}"), tmp_path, [], "evaluate"),
+    ):
+        if error:
+            raise error
+    assert logger.ended == ["failed" if error else "success"]
+
+
 def test_an_offline_run_of_wandb_can_be_read_back(tmp_path: Path):
     here = {"save_dir": str(tmp_path), "group": "sweep", "name": "lora", "job_type": "sar"}
     use_everything(Tracker(lambda: WandbLogger(project="p", offline=True, log_model=False, **here)), tmp_path)
-    for _ in range(200):  # wandb's own process may write the last records a moment later
-        found = records(tmp_path)
-        kinds = {record.WhichOneof("record_type") for record in found}
-        if "exit" in kinds:
-            break
-        time.sleep(0.1)
+    found = ended(tmp_path)
+    kinds = {record.WhichOneof("record_type") for record in found}
     assert {"run", "history", "exit"} <= kinds, "finished properly"
     run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
     assert (run.run_group, run.display_name, run.project, run.job_type) == ("sweep", "lora", "p", "sar")

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sarsynth import processes
-from sarsynth.compute import Compute
 from sarsynth.console import console
 from sarsynth.settings import Settings, Trainer
 
@@ -28,11 +27,14 @@ def run(script: str, settings: Settings, folder: Path, overrides: Sequence[str],
 
 def in_processes(trainer: Trainer, target: Callable[..., None], *args: Any) -> None:
     """Call a function here, or where `trainer` asks for several processes that nobody started yet, in each of these."""
-    asked = Compute.of(trainer.model_dump()).processes
-    if asked > 1 and processes.count() == 1:
-        processes.launch(target, args, asked)
-    else:
-        target(*args)
+    alone = processes.count() > 1 or (trainer.devices == 1 and trainer.num_nodes == 1)
+    if not alone:
+        from sarsynth.compute import Compute  # seconds of imports, which a refusal need not wait for
+
+        if (asked := Compute.of(trainer.model_dump()).processes) > 1:
+            processes.launch(target, args, asked)
+            return
+    target(*args)
 
 
 def _job(script: str, settings: Settings, folder: Path, overrides: Sequence[str], log: Mapping[str, Any]) -> None:

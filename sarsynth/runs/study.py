@@ -507,7 +507,7 @@ class Study:
         def build(folder: Path) -> None:
             said = list(self.class_captions.values())
             prompts.warn_of_long(self._load(recipe.base), said, f"method={self.settings.method.name}")
-            shares = [self._share(sizes[class_name]) for class_name in self.classes]
+            shares = self._shares(sizes)
             with progress(f"images of {self.settings.method.name}", sum(map(len, shares))) as advance:
                 for label, share in enumerate(shares):
                     self._write_images(recipe, label, share, folder, advance)
@@ -545,14 +545,21 @@ class Study:
             collective=True,
         )
 
-    def _share(self, count: int) -> list[int]:
-        """Which of so many images of a class this process makes.
+    def _shares(self, sizes: Mapping[str, int]) -> list[list[int]]:
+        """Which images of each class, by label, this process makes.
 
         Processes share whole batches, so that an image comes from the same batch however many they are.
         """
-        size = self.settings.generate.batch_size
-        batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        return [index for batch in processes.mine(batches) for index in batch]
+        step = self.settings.generate.batch_size
+        batches = [
+            (label, range(start, min(start + step, sizes[class_name])))
+            for label, class_name in enumerate(self.classes)
+            for start in range(0, sizes[class_name], step)
+        ]
+        shares: list[list[int]] = [[] for _ in self.classes]
+        for label, batch in processes.mine(batches):
+            shares[label] += batch
+        return shares
 
     def _write_images(
         self, recipe: "ImageRecipe", label: int, indices: Sequence[int], folder: Path, advance: Callable[[int], None]

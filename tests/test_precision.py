@@ -1,0 +1,88 @@
+"""Frozen weights in half precision, what is trained in float32; what goes in and comes out of a base is float32."""
+
+import pytest
+import torch
+from tiny import noisy, predict, tiny_base
+
+from sarsynth.base import Base, place_network
+from sarsynth.errors import UserError
+from sarsynth.precision import FULL, Precision, choose
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
+HALVES = [Precision("bf16-mixed"), Precision("16-mixed")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "bfloat16", "chosen"),
+    [
+        ("auto", CPU, False, "32-true"),
+        ("auto", CUDA, True, "bf16-mixed"),
+        ("auto", CUDA, False, "16-mixed"),
+        ("32-true", CUDA, True, "32-true"),
+        ("16-mixed", CUDA, True, "16-mixed"),
+        ("bf16-mixed", CPU, False, "bf16-mixed"),
+    ],
+)
+def test_what_auto_comes_to(asked, device, bfloat16, chosen):
+    assert choose(asked, device, lambda: bfloat16).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "message"),
+    [
+        ("16-mixed", CPU, "trainer.precision=16-mixed needs a CUDA card; use trainer.precision=auto"),
+        ("bf16-mixed", CUDA, "this card has no bfloat16 .*; use trainer.precision=16-mixed"),
+    ],
+)
+def test_what_a_device_has_not_is_one_line(asked, device, message):
+    with pytest.raises(UserError, match=message):
+        choose(asked, device, lambda: False)
+
+
+def test_full_precision_changes_no_bit_and_needs_no_autocast():
+    plain, placed = tiny_base(), tiny_base().place(CPU, FULL)
+    assert torch.equal(predict(plain), predict(placed))
+    with FULL.autocast(CPU):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("precision", HALVES, ids=lambda one: one.name)
+def test_frozen_weights_are_cast_once_and_the_door_is_float32(precision: Precision, tiny: Base):
+    images, _, texts = torch.rand(2, 3, 16, 16) * 2 - 1, None, ["a photo", "tanker"]
+    expected = [*tiny.encode(images), tiny.encode_text(texts), tiny.decode(torch.ones(2, 4, 8, 8))]
+    tiny.place(CPU, precision)
+    assert {weight.dtype for part in (tiny.unet, tiny.text_encoder) for weight in part.parameters()} == {
+        precision.compute
+    }
+    got = [*tiny.encode(images), tiny.encode_text(texts), tiny.decode(torch.ones(2, 4, 8, 8))]
+    for one, other in zip(expected, got, strict=True):
+        assert other.dtype == torch.float32
+        assert (one - other).norm() < 0.03 * one.norm()
+
+
+def test_the_autoencoder_overflows_in_no_precision(tiny: Base):
+    """Activations beyond 65,504 are none of bfloat16's business, and float16 never meets them."""
+    torch.nn.init.constant_(tiny.vae.decoder.conv_in.weight, 4000.0)
+    latents = torch.full((1, 4, 8, 8), 3.0)
+    for precision in HALVES:
+        assert tiny.place(CPU, precision).decode(latents).isfinite().all(), precision.name
+    broken = tiny.vae.half()
+    with torch.no_grad():
+        assert not broken.decode(latents.half()).sample.isfinite().all(), "this test would see it"
+
+
+def test_autocast_gives_float32_weights_gradients_through_half_precision():
+    layer = torch.nn.Linear(8, 8)
+    with Precision("bf16-mixed").autocast(CPU):
+        output = layer(torch.ones(2, 8))
+    assert output.dtype == torch.bfloat16
+    output.float().sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
+
+
+def test_convolutions_lie_in_channels_last_on_cuda_alone(tiny: Base):
+    place_network(tiny.unet, CPU, torch.float32)
+    assert tiny.unet.conv_in.weight.is_contiguous()
+    expected = tiny.unet(*noisy(tiny)).sample
+    tiny.unet.to(memory_format=torch.channels_last)  # as on CUDA
+    assert (tiny.unet(*noisy(tiny)).sample - expected).abs().max() < 1e-5
