@@ -22,6 +22,7 @@ from sarsynth.data.datamodules import LabelledImages, Sampling, Stream, Successi
 from sarsynth.fitting import Fitting, check_finite, learning_rate_share
 from sarsynth.losses import Loss, class_weights, focal_losses
 from sarsynth.oversampling import between_neighbours
+from sarsynth.precision import FULL, Precision
 
 WEIGHTS, CONFIG = "classifier.safetensors", "config.json"
 SCHEDULE_FLOOR = (
@@ -158,27 +159,38 @@ class Classifier(LightningModule):
     Images are in 0..255 (uint8 or floating), shape (B, C, H, W), everywhere. Initial weights follow from `seed`, all
     that is random in a training step (views, dropout) from (seed, step).
 
+    A classifier trains in one process, on that process's device, so that its batch normalisation sees the whole batch
+    and its bits do not depend on the number of processes; in a job of several these share out the seeds of an
+    evaluation, each training one at a time.
+
     Args:
         recipe: Network and training.
         classes: Class names, in the order of the logits.
         mean: Mean of each channel of the real training images, in 0..255, length C.
         std: Their standard deviation.
         seed: Of initial weights and training.
+        precision: In which it predicts; weights are float32, and so is what comes out.
     """
 
     network: Any  # timm's models share methods, not a type
     mean: Tensor
     std: Tensor
     class_weights: Tensor
+    described: Tensor | None  # once the last layer learns alone
 
     def __init__(
-        self, recipe: ClassifierRecipe, classes: Sequence[str], mean: Sequence[float], std: Sequence[float], seed: int
+        self,
+        recipe: ClassifierRecipe,
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        precision: Precision = FULL,
     ) -> None:
         super().__init__()
-        self.recipe, self.classes, self.seed = recipe, list(classes), seed
+        self.recipe, self.classes, self.seed, self.precision = recipe, list(classes), seed, precision
         self.name_of: Callable[[int], str] = "image {}".format  # by row of what it trains on
         self.describe: Callable[[], Tensor] | None = None  # features of what it trains on
-        self.described: Tensor | None = None  # once the last layer learns alone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_seed(seed))
             self.network = timm.create_model(
@@ -187,6 +199,7 @@ class Classifier(LightningModule):
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
         self.register_buffer("class_weights", torch.ones(len(self.classes)), persistent=False)  # of training alone
+        self.register_buffer("described", None, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images: logits, shape (B, number of classes)."""
@@ -202,7 +215,7 @@ class Classifier(LightningModule):
 
     def on_train_batch_start(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Tie the network's own randomness, such as dropout, to the step; give the last layer what it learns from."""
-        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 0))
+        torch.manual_seed(step_seed(self.seed, self.global_step, 0, 0))
         if self.describe and self.described is None and self.global_step >= self.recipe.whole_steps:
             self.described = self.describe().to(self.device)
             self.train()
@@ -211,7 +224,7 @@ class Classifier(LightningModule):
         """Weighted cross-entropy on random views of a batch, or on its features."""
         images, labels, rows = batch
         if self.described is None:
-            generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 1))
+            generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, 0, 1))
             logits = self(augment(images, self.recipe.augmentation, generator))
         else:
             logits = self.network.get_classifier()(self.described[rows])
@@ -221,26 +234,11 @@ class Classifier(LightningModule):
             "loss",
             self.global_step,
             lambda index: f"{self.name_of(int(rows[index]))} ({self.classes[labels[index]]})",
+            alone=True,
         )
         loss = losses.mean()
         self.log("loss", loss)
-        return loss + self._nothing()
-
-    def _nothing(self) -> Tensor | float:
-        """Zero, by way of what learns no more: data-parallel processes wait for a gradient of everything."""
-        if self.described is None or self.trainer.world_size == 1:
-            return 0.0
-        return sum((0.0 * parameter.sum() for parameter in self._settled()), torch.zeros((), device=self.device))
-
-    def _settled(self) -> list[Tensor]:
-        last = {id(parameter) for parameter in self.network.get_classifier().parameters()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in last]
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Have the optimizer pass over what learns no more."""
-        if self.described is not None:
-            for parameter in self._settled():
-                parameter.grad = None
+        return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the recipe's optimizer and a schedule that moves with every step."""
@@ -274,16 +272,17 @@ class Classifier(LightningModule):
         (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; the classifier is on the CPU and in evaluation mode."""
+    def load(cls, folder: Path, device: torch.device | str, precision: Precision = FULL) -> Self:
+        """Read what `save` wrote; the classifier is on the device and in evaluation mode."""
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         recipe = config["recipe"]
         # The weights are all here, so those that training started from need not be downloaded.
         recipe["options"] = {**recipe["options"], "pretrained": False}
         unknown = [0.0] * config["channels"]
-        classifier = cls(ClassifierRecipe.from_dict(recipe), config["classes"], unknown, unknown, config["seed"])
+        recipe = ClassifierRecipe.from_dict(recipe)
+        classifier = cls(recipe, config["classes"], unknown, unknown, config["seed"], precision)
         classifier.load_state_dict(load_file(folder / WEIGHTS))
-        return classifier.eval()
+        return classifier.eval().to(device)
 
 
 def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
@@ -351,6 +350,7 @@ def fit_classifier(
     synthetic: LabelledImages | None = None,
     seed: int,
     fitting: Fitting,
+    precision: Precision = FULL,
     title: str = "classifier",
     checkpoints: Path | None = None,
     checkpoint_every: int = 0,
@@ -364,7 +364,8 @@ def fit_classifier(
         recipe: Network and training.
         synthetic: Images that join the real ones, or stand for features that do (see `OverSampling`).
         seed: Of weights, sample order and views.
-        fitting: How training loops run.
+        fitting: How training loops run: in this process alone.
+        precision: In which the classifier predicts; that in which it trains is `fitting`'s.
         title: What the progress bar says.
         checkpoints: Folder of the checkpoint that resumes this training; None keeps none.
         checkpoint_every: Steps between checkpoints.
@@ -373,7 +374,7 @@ def fit_classifier(
     Returns:
         The classifier after its last step, in evaluation mode.
     """
-    classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed)
+    classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed, precision)
     training = real if synthetic is None else real + synthetic
     classifier.name_of = training.name
     classifier.class_weights = class_weights(training.labels.bincount(minlength=len(classes)), recipe.loss.beta)
@@ -425,7 +426,8 @@ def _in_batches(
 ) -> Tensor:
     classifier.eval()
     batches = images.split(batch_size)
-    return torch.cat([output(classifier, batch.to(classifier.device)).float().cpu() for batch in batches])
+    with classifier.precision.autocast(classifier.device):
+        return torch.cat([output(classifier, batch.to(classifier.device)).float().cpu() for batch in batches])
 
 
 def scores(predicted: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequence[str]) -> Scores:

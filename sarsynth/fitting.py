@@ -26,7 +26,7 @@ class NotFiniteError(UserError):
     """A loss or a gradient is NaN or infinite; nothing has been changed by it."""
 
 
-def check_finite(values: Tensor, what: str, step: int, name: Callable[[int], str]) -> None:
+def check_finite(values: Tensor, what: str, step: int, name: Callable[[int], str], *, alone: bool = False) -> None:
     """Stop a training before values that are not finite reach a weight.
 
     All processes of a data-parallel training call it together, and stop together: one that went on alone would report
@@ -37,11 +37,14 @@ def check_finite(values: Tensor, what: str, step: int, name: Callable[[int], str
         what: Of what they are the values.
         step: The step that they would have been used for.
         name: Says whose the value at an index is; asked only if that one is not finite.
+        alone: This process trains by itself, whatever the others do.
 
     Raises:
         NotFiniteError: Some are NaN or infinite; the message names whose.
     """
-    named = _of_all_processes([name(index) for index in (~values.isfinite()).nonzero()[:, 0].tolist()], values.device)
+    named = [name(index) for index in (~values.isfinite()).nonzero()[:, 0].tolist()]
+    if not alone:
+        named = _of_all_processes(named, values.device)
     if named:
         more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
         raise NotFiniteError(f"step {step}: the {what} is not finite for {', '.join(named[:NAMED])}{more}")

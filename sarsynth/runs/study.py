@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -50,7 +49,7 @@ from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.settings import Component, Encoded, Images, Settings, Slot, nearest
-from sarsynth.store import Artifact, Store
+from sarsynth.store import CHECKPOINTS, Artifact, Store
 from sarsynth.tracking import Tracker
 
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
@@ -248,9 +247,10 @@ class Study:
         kept = [override for override in self.overrides if override.partition("=")[0] not in said]
         return f"python {script} {shlex.join([*keys, *kept])}"
 
-    def fitting(self, stage: str) -> Fitting:
-        """How a training loop of one stage runs and where its scalars go."""
-        return Fitting(self.compute.make_trainer, self.tracker.stage(stage))
+    def fitting(self, stage: str, *, alone: bool = False) -> Fitting:
+        """How a training loop of one stage runs, in all processes of the job or alone, and where its scalars go."""
+        make_trainer = self.compute.make_trainer_alone if alone else self.compute.make_trainer
+        return Fitting(make_trainer, self.tracker.stage(stage))
 
     # --- Caches: what is computed once -------------------------------------------------------------------------------
 
@@ -351,11 +351,12 @@ class Study:
                 self.classes,
                 recipe,
                 seed=seed,
-                fitting=self.fitting("classifier"),
-                checkpoints=folder / "checkpoints",
+                fitting=self.fitting("classifier", alone=True),
+                precision=self.precision,
+                checkpoints=folder / CHECKPOINTS,
                 checkpoint_every=500,
             )
-            rank_zero_only(classifier.save)(folder)
+            classifier.save(folder)
 
         return self.store.make(
             "classifier",
@@ -366,8 +367,11 @@ class Study:
             version=1,
             command=self.command("train.py", "stage=classifier"),
             precision=self.precision.name,
-            collective=True,
         )
+
+    def load_classifier(self, artifact: Artifact) -> Classifier:
+        """A classifier in memory, on the device of this run and in its precision."""
+        return Classifier.load(artifact.path, self.device, self.precision)
 
     def recipe(self) -> ClassifierRecipe:
         """The classifier's network and training; epochs count real images, so that every method gets equal steps."""
@@ -418,10 +422,11 @@ class Study:
             latents = self.latents("sar")
             return lambda: load_file(latents.path / LATENTS)["mean"][0].flatten(1).float(), {"latents": latents}
         classifier, images = self.classifier(), self.images("train")
-        return (
-            lambda: extract_features(Classifier.load(classifier.path), self.labelled("train").images),
-            {"classifier": classifier, "images": images},
-        )
+
+        def describe() -> Tensor:
+            return extract_features(self.load_classifier(classifier), self.labelled("train").images)
+
+        return describe, {"classifier": classifier, "images": images}
 
     def partition(self) -> tuple[Partition, dict[str, Artifact]]:
         """How the method divides the SAR training set, and the artifacts that this follows from."""
