@@ -23,6 +23,7 @@ from sarsynth.fitting import Fitting, check_finite, learning_rate_share
 from sarsynth.losses import Loss, class_weights, focal_losses
 from sarsynth.oversampling import between_neighbours
 from sarsynth.precision import FULL, Precision
+from sarsynth.pretrained import Pretrained, start
 
 WEIGHTS, CONFIG = "classifier.safetensors", "config.json"
 SCHEDULE_FLOOR = (
@@ -78,7 +79,8 @@ class ClassifierRecipe:
 
     Attributes:
         network: Name of a timm model.
-        options: Further arguments of `timm.create_model`; `pretrained: true` downloads its weights.
+        options: Further arguments of `timm.create_model`.
+        pretrained: The weights that training starts from; None starts from random ones.
         image_size: Side of the images in px.
         max_steps: The training budget, the same for every method.
         batch_size: Images a step.
@@ -101,6 +103,7 @@ class ClassifierRecipe:
     weight_decay: float
     warmup_steps: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: Pretrained | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: Loss = field(default_factory=Loss)
     sampling: Sampling = "uniform"
@@ -118,8 +121,9 @@ class ClassifierRecipe:
             key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
             for key, value in settings.get("augmentation", {}).items()
         }
-        over = settings.get("oversampling")
+        over, digest = settings.get("oversampling"), settings.get("pretrained")
         parts = {
+            "pretrained": Pretrained(digest) if digest else None,
             "augmentation": Augmentation(**augmentation),
             "loss": Loss(**settings.get("loss", {})),
             "oversampling": OverSampling(**over) if over else None,
@@ -127,8 +131,11 @@ class ClassifierRecipe:
         return cls(**{**settings, **parts})
 
     def as_dict(self) -> dict[str, Any]:
-        """Give plain settings that `from_dict` turns back into this recipe, also after a way through JSON."""
-        return asdict(self)
+        """Give plain settings that `from_dict` turns back into this recipe, also after a way through JSON.
+
+        Weights that training starts from are their sha256 there, None if there are none.
+        """
+        return asdict(self) | {"pretrained": self.pretrained.sha256 if self.pretrained else None}
 
 
 class ClassScores(TypedDict):
@@ -275,11 +282,8 @@ class Classifier(LightningModule):
     def load(cls, folder: Path, device: torch.device | str, precision: Precision = FULL) -> Self:
         """Read what `save` wrote; the classifier is on the device and in evaluation mode."""
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        recipe = config["recipe"]
-        # The weights are all here, so those that training started from need not be downloaded.
-        recipe["options"] = {**recipe["options"], "pretrained": False}
         unknown = [0.0] * config["channels"]
-        recipe = ClassifierRecipe.from_dict(recipe)
+        recipe = ClassifierRecipe.from_dict(config["recipe"])
         classifier = cls(recipe, config["classes"], unknown, unknown, config["seed"], precision)
         classifier.load_state_dict(load_file(folder / WEIGHTS))
         return classifier.eval().to(device)
@@ -375,6 +379,8 @@ def fit_classifier(
         The classifier after its last step, in evaluation mode.
     """
     classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed, precision)
+    if recipe.pretrained:
+        start(classifier.network, recipe.pretrained, len(classifier.mean))
     training = real if synthetic is None else real + synthetic
     classifier.name_of = training.name
     classifier.class_weights = class_weights(training.labels.bincount(minlength=len(classes)), recipe.loss.beta)

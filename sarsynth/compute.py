@@ -62,7 +62,7 @@ class Compute:
 
     @property
     def make_trainer_alone(self) -> Callable[..., Trainer]:
-        """Lightning's Trainer of what this process trains by itself, on its device, however many processes there are."""
+        """Lightning's Trainer of what this process trains by itself, on its device, whatever the others do."""
         devices = 1 if self.device.index is None else [self.device.index]
         return partial(self.make_trainer, devices=devices, num_nodes=1, strategy="auto")
 

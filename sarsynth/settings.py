@@ -410,14 +410,21 @@ class Evaluate(Section):
         return self
 
 
+# Arguments of timm.create_model by which it would start from weights that no fingerprint knows.
+WEIGHTS_OF_TIMM = frozenset(["pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"])
+
+
 class Classifier(Section):
     """The network whose labels are the point of the study; `options` go to `timm.create_model`.
 
+    `pretrained` says what weights it starts from: false, random ones; true, those that timm publishes for it; or a
+    file, a folder or the address of a file.
     `image_size` and `shift` in px; `crop_scale` is a range of shares of the image's area, None crops nothing.
     """
 
     network: Text
     options: dict[str, Any]
+    pretrained: bool | Text
     image_size: Count
     shift: Whole
     crop_scale: tuple[Positive, Positive] | None
@@ -430,6 +437,8 @@ class Classifier(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if own := sorted(WEIGHTS_OF_TIMM & self.options.keys()):
+            raise ValueError(f"options.{own[0]}: say classifier.pretrained=true|false|FILE instead, and leave it out")
         low, high = self.crop_scale or (1.0, 1.0)
         if not low <= high <= 1:
             raise ValueError(f"crop_scale=[{low:g}, {high:g}] should be two rising shares of the image's area, up to 1")

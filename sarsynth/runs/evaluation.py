@@ -294,6 +294,7 @@ def learning(study: Study) -> dict[str, Any]:
         "steps": recipe.max_steps,
         "steps_of_last_layer_alone": recipe.max_steps - recipe.whole_steps,
         "batch_size": recipe.batch_size,
+        "pretrained": {"name": start.name, "sha256": start.sha256} if (start := recipe.pretrained) else False,
         "sampling": recipe.sampling,
         "loss": asdict(recipe.loss) | {"class_weights": dict(zip(study.classes, weights, strict=True))},
     }

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sarsynth import partitions, pictures, processes, scales
+from sarsynth import partitions, pictures, pretrained, processes, scales
 from sarsynth.adapters import Adapter, concatenate, folded, load
 from sarsynth.base import Base, resolve
 from sarsynth.classification import (
@@ -43,6 +43,7 @@ from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.precision import Precision
+from sarsynth.pretrained import Pretrained
 from sarsynth.prompts import digest_of
 from sarsynth.runs import adapters, contours, hygiene, prompts, radiometry, speckle
 from sarsynth.runs.contours import Guides
@@ -373,12 +374,18 @@ class Study:
         """A classifier in memory, on the device of this run and in its precision."""
         return Classifier.load(artifact.path, self.device, self.precision)
 
+    @cached_property
+    def pretrained(self) -> Pretrained | None:
+        """The weights that classifiers start from, None if these are random."""
+        return pretrained.find(self.settings.classifier.network, self.settings.classifier.pretrained)
+
     def recipe(self) -> ClassifierRecipe:
         """The classifier's network and training; epochs count real images, so that every method gets equal steps."""
         chosen = self.settings.classifier
         return ClassifierRecipe(
             network=chosen.network,
             options=chosen.options,
+            pretrained=self.pretrained,
             image_size=chosen.image_size,
             max_steps=math.ceil(chosen.epochs * len(self.training) / chosen.batch_size),
             batch_size=chosen.batch_size,
