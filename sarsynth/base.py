@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sarsynth.errors import UserError, one_line
+from sarsynth.hashes import FileHashes
 from sarsynth.precision import FULL, Precision
 
 NANO = Path(__file__).parent / "assets" / "sd-nano"
@@ -83,8 +84,9 @@ def _resolve(
         else sorted(f for f in where.rglob("*") if f.suffix in (".json", ".safetensors", ".txt"))
     )
     content = hashlib.sha256()
-    for file in files:
-        content.update(file.name.encode() + hashlib.file_digest(file.open("rb"), "sha256").digest())
+    with FileHashes() as hashes:
+        for file in files:
+            content.update(file.name.encode() + bytes.fromhex(hashes.of(file)))
     return where, content.hexdigest()
 
 

@@ -1,15 +1,11 @@
 """Steer a U-Net by contours: what a ControlNet adds to it, and how one is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from sarsynth.contours import unpack
-from sarsynth.data.latents import FLIPS, LatentDataset
 from sarsynth.denoising import Denoiser, Track
 
 
@@ -42,28 +38,6 @@ def residuals(
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 
-class ContourDataset(Dataset[dict[str, Tensor]]):
-    """Encoded images with their contours, by a whole batch of indices at a time.
-
-    Args:
-        latents: `mean` and `deviation` (V, N, C, h, w) and texts, as in `LatentDataset`.
-        packed: Contours of the images as they are, packed, uint8 (N, H, W / 8).
-        flip: Of the second view: `none`, `horizontal` or `vertical`.
-    """
-
-    def __init__(self, latents: Mapping[str, Tensor], packed: Tensor, flip: str) -> None:
-        self.latents, self.packed, self.axis = LatentDataset(latents), packed, FLIPS[flip]
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
-        """Return the batch of a `LatentDataset` and `contour`, uint8 (B, V, H, W)."""
-        contours = torch.from_numpy(unpack(self.packed[indices].numpy()))[:, None]  # (B, 1, H, W)
-        views = [contours] if self.axis is None else [contours, contours.flip(self.axis)]
-        return self.latents[indices] | {"contour": torch.cat(views, dim=1)}
-
-
 class ControlTraining(Denoiser):
     """A `Denoiser` whose U-Net is frozen, and to which a ControlNet that sees the contour adds.
 
@@ -75,9 +49,8 @@ class ControlTraining(Denoiser):
         noise_scheduler: Adds noise of level t to latents.
         tracks: What trains.
         names: The images, by row.
-        no_text: Text features (L, D) of the empty caption, which a share `caption_dropout` of the samples sees instead,
-            so that the contour alone has to tell what is to be seen (Zhang et al., arXiv 2302.05543).
-        caption_dropout: In [0, 1].
+        no_text: Text features (L, D) of the empty caption, which samples whose own is dropped see instead, so that the
+            contour alone has to tell what is to be seen (Zhang et al., arXiv 2302.05543).
     """
 
     def __init__(
@@ -89,16 +62,12 @@ class ControlTraining(Denoiser):
         *,
         names: Sequence[str] = (),
         no_text: Tensor,
-        caption_dropout: float,
     ) -> None:
         unet.requires_grad_(False)
-        super().__init__(unet, noise_scheduler, tracks, names=names, no_text=no_text, caption_dropout=caption_dropout)
+        super().__init__(unet, noise_scheduler, tracks, names=names, no_text=no_text)
         self.controlnet = controlnet
 
-    def predict(
-        self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor], view: Tensor
-    ) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Predict the noise in latents (B, C, h, w) with the help of the contours."""
-        control = to_control(batch["contour"][torch.arange(len(view)), view])
-        steering = residuals(self.controlnet, noisy, timesteps, text_features, control)
+        steering = residuals(self.controlnet, noisy, timesteps, text_features, to_control(batch["contour"]))
         return self.unet(noisy, timesteps, text_features, **steering).sample

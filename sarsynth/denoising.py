@@ -13,32 +13,8 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from sarsynth.data.datamodules import step_seed
 from sarsynth.fitting import check_finite, learning_rate_share
 from sarsynth.routing import Route
-
-
-class Draws:
-    """Random numbers of one training step: drawn for the whole global batch, of which this process keeps its rows.
-
-    So a run is the same run however its batch is shared out over processes, and wherever it was resumed.
-    """
-
-    def __init__(self, seed: int, step: int, rows: int, rank: int, world_size: int) -> None:
-        self.generator = torch.Generator().manual_seed(step_seed(seed, step))
-        self.total, self.mine = rows * world_size, slice(rank, None, world_size)
-
-    def normal(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal numbers, shape (B, *shape)."""
-        return torch.randn(self.total, *shape, generator=self.generator)[self.mine]
-
-    def uniform(self) -> Tensor:
-        """Numbers in [0, 1), shape (B,)."""
-        return torch.rand(self.total, generator=self.generator)[self.mine]
-
-    def integers(self, below: int) -> Tensor:
-        """Integers in [0, below), shape (B,)."""
-        return torch.randint(below, (self.total,), generator=self.generator)[self.mine]
 
 
 def target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -69,7 +45,6 @@ class Track:
         warmup_steps: Optimiser steps of warm-up.
         max_steps: Optimiser steps; a shorter track ends while the others go on.
         weight_decay: AdamW's.
-        seed: Sample order, noise and time steps are functions of (seed, step, place in the global batch).
         decay: `cosine` to zero, or `constant` after the warm-up.
     """
 
@@ -79,7 +54,6 @@ class Track:
     warmup_steps: int
     max_steps: int
     weight_decay: float
-    seed: int
     decay: Literal["cosine", "constant"] = "cosine"
 
 
@@ -99,9 +73,11 @@ class Denoiser(LightningModule):
         route: Tells the routed layers which adapters a batch is for; None where nothing is routed.
         names: The images of the data set, by row, for the message about one that does harm.
         text_encoder: Tuned along, for training a base; None where text features come with the batch.
-        no_text: The empty caption, which a share `caption_dropout` of the samples sees instead: its token ids (L,), or
-            its text features (L, D) where there is no text encoder; None where no caption is dropped.
+        no_text: The empty caption, which samples whose own is dropped see instead: its token ids (L,), or its text
+            features (L, D) where there is no text encoder; None where no caption is dropped.
     """
+
+    no_text: Tensor
 
     def __init__(
         self,
@@ -113,13 +89,12 @@ class Denoiser(LightningModule):
         names: Sequence[str] = (),
         text_encoder: nn.Module | None = None,
         no_text: Tensor | None = None,
-        caption_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.unet, self.text_encoder = unet, text_encoder
         self.noise_scheduler = noise_scheduler
         self.tracks, self.route, self.names = tracks, route, names
-        self.no_text, self.caption_dropout = no_text, caption_dropout
+        self.register_buffer("no_text", no_text, persistent=False)
         self.strict_loading = False  # checkpoints hold the tuned parameters alone
 
     def active(self) -> list[int]:
@@ -127,21 +102,13 @@ class Denoiser(LightningModule):
         return [index for index, track in enumerate(self.tracks) if self.trainer.global_step < track.max_steps]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the summed losses of the active tracks.
-
-        The batch holds `mean` and `deviation` of latents, (B, V, C, h, w) in V views, their text, and `row`, (B,).
-        """
+        """Return the summed losses of the active tracks; the batch is a share of `DenoisingSamples`."""
         active = self.active()
         if self.route is not None:
             self.route.active = active
-        rows = len(batch["mean"]) // len(active)
-        drawn = [self._draw(self.tracks[index], rows, batch["mean"].shape) for index in active]
-        view, jitter, noise, timesteps, dropped = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        noise, timesteps = noise.to(self.device), timesteps.to(self.device)
-        mean, deviation = (batch[name][torch.arange(len(view)), view] for name in ("mean", "deviation"))  # (B, C, h, w)
-        latents = mean + deviation * jitter.to(self.device)
+        latents, noise, timesteps = (batch[name] for name in ("latents", "noise", "timesteps"))
         noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
-        prediction = self.predict(noisy, timesteps, self._text_features(batch, dropped), batch, view)
+        prediction = self.predict(noisy, timesteps, self._text_features(batch), batch)
         errors = F.mse_loss(prediction, target(self.noise_scheduler, latents, noise, timesteps), reduction="none")
         errors = errors.flatten(1).mean(dim=1)  # (B,)
         self._samples = batch["row"]
@@ -152,23 +119,12 @@ class Denoiser(LightningModule):
             self.log_dict({f"loss_{self.tracks[index].name}": loss for index, loss in zip(active, losses, strict=True)})
         return losses.sum() + self._nothing(active)
 
-    def predict(
-        self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor], view: Tensor
-    ) -> Tensor:
-        """Predict the noise in latents (B, C, h, w); which view (B,) of an image they are is of no matter here."""
+    def predict(self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Predict the noise in latents (B, C, h, w)."""
         return self.unet(noisy, timesteps, text_features).sample
 
     def _name(self, row: int) -> str:
         return self.names[row] if self.names else f"image {row}"
-
-    def _draw(self, track: Track, rows: int, shape: Sequence[int]) -> tuple[Tensor, ...]:
-        """View, normal numbers for latents and noise, time steps and dropped captions of a track's run."""
-        trainer = self.trainer
-        draw = Draws(track.seed, trainer.global_step, rows, trainer.global_rank, trainer.world_size)
-        view = draw.integers(shape[1])
-        jitter, noise = draw.normal(shape[2:]), draw.normal(shape[2:])
-        timesteps = draw.integers(self.noise_scheduler.config.num_train_timesteps)
-        return view, jitter, noise, timesteps, draw.uniform() < self.caption_dropout
 
     def _nothing(self, active: Sequence[int]) -> Tensor | float:
         """Zero, by way of the tracks that have ended: data-parallel processes wait for a gradient of everything."""
@@ -177,12 +133,13 @@ class Denoiser(LightningModule):
         ended = [track for index, track in enumerate(self.tracks) if index not in active]
         return sum((0.0 * parameter.sum() for track in ended for parameter in track.parameters), torch.zeros(()))
 
-    def _text_features(self, batch: dict[str, Tensor], dropped: Tensor) -> Tensor:
+    def _text_features(self, batch: dict[str, Tensor]) -> Tensor:
         """Text features (B, L, D), some captions being dropped: as they come, or of the token ids."""
-        text = batch["text_features" if self.text_encoder is None else "input_ids"]
-        if self.no_text is not None:
+        as_it_comes = self.text_encoder is None
+        text = batch["text_features"][batch["text_index"]] if as_it_comes else batch["input_ids"]
+        if "dropped" in batch:
             shape = (-1, *(1 for _ in text.shape[1:]))
-            text = torch.where(dropped.view(shape).to(self.device), self.no_text.to(self.device), text)
+            text = torch.where(batch["dropped"].view(shape), self.no_text, text)
         return text if self.text_encoder is None else self.text_encoder(text).last_hidden_state
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -15,10 +15,11 @@ from torch.utils.data import TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sarsynth.base import Base
-from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.data.latents import LatentDataset, encode_images
+from sarsynth.data.datamodules import ByRow, SeededDataModule
+from sarsynth.data.latents import Latents, encode_images
+from sarsynth.data.samples import DenoisingSamples, Draws
 from sarsynth.data.transforms import to_float
-from sarsynth.denoising import Denoiser, Draws, Track
+from sarsynth.denoising import Denoiser, Track
 from sarsynth.fitting import Fitting, MovingAverage, check_finite, learning_rate_share
 
 TEXT_WIDTH = 96
@@ -58,9 +59,10 @@ class Autoencoding(LightningModule):
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of uint8 images (B, 3, H, W)."""
         images = to_float(batch[0])
-        draw = Draws(self.seed, self.global_step, len(images), self.global_rank, self.trainer.world_size)
+        world_size = self.trainer.world_size
+        draw = Draws(self.seed, self.global_step, len(images) * world_size)
         posterior = self.vae.encode(images).latent_dist
-        noise = draw.normal(posterior.mean.shape[1:]).to(self.device)
+        noise = draw.normal(posterior.mean.shape[1:])[self.global_rank :: world_size].to(self.device)
         decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
         loss = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
         loss = loss + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
@@ -187,7 +189,7 @@ def train_autoencoder(
     )
     fitting.fit(
         module,
-        SeededDataModule.whole(TensorDataset(images), batch_size=batch_size, max_steps=max_steps, seed=seed),
+        SeededDataModule.whole(ByRow(TensorDataset(images)), batch_size=batch_size, max_steps=max_steps, seed=seed),
         title="autoencoder",
         max_steps=max_steps,
         checkpoints=checkpoints,
@@ -239,15 +241,20 @@ def train_base(
     module = Denoiser(
         base.unet,
         base.noise_scheduler,
-        [Track("base", tuned, learning_rate, warmup_steps, max_steps, weight_decay, seed)],
+        [Track("base", tuned, learning_rate, warmup_steps, max_steps, weight_decay)],
         text_encoder=base.text_encoder,
         no_text=base.tokenize([""])[0],
-        caption_dropout=caption_dropout,
     ).train()
+    encoded = encode_images(base, images)
     fitting.fit(
         module,
         SeededDataModule.whole(
-            LatentDataset(encode_images(base, images) | {"input_ids": base.tokenize(texts)}),
+            DenoisingSamples(
+                Latents(encoded["mean"], encoded["deviation"]),
+                base.tokenize(texts),
+                num_train_timesteps=base.noise_scheduler.config.num_train_timesteps,
+                caption_dropout=caption_dropout,
+            ),
             batch_size=batch_size,
             max_steps=max_steps,
             seed=seed,

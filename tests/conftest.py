@@ -20,6 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Hashes that tests leave are no business of the user's."""
+    os.environ["SARSYNTH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _few_threads():
     """More threads than cores, or two for tensors this small, only cost time."""
     torch.set_num_threads(1)

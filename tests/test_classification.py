@@ -299,22 +299,26 @@ def stream(size: int, max_steps: int, seed: int) -> Stream:
     return Stream(torch.arange(size), max_steps, seed)
 
 
+def rows_of(sampler: PackedSampler) -> list[Tensor]:
+    return [share.rows.flatten() for share in sampler]
+
+
 def test_a_stream_is_shuffled_and_cut_by_steps() -> None:
     sampler = PackedSampler([stream(10, 10, 0)], batch_size=4)
-    batches = list(sampler)
+    batches = rows_of(sampler)
     assert [len(batch) for batch in batches] == [4] * 10 == [4] * len(sampler)
     rows = torch.cat(batches)
     for epoch in rows.split(10):
         assert sorted(epoch.tolist()) == list(range(10))
     assert rows[:10].tolist() != rows[10:20].tolist()
     resumed = PackedSampler([stream(10, 10, 0)], batch_size=4, start=lambda: 6)
-    assert torch.equal(torch.cat(list(resumed)), rows[24:])
+    assert torch.equal(torch.cat(rows_of(resumed)), rows[24:])
 
 
 def test_batches_are_shared_out_and_small_sets_repeat() -> None:
     whole = PackedSampler([stream(3, 2, 5)], 8)
     halves = [PackedSampler([stream(3, 2, 5)], 8, rank=rank, world_size=2) for rank in range(2)]
-    for batch, *parts in zip(whole, *halves, strict=True):
+    for batch, *parts in zip(rows_of(whole), *map(rows_of, halves), strict=True):
         assert torch.equal(torch.stack(parts, dim=1).flatten(), batch)
         assert torch.bincount(batch, minlength=3).min() >= math.floor(8 / 3)
 
@@ -323,12 +327,12 @@ def test_streams_that_share_a_run_are_what_they_are_alone() -> None:
     rows = torch.tensor([7, 3, 11, 4])
     streams = [stream(10, 5, 0), Stream(rows, 3, 1)]
     alone = [[one.batch(step, 4) for step in range(one.max_steps)] for one in streams]
-    packed = list(PackedSampler(streams, 4))
+    packed = rows_of(PackedSampler(streams, 4))
     assert [len(batch) for batch in packed] == [8, 8, 8, 4, 4]
     for step, batch in enumerate(packed):
         assert torch.equal(batch, torch.cat([one[step] for one in alone if step < len(one)]))
     assert set(torch.cat(alone[1]).tolist()) <= set(rows.tolist())
-    shares = [list(PackedSampler(streams, 4, rank=rank, world_size=2)) for rank in range(2)]
+    shares = [rows_of(PackedSampler(streams, 4, rank=rank, world_size=2)) for rank in range(2)]
     assert torch.equal(torch.stack([shares[0][0], shares[1][0]], dim=1).flatten(), packed[0])
 
 

@@ -9,23 +9,23 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from processes import run_on_two
 from safetensors.torch import load_file, save_file
-from tiny import LENGTH, WIDTH, tiny_base
+from tiny import LENGTH, WIDTH, samples, tiny_base
 from torch import Tensor
 
 from sarsynth import adapters
 from sarsynth.adapters import AdapterSpec, LowRank, folded
 from sarsynth.base import Base
-from sarsynth.data.datamodules import SeededDataModule, step_seed
+from sarsynth.data.datamodules import PackedSampler, SeededDataModule, Stream, step_seed
 from sarsynth.data.latents import (
     LATENTS,
     TEXTS,
-    LatentDataset,
     encode_images,
     encode_texts,
-    load_encoded,
+    open_encoded,
     save_encoded,
 )
-from sarsynth.denoising import Denoiser, Draws, Track
+from sarsynth.data.samples import Draws
+from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import CHECKPOINT, Fitting, MovingAverage
 from sarsynth.routing import routed
@@ -47,7 +47,7 @@ def latents(count: int = 12, views: int = 2, channels: int = 4) -> dict[str, Ten
 
 
 def track(parameters, **changes) -> Track:
-    settings = {"learning_rate": 1e-2, "warmup_steps": 2, "max_steps": STEPS, "weight_decay": 0.01, "seed": 3}
+    settings = {"learning_rate": 1e-2, "warmup_steps": 2, "max_steps": STEPS, "weight_decay": 0.01}
     return Track("sar", list(parameters), **(settings | changes))
 
 
@@ -64,9 +64,9 @@ def fit(
     """Train a fresh `sar` adapter for eight steps, on top of a folded `ors` adapter."""
     base = base or tiny_base()
     with folded(base.unet, [(below(base), scale)]), routed(base.unet, [adapters.fresh(base.unet, SPEC, 1)]) as routing:
-        tracks = [track(routing.parameters(0), seed=seed)]
+        tracks = [track(routing.parameters(0))]
         module = Denoiser(base.unet, base.noise_scheduler, tracks, route=routing.route)
-        data = SeededDataModule.whole(LatentDataset(latents()), batch_size=4, max_steps=STEPS, seed=seed)
+        data = SeededDataModule.whole(samples(latents()), batch_size=4, max_steps=STEPS, seed=seed)
         (fitting or Fitting()).fit(module, data, title="adapter", max_steps=STEPS, max_grad_norm=1.0, **more)
         return routing.adapter(0)
 
@@ -81,7 +81,7 @@ def fit_all(base: Base, *, steps: int, batch_size: int = 8, **more) -> None:
     module = Denoiser(
         base.unet, base.noise_scheduler, [track(base.unet.parameters(), learning_rate=2e-3, max_steps=steps)]
     )
-    data = SeededDataModule.whole(LatentDataset(latents()), batch_size=batch_size, max_steps=steps, seed=3)
+    data = SeededDataModule.whole(samples(latents()), batch_size=batch_size, max_steps=steps, seed=3)
     Fitting().fit(module, data, title="base", max_steps=steps, **more)
 
 
@@ -129,15 +129,14 @@ def test_the_loss_is_the_papers_equation(prediction: str):
     base.noise_scheduler.register_to_config(prediction_type=prediction)
     losses, order = Losses(), []
 
-    class Recorded(LatentDataset):
-        def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
-            order.append(indices)
-            return super().__getitem__(indices)
+    class Recorded(Callback):
+        def on_train_batch_start(self, trainer, module, batch, index) -> None:
+            order.append(batch["row"])
 
-    data = SeededDataModule.whole(Recorded(latents()), batch_size=4, max_steps=1, seed=3)
+    data = SeededDataModule.whole(samples(latents()), batch_size=4, max_steps=1, seed=3)
     with torch.enable_grad(), routed(base.unet, [adapters.fresh(base.unet, SPEC, 0)]) as routing:
         module = Denoiser(base.unet, base.noise_scheduler, [track(routing.parameters(0), max_steps=1)])
-        Fitting().fit(module, data, title="adapter", max_steps=1, callbacks=[losses])
+        Fitting().fit(module, data, title="adapter", max_steps=1, callbacks=[losses, Recorded()])
 
     tensors = latents()
     draw = torch.Generator().manual_seed(step_seed(3, 0))
@@ -164,14 +163,13 @@ def test_dropped_captions_are_the_empty_one():
         base.unet.requires_grad_(True)
         base.text_encoder.requires_grad_(True)
         tensors = {k: v for k, v in latents().items() if not k.startswith("text")}
-        dataset = LatentDataset(tensors | {"input_ids": base.tokenize(captions)})
+        dataset = samples(tensors | {"input_ids": base.tokenize(captions)}, caption_dropout=dropout)
         module = Denoiser(
             base.unet,
             base.noise_scheduler,
             [track([*base.unet.parameters(), *base.text_encoder.parameters()], max_steps=3)],
             text_encoder=base.text_encoder,
             no_text=base.tokenize([""])[0],
-            caption_dropout=dropout,
         )
         data = SeededDataModule.whole(dataset, batch_size=4, max_steps=3, seed=3)
         before = base.text_encoder.embeddings.token_embedding.weight.clone()
@@ -223,19 +221,43 @@ def test_the_same_settings_give_the_same_weights(uninterrupted):
     assert not torch.equal(flat(fit(seed=4)), uninterrupted[0])
 
 
-def test_draws_are_a_function_of_seed_and_step_shared_out_over_processes():
-    def draws(seed: int, step: int, rows: int, rank: int = 0, world_size: int = 1) -> list[Tensor]:
-        draw = Draws(seed, step, rows, rank, world_size)
+def test_draws_are_a_function_of_seed_and_step():
+    def draws(seed: int, step: int) -> list[Tensor]:
+        draw = Draws(seed, step, 8)
         return [draw.integers(2), draw.normal((3, 2)), draw.normal((3,)), draw.integers(1000), draw.uniform()]
 
-    whole = draws(0, 5, 8)
+    whole = draws(0, 5)
     assert [len(part) for part in whole] == [8] * 5
-    assert all(torch.equal(a, b) for a, b in zip(whole, draws(0, 5, 8), strict=True))
-    assert not torch.equal(whole[1], draws(0, 6, 8)[1])
-    assert not torch.equal(whole[1], draws(1, 5, 8)[1])
-    shares = [draws(0, 5, 2, rank, 4) for rank in range(4)]
-    for part, *shared in zip(whole, *shares, strict=True):
-        assert torch.equal(torch.stack(shared, dim=1).flatten(0, 1), part)
+    assert all(torch.equal(a, b) for a, b in zip(whole, draws(0, 5), strict=True))
+    assert not torch.equal(whole[1], draws(0, 6)[1])
+    assert not torch.equal(whole[1], draws(1, 5)[1])
+
+
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 1), (4, 1), (1, 4), (2, 2)])
+def test_a_step_is_the_same_however_it_is_shared_out(world_size: int, micro_batches: int):
+    """Over processes and in parts: side by side, the shares of two packed streams are the step of one process."""
+    streams = [Stream(torch.arange(7), 3, 0), Stream(torch.arange(5, 12), 2, 1)]
+    dataset = samples(latents(), caption_dropout=0.5)
+
+    def steps(rank: int, world_size: int, micro_batches: int) -> list[dict[str, Tensor]]:
+        sampler = PackedSampler(streams, 8, lambda: 1, rank, world_size, micro_batches)
+        assert len(sampler) == 3 * micro_batches
+        return [dataset[share] for share in sampler]
+
+    whole = steps(0, 1, 1)
+    assert [len(step["latents"]) for step in whole] == [16, 8], "the shorter one has ended"
+    shares = [steps(rank, world_size, micro_batches) for rank in range(world_size)]
+    for index, step in enumerate(whole):
+        count = len(step["row"]) // 8
+        mine = slice(index * micro_batches, (index + 1) * micro_batches)
+        by_part = zip(*(shares[rank][mine] for rank in range(world_size)), strict=True)
+        parts = [share for of_part in by_part for share in of_part]
+        for name in ("latents", "noise", "timesteps", "row", "dropped"):
+            runs = [part[name].unflatten(0, (count, -1)) for part in parts]
+            assert torch.equal(torch.stack(runs, dim=2).flatten(0, 2), step[name]), name
+        words = [part["text_features"][part["text_index"]].unflatten(0, (count, -1)) for part in parts]
+        assert torch.equal(torch.stack(words, dim=2).flatten(0, 2), step["text_features"][step["text_index"]])
+        assert len(step["text_features"]) <= 3, "each text once"
 
 
 def test_a_killed_run_ends_as_if_it_had_never_been(uninterrupted, tmp_path: Path):
@@ -331,10 +353,19 @@ def test_two_processes_train_as_one_does(uninterrupted, tmp_path: Path):
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    data = SeededDataModule.whole(LatentDataset(latents()), batch_size=5, max_steps=1, seed=0)
+    data = SeededDataModule.whole(samples(latents()), batch_size=5, max_steps=1, seed=0)
     data.trainer = SimpleNamespace(world_size=2)
     with pytest.raises(UserError, match="batch_size=5 is not a multiple of 2 processes"):
         data.train_dataloader()
+
+
+@pytest.mark.parametrize(("device", "workers", "pinned"), [("cpu", 0, False), ("cuda:1", 1, True), ("mps", 1, False)])
+def test_an_accelerator_is_fed_ahead_from_pinned_memory(device: str, workers: int, pinned: bool):
+    data = SeededDataModule.whole(samples(latents()), batch_size=4, max_steps=1, seed=0)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0, strategy=strategy)
+    loader = data.train_dataloader()
+    assert (loader.num_workers, loader.pin_memory) == (workers, pinned)
 
 
 # --- What it trains on ------------------------------------------------------------------------------------------------
@@ -360,11 +391,11 @@ def test_encoded_sets_survive_the_disk_and_serve_batches(tiny: Base, tmp_path: P
     assert len(made["text_features"]) == 2, "each text once"
     save_encoded(latents, tmp_path / LATENTS)
     save_encoded(features, tmp_path / TEXTS)
-    read = load_encoded(tmp_path, tmp_path)
-    assert all(torch.equal(made[name], read[name]) for name in made)
-    dataset = LatentDataset(read)
-    assert len(dataset) == 5
-    batch = dataset[torch.tensor([2, 4])]
-    assert batch["row"].tolist() == [2, 4]
-    assert torch.equal(batch["mean"], made["mean"][:, [2, 4]].transpose(0, 1).float())
-    torch.testing.assert_close(batch["text_features"], tiny.encode_text(["b", "a"]))
+    read = open_encoded(tmp_path, tmp_path)
+    assert len(read[0]) == 5 and read[0].views == 2 and read[0].shape == (4, 8, 8)
+    rows, view = torch.tensor([2, 4, 2]), torch.tensor([0, 1, 1])
+    for got, name in zip(read[0].read(rows, view), ("mean", "deviation"), strict=True):
+        assert got.dtype == torch.float32
+        assert torch.equal(got, made[name][view, rows].float())
+    words, index = read[1].read(rows)
+    torch.testing.assert_close(words[index], tiny.encode_text(["b", "a", "b"]))

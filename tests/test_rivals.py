@@ -120,7 +120,7 @@ def test_a_balanced_stream_shows_every_class_alike():
 def test_a_balanced_stream_is_a_function_of_seed_and_step():
     def whole(seed: int, batch_size: int, start: int = 0) -> torch.Tensor:
         stream = BalancedStream(torch.arange(29), 120 // batch_size, seed, UNEVEN)
-        return torch.cat(list(PackedSampler([stream], batch_size, start=lambda: start)))
+        return torch.cat([share.rows[0] for share in PackedSampler([stream], batch_size, start=lambda: start)])
 
     assert torch.equal(whole(0, 4), whole(0, 10)), "batches are cuts of one stream"
     assert torch.equal(whole(0, 4, start=7), whole(0, 4)[28:]), "a resumed run goes on"
@@ -132,7 +132,7 @@ def test_the_classifiers_batches_follow_the_sampling():
     shares = {}
     for sampling in ("uniform", "balanced"):
         data = shuffled(training, stream(UNEVEN, 9, 0, sampling), batch_size=29)
-        shown = torch.cat(list(PackedSampler(data.streams, 29)))
+        shown = torch.cat([share.rows[0] for share in PackedSampler(data.streams, 29)])
         shares[sampling] = Counter(UNEVEN[shown].tolist())
     assert shares == {"uniform": {0: 180, 1: 63, 3: 18}, "balanced": {0: 87, 1: 87, 3: 87}}
 
@@ -140,7 +140,7 @@ def test_the_classifiers_batches_follow_the_sampling():
 def test_one_stream_after_another():
     first, then = Stream(torch.arange(5), 3, 0), Stream(torch.arange(9), 4, 1)
     both = Succession(first, then, 3)
-    got = list(PackedSampler([both], 4))
+    got = [share.rows[0] for share in PackedSampler([both], 4)]
     assert len(got) == both.max_steps == 7
     for step, batch in enumerate(got):
         assert torch.equal(batch, first.batch(step, 4) if step < 3 else then.batch(step - 3, 4))

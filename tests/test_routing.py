@@ -12,14 +12,13 @@ from processes import run_on_two
 from safetensors.torch import load_file, save_file
 from test_adapters import CONVOLUTIONAL, RELEASE, trained
 from test_denoising import Kill, latents
-from tiny import noisy, predict, tiny_base
+from tiny import noisy, predict, samples, tiny_base
 from torch import Tensor
 
 from sarsynth import adapters
 from sarsynth.adapters import Adapter, AdapterSpec, LowRank, folded
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream
-from sarsynth.data.latents import LatentDataset
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import Fitting
@@ -55,13 +54,13 @@ def train(cells: tuple[Cell, ...], tensors: dict[str, Tensor] | None = None, **m
     steps = max(cell.steps for cell in cells)
     with folded(base.unet, [(below, 0.5)]), routed(base.unet, begun) as routing:
         tracks = [
-            Track(f"cell_{index}", routing.parameters(index), cell.learning_rate, 5, cell.steps, 0.01, cell.seed)
+            Track(f"cell_{index}", routing.parameters(index), cell.learning_rate, 5, cell.steps, 0.01)
             for index, cell in enumerate(cells)
         ]
         names = [f"chip {row}" for row in range(12)]
         module = Denoiser(base.unet, base.noise_scheduler, tracks, route=routing.route, names=names)
         streams = [Stream(torch.tensor(cell.rows), cell.steps, cell.seed) for cell in cells]
-        data = SeededDataModule(LatentDataset(tensors or latents()), streams, batch_size=4)
+        data = SeededDataModule(samples(tensors or latents()), streams, batch_size=4)
         fitting = more.pop("fitting", Fitting())
         try:
             fitting.fit(module, data, title="adapters", max_steps=steps, max_grad_norm=0.05, **more)
@@ -221,7 +220,7 @@ class SpoilOne(Callback):
 
     def on_train_batch_start(self, trainer, module, batch, index):
         if trainer.global_step == 2 and trainer.global_rank == 1:
-            batch["mean"][-1] = torch.nan
+            batch["latents"][-1] = torch.nan
 
 
 def train_a_spoilt_one(folder: Path) -> None:

@@ -10,13 +10,14 @@ from diffusers import DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 from sd15 import save_random, sd15_text_encoder, sd15_unet, sd15_vae
 from test_conf import settings
+from tiny import samples
 from torch import nn
 
 from sarsynth import adapters
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base, resolve
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.data.latents import LatentDataset, encode_images, encode_texts
+from sarsynth.data.latents import encode_images, encode_texts
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.fitting import Fitting
 from sarsynth.routing import routed
@@ -97,10 +98,10 @@ def test_one_training_step_and_a_short_generation(base: Base, tmp_path: Path):
     prompt = "a SAR image of cargo ship"
     encoded = encode_images(base, chips, flip="horizontal") | encode_texts(base, [prompt] * 2)
 
-    data = SeededDataModule.whole(LatentDataset(encoded), batch_size=1, max_steps=1, seed=0)
+    data = SeededDataModule.whole(samples(encoded), batch_size=1, max_steps=1, seed=0)
     fixed = base.unet.conv_in.weight.clone()
     with routed(base.unet, [adapters.fresh(base.unet, AdapterSpec(4, pattern("release")), seed=0)]) as routing:
-        track = Track("sar", routing.parameters(0), 1e-2, 0, 2, 0.01, seed=0)
+        track = Track("sar", routing.parameters(0), 1e-2, 0, 2, 0.01)
         module = Denoiser(base.unet, base.noise_scheduler, [track], route=routing.route)
         Fitting().fit(module, data, title="adapter", max_steps=1, max_grad_norm=1.0)
         made = routing.adapter(0)

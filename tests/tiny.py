@@ -7,6 +7,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sarsynth.base import Base
+from sarsynth.data.latents import Latents, Texts
+from sarsynth.data.samples import DenoisingSamples
 
 WIDTH, LENGTH = 16, 12  # of text features, in tokens
 
@@ -73,3 +75,11 @@ def noisy(base: Base, batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torc
 def predict(base: Base, seed: int = 0) -> torch.Tensor:
     """The noise that a base's U-Net sees in those inputs."""
     return base.unet(*noisy(base, seed=seed)).sample
+
+
+def samples(tensors: dict[str, torch.Tensor], **more) -> DenoisingSamples:
+    """What denoisers train on, of encoded images in memory with their texts or token ids."""
+    ids = tensors.get("input_ids")
+    text = Texts(tensors["text_features"], tensors["text_index"]) if ids is None else ids
+    latents = Latents(tensors["mean"], tensors["deviation"])
+    return DenoisingSamples(latents, text, num_train_timesteps=1000, **more)

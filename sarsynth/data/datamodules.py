@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -122,6 +122,11 @@ class Succession:
         """Batches in all."""
         return self.begin + self.then.max_steps
 
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return self.first.seed
+
     def batch(self, step: int, batch_size: int) -> Tensor:
         """Rows of one step, int64 (batch_size,)."""
         if step < self.begin:
@@ -129,8 +134,27 @@ class Succession:
         return self.then.batch(step - self.begin, batch_size)
 
 
-class PackedSampler(Sampler[Tensor]):
-    """Yield the rows of each training step: the batches of all streams that have not ended, one after the other.
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What one process gets of a training step at once: equally many samples of every stream that has not ended.
+
+    Attributes:
+        step: Of the training.
+        seeds: Of those streams.
+        rows: Their samples, int64 (streams, n).
+        total: Samples of the whole step, of one stream, over all processes.
+        places: Which of these the n are.
+    """
+
+    step: int
+    seeds: Sequence[int]
+    rows: Tensor
+    total: int
+    places: slice
+
+
+class PackedSampler(Sampler[Share]):
+    """Yield the shares of each training step: the batches of all streams that have not ended, side by side.
 
     Args:
         streams: One for each training that shares the run.
@@ -138,6 +162,7 @@ class PackedSampler(Sampler[Tensor]):
         start: Gives the step to begin with when iteration begins: a resumed run goes on where it stopped.
         rank: This process among `world_size`; each takes every world_size-th sample of a batch.
         world_size: Number of processes.
+        micro_batches: In how many equal parts a process gets its samples of a step.
     """
 
     def __init__(
@@ -147,17 +172,36 @@ class PackedSampler(Sampler[Tensor]):
         start: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world_size: int = 1,
+        micro_batches: int = 1,
     ) -> None:
         self.streams, self.batch_size = streams, batch_size
-        self.start, self.rank, self.world_size = start, rank, world_size
+        self.start, self.rank, self.world_size, self.micro_batches = start, rank, world_size, micro_batches
 
     def __len__(self) -> int:
-        return max(stream.max_steps for stream in self.streams)
+        return max(stream.max_steps for stream in self.streams) * self.micro_batches
 
-    def __iter__(self) -> Iterator[Tensor]:
-        for step in range(self.start(), len(self)):
-            batches = [s.batch(step, self.batch_size) for s in self.streams if step < s.max_steps]
-            yield torch.cat([batch[self.rank :: self.world_size] for batch in batches])
+    def __iter__(self) -> Iterator[Share]:
+        every = self.world_size * self.micro_batches
+        for step in range(self.start(), len(self) // self.micro_batches):
+            active = [stream for stream in self.streams if step < stream.max_steps]
+            batches = torch.stack([stream.batch(step, self.batch_size) for stream in active])
+            for part in range(self.micro_batches):
+                places = slice(self.rank + part * self.world_size, None, every)
+                seeds = [stream.seed for stream in active]
+                yield Share(step, seeds, batches[:, places], self.batch_size, places)
+
+
+class ByRow(Dataset[Any]):
+    """A data set that needs of a share no more than its rows."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, share: Share) -> Any:
+        return self.dataset[share.rows.flatten()]
 
 
 class SeededDataModule(LightningDataModule):
@@ -166,17 +210,26 @@ class SeededDataModule(LightningDataModule):
     The Trainer must not put a sampler of its own in place of ours: `use_distributed_sampler=False`.
 
     Args:
-        dataset: Indexed by a whole batch of rows at a time, int64 (B,).
+        dataset: Indexed by a whole `Share` at a time.
         streams: One for each training that shares the run.
         batch_size: Samples a step of each stream, over all processes.
+        micro_batches: In how many equal parts a process gets its samples of a step.
 
     Raises:
         UserError: The batch cannot be shared out evenly (when training begins).
     """
 
-    def __init__(self, dataset: Dataset, streams: Sequence[Stream | Succession], *, batch_size: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        streams: Sequence[Stream | Succession],
+        *,
+        batch_size: int,
+        micro_batches: int = 1,
+    ) -> None:
         super().__init__()
         self.dataset, self.streams, self.batch_size = dataset, streams, batch_size
+        self.micro_batches = micro_batches
 
     @classmethod
     def whole(cls, dataset: Dataset, *, batch_size: int, max_steps: int, seed: int) -> Self:
@@ -184,19 +237,32 @@ class SeededDataModule(LightningDataModule):
         return cls(dataset, [Stream(torch.arange(len(dataset)), max_steps, seed)], batch_size=batch_size)  # type: ignore[arg-type]
 
     def train_dataloader(self) -> DataLoader:
-        """Return the loader that begins where the trainer stands, and fetches each batch at once."""
+        """Return the loader that begins where the trainer stands, and fetches each share at once.
+
+        For an accelerator a process of its own reads and draws ahead, into memory from which copies wait for nobody; on
+        a CPU it would only take turns with the training.
+        """
         trainer = self.trainer
         assert trainer is not None
-        if self.batch_size % trainer.world_size:
-            raise UserError(f"batch_size={self.batch_size} is not a multiple of {trainer.world_size} processes")
+        if self.batch_size % (trainer.world_size * self.micro_batches):
+            parts = f" in {self.micro_batches} parts each" if self.micro_batches > 1 else ""
+            raise UserError(f"batch_size={self.batch_size} is not a multiple of {trainer.world_size} processes{parts}")
         sampler = PackedSampler(
             self.streams,
             self.batch_size,
             start=lambda: trainer.global_step,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            micro_batches=self.micro_batches,
         )
-        return DataLoader(self.dataset, sampler=sampler, batch_size=None)
+        ahead = trainer.strategy.root_device.type != "cpu"
+        return DataLoader(
+            self.dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=int(ahead),
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+        )
 
 
 def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Stream:
@@ -213,4 +279,4 @@ def shuffled(training: LabelledImages, order: Stream | Succession, *, batch_size
     The budget is in steps: more images mean fewer epochs, not a longer training.
     """
     dataset = TensorDataset(training.images, training.labels, torch.arange(len(training)))
-    return SeededDataModule(dataset, [order], batch_size=batch_size)
+    return SeededDataModule(ByRow(dataset), [order], batch_size=batch_size)

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 
@@ -15,6 +15,7 @@ from sarsynth.data.formats import open_image
 from sarsynth.data.found import Found
 from sarsynth.data.records import SPLITS, ImageRecord, Split
 from sarsynth.errors import UserError
+from sarsynth.hashes import FileHashes
 
 SCENES = 2  # kept in memory while chips are cut from them
 
@@ -93,8 +94,8 @@ class Files:
         """Hex sha256 over each image's record, bytes and window, and classes, crop and channels."""
         if self._fingerprint is None:
             files = sorted({one.file for one in self._found.values()})
-            with ThreadPoolExecutor() as pool:
-                contents = dict(zip(files, pool.map(self._hash, files), strict=True))
+            with FileHashes() as hashes, ThreadPoolExecutor() as pool:
+                contents = dict(zip(files, pool.map(partial(self._hash, hashes), files), strict=True))
             rows = []
             for record in sorted(record for split in SPLITS for record in self._records[split]):
                 one = self._found[record.path]
@@ -106,10 +107,9 @@ class Files:
     def _open(self, file: str) -> np.ndarray:
         return open_image(self.root / file, self.channels)
 
-    def _hash(self, file: str) -> str:
+    def _hash(self, hashes: FileHashes, file: str) -> str:
         try:
-            with (self.root / file).open("rb") as content:
-                return hashlib.file_digest(content, "sha256").hexdigest()
+            return hashes.of(self.root / file)
         except OSError as error:  # a bad image, as who reads it will learn; one that can be read tomorrow is another
             return str(error.strerror)
 

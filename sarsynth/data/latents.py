@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sarsynth.base import Base
 from sarsynth.console import progress
@@ -59,29 +58,53 @@ def save_encoded(tensors: Mapping[str, Tensor], file: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
-def load_encoded(latents: Path, texts: Path) -> dict[str, Tensor]:
-    """Memory-map encoded images and their texts, which lie in two folders: other wordings leave images as they are."""
-    return load_file(latents / LATENTS) | load_file(texts / TEXTS)
-
-
-class LatentDataset(Dataset[dict[str, Tensor]]):
-    """Encoded images by row; asked for a whole batch of rows at a time.
+class Latents:
+    """Encoded images by row.
 
     Args:
-        tensors: `mean`, `deviation` (V, N, C, h, w), and either `text_features` (U, L, D) with `text_index` (N,) or
-            `input_ids` (N, L).
+        mean: Shape (V, N, C, h, w).
+        deviation: Same shape.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
+    def __init__(self, mean: Tensor, deviation: Tensor) -> None:
+        self._mean, self._deviation = mean, deviation
 
     def __len__(self) -> int:
-        return self.tensors["mean"].shape[1]
+        return self._mean.shape[1]
 
-    def __getitem__(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return `mean` and `deviation` (B, V, C, h, w), float32, the text of a batch, and its `row` (B,)."""
-        batch = {name: self.tensors[name][:, rows].transpose(0, 1).float() for name in ("mean", "deviation")}
-        batch["row"] = rows
-        if "input_ids" in self.tensors:
-            return batch | {"input_ids": self.tensors["input_ids"][rows]}
-        return batch | {"text_features": self.tensors["text_features"][self.tensors["text_index"][rows]]}
+    @property
+    def views(self) -> int:
+        """Views of each image: as it is, and mirrored."""
+        return len(self._mean)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's latents, (C, h, w)."""
+        return tuple(self._mean.shape[2:])
+
+    def read(self, rows: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents of some views, float32 (B, C, h, w)."""
+        return self._mean[view, rows].float(), self._deviation[view, rows].float()
+
+
+class Texts:
+    """Text features by row.
+
+    Args:
+        features: Of the different texts, (U, L, D).
+        index: Which of them is an image's, int64 (N,).
+    """
+
+    def __init__(self, features: Tensor, index: Tensor) -> None:
+        self._features, self._index = features, index
+
+    def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The different texts of some images, float32 (U, L, D), and whose they are, int64 (B,)."""
+        texts, index = self._index[rows].unique(return_inverse=True)
+        return self._features[texts], index
+
+
+def open_encoded(latents: Path, texts: Path) -> tuple[Latents, Texts]:
+    """Open what lies in the folders of encoded images and of their texts."""
+    images, words = load_file(latents / LATENTS), load_file(texts / TEXTS)
+    return Latents(images["mean"], images["deviation"]), Texts(words["text_features"], words["text_index"])

@@ -19,10 +19,12 @@ from sarsynth import adapters, partitions
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
-from sarsynth.data.latents import LatentDataset, load_encoded
+from sarsynth.data.latents import open_encoded
+from sarsynth.data.samples import DenoisingSamples
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
+from sarsynth.hashes import FileHashes
 from sarsynth.routing import routed
 from sarsynth.runs.previews import previews
 from sarsynth.settings import Optimisation
@@ -192,7 +194,6 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
                 one.warmup,
                 one.steps,
                 one.recipe.weight_decay,
-                one.seed,
             )
             for index, one in enumerate(run)
         ]
@@ -207,7 +208,7 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
         study.fitting(first.role).fit(
             denoiser,
             SeededDataModule(
-                LatentDataset(load_encoded(first.encoded["latents"].path, first.encoded["texts"].path)),
+                _samples(study.base, first.encoded),
                 streams,
                 batch_size=first.recipe.batch_size,
             ),
@@ -223,6 +224,12 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
     unet.to(study.device)  # Lightning leaves what it trained on the CPU
 
 
+def _samples(base: Base, encoded: Mapping[str, Artifact]) -> DenoisingSamples:
+    """What denoisers train on."""
+    latents, texts = open_encoded(encoded["latents"].path, encoded["texts"].path)
+    return DenoisingSamples(latents, texts, num_train_timesteps=base.noise_scheduler.config.num_train_timesteps)
+
+
 def weights_of(adapter: Artifact) -> Path:
     """The file of an adapter: inside an artifact of the store, or what `adapter.path` names."""
     return adapter.path if adapter.path.is_file() else adapter.path / adapters.WEIGHTS
@@ -235,8 +242,8 @@ def imported(study: "Study", file: Path) -> Artifact:
         UserError: There is no such file, or a card beside it says that it belongs to another base or ORS adapter.
     """
     try:
-        with file.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        with FileHashes() as hashes:
+            content = hashes.of(file)
     except OSError as error:
         raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
     if (card := file.with_name(CARD)).exists():
@@ -274,15 +281,16 @@ def tuned_base(study: "Study") -> Artifact:
             recipe.warmup_steps,
             recipe.max_steps,
             recipe.weight_decay,
-            settings.seed,
             recipe.decay,
         )
         names = [record.path for record in study.training]
-        dataset = LatentDataset(load_encoded(encoded["latents"].path, encoded["texts"].path))
         study.fitting(method.name).fit(
             Denoiser(base.unet, base.noise_scheduler, [track], names=names).train(),
             SeededDataModule.whole(
-                dataset, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=settings.seed
+                _samples(base, encoded),
+                batch_size=recipe.batch_size,
+                max_steps=recipe.max_steps,
+                seed=settings.seed,
             ),
             title=f"U-Net, {method.name}",
             max_steps=recipe.max_steps,

@@ -23,10 +23,11 @@ from sarsynth.base import (
 )
 from sarsynth.console import console, progress
 from sarsynth.contours import Maps, assign, canny, check_reuse, pack, read_maps, unpack, usable
-from sarsynth.control import ContourDataset, ControlTraining
+from sarsynth.control import ControlTraining
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.data.latents import load_encoded
+from sarsynth.data.latents import open_encoded
 from sarsynth.data.records import ImageRecord, digest
+from sarsynth.data.samples import Contours, DenoisingSamples
 from sarsynth.data.transforms import central_square, resize
 from sarsynth.denoising import Track
 from sarsynth.runs import hygiene
@@ -243,7 +244,6 @@ def trained_controlnet(study: "Study") -> Artifact:
             recipe.warmup_steps,
             recipe.max_steps,
             recipe.weight_decay,
-            seed,
         )
         study.fitting("controlnet").fit(
             ControlTraining(
@@ -253,10 +253,14 @@ def trained_controlnet(study: "Study") -> Artifact:
                 [track],
                 names=[record.path for record in study.training_records(role)],
                 no_text=base.encode_text([""])[0],
-                caption_dropout=recipe.caption_dropout,
             ),
             SeededDataModule.whole(
-                ContourDataset(load_encoded(encoded["latents"].path, encoded["texts"].path), packed, study.flip(role)),
+                DenoisingSamples(
+                    *open_encoded(encoded["latents"].path, encoded["texts"].path),
+                    num_train_timesteps=base.noise_scheduler.config.num_train_timesteps,
+                    caption_dropout=recipe.caption_dropout,
+                    contours=Contours(packed, study.flip(role)),
+                ),
                 batch_size=recipe.batch_size,
                 max_steps=recipe.max_steps,
                 seed=seed,
