@@ -48,6 +48,7 @@ from sarsynth.errors import UserError, one_line
 from sarsynth.runs.session import quieten
 
 CASE_LIMIT = 150.0  # seconds, loading of the base included
+COMPILE_LIMIT = 300.0  # of a case that compiles
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Case:
         overrides: Of the settings, as on a command line.
         lower: Overrides that are tried where it does not fit.
         card_only: Whether it makes sense on a CUDA card alone.
+        limit: Seconds that it may take.
     """
 
     key: str
@@ -69,6 +71,7 @@ class Case:
     overrides: tuple[str, ...] = ()
     lower: tuple[str, ...] = ()
     card_only: bool = False
+    limit: float = CASE_LIMIT
 
 
 @dataclass
@@ -87,7 +90,8 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         plain = {key: value for key, value in vars(self).items() if key != "figures"}
-        return plain | {"seconds": round(self.seconds, 1), "figures": [figure.as_dict() for figure in self.figures]}
+        figures = [figure.as_dict() for figure in self.figures]
+        return plain | {"overrides": [*self.overrides], "seconds": round(self.seconds, 1), "figures": figures}
 
 
 def cases(small: int, large: int) -> list[Case]:
@@ -133,6 +137,7 @@ def cases(small: int, large: int) -> list[Case]:
             (*lora, at, "train.compile=true"),
             micro,
             card_only=True,
+            limit=COMPILE_LIMIT,
         ),
     ]
 
@@ -156,7 +161,7 @@ def _attempt(bench: Bench, case: Case, overrides: tuple[str, ...], until: float)
         outcome.note = "the time was up"
     else:
         try:
-            with _quietly(), time_limit(min(CASE_LIMIT, left)):
+            with _quietly(), time_limit(min(case.limit, left)):
                 outcome.figures = case.run(bench, overrides)
             outcome.figures += peak_memory(bench.device)
             outcome.status = "measured"
@@ -171,7 +176,8 @@ def _attempt(bench: Bench, case: Case, overrides: tuple[str, ...], until: float)
 
 def _told(error: Exception) -> tuple[str, str]:
     """Say whether memory was too small, or what else went wrong; a defect leaves its traceback on the screen."""
-    if any(isinstance(one, torch.OutOfMemoryError) for one in _chain(error)):
+    counted = isinstance(error, UserError) and "memory" in str(error)  # found too small before it was asked for
+    if counted or any(isinstance(one, torch.OutOfMemoryError) for one in _chain(error)):
         return "does not fit", one_line(error)
     if not isinstance(error, UserError):
         traceback.print_exception(error)
@@ -237,6 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     quieten()
     with TemporaryDirectory() as scratch:
+        os.environ["SARSYNTH_CACHE"] = scratch  # hashes of what is gone afterwards are no business of the user's
         true = asked.size == "sd15"
         effort = Effort(5, 10, 4, 40.0) if true else Effort(1, 1, 2, 40.0)
         base = save_random(Path(scratch) / "sd15") if true else None

@@ -87,11 +87,8 @@ class Clock(Callback):
         self.effort = effort
         self.marks: list[float] = []
         self.samples = 0  # a step, of all adapters that train together
+        self.parts = 1  # of a step, where memory does not hold it as a whole
         self.step = 0
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Note when the first step begins."""
-        self.began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Take a mark where a window ends."""
@@ -102,10 +99,11 @@ class Clock(Callback):
             return
         runs = sum(self.step <= track.max_steps for track in module.tracks) if isinstance(module, Denoiser) else 1
         self.samples = trainer.datamodule.batch_size * runs  # type: ignore[attr-defined]
+        self.parts = trainer.accumulate_grad_batches  # type: ignore[assignment]
         synchronize()
         self.marks.append(time.perf_counter())
         full = len(self.marks) > self.effort.windows
-        late = self.marks[-1] - self.began > self.effort.limit
+        late = self.marks[-1] - self.marks[0] > self.effort.limit
         if (full or late) and self.step < trainer.max_steps:
             raise EnoughError
 
@@ -122,6 +120,7 @@ class Clock(Callback):
         return [
             Figure.of("samples a second", "1/s", [self.samples * rate for rate in steps]),
             Figure.of("steps a second", "1/s", steps),
+            Figure.of("samples at once", "", [self.samples / self.parts]),
         ]
 
 

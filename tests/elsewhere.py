@@ -1,4 +1,4 @@
-"""A card that is not here: shapes, dtypes and devices of all tensors, no values, so that a CPU can test where things are.
+"""A card that is not here: shapes, dtypes and devices of all tensors, no values, so a CPU can test where things are.
 
 Torch's fake tensors raise where an operation meets tensors on two devices, and where a program asks for a value, which
 on a card would wait for all that was given to it before. Copies between devices are told apart here.
