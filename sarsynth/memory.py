@@ -60,6 +60,7 @@ def demand(
     module: nn.Module,
     inputs: Callable[[int], tuple[Any, ...]],
     *,
+    each: int = 1,
     device: torch.device,
     autocast: torch.dtype | None = None,
     checkpointed: Sequence[ModelMixin] = (),
@@ -69,8 +70,9 @@ def demand(
 
     Args:
         module: Its forward pass is a training step's; its parameters are trained where they require gradients.
-        inputs: Gives the arguments of the forward pass for so many samples, tensors in any nesting; contents and device
-            are of no matter.
+        inputs: Gives the arguments of the forward pass for so many samples (of `each` kind), tensors in any nesting;
+            contents and device are of no matter.
+        each: How many kinds of samples a pass holds, as many of one as of the other.
         device: Where it is to train.
         autocast: The precision that it computes in; None is that of its weights.
         checkpointed: Networks of the module that compute their blocks again in the backward pass.
@@ -83,7 +85,7 @@ def demand(
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     tensors = [*module.parameters(), *module.buffers()]
     arriving = sum(tensor.nbytes for tensor in tensors if tensor.device.type != device.type)
-    return Demand(arriving + trained * (ADAM + 4 * copies) + fixed, per_sample)
+    return Demand(arriving + trained * (ADAM + 4 * copies) + fixed, -(-per_sample // each))
 
 
 class _Meter:

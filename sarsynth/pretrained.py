@@ -6,7 +6,6 @@ Layers are named as timm or torchvision name them; what comes before these names
 (`module.`) and of mmpretrain and mmclassification (`backbone.`) is dropped.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from filelock import FileLock
 from huggingface_hub import constants, hf_hub_download
 from torch import Tensor, nn
 
+from sarsynth import hashes
 from sarsynth.console import console
 from sarsynth.errors import UserError, one_line
 
@@ -67,8 +67,7 @@ def find(network: str, pretrained: bool | str) -> Pretrained | None:
     else:
         file = _local(Path(str(pretrained)))
         name = file.name
-    with file.open("rb") as handle:
-        return Pretrained(hashlib.file_digest(handle, "sha256").hexdigest(), name, file)
+    return Pretrained(hashes.of_file(file), name, file)
 
 
 def _local(path: Path) -> Path:

@@ -112,10 +112,14 @@ class Encoded(Images):
 
 
 class Data(Encoded):
-    """The SAR set of the study. `allow_leak` trains on images that are also validation or test images."""
+    """The SAR set of the study. `allow_leak` trains on images that are also validation or test images.
+
+    `deci_seed` draws the tenth of the training images that `split` deci is.
+    """
 
     allow_leak: bool
     split: Literal["train", "deci"]
+    deci_seed: Seed
     minor: Literal["auto"] | tuple[str, ...]
 
 
@@ -246,10 +250,34 @@ class Optimisation(Section):
     checkpoint_every: Count
 
 
-class OrsTraining(Optimisation):
+class AdapterTraining(Optimisation):
+    """An adapter; `warmup_share` of its own steps, where it is given, takes the place of `warmup_steps`."""
+
+    warmup_share: Share | None
+
+    def warmup(self, steps: int, *, whole: bool) -> int:
+        """Steps of warm-up of an adapter.
+
+        Args:
+            steps: Its own in all.
+            whole: Whether it trains on the whole set. One of a part has fewer steps, of which a tenth at most is
+                warm-up, unless a share says otherwise.
+        """
+        if self.warmup_share is not None:
+            return round(self.warmup_share * steps)
+        return self.warmup_steps if whole else min(self.warmup_steps, steps // 10)
+
+
+class OrsTraining(AdapterTraining):
     """Stage `ors`. The rank of SAR adapters belongs to the method."""
 
     rank: Count
+
+
+class SarTraining(AdapterTraining):
+    """Stage `sar`; `scale_below` is that of the frozen ORS adapter below, as SAR adapters train."""
+
+    scale_below: float
 
 
 class Tuning(Optimisation):
@@ -294,7 +322,7 @@ class Training(Section):
 
     base: BaseTraining | None
     ors: OrsTraining
-    sar: Optimisation
+    sar: SarTraining
     finetune: Tuning
     scratch: Tuning
     controlnet: ControlNetTraining

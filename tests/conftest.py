@@ -24,8 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory):
-    """Hashes that tests leave are no business of the user's."""
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Hashes of files that tests make are not remembered in the user's home."""
     os.environ["SARSYNTH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 

@@ -11,12 +11,11 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from sarsynth.augmentation import Augmentation, augment
 from sarsynth.classification import (
-    Augmentation,
     Classifier,
     ClassifierRecipe,
     OverSampling,
-    augment,
     channel_statistics,
     extract_features,
     fit_classifier,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from sarsynth import adapters, partitions
+from sarsynth import adapters, hashes, partitions
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
@@ -24,10 +24,9 @@ from sarsynth.data.samples import DenoisingSamples
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
-from sarsynth.hashes import FileHashes
 from sarsynth.routing import routed
 from sarsynth.runs.previews import previews
-from sarsynth.settings import Optimisation
+from sarsynth.settings import AdapterTraining
 from sarsynth.store import CARD, CHECKPOINTS, Artifact, Request
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Training:
     name: str
     role: "Role"
     spec: AdapterSpec
-    recipe: Optimisation
+    recipe: AdapterTraining
     steps: int
     warmup: int
     rows: Sequence[int]
@@ -122,7 +121,7 @@ def _training(
     study: "Study",
     name: str,
     role: "Role",
-    recipe: Optimisation,
+    recipe: AdapterTraining,
     rank: int,
     steps: int,
     rows: Sequence[int],
@@ -134,15 +133,15 @@ def _training(
     spec = AdapterSpec(rank, settings.adapter.target_modules)
     encoded, records = study.encoded(role), study.training_records(role)
     below = inputs.get("ors")
-    scale_below = settings.generate.scales[0] if below else None
-    warmup = recipe.warmup_steps if whole else min(recipe.warmup_steps, steps // 10)
+    scale_below = settings.train.sar.scale_below if below else None
+    warmup = recipe.warmup(steps, whole=whole)
     request = Request(
         "adapter",
         name,
         {
             "rank": rank,
             "target_modules": spec.target_modules,
-            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every"})
+            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every", "warmup_share", "scale_below"})
             | {"max_steps": steps, "warmup_steps": warmup},
             "rows": None if whole else list(rows),
             "scale_below": scale_below,
@@ -242,8 +241,7 @@ def imported(study: "Study", file: Path) -> Artifact:
         UserError: There is no such file, or a card beside it says that it belongs to another base or ORS adapter.
     """
     try:
-        with FileHashes() as hashes:
-            content = hashes.of(file)
+        content = hashes.of_file(file)
     except OSError as error:
         raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
     if (card := file.with_name(CARD)).exists():

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from sarsynth import partitions, pictures, pretrained, processes, scales
 from sarsynth.adapters import Adapter, concatenate, folded, load
+from sarsynth.augmentation import Augmentation
 from sarsynth.base import Base, resolve
 from sarsynth.classification import (
-    Augmentation,
     Classifier,
     ClassifierRecipe,
     extract_features,
@@ -147,7 +147,7 @@ class Study:
     def _chosen(self) -> list[ImageRecord]:
         """The SAR training images of this study's split; a table says how many images each split has."""
         data, whole = self.settings.data, self.records("sar", "train")
-        chosen = deci(whole, self.settings.seed) if data.split == "deci" else whole
+        chosen = deci(whole, data.deci_seed) if data.split == "deci" else whole
         splits = {"train": whole, data.split: chosen} | {s: self.sources["sar"].records(s) for s in ("val", "test")}
         counts = {split: class_counts(records, self.classes) for split, records in splits.items() if records}
         self.say_counts("sar", counts, data.split)
@@ -224,7 +224,7 @@ class Study:
     @cached_property
     def base_artifact(self) -> Artifact:
         """The frozen base: not of our making, so its fingerprint is a hash of its files."""
-        path, content = resolve(self.settings.base.path)
+        path, content = resolve(self.settings.base.path, self.settings.base.config)
         return Artifact("base", self.settings.base.name, content[:16], path)
 
     @cached_property
