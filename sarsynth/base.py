@@ -225,7 +225,7 @@ class Base(nn.Module):
 def place_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Move a convolutional network to a device; on CUDA in the memory format that tensor cores work in."""
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    network.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
+    network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
 
 
 # --- ControlNet -------------------------------------------------------------------------------------------------------
