@@ -1,7 +1,8 @@
 """Low-rank adapters of the U-Net: begin, save, load, and fold a stack of them into the weights.
 
 An adapter adds B A to the weight W of each layer it targets (Hu et al., arXiv 2106.09685), with lora_alpha equal to the
-rank. A stack is a list of adapters with scales; its layers compute with W + sum_j s_j B_j A_j. Files are in the naming
+rank. A stack is a list of adapters with scales; its layers compute with W + sum_j s_j B_j A_j. Adapters are float32,
+whatever the frozen weights are in: an optimiser's step is smaller than half precision can hold. Files are in the naming
 of PEFT and diffusers; those of kohya's trainers (A1111, ComfyUI) are read and written too.
 """
 
@@ -68,7 +69,7 @@ def fresh(unet: UNet2DConditionModel, spec: AdapterSpec, seed: int) -> dict[str,
             out, *rest = layer.weight.shape
             a = torch.randn(spec.rank, *rest, generator=generator) / spec.rank
             b = torch.zeros(out, spec.rank, *(1 for _ in rest[1:]))
-            adapter[name] = LowRank(a.to(layer.weight), b.to(layer.weight))
+            adapter[name] = LowRank(a.to(layer.weight.device), b.to(layer.weight.device))
     if not adapter:
         raise UserError(f"adapter.targets: no layer of this base matches '{spec.target_modules}'")
     return adapter
@@ -99,12 +100,13 @@ def concatenate(stack: Stack) -> dict[str, LowRank]:
 def folded(unet: UNet2DConditionModel, stack: Stack) -> Iterator[None]:
     """Compute with W + sum_j s_j B_j A_j inside the block, at the cost of the base alone.
 
-    The base's weights are kept aside and put back, so that afterwards they are what they were bit for bit.
+    The sum is taken in float32 and rounded once to the precision of the base. The base's weights are kept aside and put
+    back, so that afterwards they are what they were bit for bit.
     """
     layers = dict(unet.named_modules())
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(unet.device.type, enabled=False):
         changed = {
-            name: layers[name].weight.data + of.delta().to(layers[name].weight)
+            name: (layers[name].weight.float() + of.delta().to(unet.device)).to(layers[name].weight.dtype)
             for name, of in concatenate([(adapter, scale) for adapter, scale in stack if scale]).items()
         }
     with replaced(unet, {f"{name}.weight": weight for name, weight in changed.items()}):

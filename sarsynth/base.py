@@ -17,9 +17,8 @@ from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, StableDiffu
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sarsynth import hub, layouts
+from sarsynth import hashes, hub, layouts
 from sarsynth.errors import UserError, one_line
-from sarsynth.hashes import FileHashes
 from sarsynth.hub import CANNY, SD15
 from sarsynth.layouts import Layout
 from sarsynth.precision import FULL, Precision
@@ -91,9 +90,8 @@ def _find(
 
 def _hash(files: Sequence[Path]) -> str:
     content = hashlib.sha256()
-    with FileHashes() as hashes:
-        for file in files:
-            content.update(file.name.encode() + bytes.fromhex(hashes.of(file)))
+    for file in files:
+        content.update(file.name.encode() + bytes.fromhex(hashes.of_file(file)))
     return content.hexdigest()
 
 
@@ -247,7 +245,7 @@ class Base(nn.Module):
 def place_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Move a convolutional network to a device; on CUDA in the memory format that tensor cores work in."""
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    network.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
+    network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
 
 
 # --- ControlNet -------------------------------------------------------------------------------------------------------

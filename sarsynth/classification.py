@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sarsynth.augmentation import Augmentation, augment
 from sarsynth.data.datamodules import LabelledImages, Sampling, Stream, Succession, shuffled, step_seed, stream
-from sarsynth.fitting import Fitting, check_finite, learning_rate_share
+from sarsynth.finite import FiniteWatch
+from sarsynth.fitting import Fitting, learning_rate_share
 from sarsynth.losses import Loss, class_weights, focal_losses
 from sarsynth.oversampling import between_neighbours
 from sarsynth.precision import FULL, Precision
@@ -172,6 +173,7 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         self.recipe, self.classes, self.seed, self.precision = recipe, list(classes), seed, precision
+        self.watch = FiniteWatch()
         self.name_of: Callable[[int], str] = "image {}".format  # by row of what it trains on
         self.describe: Callable[[], Tensor] | None = None  # features of what it trains on
         with torch.random.fork_rng(devices=[]):
@@ -212,12 +214,10 @@ class Classifier(LightningModule):
         else:
             logits = self.network.get_classifier()(self.described[rows])
         losses = self.class_weights[labels] * focal_losses(logits, labels, self.recipe.loss.gamma)
-        check_finite(
+        self.watch.losses(
             losses.detach(),
-            "loss",
             self.global_step,
             lambda index: f"{self.name_of(int(rows[index]))} ({self.classes[labels[index]]})",
-            alone=True,
         )
         loss = losses.mean()
         self.log("loss", loss)

@@ -66,6 +66,7 @@ class ControlTraining(Denoiser):
         unet.requires_grad_(False)
         super().__init__(unet, noise_scheduler, tracks, names=names, no_text=no_text)
         self.controlnet = controlnet
+        self.networks = self.compilable = (controlnet, unet)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Predict the noise in latents (B, C, h, w) with the help of the contours."""

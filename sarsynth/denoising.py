@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from sarsynth.fitting import check_finite, learning_rate_share
+from sarsynth.fitting import learning_rate_share
 from sarsynth.routing import Route
+from sarsynth.tasks import Task
 
 
 def target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Track:
     decay: Literal["cosine", "constant"] = "cosine"
 
 
-class Denoiser(LightningModule):
+class Denoiser(Task):
     """The loss of latent diffusion (paper Eq. 1): mean of |noise - unet(noisy latents, t, text)|^2.
 
     That is what a base predicts noise with, as SD v1.5 does; one that predicts velocity is held to the velocity.
@@ -96,6 +96,8 @@ class Denoiser(LightningModule):
         self.tracks, self.route, self.names = tracks, route, names
         self.register_buffer("no_text", no_text, persistent=False)
         self.strict_loading = False  # checkpoints hold the tuned parameters alone
+        self.networks = self.compilable = (unet,)
+        self.variants = len(tracks)
 
     def active(self) -> list[int]:
         """The tracks that the present step is for."""
@@ -103,25 +105,41 @@ class Denoiser(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the summed losses of the active tracks; the batch is a share of `DenoisingSamples`."""
-        active = self.active()
+        active, step = self.active(), self.trainer.global_step
         if self.route is not None:
             self.route.active = active
+        if batch_idx % self.parts == 0:
+            self._rows, self._losses = list[Tensor](), list[Tensor]()
         latents, noise, timesteps = (batch[name] for name in ("latents", "noise", "timesteps"))
-        noisy = self.noise_scheduler.add_noise(latents, noise, timesteps)
-        prediction = self.predict(noisy, timesteps, self._text_features(batch), batch)
+        prediction = self(self.noise_scheduler.add_noise(latents, noise, timesteps), batch)
         errors = F.mse_loss(prediction, target(self.noise_scheduler, latents, noise, timesteps), reduction="none")
         errors = errors.flatten(1).mean(dim=1)  # (B,)
-        self._samples = batch["row"]
-        check_finite(errors, "loss", self.trainer.global_step, lambda index: self._name(int(batch["row"][index])))
+        rows = batch["row"]
+        self.watch.losses(errors.detach(), step, lambda index: self._name(int(rows[index])))
         losses = errors.unflatten(0, (len(active), -1)).mean(dim=1)
-        self.log("loss", losses.mean())
-        if len(self.tracks) > 1:
-            self.log_dict({f"loss_{self.tracks[index].name}": loss for index, loss in zip(active, losses, strict=True)})
+        self._rows.append(rows.view(len(active), -1))
+        self._losses.append(losses.detach())
+        if len(self._losses) == self.parts:
+            self._log(active, torch.stack(self._losses).mean(dim=0))
         return losses.sum() + self._nothing(active)
+
+    def forward(self, noisy: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Predict the noise in latents (B, C, h, w) at the time steps and with the text of a batch."""
+        return self.predict(noisy, batch["timesteps"], self._text_features(batch), batch)
+
+    def inputs(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
+        """The arguments of the forward pass for a batch, up to their values."""
+        return batch["latents"], batch
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Predict the noise in latents (B, C, h, w)."""
         return self.unet(noisy, timesteps, text_features).sample
+
+    def _log(self, active: Sequence[int], losses: Tensor) -> None:
+        """Log the losses of a whole step."""
+        self.log("loss", losses.mean())
+        if len(self.tracks) > 1:
+            self.log_dict({f"loss_{self.tracks[index].name}": loss for index, loss in zip(active, losses, strict=True)})
 
     def _name(self, row: int) -> str:
         return self.names[row] if self.names else f"image {row}"
@@ -164,22 +182,22 @@ class Denoiser(LightningModule):
     ) -> None:
         """Clip each track's gradients to the norm `gradient_clip_val`; a track that has ended has none."""
         active = self.active()
-        norms = []
         for index, track in enumerate(self.tracks):
-            if index in active:
-                norms.append(clip_grad_norm_(track.parameters, gradient_clip_val or float("inf")))
-            else:
+            if index not in active:
                 for parameter in track.parameters:
                     parameter.grad = None  # the optimiser passes over it
-        # In half precision the gradient scaler meets overflow by leaving the step out; that is its way, and no harm.
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            each = self._samples.view(len(active), -1)
-            check_finite(
-                torch.stack(norms),
-                "gradient",
-                self.trainer.global_step,
-                lambda index: ", ".join(self._name(row) for row in each[index].tolist()),
-            )
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            # Lightning leaves this to fused optimisers, which do it as they step: too late for a norm.
+            scaler.unscale_(optimizer)
+        limit = gradient_clip_val or float("inf")
+        norms = torch.stack([clip_grad_norm_(self.tracks[index].parameters, limit) for index in active])
+        rows = self._rows
+
+        def samples(index: int) -> str:
+            return ", ".join(self._name(row) for row in torch.cat(rows, dim=1)[index].tolist())
+
+        self.watch.gradients(norms, self.trainer.global_step, samples, optimizer, scaler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen weights out of the checkpoint."""

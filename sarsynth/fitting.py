@@ -2,64 +2,30 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, WeightAveraging
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, Timer, WeightAveraging
 from lightning.pytorch.loggers import Logger
-from torch import Tensor, distributed
+from torch import Tensor
 
+from sarsynth.compiling import compiling
 from sarsynth.console import progress
+from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.errors import UserError
+from sarsynth.finite import FiniteWatch, NotFiniteError
+from sarsynth.microbatches import MicroBatches
+from sarsynth.tasks import StepOptions, Task
 
 CHECKPOINT = "last.ckpt"
-NAMED = 8  # samples in a message
+TOGETHER = 64  # weights that are averaged in one go; what this takes in memory is gone at once
 CPU = partial(Trainer, accelerator="cpu", devices=1)
-
-
-class NotFiniteError(UserError):
-    """A loss or a gradient is NaN or infinite; nothing has been changed by it."""
-
-
-def check_finite(values: Tensor, what: str, step: int, name: Callable[[int], str], *, alone: bool = False) -> None:
-    """Stop a training before values that are not finite reach a weight.
-
-    All processes of a data-parallel training call it together, and stop together: one that went on alone would report
-    nothing but a lost connection.
-
-    Args:
-        values: Shape (N,).
-        what: Of what they are the values.
-        step: The step that they would have been used for.
-        name: Says whose the value at an index is; asked only if that one is not finite.
-        alone: This process trains by itself, whatever the others do.
-
-    Raises:
-        NotFiniteError: Some are NaN or infinite; the message names whose.
-    """
-    named = [name(index) for index in (~values.isfinite()).nonzero()[:, 0].tolist()]
-    if not alone:
-        named = _of_all_processes(named, values.device)
-    if named:
-        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-        raise NotFiniteError(f"step {step}: the {what} is not finite for {', '.join(named[:NAMED])}{more}")
-
-
-def _of_all_processes(names: Sequence[str], device: torch.device) -> list[str]:
-    """Join the names that the processes of a training have, each name once."""
-    several = [list(names)]
-    if distributed.is_available() and distributed.is_initialized():
-        found = torch.tensor(len(names), device=device)
-        distributed.all_reduce(found)  # a number a step; names travel only if there are some
-        several = [[] for _ in range(distributed.get_world_size())]
-        if found:
-            distributed.all_gather_object(several, list(names))
-    return list(dict.fromkeys(one for part in several for one in part))
 
 
 def learning_rate_share(
@@ -83,15 +49,19 @@ class Fitting:
     Attributes:
         make_trainer: Lightning's Trainer with accelerator, devices, strategy and precision filled in.
         logger: Where scalars go; False is nowhere.
+        options: How a step is computed.
+        look_every: Steps between looks for values that are not finite, see `FiniteWatch`.
     """
 
     make_trainer: Callable[..., Trainer] = CPU
     logger: Logger | bool = False
+    options: StepOptions = field(default_factory=StepOptions)
+    look_every: int | None = None
 
     def fit(
         self,
         module: LightningModule,
-        data: LightningDataModule,
+        data: SeededDataModule,
         *,
         title: str,
         max_steps: int,
@@ -103,7 +73,7 @@ class Fitting:
         """Train a module in place for `max_steps` optimiser steps, from its last checkpoint if there is one.
 
         Args:
-            module: What to train.
+            module: What to train; afterwards it is where it was trained.
             data: Its batches; sample order and noise must be functions of the global step (see data/datamodules.py).
             title: What the progress bar says.
             max_steps: Optimiser steps in all.
@@ -113,34 +83,72 @@ class Fitting:
             callbacks: More callbacks.
 
         Raises:
-            UserError: A loss or gradient is not finite; names the samples, the step and the last good checkpoint.
+            UserError: A loss or gradient is not finite (names the samples, the step and the last good checkpoint), the
+                memory does not hold a step, or the trainer has ended before the last step.
         """
-        own: list[Callback] = [StepBar(title, max_steps), *callbacks]
+        resume = None if checkpoints is None else checkpoints / CHECKPOINT
+        parts = MicroBatches(data, self.options, title)
+        own: list[Callback] = [parts, FiniteWatch(self.look_every), StepBar(title, max_steps), *callbacks]
         if self.logger:
             own.append(LearningRateMonitor("step"))
-        resume = None
         if checkpoints is not None:
             own.append(Resumable(checkpoints, checkpoint_every))
-            resume = checkpoints / CHECKPOINT
-        trainer = self.make_trainer(
-            logger=self.logger,
-            max_steps=max_steps,
-            max_epochs=-1,
-            gradient_clip_val=max_grad_norm,
-            callbacks=own,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            # Our sampler shares out the global batch itself, so that the run does not depend on the process count.
-            use_distributed_sampler=False,
-            log_every_n_steps=10,
-        )
-        try:
-            # Our own checkpoint: it holds optimiser states beside tensors, which weights_only refuses.
-            trainer.fit(module, data, ckpt_path=resume if resume and resume.is_file() else None, weights_only=False)
-        except NotFiniteError as error:
-            kept = f"the last good checkpoint is {resume}" if resume and resume.is_file() else "no checkpoint yet"
-            raise UserError(f"{title}, {error}; {kept}; mend the images or lower the learning rate") from error
+        with self._networks(module, title) as more:
+            trainer = self.make_trainer(
+                logger=self.logger,
+                max_steps=max_steps,
+                max_epochs=-1,
+                gradient_clip_val=max_grad_norm,
+                callbacks=[*own, *more],
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                # Our sampler shares out the global batch itself, so that the run does not depend on the process count,
+                # and it begins where the step is, not where an epoch is.
+                use_distributed_sampler=False,
+                limit_train_batches=None,
+                overfit_batches=0.0,
+                log_every_n_steps=10,
+            )
+            try:
+                # Our own checkpoint: it holds optimiser states beside tensors, which weights_only refuses.
+                trainer.fit(module, data, ckpt_path=resume if resume and resume.is_file() else None, weights_only=False)
+            except NotFiniteError as error:
+                kept = f"the last good checkpoint is {resume}" if resume and resume.is_file() else "no checkpoint yet"
+                raise UserError(f"{title}, {error}; {kept}; {error.remedy}") from error
+            except torch.OutOfMemoryError as error:
+                raise UserError(f"{title}: {parts.out_of_memory()}") from error
+            finally:
+                module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
+        if trainer.global_step < max_steps:
+            raise UserError(
+                f"{title}: {_what_ended(trainer)} ended the training after {trainer.global_step} of {max_steps} steps; "
+                "leave it out, and the training goes on from its last checkpoint"
+            )
+
+    @contextmanager
+    def _networks(self, module: LightningModule, title: str) -> Iterator[Sequence[Callback]]:
+        """Have the networks of a task compute as the options say inside the block, with the callbacks for it."""
+        with ExitStack() as stack:
+            callbacks = []
+            if isinstance(module, Task) and self.options.gradient_checkpointing:
+                for network in module.networks:
+                    if not network.is_gradient_checkpointing:
+                        network.enable_gradient_checkpointing()
+                        stack.callback(network.disable_gradient_checkpointing)
+            if isinstance(module, Task) and self.options.compile and module.compilable:
+                callbacks.append(stack.enter_context(compiling(module.compilable, title, module.variants)))
+            yield callbacks
+
+
+def _what_ended(trainer: Trainer) -> str:
+    """Name what ended a training before its last step."""
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return "fast_dev_run"
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    if any(timer.time_remaining() is not None and timer.time_remaining() <= 0 for timer in timers):  # type: ignore[operator]
+        return "max_time"
+    return "a callback" if trainer.should_stop else "the trainer"
 
 
 class Resumable(Callback):
@@ -149,9 +157,14 @@ class Resumable(Callback):
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note where the training goes on."""
+        self.step = trainer.global_step
+
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Write a checkpoint when it is time."""
-        if self.every and trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
+        """Write a checkpoint when it is time, at the end of a step."""
+        before, self.step = self.step, trainer.global_step
+        if self.step > before and self.every and self.step % self.every == 0 and self.step < trainer.max_steps:
             self.folder.mkdir(parents=True, exist_ok=True)
             staged = self.folder / f"{CHECKPOINT}.new"
             trainer.save_checkpoint(staged)
@@ -173,38 +186,61 @@ class MovingAverage(WeightAveraging):
 
     def __init__(self, decay: float, every: int = 1) -> None:
         # A text encoder's buffers are whole numbers, places of words.
-        super().__init__(use_buffers=False, avg_fn=partial(_moving_average, decay=decay))
+        super().__init__(use_buffers=False, multi_avg_fn=partial(_moving_average, decay=decay))
         self.every = every
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Keep the average where the weights are, and count its updates where counting waits for no device."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        assert self._average_model is not None
+        self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Update after every so many optimiser steps, and never for an epoch."""
         return step_idx is not None and step_idx % self.every == 0
 
 
-def _moving_average(average: Tensor, current: Tensor, updates: Tensor | int, *, decay: float) -> Tensor:
+def _moving_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor | int, *, decay: float) -> None:
     slower = min(decay, (1 + int(updates)) / (10 + int(updates)))
-    return torch.lerp(current, average, slower)
+    for start in range(0, len(averages), TOGETHER):
+        some = slice(start, start + TOGETHER)
+        # From the weights to the average: the other way round half a step would be rounded otherwise.
+        torch._foreach_copy_(averages[some], torch._foreach_lerp(weights[some], averages[some], slower))
 
 
 class StepBar(Callback):
     """A progress bar over optimiser steps with the time left and the running loss, on rank 0."""
 
     def __init__(self, title: str, max_steps: int) -> None:
-        self.title, self.max_steps = title, max_steps
+        self.title, self.max_steps, self.said = title, max_steps, ""
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the step where training goes on."""
+        self.step = trainer.global_step
         self.bar = progress(self.title, self.max_steps, enabled=trainer.is_global_zero)
         self.advance = self.bar.__enter__()
-        self.advance(trainer.global_step)
+        self.advance(self.step)
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Advance by one step."""
-        loss = trainer.callback_metrics.get("loss")
-        self.advance(1, "" if loss is None else f"loss {float(loss):.4f}")
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Advance by one step; the loss is read as often as the losses are looked at."""
+        before, self.step = self.step, trainer.global_step
+        if self.step == before:
+            return
+        watch = getattr(pl_module, "watch", None)
+        if self.step % (watch.every if watch else 1) == 0 and "loss" in trainer.callback_metrics:
+            self.said = f"loss {float(trainer.callback_metrics['loss']):.4f}"
+        self.advance(1, self.said)
 
-    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Close the bar, also when training failed."""
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar when training failed."""
+        self._close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the bar."""
+        self._close()
+
+    def _close(self) -> None:
         if hasattr(self, "bar"):
             self.bar.__exit__(None, None, None)
             del self.bar

@@ -32,7 +32,7 @@ PUBLISHED = {
         "model_index.json": 541,
         "scheduler/scheduler_config.json": 308,
         "text_encoder/config.json": 617,
-        "text_encoder/model.fp16.safetensors": 246_144_152,
+        "text_encoder/model.fp16.safetensors": 246_144_864,
         "tokenizer/merges.txt": 524_619,
         "tokenizer/special_tokens_map.json": 472,
         "tokenizer/tokenizer_config.json": 806,

@@ -18,9 +18,9 @@ from filelock import FileLock
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from torch import Tensor, nn
 
+from sarsynth import hashes
 from sarsynth.console import console
 from sarsynth.errors import NotFetchedError, UserError, one_line
-from sarsynth.hashes import FileHashes
 
 KEY = "classifier.pretrained"
 BACKBONE = "backbone."
@@ -69,8 +69,7 @@ def find(network: str, pretrained: bool | str, *, fetch: bool = True) -> Pretrai
     else:
         file = _local(Path(str(pretrained)))
         name = file.name
-    with FileHashes() as hashes:
-        return Pretrained(hashes.of(file), name, file)
+    return Pretrained(hashes.of_file(file), name, file)
 
 
 def _local(path: Path) -> Path:

@@ -4,11 +4,13 @@ import string
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from lightning.pytorch import Callback, LightningModule
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -20,14 +22,15 @@ from sarsynth.data.latents import Latents, encode_images
 from sarsynth.data.samples import DenoisingSamples, Draws
 from sarsynth.data.transforms import to_float
 from sarsynth.denoising import Denoiser, Track
-from sarsynth.fitting import Fitting, MovingAverage, check_finite, learning_rate_share
+from sarsynth.fitting import Fitting, MovingAverage, learning_rate_share
+from sarsynth.tasks import Task
 
 TEXT_WIDTH = 96
 TEXT_LENGTH = 40
 EMA_EVERY = 10  # optimiser steps between updates of the moving average, whose cost is then nothing
 
 
-class Autoencoding(LightningModule):
+class Autoencoding(Task):
     """Train an autoencoder to give images back: mean absolute and squared error, and a little KL divergence.
 
     Args:
@@ -52,23 +55,41 @@ class Autoencoding(LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae, self.networks = vae, (vae,)
         self.learning_rate, self.warmup_steps, self.max_steps = learning_rate, warmup_steps, max_steps
         self.weight_decay, self.kl_weight, self.seed = weight_decay, kl_weight, seed
+        self._losses: list[Tensor] = []  # of the parts of a step
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of uint8 images (B, 3, H, W)."""
         images = to_float(batch[0])
-        world_size = self.trainer.world_size
-        draw = Draws(self.seed, self.global_step, len(images) * world_size)
-        posterior = self.vae.encode(images).latent_dist
-        noise = draw.normal(posterior.mean.shape[1:])[self.global_rank :: world_size].to(self.device)
-        decoded = self.vae.decode(posterior.mean + posterior.std * noise).sample
+        part, shares = batch_idx % self.parts, self.trainer.world_size * self.parts
+        noise = Draws(self.seed, self.global_step, len(images) * shares).normal(self._latents(images))
+        places = slice(self.global_rank + part * self.trainer.world_size, None, shares)
+        decoded, posterior = self(images, noise[places].to(self.device))
         loss = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
         loss = loss + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
-        check_finite(loss.detach()[None], "loss", self.global_step, lambda _: "the batch")
-        self.log("loss", loss)
+        self.watch.losses(loss.detach()[None], self.global_step, lambda _: "the batch")
+        self._losses = [*(self._losses if part else []), loss.detach()]
+        if len(self._losses) == self.parts:
+            self.log("loss", torch.stack(self._losses).mean())
         return loss
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussianDistribution]:
+        """Encode and decode images (B, 3, H, W) with noise on their latents; also returns these."""
+        posterior = self.vae.encode(images).latent_dist
+        return self.vae.decode(posterior.mean + posterior.std * noise).sample, posterior
+
+    def inputs(self, batch: tuple[Tensor]) -> tuple[Any, ...]:
+        """The arguments of the forward pass for a batch, up to their values."""
+        images = to_float(batch[0])
+        return images, torch.empty(len(images), *self._latents(images))
+
+    def _latents(self, images: Tensor) -> tuple[int, ...]:
+        """Shape of an image's latents, (C, h, w)."""
+        config = self.vae.config
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        return config.latent_channels, images.shape[2] // factor, images.shape[3] // factor
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine, stepped once an optimiser step."""

@@ -26,6 +26,8 @@ class Route:
 class RoutedLayer(nn.Module):
     """A frozen linear or convolutional layer with K updates of which each sample sees one.
 
+    The updates are float32, as adapters are; they compute, and are added, in the precision of what comes in.
+
     Args:
         layer: The frozen layer; it is used, not copied.
         updates: One an adapter, None where an adapter leaves this layer alone.
@@ -51,17 +53,18 @@ class RoutedLayer(nn.Module):
         outputs = self.layer(inputs)
         keys = [str(index) for index in self.route.active]
         if all(key in self.lora_A for key in keys):
-            return outputs + self._update(inputs, keys)
+            return outputs + self._update(inputs, keys).to(outputs.dtype)
         runs = list(inputs.chunk(len(keys)))
         zero = torch.zeros_like(outputs[: len(runs[0])])
-        return outputs + torch.cat(
-            [self._update(run, [key]) if key in self.lora_A else zero for key, run in zip(keys, runs, strict=True)]
-        )
+        updates = [
+            self._update(run, [key]) if key in self.lora_A else zero for key, run in zip(keys, runs, strict=True)
+        ]
+        return outputs + torch.cat([update.to(outputs.dtype) for update in updates])
 
     def _update(self, inputs: Tensor, keys: list[str]) -> Tensor:
         k = len(keys)
-        a = torch.stack([self.lora_A[key] for key in keys])  # (K, R, in, *kernel)
-        b = torch.stack([self.lora_B[key] for key in keys]).flatten(2)  # (K, out, R)
+        a = torch.stack([self.lora_A[key] for key in keys]).to(inputs.dtype)  # (K, R, in, *kernel)
+        b = torch.stack([self.lora_B[key] for key in keys]).flatten(2).to(inputs.dtype)  # (K, out, R)
         if isinstance(self.layer, nn.Linear):
             runs = inputs.reshape(k, -1, inputs.shape[-1])  # (K, samples and tokens, in)
             return (runs @ a.mT @ b.mT).view(*inputs.shape[:-1], -1)

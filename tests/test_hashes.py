@@ -1,132 +1,216 @@
-"""Hashes of files: the right ones always, and remembered only where nothing can have changed."""
+"""Files that have not changed are not read again; whatever has changed is, and no state of the memory misleads."""
 
 import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import CONTEXT
 
 from sarsynth import hashes
-from sarsynth.hashes import FILE, TICK, FileHashes
+from sarsynth.base import NANO, resolve
+from sarsynth.data.files import Files
+from sarsynth.data.found import Found
+
+NAMES = ["a.png", "b/c.png", "grün \udcff.txt"]
 
 
 @pytest.fixture
-def opened(monkeypatch) -> list[str]:
-    """The files that are read."""
-    names: list[str] = []
-    digest = hashlib.file_digest
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    for number, name in enumerate(NAMES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bytes([number]) * 100)
+    return folder
 
-    def noted(handle, name: str):
-        names.append(handle.name)
-        return digest(handle, name)
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("SARSYNTH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "hashes"
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute later: what the test has just written is old enough to be remembered."""
+    now = time.time_ns
+    monkeypatch.setattr(hashes.time, "time_ns", lambda: now() + 60 * 10**9)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The names of files whose content was read."""
+    names, digest = [], hashlib.file_digest
+
+    def noted(content, algorithm):
+        names.append(Path(content.name).name)
+        return digest(content, algorithm)
 
     monkeypatch.setattr(hashes.hashlib, "file_digest", noted)
     return names
 
 
-@pytest.fixture
-def settled(monkeypatch) -> None:
-    """Time goes on: what is written in a test was written long ago."""
-    monkeypatch.setattr(hashes.time, "time_ns", lambda: time.monotonic_ns() + 2 * 10**18)
+def truth(root: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in NAMES}
 
 
-def hashed(folder: Path, *files: Path) -> list[str]:
-    with FileHashes(folder / "cache") as known:
-        return [known.of(file) for file in files]
+def test_hashes_are_sha256_of_the_content(root: Path, later: None):
+    assert hashes.of_files(root, NAMES) == truth(root) == hashes.of_files(root, NAMES)
+    assert hashes.of_file(root / "a.png") == truth(root)["a.png"]
+    assert hashes.of_files(root, []) == {}
 
 
-def test_the_hash_is_of_the_content_and_an_unchanged_file_is_read_once(tmp_path: Path, opened, settled):
-    files = [tmp_path / "a.png", tmp_path / "b.png"]
-    for file in files:
-        file.write_bytes(file.name.encode() * 1000)
-    known = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    assert hashed(tmp_path, *files) == hashed(tmp_path, *files) == known
-    assert opened == list(map(str, files))
-    link = tmp_path / "link.png"
-    link.symlink_to(files[0])
-    assert hashed(tmp_path, link) == known[:1] and len(opened) == 2, "its target counts"
+def test_what_is_unchanged_is_not_read_again(root: Path, later: None, opened: list[str], monkeypatch):
+    hashes.of_files(root, NAMES)
+    assert len(opened) == 3
+    hashes.of_files(root, reversed(NAMES))
+    hashes.of_files(root, NAMES[:1])
+    monkeypatch.chdir(root.parent)
+    hashes.of_files(Path("data"), NAMES)
+    assert len(opened) == 3
+    shutil.copytree(root, root.parent / "elsewhere")
+    assert hashes.of_files(root.parent / "elsewhere", NAMES) == truth(root)
+    assert len(opened) == 6, "a copy is a file of its own"
 
 
-@pytest.mark.parametrize("change", ["size", "content", "replaced", "restored time"])
-def test_a_changed_file_is_read_again(tmp_path: Path, opened, settled, change: str):
-    file = tmp_path / "a.png"
-    file.write_bytes(b"before")
-    hashed(tmp_path, file)
-    was = file.stat()
-    if change == "replaced":
-        (tmp_path / "new").write_bytes(b"after!")
-        (tmp_path / "new").replace(file)
+@pytest.mark.parametrize("how", ["size", "mtime", "same size, mtime set back", "replaced, mtime kept", "unlinked"])
+def test_what_has_changed_is_read_again(how: str, root: Path, later: None, opened: list[str]):
+    hashes.of_files(root, NAMES)
+    opened.clear()
+    file, known = root / "a.png", truth(root)
+    state = file.stat()
+    time.sleep(0.02)  # a tick of the coarsest clock of Linux's file systems
+    if how == "size":
+        file.write_bytes(b"\0" * 101)
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    elif how == "mtime":
+        file.touch()
+    elif how == "same size, mtime set back":
+        file.write_bytes(b"\1" * 100)
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    elif how == "replaced, mtime kept":
+        (root / "new").write_bytes(b"\2" * 100)
+        os.utime(root / "new", ns=(state.st_atime_ns, state.st_mtime_ns))
+        (root / "new").replace(file)
     else:
-        file.write_bytes(b"after, longer" if change == "size" else b"after!")
-    if change == "restored time":
-        os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))  # the time of status change cannot be set
-    assert hashed(tmp_path, file) == [hashlib.sha256(file.read_bytes()).hexdigest()]
-    assert len(opened) == 2
+        file.unlink()
+        with pytest.raises(FileNotFoundError):
+            hashes.of_files(root, NAMES)
+        assert hashes.of_files(root, NAMES, lambda error: "gone")["a.png"] == "gone"
+        return
+    assert hashes.of_files(root, NAMES) == truth(root)
+    assert (truth(root) == known) == (how == "mtime")
+    assert opened == ["a.png"]
 
 
-def test_what_changed_a_moment_ago_is_not_remembered(tmp_path: Path, opened):
-    """Within a tick of the file system's clock a second change would show the same time."""
-    file = tmp_path / "a.png"
-    file.write_bytes(b"before")
-    assert TICK >= 10**9
-    hashed(tmp_path, file)
-    hashed(tmp_path, file)
-    assert len(opened) == 2 and not (tmp_path / "cache" / FILE).exists()
+def test_a_file_that_was_just_written_is_hashed_again(root: Path, opened: list[str]):
+    """Two changes in one tick of the clock leave the same size and times behind; so no hash of such a file is kept."""
+    hashes.of_files(root, NAMES)
+    (root / "a.png").write_bytes(b"\7" * 100)
+    assert hashes.of_files(root, NAMES) == truth(root)
+    assert len(opened) == 6
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_remembered(root: Path, later: None, monkeypatch, memory: Path):
+    digest = hashlib.file_digest
+
+    def interrupted(content, algorithm):
+        found = digest(content, algorithm)
+        (root / "a.png").write_bytes(b"more than there was" * 10)
+        return found
+
+    monkeypatch.setattr(hashes.hashlib, "file_digest", interrupted)
+    hashes.of_files(root, ["a.png"])
+    monkeypatch.setattr(hashes.hashlib, "file_digest", digest)
+    assert hashes.of_files(root, ["a.png"])["a.png"] == truth(root)["a.png"]
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{", "null", '{"NAME": [1]}', '{"NAME": [6, 1, 1, 1, "short"]}', "[" * 10**5, "\x00"]
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b'{"files": 3}',
+        b'{"files": {"a.png": 5}}',
+        b'{"files": {"a.png": [100, 1, 2, 3]}}',
+        b'{"files": {"a.png": [[], {}, null, "x"]}}',
+        b"[" * 100_000,
+    ],
 )
-def test_a_broken_cache_costs_time_only(tmp_path: Path, settled, content: str):
-    file = tmp_path / "a.png"
-    file.write_bytes(b"before")
-    cache = tmp_path / "cache" / FILE
-    cache.parent.mkdir()
-    cache.write_text(content.replace("NAME", str(file)))
-    assert hashed(tmp_path, file) == [hashlib.sha256(b"before").hexdigest()]
-    assert list(json.loads(cache.read_text())) == [str(file)], "and is mended"
+def test_a_broken_memory_costs_time_only(content: bytes, root: Path, later: None, memory: Path, opened: list[str]):
+    hashes.of_files(root, NAMES)
+    (file,) = memory.iterdir()
+    file.write_bytes(content)
+    assert hashes.of_files(root, NAMES) == truth(root)
+    assert len(opened) == 6
+    assert hashes.of_files(root, NAMES) == truth(root)
+    assert len(opened) == 6, "it is whole again"
 
 
-def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path: Path, settled):
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    (tmp_path / "a.png").write_bytes(b"before")
-    assert hashed(tmp_path, tmp_path / "a.png") == [hashlib.sha256(b"before").hexdigest()]
+def test_a_place_where_nothing_can_be_written_costs_time_only(
+    root: Path, later: None, memory: Path, tmp_path: Path, monkeypatch, opened: list[str]
+):
+    memory.parent.write_text("a file stands where the folder should be")
+    assert hashes.of_files(root, NAMES) == truth(root)
+    monkeypatch.setenv("SARSYNTH_CACHE", "~no-such-user")
+    monkeypatch.chdir(tmp_path)
+    assert hashes.of_files(root, NAMES) == truth(root) == hashes.of_files(root, NAMES)
+    assert not (tmp_path / "~no-such-user").exists()
+    assert len(opened) == 9
 
 
-def test_a_file_that_cannot_be_read_says_so(tmp_path: Path):
-    with pytest.raises(FileNotFoundError):
-        hashed(tmp_path, tmp_path / "a.png")
+WRITER = """
+import hashlib, sys, time
+from pathlib import Path
+from sarsynth import hashes
+now = time.time_ns
+hashes.time.time_ns = lambda: now() + 60 * 10**9
+root, names = Path(sys.argv[1]), sys.argv[2:]
+for turn in range(30):
+    for name in names:
+        assert hashes.of_file(root / name) == hashlib.sha256(name.encode()).hexdigest()
+assert "torch" not in sys.modules
+"""
 
 
-def test_it_does_not_grow_without_bound(tmp_path: Path, settled, monkeypatch):
-    monkeypatch.setattr(hashes, "MOST", 3)
-    files = [tmp_path / f"{index}.png" for index in range(5)]
-    for file in files:
-        file.write_bytes(file.name.encode())
-        hashed(tmp_path, file)
-    assert list(json.loads((tmp_path / "cache" / FILE).read_text())) == list(map(str, files[2:]))
+def test_two_processes_at_once_leave_a_whole_memory(root: Path, later: None, memory: Path):
+    for name in ("one", "two", "three", "four"):
+        (root / name).write_text(name)
+    command = [sys.executable, "-c", WRITER, str(root)]
+    writers = [subprocess.Popen([*command, *names]) for names in (("one", "two", "three"), ("two", "three", "four"))]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
+    (file,) = memory.iterdir()
+    rows = json.loads(file.read_text())["files"]
+    assert {"one", "four"} & set(rows) and set(rows) <= {"one", "two", "three", "four"}
+    for name, row in rows.items():
+        assert row[-1] == hashlib.sha256(name.encode()).hexdigest()
 
 
-def remember(folder: Path, first: int) -> None:
-    hashes.time.time_ns = lambda: time.monotonic_ns() + 2 * 10**18
-    for index in range(first, first + 20):
-        hashed(folder, folder / f"{index}.png")
+# --- Those who hash ---------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_spoil_nothing(tmp_path: Path):
-    files = [tmp_path / f"{index}.png" for index in range(40)]
-    for file in files:
-        file.write_bytes(file.name.encode())
-    both = [CONTEXT.Process(target=remember, args=(tmp_path, first)) for first in (0, 20)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-    assert [process.exitcode for process in both] == [0, 0]
-    known = json.loads((tmp_path / "cache" / FILE).read_text())
-    assert known and set(known) <= set(map(str, files))
-    assert all(entry[-1] == hashlib.sha256(Path(name).read_bytes()).hexdigest() for name, entry in known.items())
-    assert [file.name for file in (tmp_path / "cache").iterdir()] == [FILE]
+def test_a_base_is_read_once(tmp_path: Path, later: None, opened: list[str]):
+    shutil.copytree(NANO, tmp_path / "base")
+    known = resolve(str(tmp_path / "base"))
+    assert "diffusion_pytorch_model.safetensors" in opened
+    opened.clear()
+    assert resolve(str(tmp_path / "base")) == known
+    assert not opened
+
+
+def test_an_image_set_is_read_once(root: Path, later: None, opened: list[str]):
+    def fingerprint() -> str:
+        return Files(root, [Found(name, "ship", "train") for name in (*NAMES, "gone")], channels=1).fingerprint()
+
+    known = fingerprint()
+    assert sorted(opened) == sorted(Path(name).name for name in NAMES)
+    assert fingerprint() == known and len(opened) == 3
+    (root / "a.png").write_bytes(b"\7" * 100)
+    assert fingerprint() != known and len(opened) == 4

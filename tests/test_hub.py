@@ -30,7 +30,7 @@ LISTS = {
         "safety_checker/pytorch_model.fp16.bin": 608_000_000,
         "scheduler/scheduler_config.json": 308,
         "text_encoder/config.json": 617,
-        "text_encoder/model.fp16.safetensors": 246_144_152,
+        "text_encoder/model.fp16.safetensors": 246_144_864,
         "text_encoder/model.safetensors": 492_000_000,
         "text_encoder/pytorch_model.bin": 492_000_000,
         "text_encoder/pytorch_model.fp16.bin": 246_000_000,

@@ -236,6 +236,12 @@ class SeededDataModule(LightningDataModule):
         """Serve all of a data set in one stream."""
         return cls(dataset, [Stream(torch.arange(len(dataset)), max_steps, seed)], batch_size=batch_size)  # type: ignore[arg-type]
 
+    def example(self, samples: int) -> Any:
+        """Look at what so many samples of each stream are; they belong to no step."""
+        rows = torch.stack([stream.batch(0, samples) for stream in self.streams])
+        never = max(stream.max_steps for stream in self.streams)
+        return self.dataset[Share(never, [stream.seed for stream in self.streams], rows, samples, slice(None))]
+
     def train_dataloader(self) -> DataLoader:
         """Return the loader that begins where the trainer stands, and fetches each share at once.
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from sarsynth import adapters, partitions
+from sarsynth import adapters, hashes, partitions
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
@@ -24,7 +24,6 @@ from sarsynth.data.samples import DenoisingSamples
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
-from sarsynth.hashes import FileHashes
 from sarsynth.routing import routed
 from sarsynth.runs import work
 from sarsynth.runs.previews import previews
@@ -247,8 +246,7 @@ def imported(study: "Study", file: Path) -> Artifact:
         UserError: There is no such file, or a card beside it says that it belongs to another base or ORS adapter.
     """
     try:
-        with FileHashes() as hashes:
-            content = hashes.of(file)
+        content = hashes.of_file(file)
     except OSError as error:
         raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
     if (card := file.with_name(CARD)).exists():
