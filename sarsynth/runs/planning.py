@@ -25,6 +25,7 @@ The file that `plan=` names holds
 
 import importlib
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -236,7 +237,11 @@ def _show(plan: Mapping[str, Any]) -> None:
             own = [override for override in job["overrides"] if override not in shared]
             console.print(f"  #{number} {' '.join(own)}", markup=False)
     console.print(plan_table(plan))
-    for command in dict.fromkeys(one["command"] for one in plan["artifacts"] if one["command"]):
+    commands: dict[frozenset[str], str] = {}  # in whatever order their overrides stand
+    for one in plan["artifacts"]:
+        if one["command"]:
+            commands.setdefault(frozenset(shlex.split(one["command"])), one["command"])
+    for command in commands.values():
         console.print(f"  {command}", markup=False)
     console.print(f"  {plan_summary(plan)}", markup=False)
     for store in plan["stores"]:
