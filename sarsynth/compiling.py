@@ -16,7 +16,9 @@ TIMED = 5  # steps of either kind
 
 
 @contextmanager
-def compiling(networks: Sequence[ModelMixin], title: str, variants: int, backend: str = "inductor") -> Iterator[Callback]:
+def compiling(
+    networks: Sequence[ModelMixin], title: str, variants: int, backend: str = "inductor"
+) -> Iterator[Callback]:
     """Give the callback that compiles networks a few steps into a training; afterwards they are what they were.
 
     Only their `forward` is replaced, so weights, their names and checkpoints know nothing of it.
@@ -58,7 +60,7 @@ class _Compiling(Callback):
             self.ends.append(time.perf_counter())
         if done == before[1]:
             for network in self.networks:
-                network.forward = torch.compile(  # type: ignore[method-assign]
+                network.forward = torch.compile(  # type: ignore[call-overload]  # the stubs lack the limit
                     network.forward, dynamic=False, backend=self.backend, recompile_limit=self.variants + 8
                 )
         if done == after[1] and trainer.is_global_zero:

@@ -25,6 +25,7 @@ from sarsynth.tasks import StepOptions, Task
 
 CHECKPOINT = "last.ckpt"
 TOGETHER = 64  # weights that are averaged in one go; what this takes in memory is gone at once
+WHOLE = StepOptions()
 CPU = partial(Trainer, accelerator="cpu", devices=1)
 
 
@@ -55,7 +56,7 @@ class Fitting:
 
     make_trainer: Callable[..., Trainer] = CPU
     logger: Logger | bool = False
-    options: StepOptions = StepOptions()
+    options: StepOptions = WHOLE
     look_every: int | None = None
 
     def fit(
@@ -201,9 +202,7 @@ class MovingAverage(WeightAveraging):
         return step_idx is not None and step_idx % self.every == 0
 
 
-def _moving_average(
-    averages: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor | int, *, decay: float
-) -> None:
+def _moving_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor | int, *, decay: float) -> None:
     slower = min(decay, (1 + int(updates)) / (10 + int(updates)))
     for start in range(0, len(averages), TOGETHER):
         some = slice(start, start + TOGETHER)

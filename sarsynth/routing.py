@@ -56,8 +56,11 @@ class RoutedLayer(nn.Module):
             return outputs + self._update(inputs, keys).to(outputs.dtype)
         runs = list(inputs.chunk(len(keys)))
         zero = torch.zeros_like(outputs[: len(runs[0])])
-        updates = [self._update(run, [key]) if key in self.lora_A else zero for key, run in zip(keys, runs, strict=True)]
-        return outputs + torch.cat([update.to(outputs.dtype) for update in updates])
+        updates = [
+            self._update(run, [key]).to(outputs.dtype) if key in self.lora_A else zero
+            for key, run in zip(keys, runs, strict=True)
+        ]
+        return outputs + torch.cat(updates)
 
     def _update(self, inputs: Tensor, keys: list[str]) -> Tensor:
         k = len(keys)
