@@ -1,9 +1,10 @@
-# make demo: the whole study in miniature; make test: the tests; both install what they need into .venv first.
+# make demo: the whole study in miniature; make test: the tests; make gpu: tests and benchmark of a CUDA card. All of them
+# install what they need into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint install
+.PHONY: demo test lint gpu install
 
 demo: $(INSTALLED)
 	$(BIN)/python evaluate.py -m experiment=demo
@@ -15,6 +16,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The benchmark runs whatever the tests say: who has a card for an hour wants to know both. README and docs/gpu.md take
+# its figures.
+gpu: $(INSTALLED)
+	@$(BIN)/python benchmarks/gpu.py --check
+	$(BIN)/python -m pytest -n 0 -m gpu; tests=$$?; $(BIN)/python benchmarks/gpu.py && exit $$tests
 
 install: $(INSTALLED)
 

@@ -15,6 +15,7 @@ import hydra
 import torch
 from diffusers import UNet2DConditionModel
 from rich.table import Table
+from sd15 import sd15_unet
 
 from sarsynth.adapters import AdapterSpec, fresh
 from sarsynth.base import NANO, Base
@@ -24,17 +25,6 @@ from sarsynth.routing import routed
 from sarsynth.settings import check
 
 RANK = 4  # of each adapter
-
-
-def sd15_unet() -> UNet2DConditionModel:
-    """The U-Net of Stable Diffusion v1.5 with random weights."""
-    return UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(320, 640, 1280, 1280),
-        layers_per_block=2,
-        cross_attention_dim=768,
-        attention_head_dim=8,
-    )
 
 
 def seconds(step: Callable[[], None], repetitions: int) -> float:

@@ -14,78 +14,81 @@ from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sarsynth import hashes, hub, layouts
 from sarsynth.errors import UserError, one_line
+from sarsynth.hub import CANNY, SD15
+from sarsynth.layouts import Layout
 from sarsynth.precision import FULL, Precision
 
 NANO = Path(__file__).parent / "assets" / "sd-nano"
-HUB_ID = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-REMEDY = (
-    f"download {HUB_ID} (its folder, or v1-5-pruned-emaonly.safetensors) and set base.path to it, or use the embedded "
-    "one: base=sd-nano base.path=null"
-)
-PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+EMBEDDED = "use the embedded one: base=sd-nano base.path=null"
+REMEDY = f"download {SD15} (its folder, or v1-5-pruned-emaonly.safetensors) and set base.path to it, or {EMBEDDED}"
 
 NANO_CONTROLNET = NANO.parent / "controlnet"
-CONTROLNET_HUB_ID = "lllyasviel/control_v11p_sd15_canny"
+TRAINED = "train one: controlnet.use=trained controlnet.init=unet"
 CONTROLNET_REMEDY = (
-    f"download {CONTROLNET_HUB_ID} (its folder, or one safetensors file) and set base.controlnet to it, or train one: "
-    "controlnet.use=trained controlnet.init=unet"
+    f"download {CANNY} (its folder, or one safetensors file) and set base.controlnet to it, or {TRAINED}"
 )
-CONTROLNET_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+CONFIGURATION = layouts.BASE.without_weights()
 # Channels of the layers that bring a contour to the size of the latents, by how many times smaller that is.
 CONTOUR_CHANNELS = {2: (16, 32), 4: (16, 32, 64), 8: (16, 32, 96, 256)}
 
 
-def resolve(path: str | None) -> tuple[Path, str]:
+def resolve(path: str | None, config: str | None = None) -> tuple[Path, str]:
     """Find a base on this machine, or fetch it from the hub, and hash it.
 
     Args:
         path: A folder in diffusers' layout, one safetensors file, or a hub id; None is the embedded `sd-nano`.
+        config: For one file, which holds weights alone: a folder, or a hub id, with configurations and tokenizer; None
+            is Stable Diffusion v1.5's.
 
     Returns:
-        Where it lies, and the hex sha256 over the names and contents of its weights and configurations.
+        Where it lies, and the hex sha256 over the names and contents of the files that `Base.load` opens.
 
     Raises:
         UserError: There is none.
     """
-    patterns = [*(f"{part}/*" for part in PARTS), "*.json"]
-    return _resolve("base.path", path, NANO, "model_index.json", patterns, REMEDY)
+    where = _find("base.path", path, NANO, layouts.BASE, REMEDY, EMBEDDED)
+    if where.is_dir():
+        return where, _hash(layouts.BASE.files(where))
+    return where, _hash([where, *CONFIGURATION.files(_find_configuration(config))])
 
 
 def resolve_controlnet(path: str | None) -> tuple[Path, str]:
     """Find a ControlNet as `resolve` finds a base; None is the one inside the package, which belongs to `sd-nano`."""
-    return _resolve(
-        "base.controlnet", path, NANO_CONTROLNET, CONTROLNET_FILES[0], list(CONTROLNET_FILES), CONTROLNET_REMEDY
-    )
+    where = _find("base.controlnet", path, NANO_CONTROLNET, layouts.CONTROLNET, CONTROLNET_REMEDY, TRAINED)
+    return where, _hash(layouts.CONTROLNET.files(where) if where.is_dir() else [where])
 
 
-def _resolve(
-    key: str, path: str | None, embedded: Path, index: str, patterns: Sequence[str], remedy: str
-) -> tuple[Path, str]:
-    """Find what a key names; a folder of it holds the file `index`, a hub's repository files of these patterns."""
-    where = embedded if path is None else Path(path).expanduser()
+def _find_configuration(config: str | None) -> Path:
+    """Find configurations and tokenizer for one file of weights."""
+    remedy = f"set base.config to a folder with the configurations and the tokenizer of {SD15}"
+    return _find("base.config", config or SD15, None, CONFIGURATION, remedy, EMBEDDED)
+
+
+def _find(key: str, path: str | None, embedded: Path | None, layout: Layout, remedy: str, otherwise: str) -> Path:
+    """Find what a key names: a whole folder, a file, or a hub's repository."""
+    where = embedded if path is None and embedded else Path(str(path)).expanduser()
     if not where.exists():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        if not hub.is_name(str(path)):
             raise UserError(f"{key}={path or 'null'}: no such folder or file; {remedy}")
+        return hub.fetch(str(path), layout, key, otherwise)
+    if where.is_dir():
         try:
-            where = Path(snapshot_download(str(path), allow_patterns=list(patterns)))
-        except Exception as error:  # no network, no such repository, no permission: all end here
-            raise UserError(f"{key}={path}: not on this machine, and the hub gave nothing; {remedy}") from error
-    if where.is_dir() and not (where / index).is_file():
-        raise UserError(f"{key}={where}: no {index} in this folder; {remedy}")
-    files = (
-        [where]
-        if where.is_file()
-        else sorted(f for f in where.rglob("*") if f.suffix in (".json", ".safetensors", ".txt"))
-    )
+            layout.files(where)
+        except ValueError as error:
+            raise UserError(f"{key}={where}: {error} in this folder; {remedy}") from error
+    return where
+
+
+def _hash(files: Sequence[Path]) -> str:
     content = hashlib.sha256()
     for file in files:
-        content.update(file.name.encode() + hashlib.file_digest(file.open("rb"), "sha256").digest())
-    return where, content.hexdigest()
+        content.update(file.name.encode() + bytes.fromhex(hashes.of_file(file)))
+    return content.hexdigest()
 
 
 class Base(nn.Module):
@@ -115,19 +118,22 @@ class Base(nn.Module):
 
         Args:
             where: What `resolve` returned.
-            config: For one file, which holds weights alone: a folder, or a hub id, with configurations and tokenizer.
+            config: What `resolve` was given.
 
         Raises:
             UserError: There is no Stable Diffusion v1 at `where`.
         """
-        options = {"safety_checker": None, "torch_dtype": torch.float32}
+        single = where.is_file()
+        options = {"safety_checker": None, "torch_dtype": torch.float32, "local_files_only": True}
+        folder, layout = (_find_configuration(config), CONFIGURATION) if single else (where, layouts.BASE)
         try:
-            if where.is_file():
-                pipe = StableDiffusionPipeline.from_single_file(str(where), config=config or HUB_ID, **options)
-            else:
-                pipe = StableDiffusionPipeline.from_pretrained(
-                    where, feature_extractor=None, use_safetensors=True, local_files_only=True, **options
-                )
+            with layout.opened(folder) as (files, variant):
+                if single:
+                    pipe = StableDiffusionPipeline.from_single_file(str(where), config=str(files), **options)
+                else:
+                    pipe = StableDiffusionPipeline.from_pretrained(
+                        files, feature_extractor=None, use_safetensors=True, variant=variant, **options
+                    )
         except Exception as error:  # the loaders raise almost anything at a folder or a file of another kind
             raise UserError(f"base.path={where}: {type(error).__name__}: {one_line(error)}; {REMEDY}") from error
         if not isinstance(pipe.unet, UNet2DConditionModel) or pipe.unet.config.addition_embed_type is not None:
@@ -219,7 +225,7 @@ class Base(nn.Module):
 def place_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Move a convolutional network to a device; on CUDA in the memory format that tensor cores work in."""
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    network.to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
+    network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
 
 
 # --- ControlNet -------------------------------------------------------------------------------------------------------
@@ -261,9 +267,10 @@ def load_controlnet(where: Path, base: Base) -> ControlNetModel:
                     _controlnet_of(base, load_weights_from_unet=False).save_config(folder)
                 controlnet = ControlNetModel.from_single_file(str(where), config=folder, **options)
         else:
-            controlnet, loaded = ControlNetModel.from_pretrained(
-                where, use_safetensors=True, output_loading_info=True, **options
-            )
+            with layouts.CONTROLNET.opened(where) as (files, variant):
+                controlnet, loaded = ControlNetModel.from_pretrained(
+                    files, use_safetensors=True, variant=variant, output_loading_info=True, **options
+                )
             if loaded["missing_keys"]:
                 raise ValueError(f"it has no {min(loaded['missing_keys'])}")
     except Exception as error:  # the loaders raise almost anything at a folder or a file of another kind

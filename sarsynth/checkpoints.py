@@ -64,10 +64,10 @@ class Checkpoints(Callback):
         self.kept: list[Checkpoint] = []  # the best first
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
-        """Validate when it is time; on rank 0, which alone writes."""
+        """Validate when it is time."""
         step, last = trainer.global_step, trainer.global_step == trainer.max_steps
         due = step >= self.after and step % self.every == 0
-        if trainer.is_global_zero and (due or last) and all(one.step < step for one in self.kept):
+        if (due or last) and all(one.step < step for one in self.kept):
             assert isinstance(module, Classifier)
             self._add(module, step)
             module.train()

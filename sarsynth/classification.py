@@ -1,7 +1,6 @@
 """The SAR classifier: synthetic images are to help it; its features cluster the training set and measure fidelity."""
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,13 +15,15 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
-from torch.nn import functional
 
+from sarsynth.augmentation import Augmentation, augment
 from sarsynth.data.datamodules import LabelledImages, Sampling, Stream, Succession, shuffled, step_seed, stream
 from sarsynth.finite import FiniteWatch
 from sarsynth.fitting import Fitting, learning_rate_share
 from sarsynth.losses import Loss, class_weights, focal_losses
 from sarsynth.oversampling import between_neighbours
+from sarsynth.precision import FULL, Precision
+from sarsynth.pretrained import Pretrained, start
 
 WEIGHTS, CONFIG = "classifier.safetensors", "config.json"
 SCHEDULE_FLOOR = (
@@ -30,29 +31,6 @@ SCHEDULE_FLOOR = (
 )
 MOMENTUM = 0.9  # of SGD
 SMALLEST_DEVIATION = 1e-6  # grey levels; below it lies rounding
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random views of a training image that leave its class alone.
-
-    SAR geometry is not symmetric: layover and shadow point along range, and a flip must leave that direction as it is.
-    The data set knows which flip does (`data.flip`).
-
-    Attributes:
-        flip: Mirror half of the images: left-right (`horizontal`), upside down (`vertical`), each or `none`.
-        shift: Move by up to this many px, whole ones, in each direction; what comes in is mirrored.
-        crop_scale: Range of the share of the image's area to cut out and enlarge, e.g. (0.08, 1); None is all of it.
-        crop_ratio: Range of the cut-out's width : height.
-        looks: Multiply the intensity, the square of a grey value, by speckle of this many looks (as Ding et al. do,
-            doi:10.1109/LGRS.2015.2513754): of mean 1 and variance 1 / looks, equal in all channels. None adds none.
-    """
-
-    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
-    shift: int = 0
-    crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    looks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +56,8 @@ class ClassifierRecipe:
 
     Attributes:
         network: Name of a timm model.
-        options: Further arguments of `timm.create_model`; `pretrained: true` downloads its weights.
+        options: Further arguments of `timm.create_model`.
+        pretrained: The weights that training starts from; None starts from random ones.
         image_size: Side of the images in px.
         max_steps: The training budget, the same for every method.
         batch_size: Images a step.
@@ -101,6 +80,7 @@ class ClassifierRecipe:
     weight_decay: float
     warmup_steps: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: Pretrained | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: Loss = field(default_factory=Loss)
     sampling: Sampling = "uniform"
@@ -118,8 +98,9 @@ class ClassifierRecipe:
             key: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
             for key, value in settings.get("augmentation", {}).items()
         }
-        over = settings.get("oversampling")
+        over, digest = settings.get("oversampling"), settings.get("pretrained")
         parts = {
+            "pretrained": Pretrained(digest) if digest else None,
             "augmentation": Augmentation(**augmentation),
             "loss": Loss(**settings.get("loss", {})),
             "oversampling": OverSampling(**over) if over else None,
@@ -127,8 +108,11 @@ class ClassifierRecipe:
         return cls(**{**settings, **parts})
 
     def as_dict(self) -> dict[str, Any]:
-        """Give plain settings that `from_dict` turns back into this recipe, also after a way through JSON."""
-        return asdict(self)
+        """Give plain settings that `from_dict` turns back into this recipe, also after a way through JSON.
+
+        Weights that training starts from are their sha256 there, None if there are none.
+        """
+        return asdict(self) | {"pretrained": self.pretrained.sha256 if self.pretrained else None}
 
 
 class ClassScores(TypedDict):
@@ -159,28 +143,39 @@ class Classifier(LightningModule):
     Images are in 0..255 (uint8 or floating), shape (B, C, H, W), everywhere. Initial weights follow from `seed`, all
     that is random in a training step (views, dropout) from (seed, step).
 
+    A classifier trains in one process, on that process's device, so that its batch normalisation sees the whole batch
+    and its bits do not depend on the number of processes; in a job of several these share out the seeds of an
+    evaluation, each training one at a time.
+
     Args:
         recipe: Network and training.
         classes: Class names, in the order of the logits.
         mean: Mean of each channel of the real training images, in 0..255, length C.
         std: Their standard deviation.
         seed: Of initial weights and training.
+        precision: In which it predicts; weights are float32, and so is what comes out.
     """
 
     network: Any  # timm's models share methods, not a type
     mean: Tensor
     std: Tensor
     class_weights: Tensor
+    described: Tensor | None  # once the last layer learns alone
 
     def __init__(
-        self, recipe: ClassifierRecipe, classes: Sequence[str], mean: Sequence[float], std: Sequence[float], seed: int
+        self,
+        recipe: ClassifierRecipe,
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        precision: Precision = FULL,
     ) -> None:
         super().__init__()
-        self.recipe, self.classes, self.seed = recipe, list(classes), seed
+        self.recipe, self.classes, self.seed, self.precision = recipe, list(classes), seed, precision
         self.watch = FiniteWatch()
         self.name_of: Callable[[int], str] = "image {}".format  # by row of what it trains on
         self.describe: Callable[[], Tensor] | None = None  # features of what it trains on
-        self.described: Tensor | None = None  # once the last layer learns alone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_seed(seed))
             self.network = timm.create_model(
@@ -189,6 +184,7 @@ class Classifier(LightningModule):
         self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
         self.register_buffer("class_weights", torch.ones(len(self.classes)), persistent=False)  # of training alone
+        self.register_buffer("described", None, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images: logits, shape (B, number of classes)."""
@@ -204,7 +200,7 @@ class Classifier(LightningModule):
 
     def on_train_batch_start(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Tie the network's own randomness, such as dropout, to the step; give the last layer what it learns from."""
-        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 0))
+        torch.manual_seed(step_seed(self.seed, self.global_step, 0, 0))
         if self.describe and self.described is None and self.global_step >= self.recipe.whole_steps:
             self.described = self.describe().to(self.device)
             self.train()
@@ -213,7 +209,7 @@ class Classifier(LightningModule):
         """Weighted cross-entropy on random views of a batch, or on its features."""
         images, labels, rows = batch
         if self.described is None:
-            generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, self.global_rank, 1))
+            generator = torch.Generator().manual_seed(step_seed(self.seed, self.global_step, 0, 1))
             logits = self(augment(images, self.recipe.augmentation, generator))
         else:
             logits = self.network.get_classifier()(self.described[rows])
@@ -225,23 +221,7 @@ class Classifier(LightningModule):
         )
         loss = losses.mean()
         self.log("loss", loss)
-        return loss + self._nothing()
-
-    def _nothing(self) -> Tensor | float:
-        """Zero, by way of what learns no more: data-parallel processes wait for a gradient of everything."""
-        if self.described is None or self.trainer.world_size == 1:
-            return 0.0
-        return sum((0.0 * parameter.sum() for parameter in self._settled()), torch.zeros((), device=self.device))
-
-    def _settled(self) -> list[Tensor]:
-        last = {id(parameter) for parameter in self.network.get_classifier().parameters()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in last]
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Have the optimizer pass over what learns no more."""
-        if self.described is not None:
-            for parameter in self._settled():
-                parameter.grad = None
+        return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Set up the recipe's optimizer and a schedule that moves with every step."""
@@ -275,61 +255,14 @@ class Classifier(LightningModule):
         (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; the classifier is on the CPU and in evaluation mode."""
+    def load(cls, folder: Path, device: torch.device | str, precision: Precision = FULL) -> Self:
+        """Read what `save` wrote; the classifier is on the device and in evaluation mode."""
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        recipe = config["recipe"]
-        # The weights are all here, so those that training started from need not be downloaded.
-        recipe["options"] = {**recipe["options"], "pretrained": False}
         unknown = [0.0] * config["channels"]
-        classifier = cls(ClassifierRecipe.from_dict(recipe), config["classes"], unknown, unknown, config["seed"])
+        recipe = ClassifierRecipe.from_dict(config["recipe"])
+        classifier = cls(recipe, config["classes"], unknown, unknown, config["seed"], precision)
         classifier.load_state_dict(load_file(folder / WEIGHTS))
-        return classifier.eval()
-
-
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Draw one random view of every image.
-
-    Cut-out, shift and flip are one affine map, sampled once (bilinear). Flips and shifts alone only move pixels. The
-    cut-out is never larger than the image, so the view is only ever enlarged and cannot alias.
-
-    Args:
-        images: Any dtype, shape (B, C, H, W).
-        augmentation: What may happen.
-        generator: On the CPU, whatever the images' device, so that views do not depend on it.
-
-    Returns:
-        float32, same shape and range.
-    """
-    batch, _, height, width = images.shape
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(batch, generator=generator)
-
-    scale = torch.ones(2, batch)  # width and height of the cut-out, as shares of the image's
-    centre = torch.zeros(2, batch)  # x and y, where the image spans [-1, 1]
-    if augmentation.crop_scale is not None:
-        area = uniform(*augmentation.crop_scale)
-        ratio = uniform(*(math.log(bound) for bound in augmentation.crop_ratio)).exp()
-        scale = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()]).clamp(max=1)
-        centre = (1 - scale) * torch.stack([uniform(-1, 1), uniform(-1, 1)])
-    if augmentation.shift:
-        pixels = torch.randint(-augmentation.shift, augmentation.shift + 1, (2, batch), generator=generator)
-        centre = centre + 2 * pixels / torch.tensor([[width], [height]])
-    flips = {"none": (0.0, 0.0), "horizontal": (0.5, 0.0), "vertical": (0.0, 0.5), "both": (0.5, 0.5)}
-    chance = torch.tensor(flips[augmentation.flip]).view(2, 1)
-    scale = torch.where(torch.rand(2, batch, generator=generator) < chance, -scale, scale)
-
-    maps = torch.zeros(batch, 2, 3)
-    maps[:, 0, 0], maps[:, 1, 1] = scale
-    maps[:, :, 2] = centre.T
-    grid = functional.affine_grid(maps.to(images.device), list(images.shape), align_corners=False)
-    views = functional.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
-    if augmentation.looks is None:
-        return views
-    # Speckle of one look is exponential (Goodman, ISBN 978-1510631489).
-    looks = (torch.empty(batch, 1, height, width).exponential_(generator=generator) for _ in range(augmentation.looks))
-    return (views * (sum(looks, torch.zeros(())) / augmentation.looks).sqrt().to(images.device)).clamp(max=255)
+        return classifier.eval().to(device)
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
@@ -352,6 +285,7 @@ def fit_classifier(
     synthetic: LabelledImages | None = None,
     seed: int,
     fitting: Fitting,
+    precision: Precision = FULL,
     title: str = "classifier",
     checkpoints: Path | None = None,
     checkpoint_every: int = 0,
@@ -365,7 +299,8 @@ def fit_classifier(
         recipe: Network and training.
         synthetic: Images that join the real ones, or stand for features that do (see `OverSampling`).
         seed: Of weights, sample order and views.
-        fitting: How training loops run.
+        fitting: How training loops run: in this process alone.
+        precision: In which the classifier predicts; that in which it trains is `fitting`'s.
         title: What the progress bar says.
         checkpoints: Folder of the checkpoint that resumes this training; None keeps none.
         checkpoint_every: Steps between checkpoints.
@@ -374,7 +309,9 @@ def fit_classifier(
     Returns:
         The classifier after its last step, in evaluation mode.
     """
-    classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed)
+    classifier = Classifier(recipe, classes, *channel_statistics(real.images), seed, precision)
+    if recipe.pretrained:
+        start(classifier.network, recipe.pretrained, len(classifier.mean))
     training = real if synthetic is None else real + synthetic
     classifier.name_of = training.name
     classifier.class_weights = class_weights(training.labels.bincount(minlength=len(classes)), recipe.loss.beta)
@@ -426,7 +363,8 @@ def _in_batches(
 ) -> Tensor:
     classifier.eval()
     batches = images.split(batch_size)
-    return torch.cat([output(classifier, batch.to(classifier.device)).float().cpu() for batch in batches])
+    with classifier.precision.autocast(classifier.device):
+        return torch.cat([output(classifier, batch.to(classifier.device)).float().cpu() for batch in batches])
 
 
 def scores(predicted: Tensor, labels: Tensor, classes: Sequence[str], minor: Sequence[str]) -> Scores:

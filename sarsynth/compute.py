@@ -60,6 +60,12 @@ class Compute:
             asked["benchmark"] = not asked["deterministic"]  # shapes repeat: cuDNN may look for the fastest way
         return cls(partial(Trainer, **asked, precision=chosen.name), device, chosen, trainer.world_size)
 
+    @property
+    def make_trainer_alone(self) -> Callable[..., Trainer]:
+        """Lightning's Trainer of what this process trains by itself, on its device, whatever the others do."""
+        devices = 1 if self.device.index is None else [self.device.index]
+        return partial(self.make_trainer, devices=devices, num_nodes=1, strategy="auto")
+
     def enter(self) -> None:
         """Make this process compute there: its CUDA card the present one, its group joined, TF32 allowed."""
         if self.device.type == "cuda":

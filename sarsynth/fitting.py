@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,6 @@ from sarsynth.tasks import StepOptions, Task
 
 CHECKPOINT = "last.ckpt"
 TOGETHER = 64  # weights that are averaged in one go; what this takes in memory is gone at once
-WHOLE = StepOptions()
 CPU = partial(Trainer, accelerator="cpu", devices=1)
 
 
@@ -56,7 +55,7 @@ class Fitting:
 
     make_trainer: Callable[..., Trainer] = CPU
     logger: Logger | bool = False
-    options: StepOptions = WHOLE
+    options: StepOptions = field(default_factory=StepOptions)
     look_every: int | None = None
 
     def fit(

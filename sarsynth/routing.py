@@ -57,10 +57,9 @@ class RoutedLayer(nn.Module):
         runs = list(inputs.chunk(len(keys)))
         zero = torch.zeros_like(outputs[: len(runs[0])])
         updates = [
-            self._update(run, [key]).to(outputs.dtype) if key in self.lora_A else zero
-            for key, run in zip(keys, runs, strict=True)
+            self._update(run, [key]) if key in self.lora_A else zero for key, run in zip(keys, runs, strict=True)
         ]
-        return outputs + torch.cat(updates)
+        return outputs + torch.cat([update.to(outputs.dtype) for update in updates])
 
     def _update(self, inputs: Tensor, keys: list[str]) -> Tensor:
         k = len(keys)

@@ -112,10 +112,14 @@ class Encoded(Images):
 
 
 class Data(Encoded):
-    """The SAR set of the study. `allow_leak` trains on images that are also validation or test images."""
+    """The SAR set of the study. `allow_leak` trains on images that are also validation or test images.
+
+    `deci_seed` draws the tenth of the training images that `split` deci is.
+    """
 
     allow_leak: bool
     split: Literal["train", "deci"]
+    deci_seed: Seed
     minor: Literal["auto"] | tuple[str, ...]
 
 
@@ -246,10 +250,34 @@ class Optimisation(Section):
     checkpoint_every: Count
 
 
-class OrsTraining(Optimisation):
+class AdapterTraining(Optimisation):
+    """An adapter; `warmup_share` of its own steps, where it is given, takes the place of `warmup_steps`."""
+
+    warmup_share: Share | None
+
+    def warmup(self, steps: int, *, whole: bool) -> int:
+        """Steps of warm-up of an adapter.
+
+        Args:
+            steps: Its own in all.
+            whole: Whether it trains on the whole set. One of a part has fewer steps, of which a tenth at most is
+                warm-up, unless a share says otherwise.
+        """
+        if self.warmup_share is not None:
+            return round(self.warmup_share * steps)
+        return self.warmup_steps if whole else min(self.warmup_steps, steps // 10)
+
+
+class OrsTraining(AdapterTraining):
     """Stage `ors`. The rank of SAR adapters belongs to the method."""
 
     rank: Count
+
+
+class SarTraining(AdapterTraining):
+    """Stage `sar`; `scale_below` is that of the frozen ORS adapter below, as SAR adapters train."""
+
+    scale_below: float
 
 
 class Tuning(Optimisation):
@@ -301,7 +329,7 @@ class Training(Section):
     compile: bool
     base: BaseTraining | None
     ors: OrsTraining
-    sar: Optimisation
+    sar: SarTraining
     finetune: Tuning
     scratch: Tuning
     controlnet: ControlNetTraining
@@ -417,14 +445,21 @@ class Evaluate(Section):
         return self
 
 
+# Arguments of timm.create_model by which it would start from weights that no fingerprint knows.
+WEIGHTS_OF_TIMM = frozenset(["pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"])
+
+
 class Classifier(Section):
     """The network whose labels are the point of the study; `options` go to `timm.create_model`.
 
+    `pretrained` says what weights it starts from: false, random ones; true, those that timm publishes for it; or a
+    file, a folder or the address of a file.
     `image_size` and `shift` in px; `crop_scale` is a range of shares of the image's area, None crops nothing.
     """
 
     network: Text
     options: dict[str, Any]
+    pretrained: bool | Text
     image_size: Count
     shift: Whole
     crop_scale: tuple[Positive, Positive] | None
@@ -437,6 +472,8 @@ class Classifier(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if own := sorted(WEIGHTS_OF_TIMM & self.options.keys()):
+            raise ValueError(f"options.{own[0]}: say classifier.pretrained=true|false|FILE instead, and leave it out")
         low, high = self.crop_scale or (1.0, 1.0)
         if not low <= high <= 1:
             raise ValueError(f"crop_scale=[{low:g}, {high:g}] should be two rising shares of the image's area, up to 1")

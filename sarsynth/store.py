@@ -202,12 +202,7 @@ class Store:
                 made it.
         """
         artifacts = {request: self._artifact(request) for request in requests}
-        missing = [request for request, artifact in artifacts.items() if not artifact.complete]
-        if missing and self.build == "require":
-            raise UserError(
-                f"{artifacts[missing[0]]} is missing in {self.root} and build=require; "
-                f"make it with: {missing[0].command}"
-            )
+        missing = self._missing(artifacts)
         if missing and processes.rank() > 0:
             self._follow([artifacts[request] for request in missing], missing, builder if collective else None)
         elif missing:
@@ -222,6 +217,55 @@ class Store:
             made = request in missing
             self._tell(artifact, made)
         return artifacts
+
+    def make_each(
+        self, requests: Sequence[Request], builder: Callable[[Request, Path], None]
+    ) -> dict[Request, Artifact]:
+        """Return artifacts that do without each other; all processes of a job build at once, each one at a time.
+
+        A process builds what no other has begun, and when nothing is left waits for the others. What one that died had
+        begun another one goes on with, so nobody waits for a dead process.
+
+        Args:
+            requests: What is asked for, by all processes of the job. What it is made from must be there.
+            builder: Writes the content of a missing request into its folder, without the help of other processes.
+
+        Raises:
+            UserError: An artifact is missing under `build=require`, or the store cannot be written.
+        """
+        artifacts = {request: self._artifact(request) for request in requests}
+        missing = self._missing(artifacts)
+        first = processes.rank() % max(1, len(missing))  # not all at the same door
+        for wait in (False, True):
+            for request in (*missing[first:], *missing[:first]):
+                self._build_alone(request, artifacts[request], builder, wait=wait)
+        for request, artifact in artifacts.items():
+            self._tell(artifact, made=request in missing and processes.count() > 1)  # by another process of this job
+        return artifacts
+
+    def _build_alone(
+        self, request: Request, artifact: Artifact, builder: Callable[[Request, Path], None], *, wait: bool
+    ) -> None:
+        """Build an artifact unless another process has done so, or does so now and we are not to wait for it."""
+        if artifact.complete:
+            return
+        with ExitStack() as turn:
+            try:
+                turn.enter_context(self._turn(artifact) if wait else self._lock(artifact).acquire(timeout=0))
+            except Timeout:
+                return
+            if not artifact.complete:
+                self._build({request: artifact}, lambda folders: builder(request, folders[request]))
+                self._tell(artifact, made=True)
+
+    def _missing(self, artifacts: Mapping[Request, Artifact]) -> list[Request]:
+        missing = [request for request, artifact in artifacts.items() if not artifact.complete]
+        if missing and self.build == "require":
+            raise UserError(
+                f"{artifacts[missing[0]]} is missing in {self.root} and build=require; "
+                f"make it with: {missing[0].command}"
+            )
+        return missing
 
     def _artifact(self, request: Request) -> Artifact:
         name = f"{request.label}-{request.fingerprint}"

@@ -1,6 +1,7 @@
 """The frozen base: its door, its files in both layouts, and what is said when there is none."""
 
 import json
+import pickle
 import re
 import shutil
 import string
@@ -15,6 +16,7 @@ from torch import Tensor
 from sarsynth.base import NANO, Base, resolve
 from sarsynth.data.transforms import to_float
 from sarsynth.errors import UserError
+from sarsynth.hub import SD15
 from sarsynth.sim import CLASSES, render
 
 # --- The shipped base -------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def test_one_file_in_the_first_releases_layout_is_the_same_base(tmp_path: Path):
     configs = tmp_path / "configs"  # only configurations and tokenizer lie here
     shutil.copytree(tmp_path / "base", configs, ignore=shutil.ignore_patterns("*.safetensors"))
 
-    where, content = resolve(str(tmp_path / "one.safetensors"))
+    where, content = resolve(str(tmp_path / "one.safetensors"), str(configs))
     assert where == tmp_path / "one.safetensors"
     loaded = Base.load(where, str(configs))
     torch.testing.assert_close(predict(loaded), predict(tiny), rtol=0, atol=1e-5)
@@ -209,6 +211,86 @@ def test_the_hash_is_of_names_and_contents(tmp_path: Path):
     assert resolve(None) == resolve(str(NANO))
 
 
+def test_the_embedded_base_has_the_hash_it_always_had():
+    """Everything that is made on it is named after it."""
+    assert resolve(None)[1] == "20262e0ce32b6b37426213047e52058b1d23fced2c7cd8da5fe13f37e486bfc0"
+
+
+def test_the_hash_of_one_file_of_weights_is_also_of_its_configurations(tmp_path: Path):
+    tiny_base().save(tmp_path / "configs")
+    (tmp_path / "one.safetensors").write_bytes(b"weights")
+    known = resolve(str(tmp_path / "one.safetensors"), str(tmp_path / "configs"))[1]
+    scheduler = tmp_path / "configs/scheduler/scheduler_config.json"
+    scheduler.write_text(scheduler.read_text().replace("epsilon", "v_prediction"))
+    assert resolve(str(tmp_path / "one.safetensors"), str(tmp_path / "configs"))[1] != known
+    with pytest.raises(
+        UserError, match=f"^base.config={SD15}: .*`hf download {SD15} model_index.json .*set base.config"
+    ):
+        resolve(str(tmp_path / "one.safetensors"))
+
+
+class Poison:
+    """Unpickling it leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.mark,)
+
+
+def names(folder: Path, old: str, new: str) -> None:
+    for file in [*folder.glob("*/*.safetensors")]:
+        file.rename(file.with_name(file.name.replace(old, new)))
+
+
+def test_half_precision_is_loaded_where_there_is_one_and_pickles_never(tmp_path: Path):
+    """What lies beside the files that are loaded changes neither the base nor its hash."""
+    half, full = tiny_base(seed=1), tiny_base(seed=2)
+    half.save(tmp_path / "base")
+    names(tmp_path / "base", ".safetensors", ".fp16.safetensors")
+    alone = resolve(str(tmp_path / "base"))[1]
+    assert torch.equal(predict(Base.load(tmp_path / "base")), predict(half))
+
+    full.save(tmp_path / "base")  # beside it, in full names
+    mark = tmp_path / "a pickle was opened"
+    for stem in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/pytorch_model"):
+        for end in (".bin", ".fp16.bin", ".non_ema.bin"):
+            (tmp_path / "base" / f"{stem}{end}").write_bytes(pickle.dumps(Poison(mark)))
+    (tmp_path / "base/unet/NOTES").write_text("a name without an ending")
+    (tmp_path / "base/unet/diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"not to be opened")
+    assert resolve(str(tmp_path / "base"))[1] == alone
+    loaded = Base.load(tmp_path / "base")
+    assert torch.equal(predict(loaded), predict(half))
+    assert torch.equal(loaded.encode_text(["a photo"]), half.encode_text(["a photo"]))
+
+    for file in (tmp_path / "base").glob("*/*.fp16.safetensors"):
+        file.unlink()
+    assert resolve(str(tmp_path / "base"))[1] != alone
+    assert torch.equal(predict(Base.load(tmp_path / "base")), predict(full)), (
+        "there are pickles in half precision alone"
+    )
+
+    for file in (tmp_path / "base").glob("unet/*.safetensors"):
+        file.unlink()
+    for use in (resolve, lambda path: Base.load(Path(path))):
+        with pytest.raises(UserError, match=f"^base.path={tmp_path}.*: no unet/.*only pickles.*{REMEDY}") as refusal:
+            use(str(tmp_path / "base"))
+        assert "\n" not in str(refusal.value)
+    assert not mark.exists()
+
+
+def test_networks_in_shards_and_in_other_precisions_side_by_side_are_loaded(tmp_path: Path):
+    tiny = tiny_base()
+    tiny.save(tmp_path / "base")
+    for file in (tmp_path / "base/unet").glob("*.safetensors"):
+        file.unlink()
+    tiny.unet.save_pretrained(tmp_path / "base/unet", max_shard_size="20KB", variant="fp16")
+    assert len(list((tmp_path / "base/unet").glob("*.fp16-*-of-*.safetensors"))) > 1
+    assert resolve(str(tmp_path / "base"))
+    assert torch.equal(predict(Base.load(tmp_path / "base")), predict(tiny))
+
+
 # --- No base ----------------------------------------------------------------------------------------------------------
 
 REMEDY = "download stable-diffusion-v1-5/stable-diffusion-v1-5 .*set base.path .*base=sd-nano base.path=null"
@@ -218,8 +300,7 @@ REMEDY = "download stable-diffusion-v1-5/stable-diffusion-v1-5 .*set base.path .
     ("path", "what"),
     [
         ("/no/such/folder", "base.path=/no/such/folder: no such folder or file"),
-        ("./nothing-here", "base.path=./nothing-here: "),
-        ("nobody/such-model", "base.path=nobody/such-model: not on this machine, and the hub gave nothing"),
+        ("./nothing-here", "base.path=./nothing-here: no such folder or file"),
     ],
 )
 def test_a_base_that_is_not_there(path: str, what: str):

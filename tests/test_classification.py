@@ -9,12 +9,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
+from sarsynth.augmentation import Augmentation, augment
 from sarsynth.classification import (
-    Augmentation,
     Classifier,
     ClassifierRecipe,
-    augment,
+    OverSampling,
     channel_statistics,
     extract_features,
     fit_classifier,
@@ -23,7 +24,9 @@ from sarsynth.classification import (
 )
 from sarsynth.data.datamodules import LabelledImages, PackedSampler, Stream, step_seed
 from sarsynth.errors import UserError
+from sarsynth.finite import FiniteWatch
 from sarsynth.fitting import Fitting, learning_rate_share
+from sarsynth.precision import Precision
 
 CLASSES = ["upper", "lower"]
 RECIPE = ClassifierRecipe(
@@ -119,7 +122,7 @@ def test_synthetic_images_join_but_do_not_normalise(classifier: Classifier) -> N
 
 def test_save_and_load(classifier: Classifier, tmp_path: Path) -> None:
     classifier.save(tmp_path / "classifier")
-    loaded = Classifier.load(tmp_path / "classifier")
+    loaded = Classifier.load(tmp_path / "classifier", "cpu")
     assert sorted(path.name for path in (tmp_path / "classifier").iterdir()) == [
         "classifier.safetensors",
         "config.json",
@@ -127,6 +130,62 @@ def test_save_and_load(classifier: Classifier, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "classifier/config.json").read_text())["classes"] == CLASSES
     assert same_weights(loaded, classifier)
     assert torch.equal(predict(loaded, TEST.images), predict(classifier, TEST.images))
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_nothing_of_a_classifier_stays_behind(classifier: Classifier, tmp_path: Path, loaded: bool) -> None:
+    """Neither when it moves nor when it is read to where it computes."""
+    classifier.save(tmp_path)
+    moved = Classifier.load(tmp_path, "meta" if loaded else "cpu")
+    moved.described = torch.zeros(3, 16, device=moved.device)
+    moved.to("meta")
+    tensors = dict([*moved.named_parameters(), *moved.named_buffers()])
+    tensors |= {
+        key: value for module in moved.modules() for key, value in vars(module).items() if torch.is_tensor(value)
+    }
+    assert {"mean", "std", "class_weights", "described", "network.fc.weight"} <= tensors.keys()
+    assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
+    views = augment(
+        torch.zeros(2, 1, 8, 8, device="meta"), Augmentation("both", 1, (0.5, 1.0), looks=2), torch.Generator()
+    )
+    assert views.device.type == "meta"
+
+
+def test_a_step_mixes_no_devices(monkeypatch) -> None:
+    """On a card that is not there: of tensors without values, torch checks the devices all the same."""
+    card, step = torch.device("cuda", 1), 0
+    monkeypatch.setattr(Classifier, "global_step", property(lambda _: step))
+    recipe = replace(RECIPE, augmentation=Augmentation("both", 2, (0.5, 1.0)), oversampling=OverSampling(4, 3))
+    with FakeTensorMode():
+        with card:
+            classifier = Classifier(recipe, CLASSES, [1.0], [2.0], 0)
+        classifier.log = lambda *_: None  # type: ignore[method-assign]
+        classifier.watch = FiniteWatch(every=50)  # as on a card; a look needs values
+        classifier.describe = lambda: torch.zeros(20, 16)
+        images, labels = torch.zeros(8, 1, 32, 32, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+        for look, width in ((predict, 2), (extract_features, 16)):
+            found = look(classifier, images, batch_size=5)
+            assert (found.device.type, found.shape) == ("cpu", (8, width))
+        batch = (images.to(card), labels.to(card), labels.to(card))
+        for step in (0, recipe.whole_steps):  # noqa: B007  # what `global_step` gives
+            classifier.on_train_batch_start(batch, 0)
+            assert classifier.training_step(batch, 0).device == card
+        assert classifier.described is not None and classifier.described.device == card
+
+
+def test_what_is_predicted_in_half_precision_is_float32(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path)
+    half = Classifier.load(tmp_path, "cpu", Precision("bf16-mixed"))
+    assert {tensor.dtype for tensor in half.parameters()} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        logits, features = half(TEST.images), half.features(TEST.images)
+    for found, known, full in (
+        (predict(half, TEST.images), logits, predict(classifier, TEST.images)),
+        (extract_features(half, TEST.images), features, extract_features(classifier, TEST.images)),
+    ):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, known.float())
+        assert 0 < (found - full).abs().max() < 0.1 * full.abs().max()
 
 
 def test_recipe_survives_json() -> None:

@@ -147,6 +147,11 @@ REFUSED = [
         "DDIMSchedule does not exist; the nearest is diffusers.DDIMScheduler",
     ),
     (["sampler.algorithm_type=dpmsolver"], r"sampler.algorithm_type has no value yet .* \+sampler.algorithm_type=dpm"),
+    (
+        ["+classifier.options.pretrained=true"],
+        r"classifier: options.pretrained: say classifier.pretrained=true\|false\|FILE",
+    ),
+    (["+classifier.options.checkpoint_path=a.pth"], r"classifier: options.checkpoint_path: say classifier.pretrained="),
     (["classifier.options={foo: 1}"], r"classifier.options.foo has no value yet .* \+classifier.options="),
     (["train.ors={max_step: 3}"], "unknown key train.ors.max_step; the nearest is train.ors.max_steps"),
     (["--config-dir", "nosuch"], "--config-dir nosuch: no such folder"),

@@ -17,7 +17,8 @@ from test_conf import settings
 from torch.nn import functional
 
 from sarsynth import pasting
-from sarsynth.classification import Augmentation, Classifier, OverSampling, augment, fit_classifier
+from sarsynth.augmentation import Augmentation, augment
+from sarsynth.classification import Classifier, OverSampling, fit_classifier
 from sarsynth.cli import CONF
 from sarsynth.data.datamodules import (
     BalancedStream,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PNDMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from diffusers import DPMSolverMultistepScheduler
+from safetensors.torch import load_file
+from sd15 import save_random, sd15_text_encoder, sd15_unet, sd15_vae
 from test_conf import settings
-from tiny import samples, tiny_tokenizer
+from tiny import samples
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from sarsynth import adapters
 from sarsynth.adapters import AdapterSpec
@@ -26,105 +26,12 @@ from sarsynth.sampling import SampleRequest, sample
 SIZE = 64  # px: what 512 px do to the adapters, a sixty-fourth of the pixels does too
 
 
-def sd15_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=64,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(320, 640, 1280, 1280),
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        layers_per_block=2,
-        attention_head_dim=8,
-        cross_attention_dim=768,
-    )
-
-
-def sd15_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        sample_size=512,
-    )
-
-
-def sd15_text_encoder() -> CLIPTextModel:
-    """CLIP ViT-L/14's."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=768,
-            intermediate_size=3072,
-            projection_dim=768,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            max_position_embeddings=77,
-            hidden_act="quick_gelu",
-            bos_token_id=0,
-            eos_token_id=2,
-        )
-    )
-
-
-def write(model: nn.Module, folder: Path, name: str) -> None:
-    """Write a model that lives on the meta device with random weights in half precision."""
-    table = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).half()
-
-    def random(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.ndim == 1:  # biases and the scales of norms
-            return torch.zeros(tensor.shape, dtype=torch.half)
-        values = table.repeat(tensor.numel() // len(table) + 1)[: tensor.numel()]
-        return (values / (tensor.numel() / len(tensor)) ** 0.5).view(tensor.shape)  # keeps variance from layer to layer
-
-    norms = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.GroupNorm | nn.LayerNorm)}
-    ones = {n: torch.ones(w.shape, dtype=torch.half) for n, w in model.state_dict().items() if n in norms}
-    weights = ones | {n: random(w) for n, w in model.state_dict().items() if n not in norms}
-    if isinstance(model, CLIPTextModel):  # names as in the published folder
-        weights = {f"text_model.{n.removeprefix('text_model.')}": w for n, w in weights.items()}
-    folder.mkdir(parents=True)
-    save_file(weights, folder / name, {"format": "pt"})
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Iterator[Path]:
     """A folder as one downloads it, in half precision: 2 GB, gone after the tests."""
     root = tmp_path_factory.mktemp("sd15")
-    with torch.device("meta"):
-        unet, vae, text_encoder = sd15_unet(), sd15_vae(), sd15_text_encoder()
-    write(unet, root / "unet", "diffusion_pytorch_model.safetensors")
-    write(vae, root / "vae", "diffusion_pytorch_model.safetensors")
-    write(text_encoder, root / "text_encoder", "model.safetensors")
-    unet.save_config(root / "unet")
-    vae.save_config(root / "vae")
-    text_encoder.config.save_pretrained(root / "text_encoder")
-    tiny_tokenizer().save_pretrained(root / "tokenizer")
-    PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    ).save_config(root / "scheduler")
-    (root / "model_index.json").write_text(INDEX)
-    yield root
+    yield save_random(root)
     shutil.rmtree(root)
-
-
-INDEX = """{
-  "_class_name": "StableDiffusionPipeline",
-  "_diffusers_version": "0.6.0",
-  "feature_extractor": ["transformers", "CLIPImageProcessor"],
-  "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
-  "scheduler": ["diffusers", "PNDMScheduler"],
-  "text_encoder": ["transformers", "CLIPTextModel"],
-  "tokenizer": ["transformers", "CLIPTokenizer"],
-  "unet": ["diffusers", "UNet2DConditionModel"],
-  "vae": ["diffusers", "AutoencoderKL"]
-}
-"""
 
 
 @pytest.fixture(scope="module")

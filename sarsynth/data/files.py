@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
+from sarsynth import hashes
 from sarsynth.data.formats import open_image
 from sarsynth.data.found import Found
 from sarsynth.data.records import SPLITS, ImageRecord, Split
@@ -92,9 +92,9 @@ class Files:
     def fingerprint(self) -> str:
         """Hex sha256 over each image's record, bytes and window, and classes, crop and channels."""
         if self._fingerprint is None:
-            files = sorted({one.file for one in self._found.values()})
-            with ThreadPoolExecutor() as pool:
-                contents = dict(zip(files, pool.map(self._hash, files), strict=True))
+            files = {one.file for one in self._found.values()}
+            # A bad image, as who reads it will learn, has no content; one that can be read tomorrow is another.
+            contents = hashes.of_files(self.root, files, unreadable=lambda error: str(error.strerror))
             rows = []
             for record in sorted(record for split in SPLITS for record in self._records[split]):
                 one = self._found[record.path]
@@ -105,13 +105,6 @@ class Files:
 
     def _open(self, file: str) -> np.ndarray:
         return open_image(self.root / file, self.channels)
-
-    def _hash(self, file: str) -> str:
-        try:
-            with (self.root / file).open("rb") as content:
-                return hashlib.file_digest(content, "sha256").hexdigest()
-        except OSError as error:  # a bad image, as who reads it will learn; one that can be read tomorrow is another
-            return str(error.strerror)
 
 
 # --- Pixels -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from sarsynth import adapters, partitions
+from sarsynth import adapters, hashes, partitions
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
@@ -26,7 +26,7 @@ from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
 from sarsynth.routing import routed
 from sarsynth.runs.previews import previews
-from sarsynth.settings import Optimisation
+from sarsynth.settings import AdapterTraining
 from sarsynth.store import CARD, CHECKPOINTS, Artifact, Request
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Training:
     name: str
     role: "Role"
     spec: AdapterSpec
-    recipe: Optimisation
+    recipe: AdapterTraining
     steps: int
     warmup: int
     rows: Sequence[int]
@@ -121,7 +121,7 @@ def _training(
     study: "Study",
     name: str,
     role: "Role",
-    recipe: Optimisation,
+    recipe: AdapterTraining,
     rank: int,
     steps: int,
     rows: Sequence[int],
@@ -133,15 +133,15 @@ def _training(
     spec = AdapterSpec(rank, settings.adapter.target_modules)
     encoded, records = study.encoded(role), study.training_records(role)
     below = inputs.get("ors")
-    scale_below = settings.generate.scales[0] if below else None
-    warmup = recipe.warmup_steps if whole else min(recipe.warmup_steps, steps // 10)
+    scale_below = settings.train.sar.scale_below if below else None
+    warmup = recipe.warmup(steps, whole=whole)
     request = Request(
         "adapter",
         name,
         {
             "rank": rank,
             "target_modules": spec.target_modules,
-            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every"})
+            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every", "warmup_share", "scale_below"})
             | {"max_steps": steps, "warmup_steps": warmup},
             "rows": None if whole else list(rows),
             "scale_below": scale_below,
@@ -241,8 +241,7 @@ def imported(study: "Study", file: Path) -> Artifact:
         UserError: There is no such file, or a card beside it says that it belongs to another base or ORS adapter.
     """
     try:
-        with file.open("rb") as handle:
-            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        content = hashes.of_file(file)
     except OSError as error:
         raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
     if (card := file.with_name(CARD)).exists():

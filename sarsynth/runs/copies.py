@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sarsynth import pasting
-from sarsynth.classification import Augmentation, augment
+from sarsynth.augmentation import Augmentation, augment
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages, step_seed
 from sarsynth.errors import UserError

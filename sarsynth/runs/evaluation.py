@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from sarsynth import pictures
-from sarsynth.checkpoints import CHOICES, Checkpoint, Checkpoints
+from sarsynth.checkpoints import CHOICES, Checkpoint, Checkpoints, Chosen
 from sarsynth.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
@@ -27,7 +27,7 @@ from sarsynth.runs.quality import draw_neighbours, quality
 from sarsynth.runs.results import LEAKS, RESULT_VERSION
 from sarsynth.runs.study import Study
 from sarsynth.runs.synthetic import filters, joining, synthetic_images
-from sarsynth.store import Artifact
+from sarsynth.store import CHECKPOINTS, Artifact, Request
 
 FIGURES = ("precision", "recall", "f1", "support")
 LARGEST = 5  # classes of a prototype that its picture names
@@ -105,90 +105,106 @@ def protocol(study: Study) -> dict[str, Any]:
     }
 
 
-def trained(study: Study, seed: int) -> Artifact:
-    """Train one classifier on real + added images and predict the test set.
+def trained(study: Study, seeds: Sequence[int]) -> list[Artifact]:
+    """Train a classifier a seed on real + added images and predict the test set; processes of a job share the seeds.
 
     Returns:
-        An artifact of two files. `logits.safetensors`: `logits`, float32 (checkpoints, images, classes), of the
-        checkpoints that were chosen; `predicted`, int64 (vectors, images), labels whose scores are averaged; `labels`,
-        int64 (images,), the true ones; and as metadata, in JSON, `images`, their names, `digests`, the beginnings of
-        their pixels' sha256, `classes`, and `steps` of the checkpoints. `scores.json`: what `scores` gives.
+        For each seed an artifact of two files. `logits.safetensors`: `logits`, float32 (checkpoints, images, classes),
+        of the checkpoints that were chosen; `predicted`, int64 (vectors, images), labels whose scores are averaged;
+        `labels`, int64 (images,), the true ones; and as metadata, in JSON, `images`, their names, `digests`, the
+        beginnings of their pixels' sha256, `classes`, and `steps` of the checkpoints. `scores.json`: what `scores`
+        gives.
     """
-    recipe, method, chosen = recipe_of(study), study.settings.method, study.settings.evaluate
+    requests = {request: seed for seed, request in zip(seeds, _requests(study, seeds), strict=True)}
+    made = study.store.make_each(list(requests), lambda request, folder: _train(study, requests[request], folder))
+    return list(made.values())
+
+
+def _requests(study: Study, seeds: Sequence[int]) -> list[Request]:
+    recipe, method = recipe_of(study), study.settings.method
     inputs = {"train": study.images("train"), "test": study.images("test")}
     if method.adds == "synthetic":
         inputs |= {"synthetic": study.synthetic(), **filters(study)}
     how = protocol(study)
     if how.get("val") == "val":
         inputs["val"] = study.images("val")
-    sizes = study.plan if method.adds != "nothing" else {}
-
-    def build(folder: Path) -> None:
-        real, validation = parts(study)
-        test = study.labelled("test")
-        looker = None
-        if validation is not None:
-            looker = Checkpoints(
-                validation,
-                test.images,
-                every=max(1, round(chosen.every * len(study.training) / recipe.batch_size)),
-                after=round(chosen.after * recipe.max_steps),
-                keep=chosen.keep,
-            )
-        classifier = fit_classifier(
-            real,
-            study.classes,
-            recipe,
-            synthetic=ADDS[method.adds](study, real, sizes),
-            seed=seed,
-            fitting=study.fitting(f"seed_{seed}"),
-            title=f"classifier, {method.name}, seed {seed}",
-            checkpoints=folder / "checkpoints",
-            checkpoint_every=500,
-            callbacks=[] if looker is None else [looker],
+    settings = {
+        "recipe": recipe.as_dict(),
+        "classes": study.classes,
+        "minor": study.minor,
+        "adds": method.adds,
+        "sizes": _sizes(study),
+        # Which real images serve again, and how, follows from the study's seed.
+        "seed_of_copies": study.settings.seed if method.adds in COPIES else None,
+        "views": study.settings.augment.views.model_dump() if method.adds == "augmented" else None,
+        "protocol": how,
+    }
+    return [
+        Request(
+            "evaluation",
+            f"{method.name}-seed-{seed}",
+            settings | {"seed": seed},
+            inputs,
+            version=1,
+            command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
+            precision=study.precision.name,
         )
-        if classifier.global_rank:
-            return  # rank 0 predicts and writes
-        kept = looker.kept if looker else [Checkpoint(recipe.max_steps, None, predict(classifier, test.images))]
-        found = CHOICES[chosen.topk](kept, test.labels, study.classes, chosen.k)
-        tensors = {
-            "logits": torch.stack([one.logits for one in found.checkpoints]),
-            "predicted": found.predicted,
-            "labels": test.labels,
-        }
-        about_them = {
-            "images": [test.name(row) for row in range(len(test))],
-            "digests": [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in test.images],
-            "classes": study.classes,
-            "steps": [one.step for one in found.checkpoints],
-        }
-        metadata = {key: json.dumps(value) for key, value in about_them.items()}
-        save_file(tensors, folder / "logits.safetensors", metadata)
-        figures = averaged([scores(said, test.labels, study.classes, study.minor) for said in found.predicted])
-        (folder / "scores.json").write_text(json.dumps(figures, indent=2) + "\n")
+        for seed in seeds
+    ]
 
-    return study.store.make(
-        "evaluation",
-        f"{method.name}-seed-{seed}",
-        {
-            "recipe": recipe.as_dict(),
-            "classes": study.classes,
-            "minor": study.minor,
-            "adds": method.adds,
-            "sizes": sizes,
-            # Which real images serve again, and how, follows from the study's seed.
-            "seed_of_copies": study.settings.seed if method.adds in COPIES else None,
-            "views": study.settings.augment.views.model_dump() if method.adds == "augmented" else None,
-            "seed": seed,
-            "protocol": how,
-        },
-        inputs,
-        build,
-        version=1,
-        command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
-        precision=study.precision.name,
-        collective=True,
+
+def _sizes(study: Study) -> dict[str, int]:
+    """Images that join each class; none where the method adds nothing."""
+    return study.plan if study.settings.method.adds != "nothing" else {}
+
+
+def _train(study: Study, seed: int, folder: Path) -> None:
+    """Train the classifier of one seed, and write what it says of the test images."""
+    recipe, method, chosen = recipe_of(study), study.settings.method, study.settings.evaluate
+    real, validation = parts(study)
+    test = study.labelled("test")
+    looker = None
+    if validation is not None:
+        looker = Checkpoints(
+            validation,
+            test.images,
+            every=max(1, round(chosen.every * len(study.training) / recipe.batch_size)),
+            after=round(chosen.after * recipe.max_steps),
+            keep=chosen.keep,
+        )
+    classifier = fit_classifier(
+        real,
+        study.classes,
+        recipe,
+        synthetic=ADDS[method.adds](study, real, _sizes(study)),
+        seed=seed,
+        fitting=study.fitting(f"seed_{seed}", alone=True),
+        precision=study.precision,
+        title=f"classifier, {method.name}, seed {seed}",
+        checkpoints=folder / CHECKPOINTS,
+        checkpoint_every=500,
+        callbacks=[] if looker is None else [looker],
     )
+    kept = looker.kept if looker else [Checkpoint(recipe.max_steps, None, predict(classifier, test.images))]
+    _write(study, CHOICES[chosen.topk](kept, test.labels, study.classes, chosen.k), test, folder)
+
+
+def _write(study: Study, found: Chosen, test: LabelledImages, folder: Path) -> None:
+    tensors = {
+        "logits": torch.stack([one.logits for one in found.checkpoints]),
+        "predicted": found.predicted,
+        "labels": test.labels,
+    }
+    about_them = {
+        "images": [test.name(row) for row in range(len(test))],
+        "digests": [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in test.images],
+        "classes": study.classes,
+        "steps": [one.step for one in found.checkpoints],
+    }
+    metadata = {key: json.dumps(value) for key, value in about_them.items()}
+    save_file(tensors, folder / "logits.safetensors", metadata)
+    figures = averaged([scores(said, test.labels, study.classes, study.minor) for said in found.predicted])
+    (folder / "scores.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def averaged(figures: Sequence[Any]) -> Any:
@@ -231,22 +247,19 @@ def result(study: Study) -> dict[str, Any]:
     Raises:
         UserError: A class has no test image.
     """
-    settings, chosen, inputs = study.settings, study.settings.evaluate, {}
+    settings, chosen = study.settings, study.settings.evaluate
     tested = class_counts(study.records("sar", "test"), study.classes)
     if empty := [name for name, count in tested.items() if not count]:
         raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")
     if warning := repetition_warning(study):
         console.print(f"[yellow]warning:[/] {warning}")
     seeds = [seed + settings.method.seed_offset for seed in settings.seeds]
-    runs = []
-    for seed in seeds:
-        artifact = trained(study, seed)
-        inputs[f"seed_{seed}"] = artifact.fingerprint
-        runs.append(json.loads((artifact.path / "scores.json").read_text()))
+    made = trained(study, seeds)
+    runs = [json.loads((artifact.path / "scores.json").read_text()) for artifact in made]
     measured, rests_on = quality(study)
     return about(study) | {
         "captions": samples(study),
-        "added": study.plan if settings.method.adds != "nothing" else dict.fromkeys(study.classes, 0),
+        "added": _sizes(study) or dict.fromkeys(study.classes, 0),
         "seeds": seeds,
         "learning": learning(study),
         "protocol": protocol(study)
@@ -264,13 +277,13 @@ def result(study: Study) -> dict[str, Any]:
             },
         },
         **measured,
-        "inputs": inputs | rests_on,
+        "inputs": {f"seed_{seed}": artifact.fingerprint for seed, artifact in zip(seeds, made, strict=True)} | rests_on,
     }
 
 
 def learning(study: Study) -> dict[str, Any]:
     """Say what the classifiers learn from, and how: where methods differ that generate nothing."""
-    recipe, added = recipe_of(study), study.plan if study.settings.method.adds != "nothing" else {}
+    recipe, added = recipe_of(study), _sizes(study)
     real, _ = parts(study)
     counts = real.labels.bincount(minlength=len(study.classes))
     counts += torch.tensor([added.get(name, 0) for name in study.classes])
@@ -281,6 +294,7 @@ def learning(study: Study) -> dict[str, Any]:
         "steps": recipe.max_steps,
         "steps_of_last_layer_alone": recipe.max_steps - recipe.whole_steps,
         "batch_size": recipe.batch_size,
+        "pretrained": {"name": start.name, "sha256": start.sha256} if (start := recipe.pretrained) else False,
         "sampling": recipe.sampling,
         "loss": asdict(recipe.loss) | {"class_weights": dict(zip(study.classes, weights, strict=True))},
     }

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sarsynth import pictures
-from sarsynth.classification import Classifier, predict
+from sarsynth.classification import predict
 from sarsynth.console import console
 from sarsynth.data.transforms import load_images, resize, to_channels, to_float, to_uint8
 from sarsynth.fidelity import fidelity
@@ -160,7 +160,7 @@ def probed(study: Study) -> Artifact:
     classifier, test = study.classifier(), study.images("test")
 
     def build(folder: Path) -> None:
-        network, images = Classifier.load(classifier.path).to(study.device), study.labelled("test")
+        network, images = study.load_classifier(classifier), study.labelled("test")
         masked = without_target(images.images.numpy())
         figures = None
         if masked is not None:

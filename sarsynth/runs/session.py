@@ -36,7 +36,7 @@ def session(settings: Settings, folder: Path, overrides: Sequence[str], script: 
     tracker = Tracker(_logger(settings, folder, script) if processes.rank() == 0 else None)
     study = Study(settings, tracker, overrides)
     study.compute.enter()
-    rehearse(settings)
+    rehearse(settings, script)
     if warning := scale_warning(settings):
         console.print(f"[yellow]warning:[/] {warning}")
     tracker.config(settings.model_dump(mode="json", by_alias=True))

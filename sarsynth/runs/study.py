@@ -17,15 +17,14 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sarsynth import partitions, pictures, processes, scales
+from sarsynth import partitions, pictures, pretrained, processes, scales
 from sarsynth.adapters import Adapter, concatenate, folded, load
+from sarsynth.augmentation import Augmentation
 from sarsynth.base import Base, resolve
 from sarsynth.classification import (
-    Augmentation,
     Classifier,
     ClassifierRecipe,
     extract_features,
@@ -44,13 +43,14 @@ from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.precision import Precision
+from sarsynth.pretrained import Pretrained
 from sarsynth.prompts import digest_of
 from sarsynth.runs import adapters, contours, hygiene, prompts, radiometry, speckle
 from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.settings import Component, Encoded, Images, Settings, Slot, nearest
-from sarsynth.store import Artifact, Store
+from sarsynth.store import CHECKPOINTS, Artifact, Store
 from sarsynth.tasks import StepOptions
 from sarsynth.tracking import Tracker
 
@@ -148,7 +148,7 @@ class Study:
     def _chosen(self) -> list[ImageRecord]:
         """The SAR training images of this study's split; a table says how many images each split has."""
         data, whole = self.settings.data, self.records("sar", "train")
-        chosen = deci(whole, self.settings.seed) if data.split == "deci" else whole
+        chosen = deci(whole, data.deci_seed) if data.split == "deci" else whole
         splits = {"train": whole, data.split: chosen} | {s: self.sources["sar"].records(s) for s in ("val", "test")}
         counts = {split: class_counts(records, self.classes) for split, records in splits.items() if records}
         self.say_counts("sar", counts, data.split)
@@ -225,7 +225,7 @@ class Study:
     @cached_property
     def base_artifact(self) -> Artifact:
         """The frozen base: not of our making, so its fingerprint is a hash of its files."""
-        path, content = resolve(self.settings.base.path)
+        path, content = resolve(self.settings.base.path, self.settings.base.config)
         return Artifact("base", self.settings.base.name, content[:16], path)
 
     @cached_property
@@ -249,9 +249,10 @@ class Study:
         kept = [override for override in self.overrides if override.partition("=")[0] not in said]
         return f"python {script} {shlex.join([*keys, *kept])}"
 
-    def fitting(self, stage: str) -> Fitting:
-        """How a training loop of one stage runs and where its scalars go."""
-        return Fitting(self.compute.make_trainer, self.tracker.stage(stage), self.step_options)
+    def fitting(self, stage: str, *, alone: bool = False) -> Fitting:
+        """How a training loop of one stage runs, in all processes of the job or alone, and where its scalars go."""
+        make_trainer = self.compute.make_trainer_alone if alone else self.compute.make_trainer
+        return Fitting(make_trainer, self.tracker.stage(stage), self.step_options)
 
     @property
     def step_options(self) -> StepOptions:
@@ -358,11 +359,12 @@ class Study:
                 self.classes,
                 recipe,
                 seed=seed,
-                fitting=self.fitting("classifier"),
-                checkpoints=folder / "checkpoints",
+                fitting=self.fitting("classifier", alone=True),
+                precision=self.precision,
+                checkpoints=folder / CHECKPOINTS,
                 checkpoint_every=500,
             )
-            rank_zero_only(classifier.save)(folder)
+            classifier.save(folder)
 
         return self.store.make(
             "classifier",
@@ -373,8 +375,16 @@ class Study:
             version=1,
             command=self.command("train.py", "stage=classifier"),
             precision=self.precision.name,
-            collective=True,
         )
+
+    def load_classifier(self, artifact: Artifact) -> Classifier:
+        """A classifier in memory, on the device of this run and in its precision."""
+        return Classifier.load(artifact.path, self.device, self.precision)
+
+    @cached_property
+    def pretrained(self) -> Pretrained | None:
+        """The weights that classifiers start from, None if these are random."""
+        return pretrained.find(self.settings.classifier.network, self.settings.classifier.pretrained)
 
     def recipe(self) -> ClassifierRecipe:
         """The classifier's network and training; epochs count real images, so that every method gets equal steps."""
@@ -382,6 +392,7 @@ class Study:
         return ClassifierRecipe(
             network=chosen.network,
             options=chosen.options,
+            pretrained=self.pretrained,
             image_size=chosen.image_size,
             max_steps=math.ceil(chosen.epochs * len(self.training) / chosen.batch_size),
             batch_size=chosen.batch_size,
@@ -425,10 +436,11 @@ class Study:
             latents = self.latents("sar")
             return lambda: load_file(latents.path / LATENTS)["mean"][0].flatten(1).float(), {"latents": latents}
         classifier, images = self.classifier(), self.images("train")
-        return (
-            lambda: extract_features(Classifier.load(classifier.path), self.labelled("train").images),
-            {"classifier": classifier, "images": images},
-        )
+
+        def describe() -> Tensor:
+            return extract_features(self.load_classifier(classifier), self.labelled("train").images)
+
+        return describe, {"classifier": classifier, "images": images}
 
     def partition(self) -> tuple[Partition, dict[str, Artifact]]:
         """How the method divides the SAR training set, and the artifacts that this follows from."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from sarsynth.classification import Classifier, extract_features, predict
+from sarsynth.classification import extract_features, predict
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError
@@ -83,7 +83,7 @@ def _features(study: Study, name: str, of: Artifact, images: Callable[[], Labell
     classifier = study.classifier()
 
     def build(folder: Path) -> None:
-        extractor, shown = Classifier.load(classifier.path).to(study.device), images()
+        extractor, shown = study.load_classifier(classifier), images()
         pixels = shown.images
         if preprocess == "release":
             # The release showed images in [0, 1] to a network that had learned on normalised ones.

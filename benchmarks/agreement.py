@@ -1,0 +1,91 @@
+"""Whether a card computes what a CPU does: the embedded base, the same training, noise and images on both.
+
+The CPU computes in float32. A card that computes in half precision rounds otherwise, and a training carries roundings
+on; what is in question is that nothing is off by more than that.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from measured import Bench
+from measuring import Figure
+from torch import Tensor
+
+from sarsynth import adapters
+from sarsynth.classification import Classifier, predict
+from sarsynth.data.transforms import to_uint8
+from sarsynth.sampling import SampleRequest, sample
+
+OVERRIDES = (
+    *("base=sd-nano", "base.path=null", "classifier=small", "classifier.epochs=20"),
+    *("train.sar.max_steps=20", "train.sar.warmup_steps=0", "train.sar.batch_size=8", "generate.batch_size=8"),
+)
+MINIATURE = (
+    *("base.image_size=32", "train.sar.max_steps=2", "train.sar.batch_size=2", "classifier.epochs=2"),
+    *("generate.batch_size=2", "generate.num_inference_steps=2"),
+)
+PRECISIONS = {"cuda": ("32-true", "bf16-mixed", "16-mixed"), "cpu": ("bf16-mixed",)}
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What one device makes of the same seeds.
+
+    Attributes:
+        updates: Of each layer by a trained LoRA, B A.
+        images: Uint8 (N, 3, H, W).
+        logits: Of a classifier that the CPU trained, float32 (N, classes).
+    """
+
+    updates: dict[str, Tensor]
+    images: Tensor
+    logits: Tensor
+
+
+def agreement(bench: Bench, overrides: tuple[str, ...] = ()) -> list[Figure]:
+    """Compare this device with the CPU in each precision that it takes."""
+    expected = _compute(bench, ("trainer=cpu", *overrides))
+    figures = []
+    for precision in PRECISIONS[bench.device]:
+        figures += _differences(_compute(bench, (f"trainer.precision={precision}", *overrides)), expected, precision)
+    bench.precision = " ".join(PRECISIONS[bench.device])
+    return figures
+
+
+def _compute(bench: Bench, overrides: tuple[str, ...]) -> Computed:
+    torch.set_float32_matmul_precision("highest")  # a study on a card lowers it, and the CPU is what is compared with
+    size = MINIATURE if bench.size == "sd-nano" else ()
+    asked = ("stage=sar", "method=lora", *OVERRIDES, *size, *overrides)
+    study = bench.study(bench.settings("train", asked))
+    (made,) = study.sar_adapters().values()
+    learnt = adapters.load(study.base.unet, made.path / adapters.WEIGHTS)
+    chosen = study.settings.generate
+    batches = sample(
+        study.base,
+        study.settings.sampler.load().from_config(study.base.noise_scheduler.config),
+        [SampleRequest("a photo of a cargo ship", (0, index)) for index in range(chosen.batch_size)],
+        image_size=study.settings.base.image_size,
+        guidance_scale=chosen.guidance_scale,
+        num_inference_steps=chosen.num_inference_steps,
+        batch_size=chosen.batch_size,
+    )
+    images = to_uint8(torch.cat(list(batches))).cpu()
+    # One classifier, that of the CPU: of two that were trained apart, the differences would say little.
+    on_cpu = bench.study(bench.settings("train", (*asked, "trainer=cpu")))
+    classifier = Classifier.load(on_cpu.classifier().path, study.device, study.precision)
+    logits = predict(classifier, on_cpu.labelled("train").images)
+    return Computed({name: layer.delta().cpu() for name, layer in learnt.items()}, images, logits)
+
+
+def _differences(ours: Computed, expected: Computed, precision: str) -> list[Figure]:
+    """How far they are apart: by layer in % of the update's norm, by image in grey levels, by image in logits."""
+    weights = [
+        100 * float((ours.updates[name] - update).norm() / update.norm()) for name, update in expected.updates.items()
+    ]
+    images = (ours.images.float() - expected.images.float()).abs().flatten(1).mean(dim=1)
+    logits = (ours.logits - expected.logits).abs().amax(dim=1)
+    return [
+        Figure.of(f"updates of a LoRA, {precision}", "%", weights),
+        Figure.of(f"images, {precision}", "grey levels", images.tolist()),
+        Figure.of(f"largest logit, {precision}", "", logits.tolist()),
+    ]

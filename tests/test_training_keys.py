@@ -1,0 +1,84 @@
+"""Settings of trainings that once followed from others in silence: they still do, unless something else is said."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_conf import settings
+from test_pipeline import WORLD
+
+from sarsynth.precision import FULL
+from sarsynth.runs import adapters
+from sarsynth.runs.study import Study
+from sarsynth.store import Artifact
+from sarsynth.tracking import Tracker
+
+BASE, ORS = (Artifact(kind, kind, kind, Path("nowhere")) for kind in ("base", "ors"))
+RECIPE = {"learning_rate": 1e-3, "batch_size": 16, "weight_decay": 0.01, "max_grad_norm": 1.0}
+
+
+def training(*said: str, name: str = "sar", steps: int = 150, whole: bool = False) -> adapters.Training:
+    """One adapter, of a study of which nothing is there."""
+    chosen = settings(*said)
+    study: Any = SimpleNamespace(
+        settings=chosen,
+        base_artifact=BASE,
+        precision=FULL,
+        encoded=lambda role: {},
+        training_records=lambda role: [None] * 4,
+        samples=lambda role, records: {},
+        command=lambda *keys: "",
+    )
+    recipe = chosen.train.ors if name == "ors" else chosen.train.sar
+    role: Any = name
+    inputs = {} if name == "ors" else {"ors": ORS}
+    return adapters._training(study, name, role, recipe, 4, steps, range(4), inputs, whole=whole)
+
+
+@pytest.mark.parametrize(
+    ("said", "whole", "warmup"),
+    [
+        ([], True, 30),
+        ([], False, 15),  # of a part, a tenth of its steps at most
+        (["train.sar.warmup_steps=10"], False, 10),
+        (["train.sar.warmup_share=0.1"], True, 15),
+        (["train.sar.warmup_share=0.1"], False, 15),
+        (["train.sar.warmup_share=0.3"], False, 45),
+        (["train.sar.warmup_share=0"], False, 0),
+    ],
+)
+def test_warmup_may_be_a_share_of_an_adapters_own_steps(said: list[str], whole: bool, warmup: int) -> None:
+    """In the fingerprint it is steps, as ever, whoever said them."""
+    made = training(*said, whole=whole)
+    assert made.warmup == warmup
+    assert made.request.settings["recipe"] == RECIPE | {"max_steps": 150, "warmup_steps": warmup}
+
+
+def test_the_ors_adapter_too() -> None:
+    assert training("train.ors.warmup_share=0.2", "train.sar.warmup_share=0.5", name="ors", whole=True).warmup == 30
+    assert training(name="ors", whole=True).scale_below is None
+
+
+def test_training_on_the_ors_adapter_has_a_scale_of_its_own() -> None:
+    """By default w1 of generation, as ever; said, generation changes no adapter."""
+    assert training().scale_below == 0.9
+    assert training("generate.scales=[0.7,1.0]").scale_below == 0.7
+    assert training("base=sd15").scale_below == 0.6
+    own = [training("train.sar.scale_below=0.9", f"generate.scales=[{w1},1.0]") for w1 in (0.5, 0.9)]
+    assert [one.scale_below for one in own] == [0.9, 0.9]
+    assert own[0].request.fingerprint == own[1].request.fingerprint == training().request.fingerprint
+
+
+def test_a_tenth_of_the_images_has_a_seed_of_its_own(tmp_path: Path, monkeypatch) -> None:
+    """By default that of everything, as ever; said, other seeds train on the same tenth."""
+    monkeypatch.chdir(tmp_path)
+
+    def tenth(*said: str) -> list[str]:
+        chosen = settings("data.split=deci", *WORLD, "data.train={cargo: 40, other: 30}", *said)
+        return [record.path for record in Study(chosen, Tracker(None)).training]
+
+    first, other = tenth(), tenth("seed=1")
+    assert len(first) == len(other) == 4 + 3 + 3 and first != other
+    assert tenth("data.deci_seed=1") == other
+    assert tenth("seed=1", "data.deci_seed=0") == first
