@@ -133,8 +133,8 @@ def encoding(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     """Encode images to latents."""
     settings = bench.settings("train", ("stage=sar", *overrides))
     base, size = bench.study(settings).base, settings.base.image_size
-    images = torch.randint(256, (ENCODED, 1, size, size), dtype=torch.uint8)
-    return [_rate("images a second", ENCODED, lambda: encode_images(base, images), bench.effort)]
+    images, batch_size = torch.randint(256, (ENCODED, 1, size, size), dtype=torch.uint8), settings.encode.batch_size
+    return [_rate("images a second", ENCODED, lambda: encode_images(base, images, batch_size=batch_size), bench.effort)]
 
 
 def _rate(what: str, count: int, work: Callable[[], Any], effort: Effort) -> Figure:

@@ -222,6 +222,12 @@ class Method(Section):
         return self
 
 
+class Encoding(Section):
+    """How images become latents and captions become text features, so many at a time; once for each set."""
+
+    batch_size: Count
+
+
 class Adapter(Section):
     """Where adapters sit: the name of a pattern, and the patterns (regular expressions on names of U-Net modules).
 
@@ -559,6 +565,7 @@ class Settings(Section):
     radiometry: Component
     prompt: Prompt
     method: Method
+    encode: Encoding
     adapter: Adapter
     train: Training
     prototypes: Prototypes

@@ -34,7 +34,7 @@ from sarsynth.compute import Compute
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.health import Scan
-from sarsynth.data.latents import LATENTS, TEXTS, encode_images, encode_texts, save_encoded
+from sarsynth.data.latents import Latents, write_latents, write_texts
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
@@ -302,9 +302,15 @@ class Study:
         source, size = self.sources[role], self.settings.base.image_size
 
         def build(folder: Path) -> None:
-            images = load_images(source, records, size, self.radiometry[role])
-            encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
-            save_encoded(encoded, folder / LATENTS)
+            write_latents(
+                self.base,
+                lambda rows: load_images(source, records[rows.start : rows.stop], size, self.radiometry[role]),
+                len(records),
+                folder,
+                flip=flip,
+                batch_size=self.settings.encode.batch_size,
+                title=f"encoding {role.upper()} images",
+            )
 
         return self.store.make(
             "cache",
@@ -312,10 +318,11 @@ class Study:
             {"source": self.fingerprints[role], "records": digest(records), "image_size": size, "flip": flip},
             {"base": self.base_artifact},
             build,
-            version=1,
+            version=2,
             command=self.command("train.py", f"stage={STAGES[role]}"),
             precision=self.precision.name,
             samples=self.samples(role, records),
+            collective=True,
         )
 
     def texts(self, role: Role) -> Artifact:
@@ -323,8 +330,9 @@ class Study:
         spec, records, texts = self.images_of(role), self.training_records(role), self.captions[role]
 
         def build(folder: Path) -> None:
-            save_encoded(encode_texts(self.base, texts), folder / TEXTS)
-            prompts.write_captions(folder, self.base, records, texts)
+            write_texts(self.base, texts, folder, batch_size=self.settings.encode.batch_size)
+            if processes.rank() == 0:
+                prompts.write_captions(folder, self.base, records, texts)
 
         made = self.store.make(
             "cache",
@@ -332,10 +340,11 @@ class Study:
             {"records": digest(records), "captions": digest_of(texts)},
             {"base": self.base_artifact},
             build,
-            version=1,
+            version=2,
             command=self.command("train.py", f"stage={STAGES[role]}"),
             precision=self.precision.name,
             samples=self.samples(role, records),
+            collective=True,
         )
         if made not in self._shown:
             self._shown.add(made)
@@ -434,7 +443,7 @@ class Study:
         """How to describe the SAR training images, float32 (N, F), and the artifacts that this follows from."""
         if self.settings.prototypes.features == "base":
             latents = self.latents("sar")
-            return lambda: load_file(latents.path / LATENTS)["mean"][0].flatten(1).float(), {"latents": latents}
+            return lambda: Latents.open(latents.path).means(), {"latents": latents}
         classifier, images = self.classifier(), self.images("train")
 
         def describe() -> Tensor:
