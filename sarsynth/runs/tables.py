@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal as size
 from rich.table import Table
 
 from sarsynth.scales import prototype_weights
@@ -179,3 +180,62 @@ def cheaper(named: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
         return None
     of = "minor-class" if minor else "macro"
     return f"no generator is needed here: {of} F1 of {cheap} is {its}, of the best synthetic set, {name}, {shown}"
+
+
+def plan_table(plan: Mapping[str, Any]) -> Table:
+    """Lay a plan out, an artifact a line, in the order in which they would be made; `?` is what nobody knows yet.
+
+    Args:
+        plan: What `sarsynth.runs.planning` writes.
+    """
+    several = len(plan["jobs"]) > 1
+    places = sorted(
+        {f"{job['device'] or 'an accelerator'}, {job['precision']}" for job in plan["jobs"] if job["precision"]}
+    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), title=f"Plan of {plan['script']}.py for {' and '.join(places)}")
+    table.add_column("")
+    table.add_column("artifact", overflow="fold")
+    for name in ("work", "time", "memory", "disk"):
+        table.add_column(name, justify="right")
+    if several:
+        table.add_column("jobs", overflow="fold")
+    for one in plan["artifacts"]:
+        name = f"{one['kind']}/{one['label']}"
+        name += f" from {one['source']}" if one["source"] else f"-{one['fingerprint'] or '?'}"
+        work = f"{'~' * one['rough']}{one['amount']:,} {one['unit']}" if one["unit"] else ""
+        costs = [
+            "" if one["state"] == "there" else "?" if one[key] is None else shown(one[key])
+            for key, shown in (("seconds", duration), ("memory_bytes", size), ("disk_bytes", size))
+        ]
+        jobs = "all" if len(one["jobs"]) == len(plan["jobs"]) else ", ".join(map(str, one["jobs"]))
+        table.add_row(one["state"], name, work, *costs, *([jobs] if several else []))
+    return table
+
+
+def plan_summary(plan: Mapping[str, Any]) -> str:
+    """Say in one line how much a plan comes to."""
+    totals = plan["totals"]
+    counts = [f"{totals['there']} there", f"{totals['make']} to make"]
+    counts += [f"{totals['fetch']} to fetch"] if totals["fetch"] else []
+    free = ", ".join(f"{size(store['free_bytes'])} are free in {store['path']}" for store in plan["stores"])
+    if not totals["make"]:
+        return f"{', '.join(counts)}; {free}"
+    costs = [
+        f"{what} {shown(totals[key]) if unknown < totals['make'] else '?'}"
+        + (f" and that of {unknown} more" if 0 < unknown < totals["make"] else "")
+        for what, key, unknown, shown in (
+            ("time", "seconds", totals["untimed"], duration),
+            ("disk", "disk_bytes", totals["unsized"], size),
+        )
+    ]
+    costs.append(f"memory {'?' if totals['memory_bytes'] is None else size(totals['memory_bytes'])}")
+    return f"{', '.join(counts)}: {', '.join(costs)}; {free}"
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes, in two units at most."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
