@@ -60,7 +60,7 @@ class _Compiling(Callback):
             self.ends.append(time.perf_counter())
         if done == before[1]:
             for network in self.networks:
-                network.forward = torch.compile(  # type: ignore[method-assign]
+                network.forward = torch.compile(  # type: ignore[call-overload]  # torch's stubs lack the limit
                     network.forward, dynamic=False, backend=self.backend, recompile_limit=self.variants + 8
                 )
         if done == after[1] and trainer.is_global_zero:

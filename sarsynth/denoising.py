@@ -104,7 +104,7 @@ class Denoiser(Task):
         return [index for index, track in enumerate(self.tracks) if self.trainer.global_step < track.max_steps]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the summed losses of the active tracks; the batch is a share of `DenoisingSamples`, or a part of it."""
+        """Return the summed losses of the active tracks; the batch is a share of `DenoisingSamples`."""
         active, step = self.active(), self.trainer.global_step
         if self.route is not None:
             self.route.active = active

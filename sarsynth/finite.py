@@ -119,7 +119,7 @@ class FiniteWatch(Callback):
         """Let the module report here."""
         self.alone = trainer.world_size == 1
         self.every = self.asked or (1 if trainer.strategy.root_device.type == "cpu" else EVERY)
-        pl_module.watch = self
+        pl_module.watch = self  # type: ignore[assignment]  # any module of ours has it
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where the training goes on."""

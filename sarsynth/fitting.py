@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -55,7 +55,7 @@ class Fitting:
 
     make_trainer: Callable[..., Trainer] = CPU
     logger: Logger | bool = False
-    options: StepOptions = StepOptions()
+    options: StepOptions = field(default_factory=StepOptions)
     look_every: int | None = None
 
     def fit(
@@ -201,9 +201,7 @@ class MovingAverage(WeightAveraging):
         return step_idx is not None and step_idx % self.every == 0
 
 
-def _moving_average(
-    averages: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor | int, *, decay: float
-) -> None:
+def _moving_average(averages: list[Tensor], weights: list[Tensor], updates: Tensor | int, *, decay: float) -> None:
     slower = min(decay, (1 + int(updates)) / (10 + int(updates)))
     for start in range(0, len(averages), TOGETHER):
         some = slice(start, start + TOGETHER)

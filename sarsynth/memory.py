@@ -143,9 +143,9 @@ def _peak(
         weights = {name: empty(tensor) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
         arguments = tree_map_only(Tensor, empty, inputs)
         meter = _Meter(list(weights.values()))
-        with _checkpointing(checkpointed, meter.checkpoint), precision, torch.enable_grad():
-            with torch.autograd.graph.saved_tensors_hooks(meter.keep, lambda kept: kept):
-                functional_call(module, weights, arguments)
+        saved = torch.autograd.graph.saved_tensors_hooks(meter.keep, lambda kept: kept)
+        with _checkpointing(checkpointed, meter.checkpoint), precision, torch.enable_grad(), saved:
+            functional_call(module, weights, arguments)
         # The backward pass has gradients of a layer's output and input beside what is kept.
         return max(meter.bytes, meter.recomputing) + 2 * meter.largest
 

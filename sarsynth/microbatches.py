@@ -41,8 +41,8 @@ class MicroBatches(Callback):
             limit = self._limit(trainer, pl_module)
             if limit < streams:
                 raise UserError(
-                    f"{self.title}: train.micro_batch={self.options.micro_batch}, but {streams} adapters train together "
-                    "here, and one sample of each is the least; raise it or train fewer together"
+                    f"{self.title}: train.micro_batch={self.options.micro_batch}, but {streams} adapters train "
+                    "together here, and one sample of each is the least; raise it or train fewer together"
                 )
             parts = next(n for n in range(1, rows + 1) if rows % n == 0 and streams * rows // n <= limit)
             if parts > 1 and trainer.is_global_zero:
@@ -99,7 +99,7 @@ def does_not_fit(title: str, need: int, free: int, options: StepOptions) -> str:
     """Say that not even the least training step fits, and what would help."""
     return (
         f"{title}: a step needs {need / 1e9:.2f} GB of memory with one sample at a time, and {free / 1e9:.2f} GB are "
-        f"free; {checkpointing(options)}lower base.image_size or the rank of adapters, or end what else fills the memory"
+        f"free; {checkpointing(options)}lower base.image_size or the rank of adapters, or end what else fills it"
     )
 
 

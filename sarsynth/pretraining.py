@@ -58,6 +58,7 @@ class Autoencoding(Task):
         self.vae, self.networks = vae, (vae,)
         self.learning_rate, self.warmup_steps, self.max_steps = learning_rate, warmup_steps, max_steps
         self.weight_decay, self.kl_weight, self.seed = weight_decay, kl_weight, seed
+        self._losses: list[Tensor] = []  # of the parts of a step
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of uint8 images (B, 3, H, W)."""

@@ -30,7 +30,9 @@ def in_processes(trainer: Trainer, target: Callable[..., None], *args: Any) -> N
     alone = processes.count() > 1 or (trainer.devices == 1 and trainer.num_nodes == 1)
     if not alone:
         from sarsynth.compute import Compute  # seconds of imports, which a refusal need not wait for
+        from sarsynth.runs.session import quieten
 
+        quieten()
         if (asked := Compute.of(trainer.model_dump()).processes) > 1:
             processes.launch(target, args, asked)
             return
