@@ -74,6 +74,5 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
         return views
     # Speckle of one look is exponential (Goodman, ISBN 978-1510631489).
     looks = (torch.empty(batch, 1, height, width).exponential_(generator=generator) for _ in range(augmentation.looks))
-    return (
-        views * (sum(looks, torch.zeros(())) / augmentation.looks).sqrt().to(images.device, non_blocking=True)
-    ).clamp(max=255)
+    speckle = (sum(looks, torch.zeros(())) / augmentation.looks).sqrt()
+    return (views * speckle.to(images.device, non_blocking=True)).clamp(max=255)

@@ -168,10 +168,11 @@ def steps(module: Task | Classifier, batch: Any, precision: Precision, copies: C
 
 
 def in_float32(optimizer: torch.optim.Optimizer) -> None:
-    """What learns, its gradients and the optimiser's memory are in float32 on the card."""
+    """What learns, its gradients and the optimiser's memory are in float32 on the card; AdamW counts where it likes."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            for tensor in (parameter, parameter.grad, *optimizer.state[parameter].values()):
+            memory = [tensor for name, tensor in optimizer.state[parameter].items() if name != "step"]
+            for tensor in (parameter, parameter.grad, *memory):
                 assert (tensor.device, tensor.dtype) == (CARD, torch.float32)
 
 
