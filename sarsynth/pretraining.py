@@ -70,7 +70,9 @@ class Autoencoding(Task):
         loss = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
         loss = loss + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         self.watch.losses(loss.detach()[None], self.global_step, lambda _: "the batch")
-        self._losses = [*(self._losses if part else []), loss.detach()]
+        if part == 0:
+            self._losses = list[Tensor]()
+        self._losses.append(loss.detach())
         if len(self._losses) == self.parts:
             self.log("loss", torch.stack(self._losses).mean())
         return loss

@@ -318,8 +318,15 @@ class BaseTraining(Section):
 
 
 class Training(Section):
-    """The stages that train. `base` is None for a base that is not made here."""
+    """The stages that train. `base` is None for a base that is not made here.
 
+    At most `micro_batch` samples go through a network at once; what a step comes to depends neither on that nor on
+    `gradient_checkpointing` and `compile`.
+    """
+
+    micro_batch: Count | Literal["auto"]
+    gradient_checkpointing: bool
+    compile: bool
     base: BaseTraining | None
     ors: OrsTraining
     sar: SarTraining

@@ -51,6 +51,7 @@ from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.settings import Component, Encoded, Images, Settings, Slot, nearest
 from sarsynth.store import CHECKPOINTS, Artifact, Store
+from sarsynth.tasks import StepOptions
 from sarsynth.tracking import Tracker
 
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
@@ -251,7 +252,13 @@ class Study:
     def fitting(self, stage: str, *, alone: bool = False) -> Fitting:
         """How a training loop of one stage runs, in all processes of the job or alone, and where its scalars go."""
         make_trainer = self.compute.make_trainer_alone if alone else self.compute.make_trainer
-        return Fitting(make_trainer, self.tracker.stage(stage))
+        return Fitting(make_trainer, self.tracker.stage(stage), self.step_options)
+
+    @property
+    def step_options(self) -> StepOptions:
+        """How the steps of trainings are computed."""
+        train = self.settings.train
+        return StepOptions(train.micro_batch, train.gradient_checkpointing, train.compile)
 
     # --- Caches: what is computed once -------------------------------------------------------------------------------
 
