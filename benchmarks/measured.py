@@ -33,8 +33,7 @@ SIZES = {
     "sd-nano": (
         "base=sd-nano",
         *(f"train.{stage}.batch_size=4" for stage in ("sar", "controlnet", "finetune")),
-        "generate.batch_size=2",
-        "generate.num_inference_steps=2",
+        *("generate.batch_size=2", "generate.num_inference_steps=2", "classifier.batch_size=8"),
     ),
 }
 COMPILED = 15  # steps after which a network that is compiled on the way runs as fast as it will
@@ -53,6 +52,7 @@ class Bench:
         base: The folder of the base; None is the embedded one.
         effort: How long to measure.
         precision: Of what was measured last.
+        trainings: How many have been measured: each has its own seed, so that none is found in the store.
     """
 
     device: str
@@ -61,6 +61,7 @@ class Bench:
     base: Path | None
     effort: Effort
     precision: str | None = None
+    trainings: int = 0
 
     def settings(self, script: str, overrides: Sequence[str]) -> Settings:
         """Compose settings of this size, on this device, as a command line does."""
@@ -80,8 +81,9 @@ class Bench:
 def training(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     """Train a stage: to its end where that is set to the measured steps, else until it is measured."""
     effort = replace(bench.effort, warmup=COMPILED) if "train.compile=true" in overrides else bench.effort
-    stopped = (f"train.sar.max_steps={effort.steps}",) if "method=lora" in overrides else ()
-    settings = bench.settings("train", (*overrides, *stopped))
+    bench.trainings += 1
+    own = [f"seed={bench.trainings}", *([f"train.sar.max_steps={effort.steps}"] if "method=lora" in overrides else [])]
+    settings = bench.settings("train", (*overrides, *own))
     study, clock = bench.study(settings), Clock(effort)
     study.compute = replace(study.compute, make_trainer=partial(_clocked, study.compute.make_trainer, clock))
     try:

@@ -10,6 +10,7 @@ import recording
 import table3
 import torch
 from measuring import Effort, Figure, TooLongError, time_limit
+from tiny import tiny_base
 
 ROOT = Path(__file__).parents[1]
 NONE = "No GPU run has been made"
@@ -180,7 +181,9 @@ def test_what_does_not_fit_is_tried_with_less():
 
 def test_all_of_it_in_miniature(tmp_path: Path):
     """Every case that makes sense without a card is measured."""
-    assert gpu.main(["--device", "cpu", "--size", "sd-nano", "--minutes", "30", "--record", str(tmp_path)]) == 0
+    tiny_base().save(tmp_path / "base")
+    where = ["--base", str(tmp_path / "base"), "--record", str(tmp_path)]
+    assert gpu.main(["--device", "cpu", "--size", "sd-nano", "--minutes", "30", *where]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
     status = {case["key"]: case["status"] for case in found["cases"]}
     on_cards = {case.key for case in gpu.cases(32, 64) if case.card_only}
