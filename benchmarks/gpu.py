@@ -205,7 +205,7 @@ def costs(outcomes: list[Outcome], images: dict[str, int]) -> list[dict[str, Any
     """What the jobs of Table 3 would cost at the measured rates: a row for each kind of work."""
     rates = {one.key: one.figures[0].value for one in outcomes if one.status == "measured"}
     rows = []
-    for work in works(jobs_of("evaluate", "-m", *OVERRIDES), images):
+    for work in works(jobs_of(*OVERRIDES), images):
         hours = work.hours(rates)
         rows.append(vars(work) | {"rate": rates.get(work.rate), "case": work.rate, "hours": hours})
     return rows

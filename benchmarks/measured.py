@@ -8,16 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 from measuring import Clock, Effort, EnoughError, Figure, TooLongError, synchronize
-from table3 import jobs_of
 
 from sarsynth.base import new_controlnet, place_network
+from sarsynth.cli import CONF
 from sarsynth.data.latents import encode_images
 from sarsynth.runs.study import Study
 from sarsynth.runs.train import STAGES
 from sarsynth.sampling import Control, SampleRequest, sample
-from sarsynth.settings import Settings
+from sarsynth.settings import Settings, check
 from sarsynth.tracking import Tracker
 
 # A few simulated images: a rate does not depend on how many there are, and simulating many would take minutes.
@@ -64,11 +65,11 @@ class Bench:
     trainings: int = 0
 
     def settings(self, script: str, overrides: Sequence[str]) -> Settings:
-        """Compose settings of this size, on this device, as a command line does."""
+        """Compose settings of this size, on this device."""
         where = [f"paths.logs={self.scratch}", f"trainer={'gpu' if self.device == 'cuda' else 'cpu'}"]
         where += [f"base.path={self.base}"] if self.base else []
-        (settings,) = jobs_of(script, *WORLD, *SIZES[self.size], *where, *overrides)
-        return settings
+        with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
+            return check(hydra.compose(script, [*WORLD, *SIZES[self.size], *where, *overrides]))
 
     def study(self, settings: Settings) -> Study:
         """Open a study."""
