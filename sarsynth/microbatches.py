@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import distributed
 
+from sarsynth import processes
 from sarsynth.console import console
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.errors import UserError
@@ -73,26 +73,37 @@ class MicroBatches(Callback):
         """How many samples may go through the network at once, on the fullest of all devices."""
         if self.options.micro_batch != "auto":
             return self.options.micro_batch
-        need, free = self._demand(trainer, task), free_memory(trainer.strategy.root_device, trainer.num_devices)
-        limit = torch.tensor(need.samples(free), device=trainer.strategy.root_device)
-        if trainer.world_size > 1:
-            distributed.all_reduce(limit, distributed.ReduceOp.MIN)
-        streams = len(self.data.streams)
+        averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        device, several = trainer.strategy.root_device, trainer.world_size > 1
+        # Beside the weights lie their average, and what processes exchange.
+        need = needs(task, self.data, self.options, device, trainer.precision, copies=averaged + several)
+        free = free_memory(device, trainer.num_devices)
+        limit, streams = need.samples(free), len(self.data.streams)
+        limit = processes.least(limit) if several else limit
         if limit < streams:
             raise UserError(does_not_fit(self.title, need.total(streams), free, self.options))
-        return int(limit)
+        return limit
 
-    def _demand(self, trainer: Trainer, task: Task) -> Demand:
-        averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        return demand(
-            task,
-            lambda samples: task.inputs(self.data.example(samples)),
-            each=len(self.data.streams),
-            device=trainer.strategy.root_device,
-            autocast=HALF.get(str(trainer.precision)),
-            checkpointed=task.networks if self.options.gradient_checkpointing else (),
-            copies=averaged + (trainer.world_size > 1),  # an average, and what processes exchange
-        )
+
+def needs(
+    task: Task,
+    data: SeededDataModule,
+    options: StepOptions,
+    device: torch.device,
+    precision: str | int | None,
+    *,
+    copies: int = 0,
+) -> Demand:
+    """Estimate what a step of a task asks for; `precision` is Lightning's, the rest as in `sarsynth.memory.demand`."""
+    return demand(
+        task,
+        lambda samples: task.inputs(data.example(samples)),
+        each=len(data.streams),
+        device=device,
+        autocast=HALF.get(str(precision)),
+        checkpointed=task.networks if options.gradient_checkpointing else (),
+        copies=copies,
+    )
 
 
 def does_not_fit(title: str, need: int, free: int, options: StepOptions) -> str:

@@ -71,7 +71,7 @@ class Autoencoding(Task):
         loss = loss + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         self.watch.losses(loss.detach()[None], self.global_step, lambda _: "the batch")
         if part == 0:
-            self._losses = list[Tensor]()
+            self._losses = []
         self._losses.append(loss.detach())
         if len(self._losses) == self.parts:
             self.log("loss", torch.stack(self._losses).mean())
