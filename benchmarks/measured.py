@@ -16,7 +16,7 @@ from sarsynth.base import new_controlnet, place_network
 from sarsynth.cli import CONF
 from sarsynth.data.latents import encode_images
 from sarsynth.runs.study import Study
-from sarsynth.runs.train import STAGES
+from sarsynth.runs.train import made
 from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.settings import Settings, check
 from sarsynth.tracking import Tracker
@@ -88,7 +88,7 @@ def training(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     study, clock = bench.study(settings), Clock(effort)
     study.compute = replace(study.compute, make_trainer=partial(_clocked, study.compute.make_trainer, clock))
     try:
-        for _ in STAGES[settings.stage or ""](study, bench.scratch):
+        for _ in made(study, bench.scratch):
             pass
     except EnoughError:
         pass

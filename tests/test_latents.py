@@ -28,9 +28,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "ROWS", SHARD)
 
 
-def write(folder: Path, kill_at: int | None = None) -> None:
+def write(base: Base, folder: Path, kill_at: int | None = None) -> None:
     """Encode the images and captions; `kill_at` is the image at which the process dies."""
-    base = tiny_base()
 
     def read(rows: range) -> Tensor:
         assert len(rows) <= BATCH, "never more in memory than a batch"
@@ -42,10 +41,10 @@ def write(folder: Path, kill_at: int | None = None) -> None:
     write_texts(base, CAPTIONS, folder, batch_size=BATCH)
 
 
-def write_in_process(folder: Path, kill_at: int | None = None) -> None:
+def write_in_process(base: Path, folder: Path, kill_at: int | None = None) -> None:
     shards.ROWS = SHARD
     processes.join("gloo")
-    write(folder, kill_at)
+    write(Base.load(base), folder, kill_at)
     processes.leave()
 
 
@@ -54,11 +53,24 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base on disk, for other processes: one that they made themselves would have another tokenizer."""
+    folder = tmp_path_factory.mktemp("base")
+    tiny_base().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(saved: Path) -> Base:
+    return Base.load(saved)
+
+
+@pytest.fixture(scope="module")
+def written(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "ROWS", SHARD)
-        write(folder)
+        write(base, folder)
     return folder
 
 
@@ -73,29 +85,28 @@ def reference(base: Base, flip: str) -> tuple[Tensor, Tensor]:
     return torch.stack(mean), torch.stack(deviation)
 
 
-def test_shards_are_files_that_others_can_read(written: Path):
+def test_shards_are_files_that_others_can_read(base: Base, written: Path):
     names = [f"moments-{index:05d}-of-00003.safetensors" for index in range(3)]
     assert [name for name in content(written) if name.startswith("moments")] == names
     parts = [load_file(written / name)["moments"] for name in names]
     assert [tuple(part.shape) for part in parts] == [(n, 2, 2, 4, 8, 8) for n in (4, 4, 3)]
-    mean, deviation = reference(tiny_base(), "horizontal")
+    mean, deviation = reference(base, "horizontal")
     assert torch.equal(torch.cat(parts), torch.stack([mean, deviation], dim=2).transpose(0, 1))
 
 
 @pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
-def test_images_in_memory_are_encoded_alike(flip: str):
-    base = tiny_base()
+def test_images_in_memory_are_encoded_alike(base: Base, flip: str):
     moments = encode_images(base, IMAGES, flip=flip, batch_size=BATCH)
     mean, deviation = reference(base, flip)
     assert torch.equal(moments, torch.stack([mean, deviation], dim=2).transpose(0, 1))
     assert moments.dtype == torch.float16
 
 
-def test_rows_read_are_those_written_in_any_order_and_repeated(written: Path):
-    latents, in_memory = Latents.open(written), encode_images(tiny_base(), IMAGES, flip="horizontal", batch_size=BATCH)
+def test_rows_read_are_those_written_in_any_order_and_repeated(base: Base, written: Path):
+    latents, in_memory = Latents.open(written), encode_images(base, IMAGES, flip="horizontal", batch_size=BATCH)
     assert (len(latents), latents.views, latents.shape) == (COUNT, 2, (4, 8, 8))
     rows, view = torch.tensor([10, 0, 3, 3, 7, 4, 3, 10]), torch.tensor([0, 1, 0, 1, 1, 0, 0, 1])
-    mean, deviation = reference(tiny_base(), "horizontal")
+    mean, deviation = reference(base, "horizontal")
     for opened in (latents, Latents(in_memory)):
         read = opened.read(rows, view)
         assert [part.dtype for part in read] == [torch.float32] * 2
@@ -104,13 +115,13 @@ def test_rows_read_are_those_written_in_any_order_and_repeated(written: Path):
     assert torch.equal(latents.means(), mean[0].flatten(1).float())
 
 
-def test_a_batch_has_each_text_once_as_they_first_appear(written: Path):
+def test_a_batch_has_each_text_once_as_they_first_appear(base: Base, written: Path):
     texts, rows = Texts.open(written), torch.tensor([6, 1, 3, 0, 6, 10])
     features, index = texts.read(rows)
     assert features.dtype == torch.float32
     assert index.tolist() == [0, 1, 1, 2, 0, 3], "d, a, a, c, d, g"
     unique = sorted(set(CAPTIONS))
-    encoded = torch.cat([tiny_base().encode_text(unique[i : i + BATCH]) for i in range(0, len(unique), BATCH)])
+    encoded = torch.cat([base.encode_text(unique[i : i + BATCH]) for i in range(0, len(unique), BATCH)])
     assert torch.equal(features[index], torch.stack([encoded[unique.index(CAPTIONS[row])] for row in rows]))
     in_memory = Texts(encoded, torch.tensor([unique.index(text) for text in CAPTIONS]))
     assert all(torch.equal(a, b) for a, b in zip(in_memory.read(rows), (features, index), strict=True))
@@ -136,18 +147,20 @@ def test_a_reader_reads_rows_and_keeps_none(written: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kill_at", [0, 5, 10])
-def test_a_killed_encoding_goes_on_and_ends_with_the_same_bytes(written: Path, tmp_path: Path, kill_at: int):
-    assert run(write_in_process, tmp_path, kill_at) == 9
+def test_a_killed_encoding_goes_on_and_ends_with_the_same_bytes(
+    base: Base, written: Path, saved: Path, tmp_path: Path, kill_at: int
+):
+    assert run(write_in_process, saved, tmp_path, kill_at) == 9
     left = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
     assert len(left) == kill_at // SHARD, "whole shards alone"
     (tmp_path / "moments-00002-of-00003.draft").write_bytes(b"half a shard")
-    write(tmp_path)
+    write(base, tmp_path)
     assert content(tmp_path) == content(written)
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in left.items()), "none is made twice"
 
 
-def test_two_processes_share_the_shards_of_one(written: Path, tmp_path: Path):
-    assert run_on_two(write_in_process, tmp_path) == [0, 0]
+def test_two_processes_share_the_shards_of_one(written: Path, saved: Path, tmp_path: Path):
+    assert run_on_two(write_in_process, saved, tmp_path) == [0, 0]
     assert content(tmp_path) == content(written)
 
 
@@ -159,9 +172,7 @@ def test_a_process_makes_its_own_shards_alone(rank: int, own: list[int], tmp_pat
     assert list(content(tmp_path)) == [f"moments-{index:05d}-of-00003.safetensors" for index in own]
 
 
-def test_a_card_with_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    base = tiny_base()
-
+def test_a_card_with_too_little_memory_is_one_line(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
