@@ -35,6 +35,7 @@ class Work:
         passes: Through a network for each one, where a setting says how many.
         batch: How many are in memory at once, where a setting says so.
         disk_bytes: What the artifact takes, where that is known beforehand.
+        rough: Whether the amount is supposed: an equal share of what is not divided yet.
     """
 
     task: str
@@ -44,11 +45,12 @@ class Work:
     passes: int = 1
     batch: int | None = None
     disk_bytes: int | None = None
+    rough: bool = False
 
     @property
     def plain(self) -> dict[str, Any]:
-        """What a card keeps of it."""
-        return {key: value for key, value in asdict(self).items() if key != "disk_bytes"}
+        """What a card keeps of it, which knows the rest better."""
+        return {key: value for key, value in asdict(self).items() if key not in ("disk_bytes", "rough")}
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,8 @@ def _training(
     below = inputs.get("ors")
     scale_below = settings.train.sar.scale_below if below else None
     warmup = recipe.warmup(steps, whole=whole)
+    divided = [made for name, made in inputs.items() if name == "partition"]
+    rough = not all(made.complete for made in divided)
     request = Request(
         "adapter",
         name,
@@ -158,8 +160,8 @@ def _training(
         command=study.command("train.py", f"stage={role}"),
         precision=study.precision.name,
         samples=study.samples(role, [records[row] for row in rows]),
-        work=work.adapter(study, spec, recipe, steps, together),
-        follows=[made for name, made in inputs.items() if name == "partition"],
+        work=work.adapter(study, spec, recipe, steps, together=together, rough=rough),
+        follows=divided,
     )
     return Training(
         study, name, role, spec, recipe, steps, warmup, rows, encoded, below, scale_below, settings.seed, request

@@ -18,8 +18,8 @@ The file that `plan=` names holds
         unit, amount: the work in it; amount is an equal share where prototypes are not there yet (rough: true)
         seconds, memory_bytes, disk_bytes: expected, null if unknown or if it is there; memory is a peak
         jobs: that use it, by number
-    totals: there, make, fetch (how many); seconds, disk_bytes, memory_bytes (the largest): of those that are known, and
-        untimed, unsized: of how many they are not
+    totals: there, make, fetch (how many); seconds, disk_bytes, memory_bytes (the largest) of what is to be made, as far
+        as they are known; untimed, unsized: of how many they are not; fetch_bytes, unsized_fetches: likewise
     stores: of each its path, disk_bytes that it is to take, free_bytes that there are
 """
 
@@ -98,7 +98,7 @@ class Line:
             "command": request.command if request and self.state == "make" else None,
             "unit": work and work.unit,
             "amount": work and work.amount,
-            "rough": request is not None and not all(artifact.complete for artifact in request.follows),
+            "rough": bool(work and work.rough),
             "seconds": cost.seconds,
             "memory_bytes": cost.memory_bytes,
             "disk_bytes": cost.disk_bytes,
@@ -189,7 +189,7 @@ def _plain(script: str, about: Sequence[Mapping[str, Any]], lines: Collection[Li
     roots = dict.fromkeys(line.root for line in lines)
     rates = {root: Rates.read(root) for root in roots}
     artifacts = {line.artifact: line.plain(rates[line.root]) for line in lines}
-    makes = [line for line in lines if line.state == "make"]
+    makes, fetches = ([line for line in lines if line.state == state] for state in ("make", "fetch"))
 
     def known(key: str, of: Iterable[Line]) -> list[Any]:
         return [artifacts[line.artifact][key] for line in of if artifacts[line.artifact][key] is not None]
@@ -206,6 +206,8 @@ def _plain(script: str, about: Sequence[Mapping[str, Any]], lines: Collection[Li
             "disk_bytes": sum(known("disk_bytes", makes)),
             "unsized": len(makes) - len(known("disk_bytes", makes)),
             "memory_bytes": max(known("memory_bytes", makes), default=None),
+            "fetch_bytes": sum(known("disk_bytes", fetches)),
+            "unsized_fetches": len(fetches) - len(known("disk_bytes", fetches)),
         },
         "stores": [
             {

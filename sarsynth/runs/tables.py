@@ -1,6 +1,6 @@
 """Tables that a run prints. Torch-free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -204,8 +204,12 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
         name += f" from {one['source']}" if one["source"] else f"-{one['fingerprint'] or '?'}"
         work = f"{'~' * one['rough']}{one['amount']:,} {one['unit']}" if one["unit"] else ""
         costs = [
-            "" if one["state"] == "there" else "?" if one[key] is None else shown(one[key])
-            for key, shown in (("seconds", duration), ("memory_bytes", size), ("disk_bytes", size))
+            "" if one["state"] not in states else "?" if one[key] is None else shown(one[key])
+            for key, shown, states in (
+                ("seconds", duration, ("make",)),
+                ("memory_bytes", size, ("make",)),
+                ("disk_bytes", size, ("make", "fetch")),
+            )
         ]
         jobs = "all" if len(one["jobs"]) == len(plan["jobs"]) else ", ".join(map(str, one["jobs"]))
         table.add_row(one["state"], name, work, *costs, *([jobs] if several else []))
@@ -215,21 +219,23 @@ def plan_table(plan: Mapping[str, Any]) -> Table:
 def plan_summary(plan: Mapping[str, Any]) -> str:
     """Say in one line how much a plan comes to."""
     totals = plan["totals"]
-    counts = [f"{totals['there']} there", f"{totals['make']} to make"]
-    counts += [f"{totals['fetch']} to fetch"] if totals["fetch"] else []
-    free = ", ".join(f"{size(store['free_bytes'])} are free in {store['path']}" for store in plan["stores"])
-    if not totals["make"]:
-        return f"{', '.join(counts)}; {free}"
-    costs = [
-        f"{what} {shown(totals[key]) if unknown < totals['make'] else '?'}"
-        + (f" and that of {unknown} more" if 0 < unknown < totals["make"] else "")
-        for what, key, unknown, shown in (
-            ("time", "seconds", totals["untimed"], duration),
-            ("disk", "disk_bytes", totals["unsized"], size),
-        )
-    ]
-    costs.append(f"memory {'?' if totals['memory_bytes'] is None else size(totals['memory_bytes'])}")
-    return f"{', '.join(counts)}: {', '.join(costs)}; {free}"
+
+    def known(key: str, unknown: str, of: str, shown: Callable[[Any], str]) -> str:
+        more = totals[unknown]
+        if more == totals[of]:
+            return "?"
+        return shown(totals[key]) + (f" and that of {more} more" if more else "")
+
+    parts = [f"{totals['there']} there"]
+    if totals["fetch"]:
+        parts.append(f"{totals['fetch']} to fetch ({known('fetch_bytes', 'unsized_fetches', 'fetch', size)})")
+    parts.append(f"{totals['make']} to make")
+    if totals["make"]:
+        time, disk = known("seconds", "untimed", "make", duration), known("disk_bytes", "unsized", "make", size)
+        memory = "?" if totals["memory_bytes"] is None else size(totals["memory_bytes"])
+        parts[-1] += f": time {time}, disk {disk}, memory {memory}"
+    free = [f"{size(store['free_bytes'])} are free in {store['path']}" for store in plan["stores"]]
+    return "; ".join([", ".join(parts), *free])
 
 
 def duration(seconds: float) -> str:

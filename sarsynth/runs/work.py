@@ -59,15 +59,18 @@ def classifier(recipe: ClassifierRecipe, task: str, **like: Any) -> Work:
     return Work(task, PER_SAMPLE, recipe.max_steps * recipe.batch_size, about, batch=recipe.batch_size)
 
 
-def adapter(study: "Study", spec: AdapterSpec, recipe: Optimisation, steps: int, together: int) -> Work:
-    """Train an adapter, in one run with others: `together` is how many there are of them."""
+def adapter(study: "Study", spec: AdapterSpec, recipe: Optimisation, steps: int, *, together: int, rough: bool) -> Work:
+    """Train an adapter, in one run with others: `together` is how many there are of them.
+
+    It is `rough` as long as nobody knows how the steps are shared out among them.
+    """
     disk = None
     if study.architecture:
         unet, _ = study.architecture
         disk = FULL * adapters.parameters(adapters.fresh(unet, spec, 0))
     about = _of_base(study) | {"targets": study.settings.adapter.targets}
     batch = recipe.batch_size
-    return Work("adapter", PER_SAMPLE, steps * batch, about, batch=together * batch, disk_bytes=disk)
+    return Work("adapter", PER_SAMPLE, steps * batch, about, batch=together * batch, disk_bytes=disk, rough=rough)
 
 
 def training(study: "Study", task: str, *recipes: Optimisation) -> Work:
