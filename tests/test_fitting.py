@@ -49,7 +49,9 @@ def test_a_training_that_ends_early_is_none(arguments, callbacks, named):
         fit(fitting=on_cpu(**arguments), callbacks=callbacks)
 
 
-@pytest.mark.parametrize("arguments", [{"limit_train_batches": 3}, {"overfit_batches": 2}, {"accumulate_grad_batches": 2}])
+@pytest.mark.parametrize(
+    "arguments", [{"limit_train_batches": 3}, {"overfit_batches": 2}, {"accumulate_grad_batches": 2}]
+)
 def test_what_would_feed_it_otherwise_does_not(arguments):
     assert torch.equal(flat(fit(fitting=on_cpu(**arguments))), flat(fit()))
 

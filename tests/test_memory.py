@@ -84,7 +84,7 @@ def test_a_real_step_needs_as_much(nano: Base, checkpointing: bool):
 def test_nothing_is_left_of_it(tiny: Base):
     """No weight, gradient or random number is touched."""
     tiny.unet.requires_grad_(True)
-    before = {name: parameter for name, parameter in tiny.unet.named_parameters()}
+    before = dict(tiny.unet.named_parameters())
     state = torch.get_rng_state()
     demand(tiny.unet, lambda samples: noisy(tiny, samples), device=CPU)
     assert torch.equal(torch.get_rng_state(), state)
