@@ -17,11 +17,12 @@ from sarsynth.data.transforms import to_uint8
 from sarsynth.sampling import SampleRequest, sample
 
 OVERRIDES = (
-    *("base=sd-nano", "base.path=null", "classifier=small", "classifier.epochs=20"),
+    *("base=sd-nano", "base.path=null", "classifier=small", "classifier.epochs=20", "base.image_size=64"),
     *("train.sar.max_steps=20", "train.sar.warmup_steps=0", "train.sar.batch_size=8", "generate.batch_size=8"),
 )
 MINIATURE = (
-    *("base.image_size=32", "train.sar.max_steps=2", "train.sar.batch_size=2", "classifier.epochs=2"),
+    *("base.image_size=32", "classifier.epochs=2", "classifier.batch_size=8"),
+    *("train.sar.max_steps=2", "train.sar.warmup_steps=0", "train.sar.batch_size=2"),
     *("generate.batch_size=2", "generate.num_inference_steps=2"),
 )
 PRECISIONS = {"cuda": ("32-true", "bf16-mixed", "16-mixed"), "cpu": ("bf16-mixed",)}
@@ -54,8 +55,8 @@ def agreement(bench: Bench, overrides: tuple[str, ...] = ()) -> list[Figure]:
 
 def _compute(bench: Bench, overrides: tuple[str, ...]) -> Computed:
     torch.set_float32_matmul_precision("highest")  # a study on a card lowers it, and the CPU is what is compared with
-    size = MINIATURE if bench.size == "sd-nano" else ()
-    asked = ("stage=sar", "method=lora", *OVERRIDES, *size, *overrides)
+    size = MINIATURE if bench.size == "sd-nano" else OVERRIDES
+    asked = ("stage=sar", "method=lora", *size, *overrides)
     study = bench.study(bench.settings("train", asked))
     (made,) = study.sar_adapters().values()
     learnt = adapters.load(study.base.unet, made.path / adapters.WEIGHTS)

@@ -205,7 +205,7 @@ def costs(outcomes: list[Outcome], images: dict[str, int]) -> list[dict[str, Any
     """What the jobs of Table 3 would cost at the measured rates: a row for each kind of work."""
     rates = {one.key: one.figures[0].value for one in outcomes if one.status == "measured"}
     rows = []
-    for work in works(jobs_of("evaluate", "-m", *OVERRIDES), images):
+    for work in works(jobs_of(*OVERRIDES), images):
         hours = work.hours(rates)
         rows.append(vars(work) | {"rate": rates.get(work.rate), "case": work.rate, "hours": hours})
     return rows
@@ -246,7 +246,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["SARSYNTH_CACHE"] = scratch  # hashes of what is gone afterwards are no business of the user's
         true = asked.size == "sd15"
         effort = Effort(5, 10, 4, 40.0) if true else Effort(1, 1, 2, 40.0)
-        base = save_random(Path(scratch) / "sd15") if true else None
+        base = Path(asked.base) if asked.base else save_random(Path(scratch) / "sd15") if true else None
         bench = Bench(asked.device, asked.size, Path(scratch), base, effort)
         chosen = cases(256, 512) if true else cases(32, 64)
         if asked.only:
@@ -262,6 +262,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="say whether there is a CUDA card, and stop")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--size", choices=["sd15", "sd-nano"], default="sd15", help="of the base")
+    parser.add_argument("--base", help="folder of a base of that size, instead of random weights")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no further case begins")
     parser.add_argument("--only", nargs="*", help="keys of cases, e.g. lora generation")
     parser.add_argument("--sar", type=int, default=PUBLISHED["sar"], help="training images of the SAR set of Table 3")

@@ -8,16 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hydra
 import torch
 from measuring import Clock, Effort, EnoughError, Figure, TooLongError, synchronize
-from table3 import jobs_of
 
 from sarsynth.base import new_controlnet, place_network
+from sarsynth.cli import CONF
 from sarsynth.data.latents import encode_images
 from sarsynth.runs.study import Study
-from sarsynth.runs.train import STAGES
+from sarsynth.runs.train import made
 from sarsynth.sampling import Control, SampleRequest, sample
-from sarsynth.settings import Settings
+from sarsynth.settings import Settings, check
 from sarsynth.tracking import Tracker
 
 # A few simulated images: a rate does not depend on how many there are, and simulating many would take minutes.
@@ -33,8 +34,7 @@ SIZES = {
     "sd-nano": (
         "base=sd-nano",
         *(f"train.{stage}.batch_size=4" for stage in ("sar", "controlnet", "finetune")),
-        "generate.batch_size=2",
-        "generate.num_inference_steps=2",
+        *("generate.batch_size=2", "generate.num_inference_steps=2", "classifier.batch_size=8"),
     ),
 }
 COMPILED = 15  # steps after which a network that is compiled on the way runs as fast as it will
@@ -53,6 +53,7 @@ class Bench:
         base: The folder of the base; None is the embedded one.
         effort: How long to measure.
         precision: Of what was measured last.
+        trainings: How many have been measured: each has its own seed, so that none is found in the store.
     """
 
     device: str
@@ -61,13 +62,14 @@ class Bench:
     base: Path | None
     effort: Effort
     precision: str | None = None
+    trainings: int = 0
 
     def settings(self, script: str, overrides: Sequence[str]) -> Settings:
-        """Compose settings of this size, on this device, as a command line does."""
+        """Compose settings of this size, on this device."""
         where = [f"paths.logs={self.scratch}", f"trainer={'gpu' if self.device == 'cuda' else 'cpu'}"]
         where += [f"base.path={self.base}"] if self.base else []
-        (settings,) = jobs_of(script, *WORLD, *SIZES[self.size], *where, *overrides)
-        return settings
+        with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
+            return check(hydra.compose(script, [*WORLD, *SIZES[self.size], *where, *overrides]))
 
     def study(self, settings: Settings) -> Study:
         """Open a study."""
@@ -80,12 +82,13 @@ class Bench:
 def training(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     """Train a stage: to its end where that is set to the measured steps, else until it is measured."""
     effort = replace(bench.effort, warmup=COMPILED) if "train.compile=true" in overrides else bench.effort
-    stopped = (f"train.sar.max_steps={effort.steps}",) if "method=lora" in overrides else ()
-    settings = bench.settings("train", (*overrides, *stopped))
+    bench.trainings += 1
+    own = [f"seed={bench.trainings}", *([f"train.sar.max_steps={effort.steps}"] if "method=lora" in overrides else [])]
+    settings = bench.settings("train", (*overrides, *own))
     study, clock = bench.study(settings), Clock(effort)
     study.compute = replace(study.compute, make_trainer=partial(_clocked, study.compute.make_trainer, clock))
     try:
-        for _ in STAGES[settings.stage or ""](study, bench.scratch):
+        for _ in made(study, bench.scratch):
             pass
     except EnoughError:
         pass
@@ -133,8 +136,8 @@ def encoding(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     """Encode images to latents."""
     settings = bench.settings("train", ("stage=sar", *overrides))
     base, size = bench.study(settings).base, settings.base.image_size
-    images = torch.randint(256, (ENCODED, 1, size, size), dtype=torch.uint8)
-    return [_rate("images a second", ENCODED, lambda: encode_images(base, images), bench.effort)]
+    images, batch_size = torch.randint(256, (ENCODED, 1, size, size), dtype=torch.uint8), settings.encode.batch_size
+    return [_rate("images a second", ENCODED, lambda: encode_images(base, images, batch_size=batch_size), bench.effort)]
 
 
 def _rate(what: str, count: int, work: Callable[[], Any], effort: Effort) -> Figure:

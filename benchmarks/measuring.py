@@ -117,11 +117,12 @@ class Clock(Callback):
         if not seconds:
             raise TooLongError(f"{self.step} steps in {self.effort.limit:.0f} s")
         steps = [self.effort.window / each for each in seconds]
-        return [
+        figures = [
             Figure.of("samples a second", "1/s", [self.samples * rate for rate in steps]),
             Figure.of("steps a second", "1/s", steps),
-            Figure.of("samples at once", "", [self.samples / self.parts]),
         ]
+        at_once = Figure.of("samples at once", "", [self.samples / self.parts])
+        return [*figures, at_once] if self.parts > 1 else figures
 
 
 @contextmanager

@@ -37,9 +37,9 @@ class Work:
         return self.times * self.each / rates[self.rate] / 3600 if self.rate in rates else None
 
 
-def jobs_of(script: str, *arguments: str) -> list[Settings]:
-    """Compose and check the jobs of a script's command line."""
-    return [settings for settings, _ in check_jobs(script, get_args_parser().parse_args(arguments))]
+def jobs_of(*overrides: str) -> list[Settings]:
+    """Compose and check the jobs of `python evaluate.py -m` with these overrides."""
+    return [settings for settings, _ in check_jobs("evaluate", get_args_parser().parse_args(["-m", *overrides]))]
 
 
 def works(jobs: Sequence[Settings], images: Mapping[str, int] = PUBLISHED) -> list[Work]:

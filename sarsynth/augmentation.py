@@ -68,10 +68,11 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
     maps = torch.zeros(batch, 2, 3)
     maps[:, 0, 0], maps[:, 1, 1] = scale
     maps[:, :, 2] = centre.T
-    grid = functional.affine_grid(maps.to(images.device), list(images.shape), align_corners=False)
+    grid = functional.affine_grid(maps.to(images.device, non_blocking=True), list(images.shape), align_corners=False)
     views = functional.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
     if augmentation.looks is None:
         return views
     # Speckle of one look is exponential (Goodman, ISBN 978-1510631489).
     looks = (torch.empty(batch, 1, height, width).exponential_(generator=generator) for _ in range(augmentation.looks))
-    return (views * (sum(looks, torch.zeros(())) / augmentation.looks).sqrt().to(images.device)).clamp(max=255)
+    speckle = (sum(looks, torch.zeros(())) / augmentation.looks).sqrt()
+    return (views * speckle.to(images.device, non_blocking=True)).clamp(max=255)

@@ -144,7 +144,12 @@ class Base(nn.Module):
             UserError: There is no Stable Diffusion v1 at `where`.
         """
         single = where.is_file()
-        options = {"safety_checker": None, "torch_dtype": torch.float32, "local_files_only": True}
+        options = {
+            "safety_checker": None,
+            "feature_extractor": None,
+            "torch_dtype": torch.float32,
+            "local_files_only": True,
+        }
         folder, layout = (_find_configuration(config), CONFIGURATION) if single else (where, layouts.BASE)
         try:
             with layout.opened(folder) as (files, variant):
@@ -152,7 +157,7 @@ class Base(nn.Module):
                     pipe = StableDiffusionPipeline.from_single_file(str(where), config=str(files), **options)
                 else:
                     pipe = StableDiffusionPipeline.from_pretrained(
-                        files, feature_extractor=None, use_safetensors=True, variant=variant, **options
+                        files, use_safetensors=True, variant=variant, **options
                     )
         except Exception as error:  # the loaders raise almost anything at a folder or a file of another kind
             raise UserError(f"base.path={where}: {type(error).__name__}: {one_line(error)}; {REMEDY}") from error

@@ -3,8 +3,11 @@
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+FLUSHERS = 16  # threads that wait for the disk
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -16,12 +19,23 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(draft, path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk when it returns."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_all(folder: Path) -> None:
+    """Wait until all that lies in a folder is on disk: its own files, not all that the machine has yet to write.
+
+    What lies in it may be thousands of small files, on a shared file system too: several at a time.
+    """
+    with ThreadPoolExecutor(FLUSHERS) as pool:
+        for _ in pool.map(sync, [path for path in folder.rglob("*") if not path.is_symlink()]):
+            pass  # iterating raises what the system says
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -7,7 +7,7 @@ inputs of blocks, and beside them what a block keeps while it is computed again.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
@@ -19,7 +19,8 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 SHARE = 0.9  # of the free memory that is counted on: libraries and fragmentation take some
-ADAM = 3 * 4  # bytes a trained weight: its gradient and Adam's two moments, float32
+WEIGHT = 4  # bytes of float32
+ADAM = 3 * WEIGHT  # bytes a trained weight: its gradient and Adam's two moments, float32
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Demand:
     def samples(self, free: int) -> int:
         """How many samples at once fit into so many free bytes; 0 if not even one does."""
         return max(0, int(SHARE * free - self.fixed) // self.per_sample)
+
+    def with_each(self, parameters: int) -> "Demand":
+        """What samples ask for of which each trains so many parameters of its own."""
+        return replace(self, per_sample=self.per_sample + parameters * (WEIGHT + ADAM))
 
     def total(self, samples: int) -> int:
         """Bytes for so many samples at once."""
@@ -85,7 +90,7 @@ def demand(
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     tensors = [*module.parameters(), *module.buffers()]
     arriving = sum(tensor.nbytes for tensor in tensors if tensor.device.type != device.type)
-    return Demand(arriving + trained * (ADAM + 4 * copies) + fixed, -(-per_sample // each))
+    return Demand(arriving + trained * (ADAM + WEIGHT * copies) + fixed, -(-per_sample // each))
 
 
 class _Meter:

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import distributed
 
+from sarsynth import processes
 from sarsynth.console import console
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.errors import UserError
@@ -63,46 +63,66 @@ class MicroBatches(Callback):
     def out_of_memory(self) -> str:
         """Say what to do if memory ran out all the same."""
         once = len(self.data.streams) * self.data.batch_size // (self.processes * self.data.micro_batches)
-        less = f"set train.micro_batch={once // 2}, " if once > len(self.data.streams) else ""
+        least = once <= len(self.data.streams)
+        remedies = [] if least else [f"set train.micro_batch={once // 2}"]
         return (
-            f"memory ran out with {once} samples at once (train.micro_batch={self.options.micro_batch}); {less}"
-            f"{checkpointing(self.options)}or lower base.image_size"
+            f"memory ran out with {once} samples at once (train.micro_batch={self.options.micro_batch}); "
+            f"{any_of([*remedies, *lower(self.options)])}"
         )
 
     def _limit(self, trainer: Trainer, task: Task) -> int:
         """How many samples may go through the network at once, on the fullest of all devices."""
         if self.options.micro_batch != "auto":
             return self.options.micro_batch
-        need, free = self._demand(trainer, task), free_memory(trainer.strategy.root_device, trainer.num_devices)
-        limit = torch.tensor(need.samples(free), device=trainer.strategy.root_device)
-        if trainer.world_size > 1:
-            distributed.all_reduce(limit, distributed.ReduceOp.MIN)
-        streams = len(self.data.streams)
+        averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        device, several = trainer.strategy.root_device, trainer.world_size > 1
+        # Beside the weights lie their average, and what processes exchange.
+        need = needs(task, self.data, self.options, device, trainer.precision, copies=averaged + several)
+        free = free_memory(device, trainer.num_devices)
+        limit, streams = need.samples(free), len(self.data.streams)
+        limit = processes.least(limit) if several else limit
         if limit < streams:
             raise UserError(does_not_fit(self.title, need.total(streams), free, self.options))
-        return int(limit)
+        return limit
 
-    def _demand(self, trainer: Trainer, task: Task) -> Demand:
-        averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        return demand(
-            task,
-            lambda samples: task.inputs(self.data.example(samples)),
-            each=len(self.data.streams),
-            device=trainer.strategy.root_device,
-            autocast=HALF.get(str(trainer.precision)),
-            checkpointed=task.networks if self.options.gradient_checkpointing else (),
-            copies=averaged + (trainer.world_size > 1),  # an average, and what processes exchange
-        )
+
+def needs(
+    task: Task,
+    data: SeededDataModule,
+    options: StepOptions,
+    device: torch.device,
+    precision: str | int | None,
+    *,
+    copies: int = 0,
+) -> Demand:
+    """Estimate what a step of a task asks for; `precision` is Lightning's, the rest as in `sarsynth.memory.demand`."""
+    return demand(
+        task,
+        lambda samples: task.inputs(data.example(samples)),
+        each=len(data.streams),
+        device=device,
+        autocast=HALF.get(str(precision)),
+        checkpointed=task.networks if options.gradient_checkpointing else (),
+        copies=copies,
+    )
 
 
 def does_not_fit(title: str, need: int, free: int, options: StepOptions) -> str:
     """Say that not even the least training step fits, and what would help."""
+    remedies = [*lower(options), "lower the rank of adapters", "end what else fills it"]
     return (
         f"{title}: a step needs {need / 1e9:.2f} GB of memory with one sample at a time, and {free / 1e9:.2f} GB are "
-        f"free; {checkpointing(options)}lower base.image_size or the rank of adapters, or end what else fills it"
+        f"free; {any_of(remedies)}"
     )
 
 
-def checkpointing(options: StepOptions) -> str:
-    """Advise it, where it is not on."""
-    return "" if options.gradient_checkpointing else "set train.gradient_checkpointing=true, "
+def lower(options: StepOptions) -> list[str]:
+    """What makes a step smaller that has one sample at a time."""
+    checkpointing = [] if options.gradient_checkpointing else ["set train.gradient_checkpointing=true"]
+    return [*checkpointing, "lower base.image_size"]
+
+
+def any_of(remedies: list[str]) -> str:
+    """Enumerate remedies."""
+    *first, last = remedies
+    return f"{', '.join(first)} or {last}" if first else last

@@ -63,6 +63,17 @@ def barrier() -> None:
         distributed.barrier()
 
 
+def least(number: int) -> int:
+    """The smallest of the numbers that the processes of this job have."""
+    if count() == 1:
+        return number
+    from torch import distributed
+
+    numbers = [number] * distributed.get_world_size()
+    distributed.all_gather_object(numbers, number)
+    return min(numbers)
+
+
 def launch(target: Callable[..., None], args: Sequence[Any], processes: int) -> None:
     """Call a function in several new processes of one group on this machine, and wait for them.
 

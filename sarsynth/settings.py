@@ -222,6 +222,12 @@ class Method(Section):
         return self
 
 
+class Encoding(Section):
+    """How images become latents and captions become text features, so many at a time; once for each set."""
+
+    batch_size: Count
+
+
 class Adapter(Section):
     """Where adapters sit: the name of a pattern, and the patterns (regular expressions on names of U-Net modules).
 
@@ -318,8 +324,15 @@ class BaseTraining(Section):
 
 
 class Training(Section):
-    """The stages that train. `base` is None for a base that is not made here."""
+    """The stages that train. `base` is None for a base that is not made here.
 
+    At most `micro_batch` samples go through a network at once; what a step comes to depends neither on that nor on
+    `gradient_checkpointing` and `compile`.
+    """
+
+    micro_batch: Count | Literal["auto"]
+    gradient_checkpointing: bool
+    compile: bool
     base: BaseTraining | None
     ors: OrsTraining
     sar: SarTraining
@@ -553,6 +566,7 @@ class Settings(Section):
     radiometry: Component
     prompt: Prompt
     method: Method
+    encode: Encoding
     adapter: Adapter
     train: Training
     prototypes: Prototypes

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from sarsynth import __version__, processes
 from sarsynth.costs import ATTEMPTS, Attempt, Work, device
 from sarsynth.errors import UserError
-from sarsynth.files import sync_folder, write_json
+from sarsynth.files import sync, sync_all, write_json
 
 JSON = Any  # None, bool, int, float or str, or lists and str-keyed mappings of these
 
@@ -339,7 +339,8 @@ class Store:
                 for partial in partials.values():
                     _discard_empty(partial)
                 raise
-            os.sync()  # one call for what may be thousands of small files: all of it is on disk before the cards are
+            for partial in partials.values():
+                sync_all(partial)  # before the cards are on disk
             (lead / FILLED).touch()
             shutil.rmtree(lead / CHECKPOINTS, ignore_errors=True)
         _write_cards([*others, first], partials, lead)
@@ -350,7 +351,7 @@ class Store:
             if artifact.path.exists():  # without a card: not ours, nothing that a reader would take for an artifact
                 shutil.rmtree(artifact.path)
             os.replace(partial, artifact.path)
-            sync_folder(artifact.path.parent)
+            sync(artifact.path.parent)
 
     def _follow(
         self,

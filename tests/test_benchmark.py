@@ -10,6 +10,7 @@ import recording
 import table3
 import torch
 from measuring import Effort, Figure, TooLongError, time_limit
+from tiny import tiny_base
 
 ROOT = Path(__file__).parents[1]
 NONE = "No GPU run has been made"
@@ -17,7 +18,7 @@ NONE = "No GPU run has been made"
 
 @pytest.fixture(scope="module")
 def works() -> dict[str, table3.Work]:
-    return {work.name: work for work in table3.works(table3.jobs_of("evaluate", "-m", *table3.OVERRIDES))}
+    return {work.name: work for work in table3.works(table3.jobs_of(*table3.OVERRIDES))}
 
 
 # --- What Table 3 costs
@@ -40,7 +41,7 @@ def test_each_artifact_of_table3_counts_once(works: dict[str, table3.Work]):
 
 
 def test_what_each_takes_is_what_the_settings_say(works: dict[str, table3.Work]):
-    settings = table3.jobs_of("train", "stage=sar", "base=sd15", "classifier=resnet50")[0]
+    settings = table3.jobs_of(*table3.OVERRIDES)[0]
     recipes, images = settings.train, table3.PUBLISHED
     expected = {
         "latents of SAR images": 2 * (images["sar"] + round(images["sar"] / 10)),  # and mirrored
@@ -58,7 +59,7 @@ def test_what_each_takes_is_what_the_settings_say(works: dict[str, table3.Work])
 def test_what_is_asked_for_otherwise_costs_otherwise():
     """Nothing is said twice: an override of any of these settings moves the arithmetic."""
     overrides = ["seeds=[0,1]", "generate.per_class=10", "train.sar.batch_size=8", "train.finetune.max_steps=7"]
-    jobs = table3.jobs_of("evaluate", "-m", *table3.OVERRIDES, *overrides, "method=finetune,lora,none")
+    jobs = table3.jobs_of(*table3.OVERRIDES, *overrides, "method=finetune,lora,none")
     works = {work.name: work for work in table3.works(jobs, {"sar": 100, "ors": 50})}
     assert "ORS adapter" not in works and "latents of ORS images" not in works, "nothing is below a plain LoRA"
     assert works["classifiers on deci"].times == 3 * 2 + 1
@@ -179,12 +180,15 @@ def test_what_does_not_fit_is_tried_with_less():
 
 
 def test_all_of_it_in_miniature(tmp_path: Path):
-    """Every case that makes sense without a card is measured."""
-    assert gpu.main(["--device", "cpu", "--size", "sd-nano", "--minutes", "30", "--record", str(tmp_path)]) == 0
+    """Every case that makes sense without a card is measured, but for those that differ from others in size alone."""
+    tiny_base().save(tmp_path / "base")
+    asked = ["--base", str(tmp_path / "base"), "--record", str(tmp_path), "--minutes", "30"]
+    cases = [case for case in gpu.cases(32, 64) if "large" not in case.key]
+    asked += ["--only", *(case.key for case in cases)]
+    assert gpu.main(["--device", "cpu", "--size", "sd-nano", *asked]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
-    status = {case["key"]: case["status"] for case in found["cases"]}
-    on_cards = {case.key for case in gpu.cases(32, 64) if case.card_only}
-    assert {key for key, is_now in status.items() if is_now == "skipped"} == on_cards
-    assert {is_now for key, is_now in status.items() if key not in on_cards} == {"measured"}
+    assert {case["key"]: case["status"] for case in found["cases"]} == {
+        case.key: "skipped" if case.card_only else "measured" for case in cases
+    }
     assert all(figure["value"] >= 0 for case in found["cases"] for figure in case["figures"])
     assert all(row["hours"] > 0 for row in found["table3"]["rows"])

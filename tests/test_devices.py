@@ -1,21 +1,31 @@
 """Everything is where it computes, and no step waits for it: shown on a card that is not here."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from elsewhere import CARD, elsewhere, left_behind
+from elsewhere import CARD, Copies, elsewhere, left_behind
 from test_classification import RECIPE
+from tiny import LENGTH, WIDTH
 from torch import Tensor
 
+from sarsynth import adapters
+from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base, new_controlnet, place_network
 from sarsynth.classification import Classifier, extract_features, predict
-from sarsynth.data.latents import encode_images, encode_texts
+from sarsynth.control import ControlTraining
+from sarsynth.data.latents import encode_images
+from sarsynth.denoising import Denoiser, Track
+from sarsynth.finite import EVERY
 from sarsynth.precision import FULL, Precision
+from sarsynth.routing import routed
 from sarsynth.sampling import Control, SampleRequest, sample
+from sarsynth.tasks import Task
 
-HALVES = [Precision("bf16-mixed"), Precision("16-mixed")]
-EVERY = [FULL, *HALVES]
+HALF = Precision("bf16-mixed")
+PRECISIONS = [FULL, HALF, Precision("16-mixed")]
+SPEC = AdapterSpec(2, r".*\.(attn1|attn2)\.(to_q|to_k|to_v|to_out\.0)|.*\.conv1")
 GREY = torch.zeros(3, 1, 16, 16, dtype=torch.uint8)
 
 
@@ -60,7 +70,7 @@ def test_copies_that_wait_are_told_from_those_that_do_not():
 # --- The package
 
 
-@pytest.mark.parametrize("precision", EVERY, ids=lambda precision: precision.name)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
 def test_a_base_moves_as_a_whole(tiny: Base, precision: Precision):
     """In the precision of frozen weights, its convolutions in channels_last."""
     with elsewhere():
@@ -79,17 +89,17 @@ def test_on_a_cpu_nothing_changes_its_memory_format(tiny: Base):
     assert all(weight.is_contiguous() for weight in tiny.parameters())
 
 
-@pytest.mark.parametrize("precision", EVERY, ids=lambda precision: precision.name)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
 def test_encoding(tiny: Base, precision: Precision):
     with elsewhere():
         tiny.place(CARD, precision)
-        encoded = encode_images(tiny, GREY, flip="vertical")
-        texts = encode_texts(tiny, ["a photo", "a SAR image", "a photo"])
-        assert {tensor.device.type for tensor in (*encoded.values(), *texts.values())} == {"cpu"}, "to be written"
-        assert texts["text_features"].dtype == torch.float32
+        moments = encode_images(tiny, GREY, flip="vertical", batch_size=2)
+        assert (moments.device.type, moments.dtype) == ("cpu", torch.float16), "to be written"
+        texts = tiny.encode_text(["a photo", "a SAR image"])
+        assert (texts.device, texts.dtype) == (CARD, torch.float32)
 
 
-@pytest.mark.parametrize("precision", EVERY, ids=lambda precision: precision.name)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
 def test_sampling_with_a_controlnet(tiny: Base, precision: Precision):
     controlnet = new_controlnet(tiny, seed=0).requires_grad_(False).eval()
     requests = [SampleRequest("a photo", (0, index), GREY[0, 0]) for index in range(2)]
@@ -102,7 +112,7 @@ def test_sampling_with_a_controlnet(tiny: Base, precision: Precision):
             assert (images.device, images.dtype, images.shape[1:]) == (CARD, torch.float32, (3, 16, 16))
 
 
-@pytest.mark.parametrize("precision", EVERY, ids=lambda precision: precision.name)
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
 def test_predictions_and_features(precision: Precision):
     classifier = Classifier(RECIPE, ["a", "b"], [100.0], [50.0], 0, precision)
     with elsewhere():
@@ -111,3 +121,100 @@ def test_predictions_and_features(precision: Precision):
         for describe in (predict, extract_features):
             told = describe(classifier, GREY)
             assert (told.device.type, told.dtype) == ("cpu", torch.float32)
+
+
+# --- A training step waits for nothing
+
+
+def attend(module: Task | Classifier) -> None:
+    """Have a module believe that it is in the middle of a training on the card."""
+    plugin = SimpleNamespace(scaler=None)
+    module._trainer = SimpleNamespace(
+        global_step=2, global_rank=0, world_size=1, accumulate_grad_batches=1, precision_plugin=plugin
+    )
+    module._device = CARD
+    module.log = module.log_dict = lambda *_, **__: None
+    module.watch.every = EVERY
+
+
+def fed(count: int) -> dict[str, Tensor]:
+    """What a step of a denoiser is fed with, once it has come to the card."""
+    shape, texts = (count, 4, 8, 8), (2, LENGTH, WIDTH)
+    batch = {name: torch.randn(shape, device=CARD) for name in ("latents", "noise")}
+    batch |= {name: torch.zeros(count, dtype=torch.int64, device=CARD) for name in ("timesteps", "row", "text_index")}
+    return batch | {"text_features": torch.randn(texts, device=CARD)}
+
+
+def steps(module: Task | Classifier, batch: Any, precision: Precision, copies: Copies) -> torch.optim.Optimizer:
+    """Take two optimiser steps, of which the second one must not wait; the first one moves tables there.
+
+    The backward pass is left out: autograd's engine wants a driver. Gradients are there as if it had made them.
+    """
+    attend(module)
+    optimizer = module.configure_optimizers()["optimizer"]
+    for _ in range(2):
+        copies.waited.clear()
+        optimizer.zero_grad()
+        with precision.autocast(CARD):
+            loss = module.training_step(batch, 0)
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        if isinstance(module, Denoiser):
+            module.configure_gradient_clipping(optimizer, 1.0)
+        optimizer.step()
+    assert loss.device == CARD
+    assert copies.waited == []
+    return optimizer
+
+
+def in_float32(optimizer: torch.optim.Optimizer) -> None:
+    """What learns, its gradients and the optimiser's memory are in float32 on the card; AdamW counts where it likes."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            memory = [tensor for name, tensor in optimizer.state[parameter].items() if name != "step"]
+            for tensor in (parameter, parameter.grad, *memory):
+                assert (tensor.device, tensor.dtype) == (CARD, torch.float32)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
+def test_a_step_of_adapters(tiny: Base, precision: Precision):
+    """Two in one pass, in linear layers and in convolutions."""
+    with elsewhere() as copies:
+        tiny.place(CARD, precision)
+        begun = [adapters.fresh(tiny.unet, SPEC, seed) for seed in range(2)]
+        with routed(tiny.unet, begun) as routing:
+            tracks = [Track(str(index), routing.parameters(index), 1e-3, 0, 9, 0.01) for index in range(2)]
+            module = Denoiser(tiny.unet, tiny.noise_scheduler, tracks, route=routing.route)
+            in_float32(steps(module, fed(4), precision, copies))
+            frozen = {parameter.dtype for parameter in tiny.unet.parameters() if not parameter.requires_grad}
+            assert frozen == {precision.compute}
+
+
+def test_a_step_of_a_controlnet(tiny: Base):
+    controlnet = new_controlnet(tiny, seed=0)
+    with elsewhere() as copies:
+        tiny.place(CARD, HALF)
+        controlnet.to(CARD)
+        track = Track("controlnet", list(controlnet.parameters()), 1e-3, 0, 9, 0.01)
+        no_text = tiny.encode_text([""])[0]
+        module = ControlTraining(controlnet, tiny.unet, tiny.noise_scheduler, [track], no_text=no_text)
+        shown = {"contour": torch.zeros(2, 16, 16, dtype=torch.uint8, device=CARD)}
+        shown |= {"dropped": torch.zeros(2, dtype=torch.bool, device=CARD)}
+        in_float32(steps(module, fed(2) | shown, HALF, copies))
+
+
+def test_a_step_of_a_whole_unet(tiny: Base):
+    """Which is not cast: all of it learns."""
+    with elsewhere() as copies:
+        tiny.unet.requires_grad_(True).to(CARD)
+        track = Track("finetune", list(tiny.unet.parameters()), 1e-3, 0, 9, 0.01)
+        in_float32(steps(Denoiser(tiny.unet, tiny.noise_scheduler, [track]), fed(2), HALF, copies))
+
+
+def test_a_step_of_a_classifier():
+    classifier = Classifier(RECIPE, ["a", "b"], [100.0], [50.0], 0, HALF)
+    with elsewhere() as copies:
+        classifier.to(CARD)
+        labels = torch.zeros(3, dtype=torch.int64, device=CARD)
+        batch = (GREY.to(CARD), labels, torch.arange(3, device=CARD))
+        in_float32(steps(classifier, batch, HALF, copies))

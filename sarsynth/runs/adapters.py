@@ -6,6 +6,7 @@ Adapters that train on the same latents, on top of the same frozen adapter and i
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from sarsynth import adapters, hashes, partitions
+from sarsynth import adapters, hashes, partitions, processes
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
@@ -24,7 +25,9 @@ from sarsynth.data.samples import DenoisingSamples
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
 from sarsynth.fitting import MovingAverage
-from sarsynth.routing import routed
+from sarsynth.memory import free_memory
+from sarsynth.microbatches import needs
+from sarsynth.routing import Routing, routed
 from sarsynth.runs import work
 from sarsynth.runs.previews import previews
 from sarsynth.settings import AdapterTraining
@@ -182,43 +185,43 @@ def train(trainings: Iterable[Training]) -> dict[str, Artifact]:
 
 
 def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
-    """Train adapters that keep company."""
+    """Train adapters that keep company, in as few runs as the memory allows."""
+    # Of several runs that one after the other made, a killed job finds what those before it have saved.
+    left = [one for one in run if not (folders[one.request] / adapters.WEIGHTS).exists()]
+    if left:
+        for part in np.array_split(np.arange(len(left)), math.ceil(len(left) / _at_once(left))):
+            _fit_together([left[index] for index in part], folders)
+
+
+def _at_once(run: Sequence[Training]) -> int:
+    """How many of some adapters may train in one run: one sample of each has to go through the network at once."""
+    study, largest = run[0].study, max(run, key=lambda one: one.spec.rank)
+    options = study.step_options
+    if options.micro_batch != "auto":
+        return options.micro_batch
+    if len(run) == 1:
+        return 1
+    begun = adapters.fresh(study.base.unet, largest.spec, largest.seed)
+    with routed(study.base.unet, [begun]) as routing:
+        need = needs(_task([largest], routing), _data([largest]), options, study.device, study.precision.name)
+    free = free_memory(study.device, study.compute.processes // study.settings.trainer.num_nodes)
+    return max(1, processes.least(need.with_each(adapters.parameters(begun)).samples(free)))
+
+
+def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
+    """Train adapters in one run."""
     first = run[0]
     study = first.study
     unet = study.base.unet
     below = [] if first.below is None else [(adapters.load(unet, weights_of(first.below)), first.scale_below or 0.0)]
     begun = [adapters.fresh(unet, training.spec, training.seed) for training in run]
-    title = f"adapter {first.name}" if len(run) == 1 else f"adapters {first.name} … {run[-1].name}"
     # A checkpoint belongs to the adapters that it was made with.
     company = hashlib.sha256("".join(one.request.fingerprint for one in run).encode()).hexdigest()[:16]
     with adapters.folded(unet, below), routed(unet, begun) as routing:
-        tracks = [
-            Track(
-                one.name,
-                routing.parameters(index),
-                one.recipe.learning_rate,
-                one.warmup,
-                one.steps,
-                one.recipe.weight_decay,
-            )
-            for index, one in enumerate(run)
-        ]
-        denoiser = Denoiser(
-            unet,
-            study.base.noise_scheduler,
-            tracks,
-            route=routing.route,
-            names=[record.path for record in study.training_records(first.role)],
-        )
-        streams = [Stream(torch.tensor(list(one.rows)), one.steps, one.seed) for one in run]
         study.fitting(first.role).fit(
-            denoiser,
-            SeededDataModule(
-                _samples(study.base, first.encoded),
-                streams,
-                batch_size=first.recipe.batch_size,
-            ),
-            title=title,
+            _task(run, routing),
+            _data(run),
+            title=f"adapter {first.name}" if len(run) == 1 else f"adapters {first.name} … {run[-1].name}",
             max_steps=max(one.steps for one in run),
             checkpoints=folders[first.request] / CHECKPOINTS / company,
             checkpoint_every=first.recipe.checkpoint_every,
@@ -227,7 +230,31 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
         )
         for index, one in enumerate(run):
             rank_zero_only(adapters.save)(routing.adapter(index), folders[one.request] / adapters.WEIGHTS)
-    unet.to(study.device)  # Lightning leaves what it trained on the CPU
+
+
+def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
+    """What trains in a run."""
+    study = run[0].study
+    tracks = [
+        Track(
+            one.name,
+            routing.parameters(index),
+            one.recipe.learning_rate,
+            one.warmup,
+            one.steps,
+            one.recipe.weight_decay,
+        )
+        for index, one in enumerate(run)
+    ]
+    names = [record.path for record in study.training_records(run[0].role)]
+    return Denoiser(study.base.unet, study.base.noise_scheduler, tracks, route=routing.route, names=names)
+
+
+def _data(run: Sequence[Training]) -> SeededDataModule:
+    """What a run is fed with."""
+    first = run[0]
+    streams = [Stream(torch.tensor(list(one.rows)), one.steps, one.seed) for one in run]
+    return SeededDataModule(_samples(first.study.base, first.encoded), streams, batch_size=first.recipe.batch_size)
 
 
 def _samples(base: Base, encoded: Mapping[str, Artifact]) -> DenoisingSamples:

@@ -274,7 +274,6 @@ def trained_controlnet(study: "Study") -> Artifact:
             checkpoint_every=recipe.checkpoint_every,
             max_grad_norm=recipe.max_grad_norm,
         )
-        base.unet.to(study.device)  # Lightning leaves what it trained on the CPU
         rank_zero_only(save_controlnet)(trained, folder)
 
     return study.store.make(

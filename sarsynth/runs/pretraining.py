@@ -52,6 +52,7 @@ def make_base(study: Study) -> Artifact:
             seed=seed,
             fitting=study.fitting("base"),
             checkpoints=checkpoints / "unet",
+            encode_batch_size=settings.encode.batch_size,
             **recipe.unet.model_dump(),
         )
         rank_zero_only(base.save)(folder)

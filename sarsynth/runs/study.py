@@ -34,7 +34,7 @@ from sarsynth.compute import Compute
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.health import Scan
-from sarsynth.data.latents import LATENTS, TEXTS, encode_images, encode_texts, save_encoded
+from sarsynth.data.latents import Latents, write_latents, write_texts
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
@@ -51,6 +51,7 @@ from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.settings import Component, Encoded, Images, Settings, Slot, nearest
 from sarsynth.store import CHECKPOINTS, UNKNOWN, Artifact, Store
+from sarsynth.tasks import StepOptions
 from sarsynth.tracking import Tracker
 
 STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
@@ -281,7 +282,13 @@ class Study:
     def fitting(self, stage: str, *, alone: bool = False) -> Fitting:
         """How a training loop of one stage runs, in all processes of the job or alone, and where its scalars go."""
         make_trainer = self.compute.make_trainer_alone if alone else self.compute.make_trainer
-        return Fitting(make_trainer, self.tracker.stage(stage))
+        return Fitting(make_trainer, self.tracker.stage(stage), self.step_options)
+
+    @property
+    def step_options(self) -> StepOptions:
+        """How the steps of trainings are computed."""
+        train = self.settings.train
+        return StepOptions(train.micro_batch, train.gradient_checkpointing, train.compile)
 
     # --- Caches: what is computed once -------------------------------------------------------------------------------
 
@@ -326,9 +333,15 @@ class Study:
         source, size = self.sources[role], self.settings.base.image_size
 
         def build(folder: Path) -> None:
-            images = load_images(source, records, size, self.radiometry[role])
-            encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
-            save_encoded(encoded, folder / LATENTS)
+            write_latents(
+                self.base,
+                lambda rows: load_images(source, records[rows.start : rows.stop], size, self.radiometry[role]),
+                len(records),
+                folder,
+                flip=flip,
+                batch_size=self.settings.encode.batch_size,
+                title=f"encoding {role.upper()} images",
+            )
 
         return self.store.make(
             "cache",
@@ -336,11 +349,12 @@ class Study:
             {"source": self.fingerprints[role], "records": digest(records), "image_size": size, "flip": flip},
             {"base": self.base_artifact},
             build,
-            version=1,
+            version=2,
             command=self.command("train.py", f"stage={STAGES[role]}"),
             precision=self.precision.name,
             samples=self.samples(role, records),
             work=work.latents(self, role, len(records)),
+            collective=True,
         )
 
     def texts(self, role: Role) -> Artifact:
@@ -348,8 +362,9 @@ class Study:
         spec, records, texts = self.images_of(role), self.training_records(role), self.captions[role]
 
         def build(folder: Path) -> None:
-            save_encoded(encode_texts(self.base, texts), folder / TEXTS)
-            prompts.write_captions(folder, self.base, records, texts)
+            write_texts(self.base, texts, folder, batch_size=self.settings.encode.batch_size)
+            if processes.rank() == 0:
+                prompts.write_captions(folder, self.base, records, texts)
 
         made = self.store.make(
             "cache",
@@ -357,12 +372,13 @@ class Study:
             {"records": digest(records), "captions": digest_of(texts)},
             {"base": self.base_artifact},
             build,
-            version=1,
+            version=2,
             command=self.command("train.py", f"stage={STAGES[role]}"),
             precision=self.precision.name,
             samples=self.samples(role, records),
             work=work.texts(self, texts),
             follows=self.wording_of(role),
+            collective=True,
         )
         if not self.planning and made not in self._shown:
             self._shown.add(made)
@@ -479,7 +495,7 @@ class Study:
         """How to describe the SAR training images, float32 (N, F), and the artifacts that this follows from."""
         if self.settings.prototypes.features == "base":
             latents = self.latents("sar")
-            return lambda: load_file(latents.path / LATENTS)["mean"][0].flatten(1).float(), {"latents": latents}
+            return lambda: Latents.open(latents.path).means(), {"latents": latents}
         classifier, images = self.classifier(), self.images("train")
 
         def describe() -> Tensor:
