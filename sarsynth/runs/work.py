@@ -68,15 +68,16 @@ def adapter(study: "Study", spec: AdapterSpec, recipe: Optimisation, steps: int,
     if study.architecture:
         unet, _ = study.architecture
         disk = FULL * adapters.parameters(adapters.fresh(unet, spec, 0))
-    about = _of_base(study) | {"targets": study.settings.adapter.targets}
-    batch = recipe.batch_size
-    return Work("adapter", PER_SAMPLE, steps * batch, about, batch=together * batch, disk_bytes=disk, rough=rough)
+    about = _of_steps(study) | {"targets": study.settings.adapter.targets}
+    amount, batch = steps * recipe.batch_size, _at_once(study, together * recipe.batch_size)
+    return Work("adapter", PER_SAMPLE, amount, about, batch=batch, disk_bytes=disk, rough=rough)
 
 
 def training(study: "Study", task: str, *recipes: Optimisation) -> Work:
     """Train a network as large as the base, in as many loops as there are recipes."""
     amount = sum(recipe.max_steps * recipe.batch_size for recipe in recipes)
-    return Work(task, PER_SAMPLE, amount, _of_base(study), batch=max(recipe.batch_size for recipe in recipes))
+    largest = max(recipe.batch_size for recipe in recipes)
+    return Work(task, PER_SAMPLE, amount, _of_steps(study), batch=_at_once(study, largest))
 
 
 def sampling(study: "Study", task: str, images: int) -> Work:
@@ -97,6 +98,17 @@ def speckle(study: "Study") -> Work:
     return Work(
         "speckle", "images", sum(study.synthetic_sizes.values()), {"image_size": study.settings.base.image_size}
     )
+
+
+def _of_steps(study: "Study") -> dict[str, Any]:
+    options = study.step_options
+    return _of_base(study) | {"compile": options.compile, "gradient_checkpointing": options.gradient_checkpointing}
+
+
+def _at_once(study: "Study", batch: int) -> int:
+    """How many samples of a step's go through the network at once, as far as settings say."""
+    most = study.step_options.micro_batch
+    return batch if most == "auto" else min(batch, most)
 
 
 def _of_base(study: "Study") -> dict[str, Any]:
