@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     with TemporaryDirectory() as scratch:
         os.environ["SARSYNTH_CACHE"] = scratch  # hashes of what is gone afterwards are no business of the user's
         true = asked.size == "sd15"
-        effort = Effort(5, 10, 4, 40.0) if true else Effort(1, 1, 2, 40.0)
+        effort = Effort(5, 10, 3, 40.0) if true else Effort(1, 1, 2, 40.0)
         base = Path(asked.base) if asked.base else save_random(Path(scratch) / "sd15") if true else None
         bench = Bench(asked.device, asked.size, Path(scratch), base, effort)
         chosen = cases(256, 512) if true else cases(32, 64)

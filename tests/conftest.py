@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: no test may depend on a network
 os.environ["WANDB_SILENT"] = "true"
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask for a card must not spoil it for processes that are forked
 
 import pytest
 import torch

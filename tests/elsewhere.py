@@ -40,11 +40,17 @@ class Copies(TorchDispatchMode):
 
 
 @contextmanager
+def autocasting() -> Iterator[None]:
+    """Let torch cast on a card inside the block, though there is none."""
+    bfloat16 = patch.object(torch.cuda, "is_bf16_supported", lambda **_: True)
+    with bfloat16, patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False):
+        yield
+
+
+@contextmanager
 def elsewhere() -> Iterator[Copies]:
     """Let tensors be on `CARD` inside the block; modules are built before it, and moved there once in it."""
-    bfloat16 = patch.object(torch.cuda, "is_bf16_supported", lambda **_: True)
-    autocast = patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-    with bfloat16, autocast, FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
+    with autocasting(), FakeTensorMode(allow_non_fake_inputs=True), Copies() as copies:
         yield copies
 
 

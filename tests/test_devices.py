@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from elsewhere import CARD, Copies, elsewhere, left_behind
+from elsewhere import CARD, Copies, autocasting, elsewhere, left_behind
 from test_classification import RECIPE
 from tiny import LENGTH, WIDTH
 from torch import Tensor
@@ -18,6 +18,7 @@ from sarsynth.control import ControlTraining
 from sarsynth.data.latents import encode_images
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.finite import EVERY
+from sarsynth.memory import demand
 from sarsynth.precision import FULL, Precision
 from sarsynth.routing import routed
 from sarsynth.sampling import Control, SampleRequest, sample
@@ -218,3 +219,19 @@ def test_a_step_of_a_classifier():
         labels = torch.zeros(3, dtype=torch.int64, device=CARD)
         batch = (GREY.to(CARD), labels, torch.arange(3, device=CARD))
         in_float32(steps(classifier, batch, HALF, copies))
+
+
+def test_what_a_step_needs_is_counted_for_the_card(tiny: Base):
+    """A base that is not there yet counts, one sample more counts once more."""
+    with routed(tiny.place(torch.device("cpu"), HALF).unet, [adapters.fresh(tiny.unet, SPEC, 0)]) as routing:
+        module = Denoiser(tiny.unet, tiny.noise_scheduler, [Track("sar", routing.parameters(0), 1e-3, 0, 9, 0.01)])
+
+        def inputs(count: int) -> tuple[Tensor, dict[str, Tensor]]:
+            whole = torch.zeros(count, dtype=torch.int64)
+            text = {"text_features": torch.zeros(1, LENGTH, WIDTH), "text_index": whole}
+            return torch.zeros(count, 4, 8, 8), text | {"timesteps": whole}
+
+        with autocasting():
+            needed = demand(module, inputs, device=CARD, autocast=HALF.compute)
+    assert needed.fixed > sum(parameter.nbytes for parameter in module.parameters())
+    assert needed.total(3) - needed.total(2) == needed.per_sample > 0
