@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sarsynth.console import console
 
-WARM_UP = 2  # steps that are not timed, before and after compilation
+WARM_UP = 2  # steps that are not timed, before and after compilation, at least 2
 TIMED = 5  # steps of either kind
 
 

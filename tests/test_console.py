@@ -16,7 +16,7 @@ from sarsynth.errors import UserError
 def say(tmp_path: Path, monkeypatch, capsys):
     """Run `evaluate` with a job that only talks; returns what the console showed."""
 
-    def run(settings, folder):
+    def run(settings, folder, overrides):
         console.print(f"made   [bold]adapter/ors[/]-{settings.seed}")
         console.print("[yellow]warning:[/] a blank image")
         if settings.seed == 1:

@@ -312,7 +312,7 @@ def test_each_refusal_has_its_remedy(hub: Hub, client: Client):
     hub.gated = {SD15}
     assert f"accepted its terms: do so at {hub.endpoint}/{SD15}, log in with `hf auth login`" in client.error(SD15)
     hub.refuses = 401
-    assert "the hub refuses this login: log in with `hf auth login`" in client.error(SD15)
+    assert "the hub refuses this login: log in anew with `hf auth login`" in client.error(SD15)
     hub.refuses = 503
     assert "the hub cannot be reached (it answered 503 Service Unavailable); where it can, " in client.error(SD15)
     assert hub.sent == []

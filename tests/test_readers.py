@@ -32,7 +32,7 @@ def read(group: str, name: str, root: Path, *overrides: str) -> Files:
     changes = OmegaConf.from_dotlist([override.removeprefix(f"{group}.") for override in overrides])
     study = OmegaConf.load(cli.CONF / "study.yaml")
     keys = OmegaConf.merge(OmegaConf.load(cli.CONF / group / f"{name}.yaml"), {"root": str(root)}, changes)
-    whole = OmegaConf.create({"data": study.data, group: {**study[group], **keys}})
+    whole = OmegaConf.create({"seed": study.seed, "data": study.data, group: {**study[group], **keys}})
     plain = OmegaConf.to_container(whole, resolve=True)
     return {"data": Data, "ors": Encoded}[group].model_validate(plain[group]).reader.build()
 

@@ -195,8 +195,8 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
     monkeypatch.setattr(quality, "load_images", lambda source, records, *_: pixels[[one.row for one in records]])
     study: Any = SimpleNamespace(
         settings=SimpleNamespace(
-            base=SimpleNamespace(image_size=64),
-            classifier=SimpleNamespace(image_size=64),
+            base=SimpleNamespace(name="sd-nano", image_size=64),
+            classifier=SimpleNamespace(image_size=64, network="resnet18"),
             data=SimpleNamespace(name="sim"),
             method=SimpleNamespace(name="lora"),
         ),

@@ -183,7 +183,7 @@ def test_a_run_of_wandb_says_how_it_ended(status, code, tmp_path: Path):
 def test_a_session_that_fails_is_not_called_a_success(error, tmp_path: Path, monkeypatch):
     logger = Memory()
     monkeypatch.setattr(session, "_logger", lambda *_: lambda: logger)
-    monkeypatch.setattr(session, "rehearse", lambda _: None)
+    monkeypatch.setattr(session, "rehearse", lambda *_: None)
     with (
         pytest.raises(type(error)) if error else nullcontext(),
         session.session(settings(f"paths.store={tmp_path}"), tmp_path, [], "evaluate"),

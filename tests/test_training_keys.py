@@ -12,6 +12,7 @@ from sarsynth.precision import FULL
 from sarsynth.runs import adapters
 from sarsynth.runs.study import Study
 from sarsynth.store import Artifact
+from sarsynth.tasks import StepOptions
 from sarsynth.tracking import Tracker
 
 BASE, ORS = (Artifact(kind, kind, kind, Path("nowhere")) for kind in ("base", "ors"))
@@ -23,6 +24,8 @@ def training(*said: str, name: str = "sar", steps: int = 150, whole: bool = Fals
     chosen = settings(*said)
     study: Any = SimpleNamespace(
         settings=chosen,
+        architecture=None,
+        step_options=StepOptions(),
         base_artifact=BASE,
         precision=FULL,
         encoded=lambda role: {},
