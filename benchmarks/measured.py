@@ -16,7 +16,7 @@ from sarsynth.base import new_controlnet, place_network
 from sarsynth.cli import CONF
 from sarsynth.data.latents import encode_images
 from sarsynth.runs.study import Study
-from sarsynth.runs.train import STAGES
+from sarsynth.runs.train import made
 from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.settings import Settings, check
 from sarsynth.tracking import Tracker
@@ -88,7 +88,7 @@ def training(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     study, clock = bench.study(settings), Clock(effort)
     study.compute = replace(study.compute, make_trainer=partial(_clocked, study.compute.make_trainer, clock))
     try:
-        for _ in STAGES[settings.stage or ""](study, bench.scratch):
+        for _ in made(study, bench.scratch):
             pass
     except EnoughError:
         pass
@@ -136,8 +136,8 @@ def encoding(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     """Encode images to latents."""
     settings = bench.settings("train", ("stage=sar", *overrides))
     base, size = bench.study(settings).base, settings.base.image_size
-    images = torch.randint(256, (ENCODED, 1, size, size), dtype=torch.uint8)
-    return [_rate("images a second", ENCODED, lambda: encode_images(base, images), bench.effort)]
+    images, batch_size = torch.randint(256, (ENCODED, 1, size, size), dtype=torch.uint8), settings.encode.batch_size
+    return [_rate("images a second", ENCODED, lambda: encode_images(base, images, batch_size=batch_size), bench.effort)]
 
 
 def _rate(what: str, count: int, work: Callable[[], Any], effort: Effort) -> Figure:

@@ -37,45 +37,49 @@ CONFIGURATION = layouts.BASE.without_weights()
 CONTOUR_CHANNELS = {2: (16, 32), 4: (16, 32, 64), 8: (16, 32, 96, 256)}
 
 
-def resolve(path: str | None, config: str | None = None) -> tuple[Path, str]:
+def resolve(path: str | None, config: str | None = None, *, fetch: bool = True) -> tuple[Path, str]:
     """Find a base on this machine, or fetch it from the hub, and hash it.
 
     Args:
         path: A folder in diffusers' layout, one safetensors file, or a hub id; None is the embedded `sd-nano`.
         config: For one file, which holds weights alone: a folder, or a hub id, with configurations and tokenizer; None
             is Stable Diffusion v1.5's.
+        fetch: Whether the hub may be asked.
 
     Returns:
         Where it lies, and the hex sha256 over the names and contents of the files that `Base.load` opens.
 
     Raises:
+        NotFetchedError: It is on the hub alone, and that may not be asked.
         UserError: There is none.
     """
-    where = _find("base.path", path, NANO, layouts.BASE, REMEDY, EMBEDDED)
+    where = _find("base.path", path, NANO, layouts.BASE, REMEDY, EMBEDDED, fetch)
     if where.is_dir():
         return where, _hash(layouts.BASE.files(where))
-    return where, _hash([where, *CONFIGURATION.files(_find_configuration(config))])
+    return where, _hash([where, *CONFIGURATION.files(_find_configuration(config, fetch))])
 
 
-def resolve_controlnet(path: str | None) -> tuple[Path, str]:
+def resolve_controlnet(path: str | None, *, fetch: bool = True) -> tuple[Path, str]:
     """Find a ControlNet as `resolve` finds a base; None is the one inside the package, which belongs to `sd-nano`."""
-    where = _find("base.controlnet", path, NANO_CONTROLNET, layouts.CONTROLNET, CONTROLNET_REMEDY, TRAINED)
+    where = _find("base.controlnet", path, NANO_CONTROLNET, layouts.CONTROLNET, CONTROLNET_REMEDY, TRAINED, fetch)
     return where, _hash(layouts.CONTROLNET.files(where) if where.is_dir() else [where])
 
 
-def _find_configuration(config: str | None) -> Path:
+def _find_configuration(config: str | None, fetch: bool = True) -> Path:
     """Find configurations and tokenizer for one file of weights."""
     remedy = f"set base.config to a folder with the configurations and the tokenizer of {SD15}"
-    return _find("base.config", config or SD15, None, CONFIGURATION, remedy, EMBEDDED)
+    return _find("base.config", config or SD15, None, CONFIGURATION, remedy, EMBEDDED, fetch)
 
 
-def _find(key: str, path: str | None, embedded: Path | None, layout: Layout, remedy: str, otherwise: str) -> Path:
+def _find(
+    key: str, path: str | None, embedded: Path | None, layout: Layout, remedy: str, otherwise: str, fetch: bool
+) -> Path:
     """Find what a key names: a whole folder, a file, or a hub's repository."""
     where = embedded if path is None and embedded else Path(str(path)).expanduser()
     if not where.exists():
         if not hub.is_name(str(path)):
             raise UserError(f"{key}={path or 'null'}: no such folder or file; {remedy}")
-        return hub.fetch(str(path), layout, key, otherwise)
+        return hub.fetch(str(path), layout, key, otherwise, ask=fetch)
     if where.is_dir():
         try:
             layout.files(where)
@@ -89,6 +93,22 @@ def _hash(files: Sequence[Path]) -> str:
     for file in files:
         content.update(file.name.encode() + bytes.fromhex(hashes.of_file(file)))
     return content.hexdigest()
+
+
+def architecture(where: Path) -> tuple[UNet2DConditionModel, Mapping[str, Any]] | None:
+    """Describe a base without its weights: its U-Net, whose tensors have shapes alone, and the autoencoder's settings.
+
+    Args:
+        where: What `resolve` returned.
+
+    Returns:
+        None where no configuration lies: beside one safetensors file, or if the base is not here.
+    """
+    unet, vae = (where / part / "config.json" for part in ("unet", "vae"))
+    if not (unet.is_file() and vae.is_file()):
+        return None
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(json.loads(unet.read_text())), json.loads(vae.read_text())
 
 
 class Base(nn.Module):
@@ -124,7 +144,12 @@ class Base(nn.Module):
             UserError: There is no Stable Diffusion v1 at `where`.
         """
         single = where.is_file()
-        options = {"safety_checker": None, "torch_dtype": torch.float32, "local_files_only": True}
+        options = {
+            "safety_checker": None,
+            "feature_extractor": None,
+            "torch_dtype": torch.float32,
+            "local_files_only": True,
+        }
         folder, layout = (_find_configuration(config), CONFIGURATION) if single else (where, layouts.BASE)
         try:
             with layout.opened(folder) as (files, variant):
@@ -132,7 +157,7 @@ class Base(nn.Module):
                     pipe = StableDiffusionPipeline.from_single_file(str(where), config=str(files), **options)
                 else:
                     pipe = StableDiffusionPipeline.from_pretrained(
-                        files, feature_extractor=None, use_safetensors=True, variant=variant, **options
+                        files, use_safetensors=True, variant=variant, **options
                     )
         except Exception as error:  # the loaders raise almost anything at a folder or a file of another kind
             raise UserError(f"base.path={where}: {type(error).__name__}: {one_line(error)}; {REMEDY}") from error

@@ -1,8 +1,9 @@
 """The command line: compose the configuration, refuse what is wrong before anything heavy is imported, run.
 
 `train.py`, `generate.py` and `evaluate.py` are this module with three names. A sweep (`-m`) is checked job by job
-before its first job starts. What a user can mend is one line on stderr and exit code 1; a defect keeps its traceback.
-A job of a sweep that fails leaves its reason in its folder, and the others go on (`sarsynth.runs.sweep` sums them up).
+before its first job starts; where only a plan is wanted, it is made of all jobs here, and none starts. What a user can
+mend is one line on stderr and exit code 1; a defect keeps its traceback. A job of a sweep that fails leaves its reason
+in its folder, and the others go on (`sarsynth.runs.sweep` sums them up).
 """
 
 import importlib
@@ -47,6 +48,9 @@ def main(script: str) -> None:
         parser = get_args_parser()
         parser.error = _refuse  # type: ignore[method-assign]  # where argparse would print its usage and exit with 2
         jobs = check_jobs(script, parser.parse_args())
+        if any(settings.build == "plan" and settings.report is None for settings, _ in jobs):
+            importlib.import_module("sarsynth.runs.planning").run(script, jobs)
+            return
         if len(jobs) > 1 and all(settings.pack for settings, _ in jobs):
             importlib.import_module("sarsynth.runs.packing").run(jobs)
         with TemporaryDirectory() as scratch:

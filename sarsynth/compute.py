@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from sarsynth import processes
+from sarsynth.costs import Machine
 from sarsynth.errors import UserError, one_line
 from sarsynth.precision import Precision, choose
 
@@ -60,6 +61,38 @@ class Compute:
             asked["benchmark"] = not asked["deterministic"]  # shapes repeat: cuDNN may look for the fastest way
         return cls(partial(Trainer, **asked, precision=chosen.name), device, chosen, trainer.world_size)
 
+    @classmethod
+    def planned(cls, options: Mapping[str, Any]) -> "Compute":
+        """Decide the same for a run that is only planned: its devices need not be on this machine.
+
+        Args:
+            options: As for `of`.
+
+        Returns:
+            One that starts no training; `processes` is 0 where that depends on another machine.
+
+        Raises:
+            UserError: The precision depends on the card of another machine, or this one has not what is asked for.
+        """
+        accelerator, asked, here = options["accelerator"], options["precision"], torch.cuda.is_available()
+        cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and here)
+        if cuda and not here and asked == "auto":
+            raise UserError(
+                f"trainer.accelerator={accelerator}: no CUDA card is here to say what trainer.precision=auto comes to, "
+                "and all that networks make depends on it; to plan for another machine say "
+                "trainer.precision=bf16-mixed (compute capability 8.0 or more) or 16-mixed"
+            )
+        device = torch.device("cuda" if cuda else "mps" if accelerator == "mps" else "cpu")
+        chosen = choose(asked, device) if here or not cuda else Precision(asked)
+        return cls(Trainer, device, chosen, _count(options["devices"], cuda, here) * options["num_nodes"])
+
+    @property
+    def machine(self) -> Machine:
+        """What the cards of artifacts that are made here call it."""
+        there = self.device.type != "cuda" or torch.cuda.is_available()
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" and there else "cpu"
+        return Machine(device if there else None, self.processes or None)
+
     @property
     def make_trainer_alone(self) -> Callable[..., Trainer]:
         """Lightning's Trainer of what this process trains by itself, on its device, whatever the others do."""
@@ -92,6 +125,15 @@ def _check_devices(options: Mapping[str, Any]) -> None:
             f"trainer.devices={devices}: this machine has {there} CUDA card{'s' * (there > 1)}, numbered from 0; name "
             "fewer"
         )
+
+
+def _count(devices: Any, cuda: bool, here: bool) -> int:
+    """How many devices of a machine those are that a trainer names; 0 for all of one that is not here."""
+    if isinstance(devices, list | tuple):
+        return len(devices)
+    if str(devices) in ("auto", "-1"):
+        return torch.cuda.device_count() if here and cuda else int(not cuda)
+    return int(devices) if str(devices).isdecimal() else len(str(devices).split(","))
 
 
 def _check_processes(trainer: Trainer) -> None:

@@ -11,6 +11,19 @@ class UserError(Exception):
     """
 
 
+class NotFetchedError(UserError):
+    """Something that a run fetches from a network, and a plan leaves there.
+
+    Attributes:
+        source: Where it is: a repository of the hub, or an address.
+        size_bytes: What fetching it takes of network and disk; None if that is not known.
+    """
+
+    def __init__(self, key: str, source: str, size_bytes: int | None = None) -> None:
+        super().__init__(f"{key}={source}: not on this machine yet")
+        self.source, self.size_bytes = source, size_bytes
+
+
 class BadImage(UserError):
     """An image that cannot be used, whatever is done with it: a run leaves it out and says why.
 

@@ -194,7 +194,7 @@ class MovingAverage(WeightAveraging):
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
         assert self._average_model is not None
-        self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+        self._average_model.n_averaged = torch.zeros_like(self._average_model.n_averaged, device="cpu")
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Update after every so many optimiser steps, and never for an epoch."""

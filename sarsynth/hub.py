@@ -21,7 +21,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from sarsynth import processes
 from sarsynth.console import console
-from sarsynth.errors import UserError, one_line
+from sarsynth.errors import NotFetchedError, UserError, one_line
 from sarsynth.layouts import Layout
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -54,7 +54,7 @@ def is_name(name: str) -> bool:
     return False
 
 
-def fetch(repo: str, layout: Layout, key: str, otherwise: str) -> Path:
+def fetch(repo: str, layout: Layout, key: str, otherwise: str, *, ask: bool = True) -> Path:
     """Find a repository's files in the hub's cache; fetch what is not there.
 
     No network is needed, and nothing asked, where the cache holds a whole model: then it stays the one it was, whatever
@@ -65,15 +65,19 @@ def fetch(repo: str, layout: Layout, key: str, otherwise: str) -> Path:
         layout: Which of its files are loaded.
         key: The setting that names it.
         otherwise: What else a person can do, for messages.
+        ask: Whether the hub may be asked.
 
     Returns:
         Its folder in the cache.
 
     Raises:
+        NotFetchedError: It is not in the cache, and the hub may not be asked.
         UserError: It cannot be had.
     """
     if folder := cached(repo, layout):
         return folder
+    if not ask:
+        raise NotFetchedError(key, repo, published_size(repo, layout))
     if constants.is_offline_mode():
         raise UserError(f"{key}={repo}: {_absent('HF_HUB_OFFLINE is set', repo, layout, key, otherwise)}")
     try:
@@ -130,6 +134,12 @@ def command(repo: str, layout: Layout) -> str:
     return f"{shlex.join(['hf', 'download', repo, *includes])} --local-dir FOLDER"
 
 
+def published_size(repo: str, layout: Layout) -> int | None:
+    """Bytes of the files that are loaded, of the repositories that the settings name; None of others."""
+    published = PUBLISHED.get(repo)
+    return sum(published[name] for name in layout.choose(published)) if published else None
+
+
 def _listed_before(repo: str) -> list[str]:
     """The names of all files of a repository, as the hub's client keeps them when it fetches any."""
     return [file.path for file in get_cached_repo_tree(repo)]
@@ -137,9 +147,8 @@ def _listed_before(repo: str) -> list[str]:
 
 def _absent(why: str, repo: str, layout: Layout, key: str, otherwise: str) -> str:
     """Say what to do where the hub cannot be reached."""
-    size = ""
-    if published := PUBLISHED.get(repo):
-        size = f" ({_size(sum(published[name] for name in layout.choose(published)))})"
+    known = published_size(repo, layout)
+    size = f" ({_size(known)})" if known else ""
     return (
         f"not on this machine, and the hub cannot be reached ({why}); where it can, download it{size} with "
         f"`{command(repo, layout)}` and set {key} to that FOLDER, or {otherwise}"

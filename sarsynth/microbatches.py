@@ -63,10 +63,11 @@ class MicroBatches(Callback):
     def out_of_memory(self) -> str:
         """Say what to do if memory ran out all the same."""
         once = len(self.data.streams) * self.data.batch_size // (self.processes * self.data.micro_batches)
-        less = f"set train.micro_batch={once // 2}, " if once > len(self.data.streams) else ""
+        least = once <= len(self.data.streams)
+        remedies = [] if least else [f"set train.micro_batch={once // 2}"]
         return (
-            f"memory ran out with {once} samples at once (train.micro_batch={self.options.micro_batch}); {less}"
-            f"{checkpointing(self.options)}or lower base.image_size"
+            f"memory ran out with {once} samples at once (train.micro_batch={self.options.micro_batch}); "
+            f"{any_of([*remedies, *lower(self.options)])}"
         )
 
     def _limit(self, trainer: Trainer, task: Task) -> int:
@@ -108,12 +109,20 @@ def needs(
 
 def does_not_fit(title: str, need: int, free: int, options: StepOptions) -> str:
     """Say that not even the least training step fits, and what would help."""
+    remedies = [*lower(options), "lower the rank of adapters", "end what else fills it"]
     return (
         f"{title}: a step needs {need / 1e9:.2f} GB of memory with one sample at a time, and {free / 1e9:.2f} GB are "
-        f"free; {checkpointing(options)}lower base.image_size or the rank of adapters, or end what else fills it"
+        f"free; {any_of(remedies)}"
     )
 
 
-def checkpointing(options: StepOptions) -> str:
-    """Advise it, where it is not on."""
-    return "" if options.gradient_checkpointing else "set train.gradient_checkpointing=true, "
+def lower(options: StepOptions) -> list[str]:
+    """What makes a step smaller that has one sample at a time."""
+    checkpointing = [] if options.gradient_checkpointing else ["set train.gradient_checkpointing=true"]
+    return [*checkpointing, "lower base.image_size"]
+
+
+def any_of(remedies: list[str]) -> str:
+    """Enumerate remedies."""
+    *first, last = remedies
+    return f"{', '.join(first)} or {last}" if first else last

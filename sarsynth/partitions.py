@@ -82,6 +82,15 @@ def whole(labels: np.ndarray, classes: Sequence[str]) -> Partition:
     return Partition.of(np.zeros(len(labels), dtype=np.int64), labels, classes, ["sar"])
 
 
+def supposed(labels: np.ndarray, classes: Sequence[str], k: int) -> Partition:
+    """Stand for prototypes that nobody has found yet: K parts of equal size, to count with."""
+    return Partition.of(np.arange(len(labels)) % k, labels, classes, _names(k))
+
+
+def _names(k: int) -> list[str]:
+    return [f"prototype_{part}" for part in range(k)]
+
+
 def class_groups(labels: np.ndarray, classes: Sequence[str], minor: Sequence[str]) -> Partition:
     """Give each minor class a part of its own, and the other classes together the last one.
 
@@ -128,5 +137,4 @@ def prototypes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str],
     """
     check_k(k, len(features))
     means = KMeans(n_clusters=k, n_init=RESTARTS, random_state=seed)
-    names = [f"prototype_{part}" for part in range(k)]
-    return Partition.of(means.fit_predict(features), labels, classes, names)
+    return Partition.of(means.fit_predict(features), labels, classes, _names(k))

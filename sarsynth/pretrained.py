@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 import timm.models
 import torch
 from filelock import FileLock
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from torch import Tensor, nn
 
 from sarsynth import hashes
 from sarsynth.console import console
-from sarsynth.errors import UserError, one_line
+from sarsynth.errors import NotFetchedError, UserError, one_line
 
 KEY = "classifier.pretrained"
 BACKBONE = "backbone."
@@ -43,26 +43,28 @@ class Pretrained:
     file: Path | None = field(default=None, compare=False)
 
 
-def find(network: str, pretrained: bool | str) -> Pretrained | None:
+def find(network: str, pretrained: bool | str, *, fetch: bool = True) -> Pretrained | None:
     """Find the weights that a network starts from, fetching them if need be.
 
     Args:
         network: Name of a timm model.
         pretrained: True for those that timm has for it on the hub; or a file, a folder with one safetensors file, or
             the address of a file. False is none.
+        fetch: Whether a network may be asked.
 
     Returns:
         None where the network starts from random weights.
 
     Raises:
+        NotFetchedError: They are not here, and no network may be asked.
         UserError: There are none, or they cannot be fetched.
     """
     if not pretrained:
         return None
     if pretrained is True:
-        name, file = _of_timm(network)
+        name, file = _of_timm(network, fetch)
     elif urlsplit(str(pretrained)).scheme in ("http", "https"):
-        file = _fetched(str(pretrained))
+        file = _fetched(str(pretrained), fetch)
         name = file.name
     else:
         file = _local(Path(str(pretrained)))
@@ -83,7 +85,7 @@ def _local(path: Path) -> Path:
     return path
 
 
-def _of_timm(network: str) -> tuple[str, Path]:
+def _of_timm(network: str, fetch: bool) -> tuple[str, Path]:
     """Weights that timm publishes, by the name of the repository."""
     source, name = timm.models.parse_model_name(network)
     published = timm.models.get_pretrained_cfg(name) if source is None else None
@@ -93,14 +95,18 @@ def _of_timm(network: str) -> tuple[str, Path]:
             f"{KEY}=true: timm has no weights of classifier.network={network} on the hub; name a file, or say "
             f"{KEY}=false to start from random ones"
         )
+    if not fetch and not isinstance(try_to_load_from_cache(repository, SAFE), str):
+        raise NotFetchedError(KEY, repository)
     return repository, _attempt(f"true ({repository})", lambda: Path(hf_hub_download(repository, SAFE)))
 
 
-def _fetched(url: str) -> Path:
+def _fetched(url: str, fetch: bool) -> Path:
     """A file of the web, in the cache of torch.hub; a sha256 whose beginning its name ends in is checked."""
     file = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
+    if not fetch and not file.is_file():
+        raise NotFetchedError(KEY, url)
 
-    def fetch() -> Path:
+    def download() -> Path:
         if not file.is_file():
             if constants.HF_HUB_OFFLINE:
                 raise ConnectionError("HF_HUB_OFFLINE is set")
@@ -112,7 +118,7 @@ def _fetched(url: str) -> Path:
                     torch.hub.download_url_to_file(url, str(file), digest[1] if digest else None, progress=False)
         return file
 
-    return _attempt(f"{url}, not in {file.parent},", fetch)
+    return _attempt(f"{url}, not in {file.parent},", download)
 
 
 def _attempt(what: str, fetch: Callable[[], Path]) -> Path:

@@ -244,6 +244,7 @@ def train_base(
     caption_dropout: float,
     ema_decay: float,
     checkpoint_every: int,
+    encode_batch_size: int,
     fitting: Fitting,
     checkpoints: Path,
     callbacks: Sequence[Callback] = (),
@@ -252,8 +253,8 @@ def train_base(
 
     The images are uint8 (N, 3, image_size, image_size) with N texts. A share `caption_dropout` is shown without text:
     classifier-free guidance needs a model of images without text. The moving average over the weights decays by
-    `ema_decay` every EMA_EVERY steps. The rest is as in `Denoiser`; a checkpoint in
-    `checkpoints` is gone on from.
+    `ema_decay` every EMA_EVERY steps; `encode_batch_size` images are encoded at a time. The rest is as in
+    `Denoiser`; a checkpoint in `checkpoints` is gone on from.
     """
     torch.manual_seed(seed)
     tokenizer = nano_tokenizer(texts)
@@ -268,12 +269,12 @@ def train_base(
         text_encoder=base.text_encoder,
         no_text=base.tokenize([""])[0],
     ).train()
-    encoded = encode_images(base, images)
+    moments = encode_images(base, images, batch_size=encode_batch_size)
     fitting.fit(
         module,
         SeededDataModule.whole(
             DenoisingSamples(
-                Latents(encoded["mean"], encoded["deviation"]),
+                Latents(moments),
                 base.tokenize(texts),
                 num_train_timesteps=base.noise_scheduler.config.num_train_timesteps,
                 caption_dropout=caption_dropout,

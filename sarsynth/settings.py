@@ -222,6 +222,12 @@ class Method(Section):
         return self
 
 
+class Encoding(Section):
+    """How images become latents and captions become text features, so many at a time; once for each set."""
+
+    batch_size: Count
+
+
 class Adapter(Section):
     """Where adapters sit: the name of a pattern, and the patterns (regular expressions on names of U-Net modules).
 
@@ -549,7 +555,8 @@ class Settings(Section):
     class_name: Text | None = None
     seed: Seed
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    build: Literal["auto", "require"]
+    build: Literal["auto", "require", "plan"]
+    plan: Text | None  # the file that `build=plan` writes too
     pack: bool
     stage2_on: Literal["ors", "base"]
     base: Base
@@ -559,6 +566,7 @@ class Settings(Section):
     radiometry: Component
     prompt: Prompt
     method: Method
+    encode: Encoding
     adapter: Adapter
     train: Training
     prototypes: Prototypes
@@ -592,6 +600,8 @@ class Settings(Section):
                     f"{slot}.flip={images.flip} would turn the headings that captions name; say {slot}.flip=none, or "
                     "leave heading out of prompt.facts.aspects"
                 )
+        if self.plan and self.build != "plan":
+            raise ValueError(f"plan={self.plan} is where a plan is written; say build=plan too")
         if self.export and not self.class_name:
             raise ValueError(f"export={self.export} needs class_name=..., the class that the file is to make images of")
         if self.adapter.path and self.method.partition not in (None, "whole"):

@@ -11,32 +11,31 @@ import hashlib
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from sarsynth import __version__, processes
+from sarsynth.costs import ATTEMPTS, Attempt, Work, device
 from sarsynth.errors import UserError
+from sarsynth.files import sync, sync_all, write_json
 
 JSON = Any  # None, bool, int, float or str, or lists and str-keyed mappings of these
 
 CARD = "card.json"
 CHECKPOINTS = "checkpoints"  # a builder's own, inside its partial folder; gone once the artifact is complete
-ATTEMPTS = ".attempts.json"
 FILLED = ".filled"  # the builder is through; what is left are cards and names
 POLL_SECONDS = 0.2
+UNKNOWN = "?"  # begins what stands for a fingerprint as long as something it follows from is not there
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,11 @@ class Artifact:
     def complete(self) -> bool:
         """Whether the card, which is written last, is there."""
         return (self.path / CARD).is_file()
+
+    @property
+    def known(self) -> bool:
+        """Whether the fingerprint is one, and not what stands for it in a plan."""
+        return not self.fingerprint.startswith(UNKNOWN)
 
     @property
     def card(self) -> dict[str, JSON]:
@@ -76,6 +80,10 @@ class Request:
         command: What a person types to make this artifact; quoted under `build=require`.
         precision: In which precision networks compute it (see `sarsynth.precision`); None where no network does.
         samples: Which samples it reads itself, by digest; its card also lists those of its inputs, and through which.
+        work: How much there is to do, None if nobody counts it.
+        follows: Artifacts whose content settings were read from; where one is not there, which only a plan lets pass,
+            the settings are supposed, and the fingerprint is what stands for it.
+        survey: Whether it is a look at data alone, from which other fingerprints follow; a plan has it made.
     """
 
     kind: str
@@ -86,6 +94,9 @@ class Request:
     command: str
     precision: str | None = None
     samples: Mapping[str, JSON] = field(default_factory=dict)
+    work: Work | None = None
+    follows: Sequence[Artifact] = ()
+    survey: bool = False
 
     @property
     def label(self) -> str:
@@ -94,8 +105,14 @@ class Request:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything that decides the content."""
-        return fingerprint(self.kind, self.settings, self.inputs, self.version, self.precision)
+        """Hash of everything that decides the content.
+
+        Where that is not known yet, what stands for it: equal ones will be one artifact.
+        """
+        absent = {str(number): made for number, made in enumerate(self.follows) if not made.complete}
+        inputs = {**self.inputs, **absent}
+        content = fingerprint(self.kind, self.settings, inputs, self.version, self.precision)
+        return content if not absent and all(made.known for made in inputs.values()) else UNKNOWN + content
 
     def card(self) -> dict[str, JSON]:
         """What the card says before the artifact is made."""
@@ -112,6 +129,7 @@ class Request:
             "version": self.version,
             "precision": self.precision,
             "samples": samples,
+            "work": self.work and self.work.plain,
         }
 
 
@@ -139,7 +157,8 @@ class Store:
 
     Args:
         root: The folder; made when the first artifact is.
-        build: `auto` makes what is missing, `require` stops there and names the command that makes it.
+        build: `auto` makes what is missing, `require` stops there and names the command that makes it, `plan` makes
+            surveys alone and notes the rest; what it returns then need not be there.
         report: Takes one line for each artifact made, reused or waited for.
         patience: Seconds that a process of rank above 0 waits while nobody builds what it needs.
     """
@@ -147,7 +166,7 @@ class Store:
     def __init__(
         self,
         root: Path,
-        build: Literal["auto", "require"] = "auto",
+        build: Literal["auto", "require", "plan"] = "auto",
         report: Callable[[str], None] = print,
         patience: float = 600.0,
     ) -> None:
@@ -156,6 +175,7 @@ class Store:
         self.patience = patience
         self._report = report
         self.met: dict[Artifact, bool] = {}  # what this process made or used, and whether it made it
+        self.planned: dict[Artifact, Request] = {}  # under `plan`: all that was asked for, in its order
 
     def make(
         self,
@@ -169,10 +189,15 @@ class Store:
         command: str,
         precision: str | None = None,
         samples: Mapping[str, JSON] | None = None,
+        work: Work | None = None,
+        follows: Sequence[Artifact] = (),
+        survey: bool = False,
         collective: bool = False,
     ) -> Artifact:
         """Return one artifact, building it first if it is not there: `make_all` of one `Request`."""
-        request = Request(kind, label, settings, inputs, version, command, precision, samples or {})
+        request = Request(
+            kind, label, settings, inputs, version, command, precision, samples or {}, work, follows, survey
+        )
         return self.make_all([request], lambda folders: builder(folders[request]), collective=collective)[request]
 
     def make_all(
@@ -259,12 +284,17 @@ class Store:
                 self._tell(artifact, made=True)
 
     def _missing(self, artifacts: Mapping[Request, Artifact]) -> list[Request]:
+        """What of these is to be built now."""
         missing = [request for request, artifact in artifacts.items() if not artifact.complete]
         if missing and self.build == "require":
             raise UserError(
                 f"{artifacts[missing[0]]} is missing in {self.root} and build=require; "
                 f"make it with: {missing[0].command}"
             )
+        if self.build == "plan":
+            for request, artifact in artifacts.items():
+                self.planned.setdefault(artifact, request)
+            missing = [request for request in missing if request.survey]
         return missing
 
     def _artifact(self, request: Request) -> Artifact:
@@ -303,27 +333,17 @@ class Store:
             for partial in partials.values():
                 partial.mkdir(parents=True, exist_ok=True)
             try:
-                with _Attempt(lead):
+                with Attempt(lead):
                     builder(partials)
             except BaseException:
                 for partial in partials.values():
                     _discard_empty(partial)
                 raise
-            os.sync()  # one call for what may be thousands of small files: all of it is on disk before the cards are
+            for partial in partials.values():
+                sync_all(partial)  # before the cards are on disk
             (lead / FILLED).touch()
             shutil.rmtree(lead / CHECKPOINTS, ignore_errors=True)
-        cost = json.loads((lead / ATTEMPTS).read_text()) if (lead / ATTEMPTS).exists() else {}
-        facts = {
-            "sarsynth": __version__,
-            "git": _git_commit(),
-            "device": _device(),
-            "seconds": round(cost.get("seconds", 0.0) / len(partials), 3),
-            "peak_memory_bytes": cost.get("peak_memory_bytes", 0),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        for request in (*others, first):
-            if not (partials[request] / CARD).is_file():
-                _write_json(partials[request] / CARD, request.card() | facts)
+        _write_cards([*others, first], partials, lead)
         for request in (*others, first):
             artifact, partial = artifacts[request], partials[request]
             for note in (ATTEMPTS, FILLED):
@@ -331,7 +351,7 @@ class Store:
             if artifact.path.exists():  # without a card: not ours, nothing that a reader would take for an artifact
                 shutil.rmtree(artifact.path)
             os.replace(partial, artifact.path)
-            _fsync(artifact.path.parent)
+            sync(artifact.path.parent)
 
     def _follow(
         self,
@@ -389,6 +409,8 @@ class Store:
 
     def _tell(self, artifact: Artifact, made: bool) -> None:
         """Report an artifact the first time that this process meets it."""
+        if self.build == "plan" and not made:  # which the plan itself tells
+            return
         if artifact not in self.met and processes.rank() == 0:
             self._report(f"made   {artifact} in {artifact.card['seconds']:.0f} s" if made else f"reused {artifact}")
         self.met.setdefault(artifact, made)
@@ -409,53 +431,38 @@ def _discard_empty(partial: Path) -> None:
         shutil.rmtree(partial)
 
 
-class _Attempt:
-    """The cost of an artifact, summed in a small file of the partial folder over the attempts it takes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / ATTEMPTS
-        past = json.loads(self.file.read_text()) if self.file.exists() else {}
-        self.seconds: float = past.get("seconds", 0.0)
-        self.peak_memory_bytes: int = past.get("peak_memory_bytes", 0)
-        if "started" in past:  # killed, so it could not say how long it worked; the last file it wrote does
-            last = max(file.stat().st_mtime for file in folder.rglob("*"))
-            self.seconds += max(0.0, last - past["started"])
-
-    def __enter__(self) -> Self:
-        _reset_peak_memory()
-        self.began = time.monotonic()
-        _write_json(self.file, self._costs() | {"started": time.time()})
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.seconds += time.monotonic() - self.began
-        self.peak_memory_bytes = max(self.peak_memory_bytes, _peak_memory())
-        _write_json(self.file, self._costs())
-
-    def _costs(self) -> dict[str, JSON]:
-        return {"seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes}
+def _write_cards(requests: Sequence[Request], partials: Mapping[Request, Path], lead: Path) -> None:
+    """Say in each folder what it is and what it cost, in this order; `lead` knows the cost of all of them."""
+    spent = json.loads((lead / ATTEMPTS).read_text()) if (lead / ATTEMPTS).exists() else {}
+    shares, git = _shares(requests), _git_commit()
+    for request in requests:
+        if (partials[request] / CARD).is_file():
+            continue
+        facts = {
+            "sarsynth": __version__,
+            "git": git,
+            "device": device(),
+            "processes": processes.count(),
+            "seconds": round(spent.get("seconds", 0.0) * shares[request], 3),
+            "peak_memory_bytes": spent.get("peak_memory_bytes", 0),
+            "disk_bytes": _size(partials[request]),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_json(partials[request] / CARD, request.card() | facts)
 
 
-def _write_json(path: Path, content: Mapping[str, JSON]) -> None:
-    """Write whole or not at all, and on disk when it returns."""
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("w") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    _fsync(path.parent)
+def _shares(requests: Sequence[Request]) -> dict[Request, float]:
+    """Share the time of one build out among what it made: by work, equally where nobody counts it."""
+    amounts = [request.work.amount if request.work else 0 for request in requests]
+    if not all(amounts):
+        amounts = [1] * len(requests)
+    return {request: amount / sum(amounts) for request, amount in zip(requests, amounts, strict=True)}
 
 
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _size(folder: Path) -> int:
+    """Bytes of the files that an artifact is going to have, its card apart."""
+    notes = (ATTEMPTS, FILLED)
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.name not in notes)
 
 
 def _git_commit() -> str | None:
@@ -468,31 +475,3 @@ def _git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _cuda() -> Any | None:
-    """`torch.cuda` if the builder used it. The store itself never imports torch."""
-    torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
-
-
-def _device() -> str:
-    cuda = _cuda()
-    return cuda.get_device_name() if cuda else "cpu"
-
-
-def _reset_peak_memory() -> None:
-    if cuda := _cuda():
-        cuda.reset_peak_memory_stats()
-    with suppress(OSError):  # where there is no such file, the peak is that of the process's whole life
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from what is resident now
-
-
-def _peak_memory() -> int:
-    """Peak bytes on the accelerator if one was used, else resident in this process."""
-    if cuda := _cuda():
-        return cuda.max_memory_allocated()
-    try:
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
-    except (OSError, TypeError):
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -88,7 +88,7 @@ def test_an_overflow_leaves_its_step_out_and_is_no_defect():
 
 
 def test_overflows_without_end_end_the_training(monkeypatch: pytest.MonkeyPatch):
-    said = "steps were all left out, since gradients overflow float16.*no checkpoint yet; use trainer.precision=bf16-mixed"
+    said = "steps were all left out, since gradients overflow float16.*no checkpoint yet; use trainer.precision=bf16"
     with pytest.raises(UserError, match=f"adapter, the last {STEPS} {said}"):
         fit(fitting=scaled(), callbacks=[Spoil()])
     monkeypatch.setattr(finite, "OVERFLOWS", 3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from safetensors.torch import load_file
-from tiny import noisy, predict, samples, tiny_base
+from tiny import encoded, noisy, predict, samples, tiny_base
 from torch import Tensor
 
 from sarsynth.base import (
@@ -25,7 +25,6 @@ from sarsynth.base import (
 from sarsynth.contours import canny, pack
 from sarsynth.control import ControlTraining, residuals, to_control
 from sarsynth.data.datamodules import SeededDataModule, step_seed
-from sarsynth.data.latents import encode_images, encode_texts
 from sarsynth.data.samples import Contours, DenoisingSamples
 from sarsynth.data.transforms import to_uint8
 from sarsynth.denoising import Track
@@ -198,8 +197,8 @@ def training(base: Base, controlnet: ControlNetModel, steps: int) -> ControlTrai
 def dataset(base: Base, flip: str = "none") -> DenoisingSamples:
     contours = random_contours(6)
     pictures = torch.from_numpy(contours)[:, None]  # an image is its own contour
-    encoded = encode_images(base, pictures, flip=flip) | encode_texts(base, ["a photo", "tanker"] * 3)
-    return samples(encoded, caption_dropout=0.5, contours=Contours(torch.from_numpy(pack(contours)), flip))
+    tensors = encoded(base, pictures, ["a photo", "tanker"] * 3, flip)
+    return samples(tensors, caption_dropout=0.5, contours=Contours(torch.from_numpy(pack(contours)), flip))
 
 
 @pytest.mark.parametrize(("flip", "axis"), [("none", None), ("horizontal", 2), ("vertical", 1)])

@@ -16,14 +16,6 @@ from sarsynth import adapters
 from sarsynth.adapters import AdapterSpec, LowRank, folded
 from sarsynth.base import Base
 from sarsynth.data.datamodules import PackedSampler, SeededDataModule, Stream, step_seed
-from sarsynth.data.latents import (
-    LATENTS,
-    TEXTS,
-    encode_images,
-    encode_texts,
-    open_encoded,
-    save_encoded,
-)
 from sarsynth.data.samples import Draws
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.errors import UserError
@@ -366,36 +358,3 @@ def test_an_accelerator_is_fed_ahead_from_pinned_memory(device: str, workers: in
     data.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0, strategy=strategy)
     loader = data.train_dataloader()
     assert (loader.num_workers, loader.pin_memory) == (workers, pinned)
-
-
-# --- What it trains on ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("flip", "axis"), [("none", None), ("horizontal", 3), ("vertical", 2)])
-def test_encoded_images_are_those_of_the_base(tiny: Base, flip: str, axis: int | None):
-    images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    encoded = encode_images(tiny, images, flip=flip)
-    views = [images] if axis is None else [images, images.flip(axis)]
-    assert encoded["mean"].shape == (len(views), 3, 4, 8, 8)
-    assert encoded["mean"].dtype == torch.float16
-    for got, view in zip(encoded["mean"], views, strict=True):
-        expected, _ = tiny.encode(view.expand(-1, 3, -1, -1).float() / 127.5 - 1)
-        torch.testing.assert_close(got.float(), expected, rtol=1e-3, atol=1e-3)
-
-
-def test_encoded_sets_survive_the_disk_and_serve_batches(tiny: Base, tmp_path: Path):
-    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    texts = ["b", "a", "b", "b", "a"]
-    latents, features = encode_images(tiny, images, flip="horizontal"), encode_texts(tiny, texts)
-    made = latents | features
-    assert len(made["text_features"]) == 2, "each text once"
-    save_encoded(latents, tmp_path / LATENTS)
-    save_encoded(features, tmp_path / TEXTS)
-    read = open_encoded(tmp_path, tmp_path)
-    assert len(read[0]) == 5 and read[0].views == 2 and read[0].shape == (4, 8, 8)
-    rows, view = torch.tensor([2, 4, 2]), torch.tensor([0, 1, 1])
-    for got, name in zip(read[0].read(rows, view), ("mean", "deviation"), strict=True):
-        assert got.dtype == torch.float32
-        assert torch.equal(got, made[name][view, rows].float())
-    words, index = read[1].read(rows)
-    torch.testing.assert_close(words[index], tiny.encode_text(["b", "a", "b"]))

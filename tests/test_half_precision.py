@@ -1,4 +1,4 @@
-"""Adapters are float32, whatever the base below them is in: they learn, fold and route as on a base in full precision."""
+"""Adapters are float32, whatever the base below them is in: they learn, fold and route as on one in full precision."""
 
 from functools import partial
 from pathlib import Path
@@ -54,9 +54,7 @@ def test_a_stack_is_folded_in_float32_and_rounded_once(dtype: torch.dtype):
     base = half(dtype)
     stack = [(trained(base, 0), 0.7), (trained(base, 1), 0.4)]
     layers = dict(base.unet.named_modules())
-    expected = {
-        name: (layers[name].weight.float() + of.delta()).to(dtype) for name, of in concatenate(stack).items()
-    }
+    expected = {name: (layers[name].weight.float() + of.delta()).to(dtype) for name, of in concatenate(stack).items()}
     with torch.autocast("cpu", dtype), folded(base.unet, stack):
         assert all(torch.equal(layers[name].weight, weight) for name, weight in expected.items())
 

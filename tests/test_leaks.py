@@ -18,7 +18,7 @@ from sarsynth.runs import adapters, contours, hygiene
 from sarsynth.runs.evaluation import about
 from sarsynth.runs.results import RESULT, write_result
 from sarsynth.runs.study import Study
-from sarsynth.runs.train import STAGES
+from sarsynth.runs.train import STAGES, report
 from sarsynth.settings import check
 from sarsynth.tracking import Tracker
 
@@ -84,7 +84,7 @@ def test_a_stage_refuses_held_out_images(root: Path, stage: str) -> None:
     source, target, slot = LEAKS[stage]
     plant(root, source, target)
     with pytest.raises(UserError, match=rf"^{slot}: 1 of what is learnt from .*copy\.bmp is test image .*allow_leak"):
-        list(STAGES[stage](study(root, f"stage={stage}", "method=lora", script="train"), root))
+        STAGES[stage](study(root, f"stage={stage}", "method=lora", script="train"))
     made = {card.parent.parent.name for card in (root / "store").glob("*/*/card.json")}
     assert made == {"cache"}, "nothing is trained"
     assert not list((root / "store").glob("cache/*latents*"))
@@ -241,7 +241,7 @@ def test_the_report_names_everything(root: Path, said) -> None:
     made = study(root, "stage=data", script="train")
     files = []
     with pytest.raises(UserError, match=r"data\.max_bad"):
-        files += STAGES["data"](made, root / "out")
+        files += report(made, root / "out")
     content = json.loads((root / "out/health.json").read_text())
     assert content["data"]["counts"] == {"train": {"cargo": 8, "tanker": 5}, "test": COUNTS}
     assert list(content["data"]["bad"]) == ["train/cargo/<b>broken&.png"]

@@ -404,7 +404,8 @@ def test_a_card_says_what_an_artifact_is(study: SimpleNamespace):
     for file in study.store.glob("*/*/card.json"):
         card = json.loads(file.read_text())
         keys = {"kind", "label", "fingerprint", "settings", "inputs", "sarsynth", "git", "device", "seconds"}
-        assert set(card) == keys | {"samples", "peak_memory_bytes", "created"}
+        keys |= {"version", "precision", "samples", "work", "processes", "peak_memory_bytes", "disk_bytes", "created"}
+        assert set(card) == keys
         seen = {one["split"] for one in card["samples"].values()}
         if card["kind"] in ("classifier", "adapter", "partition"):
             assert seen == {"train"}

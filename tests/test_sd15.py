@@ -10,14 +10,13 @@ from diffusers import DPMSolverMultistepScheduler
 from safetensors.torch import load_file
 from sd15 import save_random, sd15_text_encoder, sd15_unet, sd15_vae
 from test_conf import settings
-from tiny import samples
+from tiny import encoded, samples
 from torch import nn
 
 from sarsynth import adapters
 from sarsynth.adapters import AdapterSpec
 from sarsynth.base import Base, resolve
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.data.latents import encode_images, encode_texts
 from sarsynth.denoising import Denoiser, Track
 from sarsynth.fitting import Fitting
 from sarsynth.routing import routed
@@ -96,9 +95,10 @@ def test_one_training_step_and_a_short_generation(base: Base, tmp_path: Path):
     """The study's own path: encode, train an adapter, save, load, generate over the scale."""
     chips = torch.randint(0, 256, (2, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     prompt = "a SAR image of cargo ship"
-    encoded = encode_images(base, chips, flip="horizontal") | encode_texts(base, [prompt] * 2)
 
-    data = SeededDataModule.whole(samples(encoded), batch_size=1, max_steps=1, seed=0)
+    data = SeededDataModule.whole(
+        samples(encoded(base, chips, [prompt] * 2, "horizontal")), batch_size=1, max_steps=1, seed=0
+    )
     fixed = base.unet.conv_in.weight.clone()
     with routed(base.unet, [adapters.fresh(base.unet, AdapterSpec(4, pattern("release")), seed=0)]) as routing:
         track = Track("sar", routing.parameters(0), 1e-2, 0, 2, 0.01)

@@ -94,7 +94,8 @@ def test_an_artifact_is_made_once_and_carries_its_card(tmp_path):
     assert sar.card["inputs"] == {"below": ors.fingerprint}
     assert list(sar.card) == [
         *["kind", "label", "fingerprint", "settings", "inputs", "version", "precision"],
-        *["samples", "sarsynth", "git", "device", "seconds", "peak_memory_bytes", "created"],
+        *["samples", "work", "sarsynth", "git", "device", "processes", "seconds", "peak_memory_bytes", "disk_bytes"],
+        "created",
     ]
     assert sar.card["settings"] == {"rank": 4} and sar.card["peak_memory_bytes"] > 1e6
     assert sorted(os.listdir(ors.path)) == ["card.json", "note.txt"]

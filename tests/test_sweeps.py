@@ -267,7 +267,7 @@ def test_a_killed_sweep_run_again_with_two_jobs_at_once_does_only_what_is_missin
 def scripted(monkeypatch) -> None:
     """An evaluation that does what its seed says, without torch."""
 
-    def run(settings: Settings, folder: Path) -> None:
+    def run(settings: Settings, folder: Path, overrides: list[str]) -> None:
         match settings.seed:
             case 1:
                 raise UserError("images/ has no tankers; add some")

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sarsynth.base import Base
-from sarsynth.data.latents import Latents, Texts
+from sarsynth.data.latents import Latents, Texts, encode_images
 from sarsynth.data.samples import DenoisingSamples
 
 WIDTH, LENGTH = 16, 12  # of text features, in tokens
@@ -78,8 +78,19 @@ def predict(base: Base, seed: int = 0) -> torch.Tensor:
 
 
 def samples(tensors: dict[str, torch.Tensor], **more) -> DenoisingSamples:
-    """What denoisers train on, of encoded images in memory with their texts or token ids."""
+    """What denoisers train on, of encoded images in memory with their texts or token ids.
+
+    `mean` and `deviation` have the shape (V, N, C, h, w).
+    """
     ids = tensors.get("input_ids")
     text = Texts(tensors["text_features"], tensors["text_index"]) if ids is None else ids
-    latents = Latents(tensors["mean"], tensors["deviation"])
-    return DenoisingSamples(latents, text, num_train_timesteps=1000, **more)
+    moments = torch.stack([tensors["mean"], tensors["deviation"]], dim=2).transpose(0, 1)
+    return DenoisingSamples(Latents(moments), text, num_train_timesteps=1000, **more)
+
+
+def encoded(base: Base, images: torch.Tensor, texts: list[str], flip: str = "none") -> dict[str, torch.Tensor]:
+    """Images and texts as `samples` takes them."""
+    mean, deviation = encode_images(base, images, flip=flip, batch_size=64).transpose(0, 1).unbind(2)
+    unique = sorted(set(texts))
+    index = torch.tensor([unique.index(text) for text in texts])
+    return {"mean": mean, "deviation": deviation, "text_features": base.encode_text(unique), "text_index": index}

@@ -28,9 +28,10 @@ from sarsynth.fitting import MovingAverage
 from sarsynth.memory import free_memory
 from sarsynth.microbatches import needs
 from sarsynth.routing import Routing, routed
+from sarsynth.runs import work
 from sarsynth.runs.previews import previews
 from sarsynth.settings import AdapterTraining
-from sarsynth.store import CARD, CHECKPOINTS, Artifact, Request
+from sarsynth.store import CARD, CHECKPOINTS, UNKNOWN, Artifact, Request
 
 if TYPE_CHECKING:
     from sarsynth.runs.study import Role, Study
@@ -115,6 +116,7 @@ def sar_trainings(study: "Study") -> list[Training]:
             np.flatnonzero(partition.assignments == part).tolist(),
             inputs,
             whole=partition.k == 1,
+            together=len(parts),
         )
         for part, rank, budget in zip(parts, ranks, steps, strict=True)
     ]
@@ -131,6 +133,7 @@ def _training(
     inputs: Mapping[str, Artifact],
     *,
     whole: bool,
+    together: int = 1,
 ) -> Training:
     settings = study.settings
     spec = AdapterSpec(rank, settings.adapter.target_modules)
@@ -138,6 +141,8 @@ def _training(
     below = inputs.get("ors")
     scale_below = settings.train.sar.scale_below if below else None
     warmup = recipe.warmup(steps, whole=whole)
+    divided = [made for name, made in inputs.items() if name == "partition"]
+    rough = not all(made.complete for made in divided)
     request = Request(
         "adapter",
         name,
@@ -155,6 +160,8 @@ def _training(
         command=study.command("train.py", f"stage={role}"),
         precision=study.precision.name,
         samples=study.samples(role, [records[row] for row in rows]),
+        work=work.adapter(study, spec, recipe, steps, together=together, rough=rough),
+        follows=divided,
     )
     return Training(
         study, name, role, spec, recipe, steps, warmup, rows, encoded, below, scale_below, settings.seed, request
@@ -279,7 +286,7 @@ def imported(study: "Study", file: Path) -> Artifact:
             "ors": ors_training(study).request.fingerprint if on_ors else None,
         }
         for role, fingerprint in ours.items():
-            if known.get(role) != fingerprint:
+            if known.get(role) != fingerprint and not str(fingerprint).startswith(UNKNOWN):
                 raise UserError(
                     f"adapter.path={file}: made on {role} {known.get(role) or 'none'}, but this study has "
                     f"{fingerprint or 'none'} below it; choose the method and settings that it was made with"
@@ -339,6 +346,7 @@ def tuned_base(study: "Study") -> Artifact:
         version=1,
         command=study.command("train.py", "stage=sar", f"method={method.name}"),
         precision=study.precision.name,
+        work=work.training(study, method.name, recipe),
         collective=True,
     )
 

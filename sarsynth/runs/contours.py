@@ -30,7 +30,7 @@ from sarsynth.data.records import ImageRecord, digest
 from sarsynth.data.samples import Contours, DenoisingSamples
 from sarsynth.data.transforms import central_square, resize
 from sarsynth.denoising import Track
-from sarsynth.runs import hygiene
+from sarsynth.runs import hygiene, work
 from sarsynth.runs.tables import contours_table
 from sarsynth.sampling import Control
 from sarsynth.store import Artifact
@@ -106,13 +106,16 @@ def guides(study: "Study") -> Guides:
     if chosen.root:
         own = read_maps(Path(chosen.root).expanduser(), classes, study.settings.base.image_size)
         guard(study, own)
-    inputs = {}
+    recipe = chosen.model_dump(
+        include={"sources", "max_instances", "max_overlap", "conditioning_scale", "guidance_interval"}
+    ) | {"own": own.fingerprint() if own else None}
+    command = study.command("generate.py", f"method={study.settings.method.name}")
+    inputs = {f"contours_{source}": contours(study, ROLES[source], command) for source in chosen.sources}
+    if not all(artifact.complete for artifact in inputs.values()):  # which only a plan lets pass
+        return Guides(classes, {}, {}, {}, {}, seed, inputs | {"controlnet": controlnet(study)}, recipe)
     for source in chosen.sources:
         role = ROLES[source]
-        inputs[f"contours_{source}"] = artifact = contours(
-            study, role, study.command("generate.py", f"method={study.settings.method.name}")
-        )
-        found = load_file(artifact.path / CONTOURS)
+        found = load_file(inputs[f"contours_{source}"].path / CONTOURS)
         records, labels = study.training_records(role), study.sources[role].classes
         frames = found["frames"].tolist()
         for name in classes:
@@ -127,11 +130,9 @@ def guides(study: "Study") -> Guides:
             names[name] += [f"root:{path}" for path in own.paths[name]]
             packed[name].append(pack(own.contours[name]))
             kept[name]["root"] = (len(own.paths[name]), len(own.paths[name]))
-    console.print(contours_table(kept))
+    if not study.planning:
+        console.print(contours_table(kept))
     check_reuse(study.synthetic_sizes, {name: len(names[name]) for name in classes}, chosen.reuse_cap)
-    recipe = chosen.model_dump(
-        include={"sources", "max_instances", "max_overlap", "conditioning_scale", "guidance_interval"}
-    ) | {"own": own.fingerprint() if own else None}
     inputs["controlnet"] = controlnet(study)
     joined = {name: np.concatenate(parts) for name, parts in packed.items()}
     return Guides(classes, names, joined, paired, kept, seed, inputs, recipe)
@@ -207,6 +208,7 @@ def contours(study: "Study", role: "Role", command: str) -> Artifact:
         version=1,
         command=command,
         samples=study.samples(role, records),
+        work=work.looks(study, role, "contours", len(records), len(records) * (size**2 // 8 + 32), image_size=size),
     )
 
 
@@ -220,9 +222,10 @@ def controlnet(study: "Study") -> Artifact:
 
 def base_controlnet(study: "Study") -> Artifact:
     """The base's ControlNet: not of our making, so its fingerprint is a hash of its files."""
-    path, content = resolve_controlnet(study.settings.base.controlnet)
-    check_controlnet(path, study.base_artifact.path)
-    return Artifact("controlnet", study.settings.base.name, content[:16], path)
+    path = study.settings.base.controlnet
+    artifact = study.found("controlnet", lambda fetch: resolve_controlnet(path, fetch=fetch))
+    check_controlnet(artifact.path, study.base_artifact.path)
+    return artifact
 
 
 def trained_controlnet(study: "Study") -> Artifact:
@@ -282,6 +285,7 @@ def trained_controlnet(study: "Study") -> Artifact:
         version=1,
         command=command,
         precision=study.precision.name,
+        work=work.training(study, "controlnet", recipe),
         collective=True,
     )
 

@@ -10,12 +10,23 @@ from scipy.special import softmax
 
 from sarsynth.console import console
 from sarsynth.runs.cells import row
-from sarsynth.runs.evaluation import FIGURES, draw, draw_quality, result
+from sarsynth.runs.evaluation import (
+    FIGURES,
+    check_tested,
+    draw,
+    draw_quality,
+    drawn,
+    result,
+    seeds_of,
+    trained,
+)
+from sarsynth.runs.quality import measured
 from sarsynth.runs.results import write_result
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
 from sarsynth.runs.tables import results_table
 from sarsynth.settings import Settings
+from sarsynth.store import Artifact
 
 
 def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
@@ -32,6 +43,12 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
         study.tracker.table("results", list(flat), [list(flat.values())])
         study.tracker.scalars({key: value for key, value in flat.items() if isinstance(value, float)})
     console.print(results_table([figures]))
+
+
+def artifacts(study: Study) -> list[Artifact]:
+    """Ask for all that an evaluation reads, and read nothing."""
+    check_tested(study)
+    return [*trained(study, seeds_of(study)), *measured(study).values(), *drawn(study)]
 
 
 def show(study: Study, figures: Mapping[str, Any]) -> None:

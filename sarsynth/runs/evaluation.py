@@ -20,6 +20,7 @@ from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.errors import UserError
 from sarsynth.losses import Loss, class_weights
 from sarsynth.partitions import Partition
+from sarsynth.runs import work
 from sarsynth.runs.adapters import budget
 from sarsynth.runs.copies import COPIES
 from sarsynth.runs.prompts import samples
@@ -148,6 +149,8 @@ def _requests(study: Study, seeds: Sequence[int]) -> list[Request]:
             version=1,
             command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
             precision=study.precision.name,
+            work=work.classifier(recipe, "evaluation", topk=study.settings.evaluate.topk),
+            follows=study.start_of_classifiers,
         )
         for seed in seeds
     ]
@@ -237,6 +240,22 @@ def about(study: Study) -> dict[str, Any]:
     }
 
 
+def check_tested(study: Study) -> None:
+    """Refuse to score a class of which there is no test image.
+
+    Raises:
+        UserError: There is one.
+    """
+    tested = class_counts(study.records("sar", "test"), study.classes)
+    if empty := [name for name, count in tested.items() if not count]:
+        raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")
+
+
+def seeds_of(study: Study) -> list[int]:
+    """Seeds of the method's classifiers."""
+    return [seed + study.settings.method.seed_offset for seed in study.settings.seeds]
+
+
 def result(study: Study) -> dict[str, Any]:
     """Evaluate the method of a study.
 
@@ -247,13 +266,11 @@ def result(study: Study) -> dict[str, Any]:
     Raises:
         UserError: A class has no test image.
     """
-    settings, chosen = study.settings, study.settings.evaluate
-    tested = class_counts(study.records("sar", "test"), study.classes)
-    if empty := [name for name, count in tested.items() if not count]:
-        raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")
+    chosen = study.settings.evaluate
+    check_tested(study)
     if warning := repetition_warning(study):
         console.print(f"[yellow]warning:[/] {warning}")
-    seeds = [seed + settings.method.seed_offset for seed in settings.seeds]
+    seeds = seeds_of(study)
     made = trained(study, seeds)
     runs = [json.loads((artifact.path / "scores.json").read_text()) for artifact in made]
     measured, rests_on = quality(study)
@@ -305,6 +322,14 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
     known = [value for value in values if value is not None]
     deviation = float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
     return {"mean": float(np.mean(known)) if known else None, "std": deviation, "values": list(values)}
+
+
+def drawn(study: Study) -> list[Artifact]:
+    """The artifacts that `draw` shows."""
+    method = study.settings.method
+    if method.adds not in ("synthetic", "augmented", "pasted"):
+        return []
+    return [study.images("train"), *([study.strips()] if method.tunes == "adapter" else [])]
 
 
 def draw(study: Study, folder: Path) -> list[Path]:

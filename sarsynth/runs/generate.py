@@ -6,17 +6,17 @@ from pathlib import Path
 from sarsynth.adapters import save, save_kohya
 from sarsynth.console import console
 from sarsynth.errors import UserError
-from sarsynth.runs.evaluation import about, draw
+from sarsynth.runs.evaluation import about, draw, drawn
 from sarsynth.runs.results import write_result
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
 from sarsynth.settings import Settings
+from sarsynth.store import Artifact
 
 
 def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     """Make the set, say where it lies, and show it; or write a LoRA file of one class."""
-    if settings.method.adds != "synthetic":
-        raise UserError(f"method={settings.method.name} makes no synthetic images; choose another method")
+    check(settings)
     with session(settings, folder, overrides, "generate") as study:
         if settings.export is not None:
             console.print(f"  {export(study, Path(settings.export))}")
@@ -27,6 +27,24 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
         write_result(record, folder)
         for file in draw(study, folder):
             console.print(f"  {file}")
+
+
+def check(settings: Settings) -> None:
+    """Refuse a method that makes no images.
+
+    Raises:
+        UserError: It is one.
+    """
+    if settings.method.adds != "synthetic":
+        raise UserError(f"method={settings.method.name} makes no synthetic images; choose another method")
+
+
+def artifacts(study: Study) -> list[Artifact]:
+    """Ask for all that a set and its pictures are read from, or a LoRA file, and read nothing."""
+    check(study.settings)
+    if study.settings.export is not None:
+        return list(study.exported().inputs.values())
+    return [study.synthetic(), *drawn(study)]
 
 
 def export(study: Study, target: Path) -> Path:

@@ -18,7 +18,8 @@ from sarsynth.pages import Cell, Gallery, Note, Picture, Piece, Plot, Section, T
 from sarsynth.runs import hygiene
 from sarsynth.runs.contours import outlined
 from sarsynth.runs.hygiene import Pair
-from sarsynth.runs.prompts import captions_of
+from sarsynth.runs.prompts import captions_of, keywords_of
+from sarsynth.store import Artifact
 
 if TYPE_CHECKING:
     from sarsynth.runs.study import Role, Study
@@ -80,7 +81,7 @@ class Health:
         """How often each caption stands with the training images, by class; the commonest first."""
         named = {name: Counter[str]() for name in self.classes}
         records = self.good["train"]
-        texts = captions_of(self.study, self.role, records)
+        texts = captions_of(self.study, self.role, records, keywords_of(self.study, self.role, records))
         for record, text in zip(records, texts, strict=True):
             named[self.classes[record.label]][text] += 1
         return {name: dict(counted.most_common()) for name, counted in named.items()}
@@ -115,6 +116,13 @@ class Health:
             "near_duplicates_across_splits": len(hygiene.across(self.pairs)),
             "captions": self.captions,
         }
+
+
+def artifacts(study: "Study") -> list[Artifact]:
+    """The artifacts that the report reads."""
+    near = [hygiene.paired(study, role) for role in ROLES]
+    keywords = [keywords_of(study, role, study.sources[role].records("train")) for role in ROLES]
+    return [*near, *(found for found in keywords if found)]
 
 
 def write(study: "Study", folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from sarsynth.data.curated import Curated
 from sarsynth.data.health import AGREEMENT, FORM, HASHES, Scan, groups, near_duplicates, scan
 from sarsynth.data.records import SPLITS, ImageRecord
 from sarsynth.errors import UserError
+from sarsynth.runs import work
 from sarsynth.store import Artifact
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def scanned(study: "Study", role: "Role") -> Artifact:
         build,
         version=1,
         command=study.command("train.py", f"stage={STAGES[role]}"),
+        work=work.looks(study, role, "scan", len(records)),
+        survey=True,
     )
 
 
@@ -72,6 +75,8 @@ def paired(study: "Study", role: "Role") -> Artifact:
         build,
         version=1,
         command=study.command("train.py", f"stage={STAGES[role]}"),
+        work=work.looks(study, role, "near-duplicates", len(study.scans[role].paths)),
+        survey=True,
     )
 
 

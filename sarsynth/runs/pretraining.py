@@ -10,6 +10,7 @@ from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
 from sarsynth.pretraining import measure_latents, train_autoencoder, train_base
 from sarsynth.prompts import digest_of
+from sarsynth.runs import work
 from sarsynth.runs.study import Study
 from sarsynth.sim import generic_picture
 from sarsynth.store import Artifact
@@ -51,6 +52,7 @@ def make_base(study: Study) -> Artifact:
             seed=seed,
             fitting=study.fitting("base"),
             checkpoints=checkpoints / "unet",
+            encode_batch_size=settings.encode.batch_size,
             **recipe.unet.model_dump(),
         )
         rank_zero_only(base.save)(folder)
@@ -72,6 +74,8 @@ def make_base(study: Study) -> Artifact:
         command=study.command("train.py", "stage=base"),
         precision=study.precision.name,
         samples=study.samples("regular", records),
+        work=work.training(study, "base", recipe.autoencoder, recipe.unet),
+        follows=study.wording_of("regular"),
         collective=True,
     )
 

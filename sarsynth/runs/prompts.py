@@ -14,6 +14,8 @@ from sarsynth.data.records import Box, ImageRecord, digest
 from sarsynth.data.transforms import central_square
 from sarsynth.keywords import Rules, keywords
 from sarsynth.prompts import Subject, captions, class_captions, names_keywords, spoken
+from sarsynth.runs import work
+from sarsynth.store import Artifact
 
 if TYPE_CHECKING:
     from sarsynth.runs.study import Role, Study
@@ -22,11 +24,20 @@ KEYWORDS, REPORT, CAPTIONS = "keywords.jsonl", "report.txt", "captions.jsonl"
 SHOWN = 80  # characters of what is lost, in a line
 
 
-def captions_of(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> list[str]:
-    """Give the captions of images of a set, in their order."""
-    wording = study.settings.wording(study.slot(role))
-    found = _keywords(study, role, records) if names_keywords(wording) else None
-    return captions(wording, records, study.sources[role].classes, found)
+def captions_of(study: "Study", role: "Role", records: Sequence[ImageRecord], keywords: Artifact | None) -> list[str]:
+    """Give the captions of images of a set, in their order.
+
+    Args:
+        study: Whose images.
+        role: Which set.
+        records: The images.
+        keywords: What `keywords_of` found of them. Where that is not there yet, which only a plan lets pass, nothing is
+            supposed to be said of any image.
+    """
+    found = None
+    if keywords:
+        found = _read(keywords) if keywords.complete else [()] * len(records)
+    return captions(study.settings.wording(study.slot(role)), records, study.sources[role].classes, found)
 
 
 def captions_of_classes(study: "Study") -> dict[str, str]:
@@ -35,8 +46,10 @@ def captions_of_classes(study: "Study") -> dict[str, str]:
     return class_captions(wording, study.captions["sar"], study.training, study.classes)
 
 
-def _keywords(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> list[tuple[str, ...]]:
-    """Find the keywords of each of these images of a set, or read them where they were found before."""
+def keywords_of(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> Artifact | None:
+    """Find the keywords of each of these images of a set; None where its captions have none."""
+    if not names_keywords(study.settings.wording(study.slot(role))):
+        return None
     prompt, name = study.settings.prompt, study.images_of(role).name
     source = study.sources[role]
     assert prompt.facts is not None
@@ -65,7 +78,7 @@ def _keywords(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> l
             (folder / REPORT).write_text("".join(f"{line}\n" for line in report), encoding="utf-8")
         _write(folder / KEYWORDS, [{"file_name": r.path, "keywords": w} for r, w in zip(records, found, strict=True)])
 
-    made = study.store.make(
+    return study.store.make(
         "cache",
         f"{name}-{role}-keywords",
         {
@@ -79,8 +92,13 @@ def _keywords(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> l
         version=1,
         command=study.command("train.py", "stage=ors" if role == "ors" else "stage=sar"),
         samples=study.samples(role, records),
+        work=work.looks(study, role, "keywords", len(records), describer=describer and type(describer).__name__),
+        survey=describer is None,
     )
-    lines = (made.path / KEYWORDS).read_text(encoding="utf-8").splitlines()
+
+
+def _read(keywords: Artifact) -> list[tuple[str, ...]]:
+    lines = (keywords.path / KEYWORDS).read_text(encoding="utf-8").splitlines()
     return [tuple(json.loads(line)["keywords"]) for line in lines]
 
 

@@ -29,6 +29,7 @@ from sarsynth.memorisation import (
     nearest_pixels,
 )
 from sarsynth.realism import Traits, realism, shortcut, traits, without_target
+from sarsynth.runs import work
 from sarsynth.runs.study import Study, file_name
 from sarsynth.runs.synthetic import (
     command,
@@ -36,6 +37,7 @@ from sarsynth.runs.synthetic import (
     filter_report,
     filters,
     kept,
+    made_of,
     read_features,
     real_features,
     synthetic_features,
@@ -90,6 +92,7 @@ def measured_fidelity(study: Study, *, whole: bool = False) -> Artifact:
         build,
         version=1,
         command=command(study),
+        work=work.comparison(study, "fidelity", made_of(study)),
     )
 
 
@@ -118,6 +121,7 @@ def real_traits(study: Study) -> Artifact:
         build,
         version=1,
         command=command(study),
+        work=work.comparison(study, "traits", len(_reference(study))),
     )
 
 
@@ -144,6 +148,7 @@ def autoencoder_traits(study: Study) -> Artifact:
         version=1,
         command=command(study),
         precision=study.precision.name,
+        work=work.through_autoencoder(study, len(_reference(study))),
     )
 
 
@@ -179,6 +184,7 @@ def probed(study: Study) -> Artifact:
         version=1,
         command=command(study),
         precision=study.precision.name,
+        work=work.comparison(study, "shortcut", len(study.records("sar", "test"))),
     )
 
 
@@ -199,6 +205,7 @@ def measured_realism(study: Study) -> Artifact:
         build,
         version=1,
         command=command(study),
+        work=work.comparison(study, "realism", made_of(study)),
     )
 
 
@@ -225,6 +232,7 @@ def real_neighbours(study: Study) -> Artifact:
         build,
         version=1,
         command=command(study),
+        work=work.comparison(study, "neighbours", len(study.training)),
     )
 
 
@@ -289,6 +297,7 @@ def measured_memorisation(study: Study, *, whole: bool = False) -> Artifact:
         build,
         version=1,
         command=command(study),
+        work=work.comparison(study, "memorisation", made_of(study)),
     )
 
 
@@ -321,6 +330,22 @@ def _read(made: Artifact) -> Any:
 # --- What a result says -----------------------------------------------------------------------------------------------
 
 
+def measured(study: Study) -> dict[str, Artifact]:
+    """The artifacts that `quality` reads, by what they are of; none without synthetic images."""
+    if study.settings.method.adds != "synthetic":
+        return {}
+    made = {
+        "fidelity": measured_fidelity(study),
+        "realism": measured_realism(study),
+        "shortcut": probed(study),
+        "memorisation": measured_memorisation(study),
+    }
+    if filters(study):
+        made["fidelity_before"] = measured_fidelity(study, whole=True)
+        made["memorisation_before"] = measured_memorisation(study, whole=True)
+    return made
+
+
 def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
     """Measure the synthetic set of a study.
 
@@ -342,13 +367,8 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         preprocess = study.settings.fid.preprocess
         nothing: dict[str, Any] = {"preprocess": preprocess, "width": None, "pooled": None, "per_class": {}}
         return {"fidelity": nothing, "realism": None, "memorisation": None, "filter": None}, {}
-    made = {
-        "fidelity": measured_fidelity(study),
-        "realism": measured_realism(study),
-        "shortcut": probed(study),
-        "memorisation": measured_memorisation(study),
-    }
-    figures = {name: _read(artifact) for name, artifact in made.items()}
+    made = measured(study)
+    figures = {name: _read(made[name]) for name in ("fidelity", "realism", "shortcut", "memorisation")}
     figures["realism"]["shortcut"] = figures.pop("shortcut")
     for kind, constant in figures["realism"]["constant"].items():
         if constant:
@@ -365,14 +385,9 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
             )
     told["before"] = None
     if filters(study):
-        whole = {
-            "fidelity": measured_fidelity(study, whole=True),
-            "memorisation": measured_memorisation(study, whole=True),
-        }
-        before = {name: _read(artifact) for name, artifact in whole.items()}
+        before = {name: _read(made[f"{name}_before"]) for name in ("fidelity", "memorisation")}
         before["memorisation"] = {key: before["memorisation"][key] for key in ("n", "spaces")}
         told["before"] = before
-        made |= {f"{name}_before": artifact for name, artifact in whole.items()}
     inputs = {"synthetic": study.synthetic(), **made, **filters(study)}
     return figures | {"filter": told}, {role: artifact.fingerprint for role, artifact in inputs.items()}
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sarsynth.console import console
 from sarsynth.data.radiometry import EightBit, Levels, Radiometry, Rule, Training
 from sarsynth.data.records import digest
+from sarsynth.runs import work
 
 if TYPE_CHECKING:
     from sarsynth.runs.study import Study
@@ -42,6 +43,8 @@ def fitted(study: "Study", chosen: EightBit | Rule) -> Radiometry:
         version=1,
         command=study.command("train.py", "stage=classifier"),
         samples=study.samples("sar", study.training),
+        work=work.looks(study, "sar", "radiometry", len(study.training)),
+        survey=True,
     )
     levels = Levels(**json.loads((made.path / LEVELS).read_text()))
     if levels.below + levels.above > WORTH_SAYING:

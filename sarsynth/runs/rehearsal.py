@@ -1,5 +1,6 @@
 """What a run does before it reads any data: build what the settings name, so that nothing is refused after hours."""
 
+from contextlib import suppress
 from difflib import get_close_matches
 
 import timm
@@ -8,7 +9,7 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from sarsynth import pretrained
-from sarsynth.errors import UserError, one_line
+from sarsynth.errors import NotFetchedError, UserError, one_line
 from sarsynth.sampling import solve
 from sarsynth.settings import Settings
 
@@ -25,10 +26,11 @@ def rehearse(settings: Settings, script: str = "evaluate") -> None:
     """
     network = check_network(settings)
     check_sampler(settings)
-    if trains_classifier(settings, script) and (
-        weights := pretrained.find(settings.classifier.network, settings.classifier.pretrained)
-    ):
-        pretrained.start(network, weights, channels=1)
+    if trains_classifier(settings, script):
+        chosen, fetch = settings.classifier, settings.build != "plan"
+        with suppress(NotFetchedError):
+            if weights := pretrained.find(chosen.network, chosen.pretrained, fetch=fetch):
+                pretrained.start(network, weights, channels=1)
 
 
 def trains_classifier(settings: Settings, script: str) -> bool:

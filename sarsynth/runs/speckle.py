@@ -14,6 +14,7 @@ from sarsynth.data.datamodules import step_seed
 from sarsynth.data.transforms import load_images
 from sarsynth.errors import UserError
 from sarsynth.pictures import read_png, save_png
+from sarsynth.runs import work
 from sarsynth.speckle import Moments, Speckle, moments
 from sarsynth.store import CARD, Artifact
 
@@ -70,6 +71,7 @@ def matched(study: "Study", made: Artifact) -> Artifact:
         version=1,
         command=study.command("generate.py", f"method={method}"),
         samples=study.samples("sar", records),
+        work=work.speckle(study),
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from sarsynth import partitions, pictures, pretrained, processes, scales
 from sarsynth.adapters import Adapter, concatenate, folded, load
 from sarsynth.augmentation import Augmentation
-from sarsynth.base import Base, resolve
+from sarsynth.base import Base, architecture, resolve
 from sarsynth.classification import (
     Classifier,
     ClassifierRecipe,
@@ -34,23 +34,23 @@ from sarsynth.compute import Compute
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.health import Scan
-from sarsynth.data.latents import LATENTS, TEXTS, encode_images, encode_texts, save_encoded
+from sarsynth.data.latents import Latents, write_latents, write_texts
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
-from sarsynth.errors import UserError
+from sarsynth.errors import NotFetchedError, UserError
 from sarsynth.fitting import Fitting
 from sarsynth.partitions import Partition
 from sarsynth.plan import added
 from sarsynth.precision import Precision
 from sarsynth.pretrained import Pretrained
 from sarsynth.prompts import digest_of
-from sarsynth.runs import adapters, contours, hygiene, prompts, radiometry, speckle
+from sarsynth.runs import adapters, contours, hygiene, prompts, radiometry, speckle, work
 from sarsynth.runs.contours import Guides
 from sarsynth.runs.tables import counts_table, partition_table
 from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.settings import Component, Encoded, Images, Settings, Slot, nearest
-from sarsynth.store import CHECKPOINTS, Artifact, Store
+from sarsynth.store import CHECKPOINTS, UNKNOWN, Artifact, Store
 from sarsynth.tasks import StepOptions
 from sarsynth.tracking import Tracker
 
@@ -74,7 +74,8 @@ class Study:
 
     def __init__(self, settings: Settings, tracker: Tracker, overrides: Sequence[str] = ()) -> None:
         self.settings, self.tracker, self.overrides = settings, tracker, overrides
-        self.compute = Compute.of(settings.trainer.model_dump())
+        trainer, self.planning = settings.trainer.model_dump(), settings.build == "plan"
+        self.compute = Compute.planned(trainer) if self.planning else Compute.of(trainer)
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
         self.scans: ByRole[Scan] = ByRole(lambda role: Scan.load(hygiene.scanned(self, role).path))
         # Without bad images, with groups that pixels show.
@@ -89,12 +90,17 @@ class Study:
         self.fingerprints: ByRole[dict[str, Any]] = ByRole(
             lambda role: {"content": self.sources[role].fingerprint(), "radiometry": self.radiometry[role].plain}
         )
+        # Where captions have keywords, those of the training images.
+        self.keywords: ByRole[Artifact | None] = ByRole(
+            lambda role: prompts.keywords_of(self, role, self.training_records(role))
+        )
         self.captions: ByRole[list[str]] = ByRole(
-            lambda role: prompts.captions_of(self, role, self.training_records(role))
+            lambda role: prompts.captions_of(self, role, self.training_records(role), self.keywords[role])
         )
         self._training: ByRole[list[ImageRecord]] = ByRole(self._trained_on)
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by where it is
         self.crossing: dict[str, int] = {}  # near-duplicates across splits, of each set that was learnt from
+        self.absent: dict[Artifact, NotFetchedError] = {}  # what a plan has to leave on the hub
         self._shown: set[Artifact] = set()
         self._counted: set[Role] = set()
         self._bases: dict[Artifact, Base] = {}
@@ -162,7 +168,7 @@ class Study:
             counts: By split, those of each class.
             trained_on: The split whose counts decide which SAR classes are minor.
         """
-        if role in self._counted or not counts:
+        if self.planning or role in self._counted or not counts:
             return
         self._counted.add(role)
         sar = role == "sar" and trained_on in counts
@@ -225,8 +231,32 @@ class Study:
     @cached_property
     def base_artifact(self) -> Artifact:
         """The frozen base: not of our making, so its fingerprint is a hash of its files."""
-        path, content = resolve(self.settings.base.path, self.settings.base.config)
-        return Artifact("base", self.settings.base.name, content[:16], path)
+        chosen = self.settings.base
+        return self.found("base", lambda fetch: resolve(chosen.path, chosen.config, fetch=fetch))
+
+    def found(self, kind: str, find: Callable[[bool], tuple[Path, str]]) -> Artifact:
+        """Find, or fetch, what is not of our making; a plan fetches nothing, and notes what a run would.
+
+        Args:
+            kind: Of artifact.
+            find: Gives its place and the hash of its files; is told whether it may fetch them.
+        """
+        try:
+            where, content = find(not self.planning)
+        except NotFetchedError as error:
+            return self.noted(kind, self.settings.base.name, error)
+        return Artifact(kind, self.settings.base.name, content[:16], where)
+
+    def noted(self, kind: str, name: str, error: NotFetchedError) -> Artifact:
+        """Stand for what a plan leaves elsewhere."""
+        artifact = Artifact(kind, name, f"{UNKNOWN}{error.source}", Path(error.source))
+        self.absent[artifact] = error
+        return artifact
+
+    @cached_property
+    def architecture(self) -> tuple[torch.nn.Module, Mapping[str, Any]] | None:
+        """The base without its weights, from which a plan tells sizes; None where it cannot, or in a run."""
+        return architecture(self.base_artifact.path) if self.planning else None
 
     @cached_property
     def base(self) -> Base:
@@ -245,7 +275,7 @@ class Study:
 
     def command(self, script: str, *keys: str) -> str:
         """Say what a person types to make a part of this very study, e.g. `command("train.py", "stage=ors")`."""
-        said = {key.partition("=")[0] for key in keys} | {"stage", "build"}
+        said = {key.partition("=")[0] for key in keys} | {"stage", "build", "plan"}
         kept = [override for override in self.overrides if override.partition("=")[0] not in said]
         return f"python {script} {shlex.join([*keys, *kept])}"
 
@@ -284,6 +314,7 @@ class Study:
             version=1,
             command=self.command(*user),
             samples=self.samples("sar", records),
+            work=work.images(self, len(records)),
         )
 
     def labelled(self, split: Split) -> LabelledImages:
@@ -302,9 +333,15 @@ class Study:
         source, size = self.sources[role], self.settings.base.image_size
 
         def build(folder: Path) -> None:
-            images = load_images(source, records, size, self.radiometry[role])
-            encoded = encode_images(self.base, images, flip=flip, title=f"encoding {role.upper()} images")
-            save_encoded(encoded, folder / LATENTS)
+            write_latents(
+                self.base,
+                lambda rows: load_images(source, records[rows.start : rows.stop], size, self.radiometry[role]),
+                len(records),
+                folder,
+                flip=flip,
+                batch_size=self.settings.encode.batch_size,
+                title=f"encoding {role.upper()} images",
+            )
 
         return self.store.make(
             "cache",
@@ -312,10 +349,12 @@ class Study:
             {"source": self.fingerprints[role], "records": digest(records), "image_size": size, "flip": flip},
             {"base": self.base_artifact},
             build,
-            version=1,
+            version=2,
             command=self.command("train.py", f"stage={STAGES[role]}"),
             precision=self.precision.name,
             samples=self.samples(role, records),
+            work=work.latents(self, role, len(records)),
+            collective=True,
         )
 
     def texts(self, role: Role) -> Artifact:
@@ -323,8 +362,9 @@ class Study:
         spec, records, texts = self.images_of(role), self.training_records(role), self.captions[role]
 
         def build(folder: Path) -> None:
-            save_encoded(encode_texts(self.base, texts), folder / TEXTS)
-            prompts.write_captions(folder, self.base, records, texts)
+            write_texts(self.base, texts, folder, batch_size=self.settings.encode.batch_size)
+            if processes.rank() == 0:
+                prompts.write_captions(folder, self.base, records, texts)
 
         made = self.store.make(
             "cache",
@@ -332,15 +372,23 @@ class Study:
             {"records": digest(records), "captions": digest_of(texts)},
             {"base": self.base_artifact},
             build,
-            version=1,
+            version=2,
             command=self.command("train.py", f"stage={STAGES[role]}"),
             precision=self.precision.name,
             samples=self.samples(role, records),
+            work=work.texts(self, texts),
+            follows=self.wording_of(role),
+            collective=True,
         )
-        if made not in self._shown:
+        if not self.planning and made not in self._shown:
             self._shown.add(made)
             prompts.warn_of_cuts(made.path, f"{SLOTS[role]}={spec.name}")
         return made
+
+    def wording_of(self, role: Role) -> list[Artifact]:
+        """The artifacts that the captions of a set were read from."""
+        keywords = self.keywords[role]
+        return [keywords] if keywords else []
 
     # --- Stages ------------------------------------------------------------------------------------------------------
 
@@ -375,6 +423,8 @@ class Study:
             version=1,
             command=self.command("train.py", "stage=classifier"),
             precision=self.precision.name,
+            work=work.classifier(recipe, "classifier"),
+            follows=self.start_of_classifiers,
         )
 
     def load_classifier(self, artifact: Artifact) -> Classifier:
@@ -384,7 +434,17 @@ class Study:
     @cached_property
     def pretrained(self) -> Pretrained | None:
         """The weights that classifiers start from, None if these are random."""
-        return pretrained.find(self.settings.classifier.network, self.settings.classifier.pretrained)
+        chosen = self.settings.classifier
+        try:
+            return pretrained.find(chosen.network, chosen.pretrained, fetch=not self.planning)
+        except NotFetchedError as error:
+            return Pretrained(self.noted("weights", chosen.network, error).fingerprint, error.source)
+
+    @property
+    def start_of_classifiers(self) -> list[Artifact]:
+        """What a plan would have to fetch to know it."""
+        _ = self.pretrained
+        return [artifact for artifact in self.absent if artifact.kind == "weights"]
 
     def recipe(self) -> ClassifierRecipe:
         """The classifier's network and training; epochs count real images, so that every method gets equal steps."""
@@ -424,8 +484,9 @@ class Study:
             version=1,
             command=self.command("train.py", "stage=prototypes"),
             precision=None if chosen.features == "base" else self.precision.name,
+            work=work.comparison(self, "prototypes", len(self.training), k=chosen.k, features=chosen.features),
         )
-        if made not in self._shown:
+        if not self.planning and made not in self._shown:
             self._shown.add(made)
             console.print(partition_table(Partition.load(made.path / "partition.json")))
         return made
@@ -434,7 +495,7 @@ class Study:
         """How to describe the SAR training images, float32 (N, F), and the artifacts that this follows from."""
         if self.settings.prototypes.features == "base":
             latents = self.latents("sar")
-            return lambda: load_file(latents.path / LATENTS)["mean"][0].flatten(1).float(), {"latents": latents}
+            return lambda: Latents.open(latents.path).means(), {"latents": latents}
         classifier, images = self.classifier(), self.images("train")
 
         def describe() -> Tensor:
@@ -443,12 +504,17 @@ class Study:
         return describe, {"classifier": classifier, "images": images}
 
     def partition(self) -> tuple[Partition, dict[str, Artifact]]:
-        """How the method divides the SAR training set, and the artifacts that this follows from."""
+        """How the method divides the SAR training set, and the artifacts that this follows from.
+
+        Where prototypes are not there yet, which only a plan lets pass, they are supposed to be of equal size.
+        """
         labels = np.array([record.label for record in self.training])
         match self.settings.method.partition:
             case "prototypes":
                 made = self.prototypes()
-                return Partition.load(made.path / "partition.json"), {"partition": made}
+                if made.complete:
+                    return Partition.load(made.path / "partition.json"), {"partition": made}
+                return partitions.supposed(labels, self.classes, self.settings.prototypes.k), {"partition": made}
             case "classes":
                 return partitions.class_groups(labels, self.classes, self.minor), {}
         return partitions.whole(labels, self.classes), {}
@@ -475,7 +541,11 @@ class Study:
         first = self.training[0]
         self.radiometry["sar"].levels(self.sources["sar"].read(first), first.path)
         if self.settings.adapter.path is not None and self.settings.method.tunes == "adapter":
-            self._adapter(self.base, adapters.imported(self, Path(self.settings.adapter.path)))
+            own = adapters.imported(self, Path(self.settings.adapter.path))
+            if not self.planning:
+                self._adapter(self.base, own)
+            elif self.architecture:
+                load(self.architecture[0], adapters.weights_of(own))
         if self.settings.method.below or "ors" in self.settings.contours.sources:
             self.training_records("ors")
         if self.settings.method.partition == "prototypes":
@@ -561,6 +631,8 @@ class Study:
             version=1,
             command=self.command("generate.py", f"method={self.settings.method.name}"),
             precision=self.precision.name,
+            work=work.sampling(self, "synthetic", sum(sizes.values())),
+            follows=self.wording_of("sar"),
             collective=True,
         )
 
@@ -626,6 +698,8 @@ class Study:
             version=1,
             command=self.command("evaluate.py", f"method={self.settings.method.name}"),
             precision=self.precision.name,
+            work=work.sampling(self, "strips", len(self.classes) * len(STRIP_SCALES) * STRIP_IMAGES),
+            follows=self.wording_of("sar"),
         )
 
     def _settings_of_images(self, recipe: "ImageRecipe") -> dict[str, Any]:
@@ -667,15 +741,23 @@ class Study:
             for images in batches:
                 yield from to_uint8(to_channels(images, self.sources["sar"].channels)).cpu()
 
-    def export(self, class_name: str) -> Adapter:
-        """All that the method does to the base for one class, as one adapter.
+    def exported(self) -> "ImageRecipe":
+        """What the images of the method are made with, if that can be one adapter.
 
         Raises:
             UserError: The method is no stack of adapters.
         """
         if self.settings.method.tunes != "adapter":
             raise UserError(f"method={self.settings.method.name} has no adapters to export; choose another method")
-        recipe = self.recipe_of_images()
+        return self.recipe_of_images()
+
+    def export(self, class_name: str) -> Adapter:
+        """All that the method does to the base for one class, as one adapter.
+
+        Raises:
+            UserError: The method is no stack of adapters.
+        """
+        recipe = self.exported()
         base = self._load(recipe.base)
         named = recipe.scales[class_name].items()
         return concatenate([(self._adapter(base, recipe.adapters[name]), scale) for name, scale in named if scale])

@@ -17,6 +17,7 @@ from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError
 from sarsynth.filters import Sample
 from sarsynth.pictures import read_png
+from sarsynth.runs import work
 from sarsynth.runs.results import REASONS
 from sarsynth.runs.study import Study, file_name
 from sarsynth.store import Artifact
@@ -55,6 +56,11 @@ def everything(study: Study) -> dict[str, range]:
     return {name: range(size) for name, size in study.synthetic_sizes.items()}
 
 
+def made_of(study: Study) -> int:
+    """How many images the synthetic set has."""
+    return sum(study.synthetic_sizes.values())
+
+
 def command(study: Study) -> str:
     """What makes any of this: the evaluation of the study's method."""
     return study.command("evaluate.py", f"method={study.settings.method.name}")
@@ -65,9 +71,11 @@ def command(study: Study) -> str:
 
 def real_features(study: Study, preprocess: str = "normalised") -> Artifact:
     """Features and logits of the real training images, by the study's classifier."""
-    return _features(
-        study, study.settings.data.name, study.images("train"), lambda: study.labelled("train"), preprocess
-    )
+
+    def images() -> LabelledImages:
+        return study.labelled("train")
+
+    return _features(study, study.settings.data.name, study.images("train"), images, len(study.training), preprocess)
 
 
 def synthetic_features(study: Study, preprocess: str = "normalised") -> Artifact:
@@ -76,10 +84,12 @@ def synthetic_features(study: Study, preprocess: str = "normalised") -> Artifact
     def images() -> LabelledImages:
         return synthetic_images(study, everything(study))
 
-    return _features(study, study.settings.method.name, study.synthetic(), images, preprocess)
+    return _features(study, study.settings.method.name, study.synthetic(), images, made_of(study), preprocess)
 
 
-def _features(study: Study, name: str, of: Artifact, images: Callable[[], LabelledImages], preprocess: str) -> Artifact:
+def _features(
+    study: Study, name: str, of: Artifact, images: Callable[[], LabelledImages], count: int, preprocess: str
+) -> Artifact:
     classifier = study.classifier()
 
     def build(folder: Path) -> None:
@@ -112,6 +122,7 @@ def _features(study: Study, name: str, of: Artifact, images: Callable[[], Labell
         version=1,
         command=command(study),
         precision=study.precision.name,
+        work=work.comparison(study, "features", count, preprocess=preprocess),
     )
 
 
@@ -179,6 +190,7 @@ def filtered(study: Study) -> Artifact | None:
         build,
         version=1,
         command=command(study),
+        work=work.comparison(study, f"filter {chosen.name}", made_of(study)),
     )
 
 

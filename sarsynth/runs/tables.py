@@ -1,9 +1,10 @@
 """Tables that a run prints. Torch-free."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal as size
 from rich.table import Table
 
 from sarsynth.scales import prototype_weights
@@ -179,3 +180,68 @@ def cheaper(named: Sequence[tuple[str, Mapping[str, Any]]]) -> str | None:
         return None
     of = "minor-class" if minor else "macro"
     return f"no generator is needed here: {of} F1 of {cheap} is {its}, of the best synthetic set, {name}, {shown}"
+
+
+def plan_table(plan: Mapping[str, Any]) -> Table:
+    """Lay a plan out, an artifact a line, in the order in which they would be made; `?` is what nobody knows yet.
+
+    Args:
+        plan: What `sarsynth.runs.planning` writes.
+    """
+    several = len(plan["jobs"]) > 1
+    places = sorted(
+        {f"{job['device'] or 'an accelerator'}, {job['precision']}" for job in plan["jobs"] if job["precision"]}
+    )
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), title=f"Plan of {plan['script']}.py for {' and '.join(places)}")
+    table.add_column("")
+    table.add_column("artifact", overflow="fold")
+    for name in ("work", "time", "memory", "disk"):
+        table.add_column(name, justify="right")
+    if several:
+        table.add_column("jobs", overflow="fold")
+    for one in plan["artifacts"]:
+        name = f"{one['kind']}/{one['label']}"
+        name += f" from {one['source']}" if one["source"] else f"-{one['fingerprint'] or '?'}"
+        work = f"{'~' * one['rough']}{one['amount']:,} {one['unit']}" if one["unit"] else ""
+        costs = [
+            "" if one["state"] not in states else "?" if one[key] is None else shown(one[key])
+            for key, shown, states in (
+                ("seconds", duration, ("make",)),
+                ("memory_bytes", size, ("make",)),
+                ("disk_bytes", size, ("make", "fetch")),
+            )
+        ]
+        jobs = "all" if len(one["jobs"]) == len(plan["jobs"]) else ", ".join(map(str, one["jobs"]))
+        table.add_row(one["state"], name, work, *costs, *([jobs] if several else []))
+    return table
+
+
+def plan_summary(plan: Mapping[str, Any]) -> str:
+    """Say in one line how much a plan comes to."""
+    totals = plan["totals"]
+
+    def known(key: str, unknown: str, of: str, shown: Callable[[Any], str]) -> str:
+        more = totals[unknown]
+        if more == totals[of]:
+            return "?"
+        return shown(totals[key]) + (f" and that of {more} more" if more else "")
+
+    parts = [f"{totals['there']} there"]
+    if totals["fetch"]:
+        parts.append(f"{totals['fetch']} to fetch ({known('fetch_bytes', 'unsized_fetches', 'fetch', size)})")
+    parts.append(f"{totals['make']} to make")
+    if totals["make"]:
+        time, disk = known("seconds", "untimed", "make", duration), known("disk_bytes", "unsized", "make", size)
+        memory = "?" if totals["memory_bytes"] is None else size(totals["memory_bytes"])
+        parts[-1] += f": time {time}, disk {disk}, memory {memory}"
+    free = [f"{size(store['free_bytes'])} are free in {store['path']}" for store in plan["stores"]]
+    return "; ".join([", ".join(parts), *free])
+
+
+def duration(seconds: float) -> str:
+    """Say how long something takes, in two units at most."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"

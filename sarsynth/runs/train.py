@@ -1,6 +1,6 @@
 """One stage of a study: `python train.py stage=sar method=plora` makes that, and what it lacks below it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sarsynth.console import console
@@ -11,13 +11,31 @@ from sarsynth.runs.pretraining import make_base
 from sarsynth.runs.session import session
 from sarsynth.runs.study import Study
 from sarsynth.settings import Settings
+from sarsynth.store import Artifact
 
 
 def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     """Make one stage's artifacts and say where they lie."""
     with session(settings, folder, overrides, "train") as study:
-        for path in STAGES[settings.stage or ""](study, folder):
+        for path in made(study, folder):
             console.print(f"  {path}")
+
+
+def made(study: Study, folder: Path) -> Iterator[Path]:
+    """Make a stage's artifacts; yield where they lie, or where what there is to see of them does."""
+    stage = study.settings.stage or ""
+    if stage == "data":
+        yield from report(study, folder)
+        return
+    yield from (artifact.path for artifact in STAGES[stage](study))
+    if stage == "prototypes":
+        yield draw_prototypes(study, folder)
+
+
+def artifacts(study: Study) -> list[Artifact]:
+    """Ask for all that a stage and its pictures are read from, and read nothing."""
+    found = STAGES[study.settings.stage or ""](study)
+    return [*found, study.images("train")] if study.settings.stage == "prototypes" else found
 
 
 def report(study: Study, folder: Path) -> Iterator[Path]:
@@ -28,12 +46,12 @@ def report(study: Study, folder: Path) -> Iterator[Path]:
         hygiene.check_bad(study, role)
 
 
-STAGES: dict[str, Callable[[Study, Path], Iterable[Path]]] = {
-    "data": report,
-    "base": lambda study, _: [make_base(study).path],
-    "ors": lambda study, _: [study.ors_adapter().path],
-    "classifier": lambda study, _: [study.classifier().path],
-    "prototypes": lambda study, folder: [study.prototypes().path, draw_prototypes(study, folder)],
-    "sar": lambda study, _: [made.path for made in study.tuned()],
-    "controlnet": lambda study, _: [trained_controlnet(study).path],
+STAGES: dict[str, Callable[[Study], list[Artifact]]] = {
+    "data": health.artifacts,
+    "base": lambda study: [make_base(study)],
+    "ors": lambda study: [study.ors_adapter()],
+    "classifier": lambda study: [study.classifier()],
+    "prototypes": lambda study: [study.prototypes()],
+    "sar": lambda study: study.tuned(),
+    "controlnet": lambda study: [trained_controlnet(study)],
 }

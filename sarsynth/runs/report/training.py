@@ -15,6 +15,7 @@ from sarsynth.partitions import Partition
 from sarsynth.runs import cells
 from sarsynth.runs.cells import Cell as Job
 from sarsynth.runs.report.sweep import STORE, Sweep
+from sarsynth.runs.tables import duration
 from sarsynth.scales import prototype_weights
 
 KINDS = {"images": {"synthetic"}, "classifiers": {"evaluation", "classifier"}}
@@ -140,15 +141,6 @@ def _cost(cards: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
         Cell(f"{peak / 2**30:.2f} GiB", peak),
         Cell(", ".join(devices)),
     ]
-
-
-def duration(seconds: float) -> str:
-    """Say how long something took, in two units at most."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
 
 
 def commands(sweep: Sweep) -> Section:

@@ -1,0 +1,106 @@
+"""A tensor on disk in files of some thousand rows each: written piece by piece, indexed like one in memory.
+
+A row is fetched by a positioned read of its own bytes, not through the memory map of safetensors' `safe_open`: pages of
+a map stay resident as they are touched, until a training in random order holds the whole file.
+"""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sarsynth import processes
+from sarsynth.errors import UserError
+
+ROWS = 1024  # of a shard; a multiple of usual batches, and the same however many processes write
+LENGTH = 8  # bytes of a safetensors file that say how long its header is
+DTYPES = {"F16": torch.float16, "F32": torch.float32}
+
+
+def write_shards(folder: Path, name: str, rows: int, make: Callable[[range], Tensor]) -> None:
+    """Write what falls to this process of a tensor's shards, each whole or not at all; those that are there stay.
+
+    Args:
+        folder: Where the shards of all processes lie.
+        name: Of the tensor.
+        rows: How many it has, at least 1.
+        make: Gives some of them, a shard's.
+    """
+    for file, members in missing(folder, name, rows):
+        draft = file.with_suffix(".draft")
+        save_file({name: make(members).contiguous()}, draft)
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())  # before it gets the name under which a next attempt takes it as it is
+        os.replace(draft, file)
+
+
+def missing(folder: Path, name: str, rows: int) -> list[tuple[Path, range]]:
+    """List the shards that this process has yet to write, and their rows."""
+    starts = range(0, rows, ROWS)
+    shards = [
+        (folder / f"{name}-{index:05d}-of-{len(starts):05d}.safetensors", range(start, min(start + ROWS, rows)))
+        for index, start in enumerate(starts)
+    ]
+    return [(file, members) for file, members in processes.mine(shards) if not file.exists()]
+
+
+class Shards:
+    """A tensor in shards, read row by row: `shards[rows]`, or `shards[rows, columns]` for parts of rows.
+
+    Nothing is kept in memory.
+
+    Args:
+        folder: Where they lie.
+        name: Of the tensor.
+
+    Raises:
+        UserError: A shard is missing or damaged.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._files = sorted(folder.glob(f"{name}-*-of-*.safetensors"))
+        if not self._files or not self._files[-1].stem.endswith(f"-{len(self._files):05d}"):
+            raise UserError(f"{folder}: not all shards of {name} are there; remove this folder, and it is made again")
+        heads = [_head(file, name) for file in self._files]
+        self._begins = [begin for begin, _, _ in heads]
+        self._dtype = heads[0][1]
+        self._rows, *rest = heads[0][2]
+        self.shape = (sum(shape[0] for *_, shape in heads), *rest)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Read parts in the order in which they are asked for, by one int64 (B,) for each leading dimension."""
+        places = index if isinstance(index, tuple) else (index,)
+        leading, shape = self.shape[: len(places)], self.shape[len(places) :]
+        flat = np.ravel_multi_index(tuple(place.numpy() for place in places), leading)
+        found = torch.empty(len(flat), *shape, dtype=self._dtype)
+        parts = found.numpy()
+        a_file, a_part = self._rows * math.prod(leading[1:]), math.prod(shape) * found.element_size()
+        shards, within = np.divmod(flat, a_file)
+        for shard in np.unique(shards):
+            with self._files[shard].open("rb", buffering=0) as file:
+                for place in np.flatnonzero(shards == shard):
+                    begin = self._begins[shard] + int(within[place]) * a_part
+                    if os.preadv(file.fileno(), [parts[place].data], begin) < a_part:
+                        raise UserError(f"{self._files[shard]}: cut short; remove its folder, and it is made again")
+        return found
+
+
+def _head(file: Path, name: str) -> tuple[int, torch.dtype, Sequence[int]]:
+    """Where the only tensor of a file begins, its type and its shape."""
+    try:
+        with safe_open(file, "pt") as opened:  # checks that header and length agree
+            tensor = opened.get_slice(name)
+            shape, dtype = tensor.get_shape(), DTYPES[tensor.get_dtype()]
+    except SafetensorError as error:
+        raise UserError(f"{file}: damaged ({error}); remove its folder, and it is made again") from error
+    with file.open("rb") as handle:
+        return LENGTH + int.from_bytes(handle.read(LENGTH), "little"), dtype, shape
