@@ -1,17 +1,19 @@
 """What a CUDA card makes of this package: rates, memory, agreement with the CPU, the GPU-hours of the paper's Table 3.
 
-    python benchmarks/gpu.py [--minutes 8] [--record docs]
+    python benchmarks/gpu.py [--minutes 8]
     python benchmarks/gpu.py --check
     python benchmarks/gpu.py --device cpu --size sd-nano --record FOLDER
 
 The stages that users run, at the size of Stable Diffusion v1.5 with random weights: no network, 3 GB of scratch space.
-Prints tables, writes `gpu.json` into the folder `--record`, and puts its figures between the marks of `gpu.md` there
-and of the `README.md` above it. `--check` says in one line whether there is a card. `--size sd-nano` is the same in
-miniature, to try it. What does not fit in memory or time is a row that says so; what fails is one, and exit code 1.
+Prints tables, writes docs/gpu.json, and puts its figures between the marks of docs/gpu.md and of the README; a run of
+another size, or of some cases alone, is recorded where `--record` says. `--check` says in one line whether there is a
+card. `--size sd-nano` is the same in miniature, to try it. What does not fit in memory or time is a row that says so;
+what fails is one, and exit code 1.
 """
 
 import argparse
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -47,6 +49,7 @@ from sarsynth.console import console
 from sarsynth.errors import UserError, one_line
 from sarsynth.runs.session import quieten
 
+DOCS = Path(__file__).parents[1] / "docs"
 CASE_LIMIT = 150.0  # seconds, loading of the base included
 COMPILE_LIMIT = 300.0  # of a case that compiles
 
@@ -61,7 +64,7 @@ class Case:
         run: Measures it.
         overrides: Of the settings, as on a command line.
         lower: Overrides that are tried where it does not fit.
-        card_only: Whether it makes sense on a CUDA card alone.
+        lacks: Says what there is not that it needs; None where nothing is amiss.
         limit: Seconds that it may take.
     """
 
@@ -70,7 +73,7 @@ class Case:
     run: Callable[[Bench, tuple[str, ...]], list[Figure]]
     overrides: tuple[str, ...] = ()
     lower: tuple[str, ...] = ()
-    card_only: bool = False
+    lacks: Callable[[Bench], str | None] = lambda bench: None
     limit: float = CASE_LIMIT
 
 
@@ -92,6 +95,14 @@ class Outcome:
         plain = {key: value for key, value in vars(self).items() if key != "figures"}
         figures = [figure.as_dict() for figure in self.figures]
         return plain | {"overrides": [*self.overrides], "seconds": round(self.seconds, 1), "figures": figures}
+
+
+def _no_card(bench: Bench) -> str | None:
+    return None if bench.device == "cuda" else "a CUDA card"
+
+
+def _no_compiler(bench: Bench) -> str | None:
+    return _no_card(bench) or (None if shutil.which("cc") or shutil.which("gcc") else "a C compiler")
 
 
 def cases(small: int, large: int) -> list[Case]:
@@ -119,7 +130,7 @@ def cases(small: int, large: int) -> list[Case]:
                 training,
                 (*lora, at, f"trainer.precision={precision}"),
                 micro,
-                card_only=True,
+                lacks=_no_card,
             )
             for precision in ("16-mixed", "32-true")
         ),
@@ -136,7 +147,7 @@ def cases(small: int, large: int) -> list[Case]:
             training,
             (*lora, at, "train.compile=true"),
             micro,
-            card_only=True,
+            lacks=_no_compiler,
             limit=COMPILE_LIMIT,
         ),
     ]
@@ -155,8 +166,8 @@ def measure(bench: Bench, case: Case, until: float) -> Outcome:
 def _attempt(bench: Bench, case: Case, overrides: tuple[str, ...], until: float) -> Outcome:
     left, began, bench.precision = until - time.monotonic(), time.monotonic(), None
     outcome = Outcome(case.key, case.name, "skipped", overrides)
-    if case.card_only and bench.device != "cuda":
-        outcome.note = "needs a CUDA card"
+    if lacking := case.lacks(bench):
+        outcome.note = f"needs {lacking}"
     elif left < 10:
         outcome.note = "the time was up"
     else:
@@ -253,7 +264,9 @@ def main(arguments: list[str] | None = None) -> int:
             chosen = [case for case in chosen if case.key in asked.only]
         found = run(bench, chosen, asked.minutes, {"sar": asked.sar, "ors": asked.ors})
     print_tables(found)
-    record(found, Path(asked.record))
+    whole = asked.device == "cuda" and true and not asked.only
+    if asked.record or whole:
+        record(found, Path(asked.record or DOCS))
     return int(any(case["status"] == "failed" for case in found["cases"]))
 
 
@@ -267,7 +280,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", help="keys of cases, e.g. lora generation")
     parser.add_argument("--sar", type=int, default=PUBLISHED["sar"], help="training images of the SAR set of Table 3")
     parser.add_argument("--ors", type=int, default=PUBLISHED["ors"], help="training images of its ORS set")
-    parser.add_argument("--record", default=str(Path(__file__).parents[1] / "docs"), help="folder of gpu.md")
+    parser.add_argument("--record", help="folder for gpu.json, whose gpu.md takes the figures too")
     return parser.parse_args(arguments)
 
 

@@ -146,6 +146,20 @@ def test_what_takes_too_long_is_interrupted():
         time.sleep(30)
 
 
+def test_what_is_no_whole_run_on_a_card_is_not_recorded_unasked(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(gpu, "record", lambda found, folder: recorded.append(folder))
+    monkeypatch.setattr(gpu, "missing_cuda", lambda: None)
+    monkeypatch.setattr(gpu, "save_random", lambda folder: folder)
+    monkeypatch.setattr(gpu, "run", lambda *_: found())
+    gpu.main(["--device", "cpu"])
+    gpu.main(["--size", "sd-nano"])
+    gpu.main(["--only", "lora"])
+    assert recorded == []
+    gpu.main([])
+    assert recorded == [ROOT / "docs"]
+
+
 def outcome(error: Exception, **case) -> gpu.Outcome:
     """What becomes of a case that raises this."""
 
@@ -186,9 +200,9 @@ def test_all_of_it_in_miniature(tmp_path: Path):
     cases = [case for case in gpu.cases(32, 64) if "large" not in case.key]
     asked += ["--only", *(case.key for case in cases)]
     assert gpu.main(["--device", "cpu", "--size", "sd-nano", *asked]) == 0
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    assert {case["key"]: case["status"] for case in found["cases"]} == {
-        case.key: "skipped" if case.card_only else "measured" for case in cases
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert {case["key"]: case["status"] for case in written["cases"]} == {
+        case.key: "skipped" if case.lacks is not gpu.Case.lacks else "measured" for case in cases
     }
-    assert all(figure["value"] >= 0 for case in found["cases"] for figure in case["figures"])
-    assert all(row["hours"] > 0 for row in found["table3"]["rows"])
+    assert all(figure["value"] >= 0 for case in written["cases"] for figure in case["figures"])
+    assert all(row["hours"] > 0 for row in written["table3"]["rows"])
