@@ -2,7 +2,7 @@
 
     python benchmarks/same_content.py STORE OTHER_STORE
 
-Run the same command line with either version of the code, each in a folder of its own, and compare `logs/store` of both.
+Run the same command line with either version of the code, each in a folder of its own, and compare their `logs/store`.
 Artifacts are matched by kind and label; tensors are compared bit for bit, other files byte for byte, cards not at all.
 """
 

@@ -163,6 +163,8 @@ class Base(nn.Module):
             raise UserError(f"base.path={where}: {type(error).__name__}: {one_line(error)}; {REMEDY}") from error
         if not isinstance(pipe.unet, UNet2DConditionModel) or pipe.unet.config.addition_embed_type is not None:
             raise UserError(f"base.path={where}: not a Stable Diffusion v1; {REMEDY}")
+        for network in (pipe.vae, pipe.unet):
+            network.register_to_config(_name_or_path="")  # where it lay is no part of what is made from it
         noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         return cls(pipe.vae, pipe.unet, pipe.text_encoder, pipe.tokenizer, noise_scheduler)
 
@@ -304,6 +306,7 @@ def load_controlnet(where: Path, base: Base) -> ControlNetModel:
             told = "weights of a ControlNet are missing"
         raise UserError(f"base.controlnet={where}: {told}; {CONTROLNET_REMEDY}") from error
     _check_fit(where, controlnet.config, base.unet.config, base.vae.config)
+    controlnet.register_to_config(_name_or_path="")
     return controlnet.requires_grad_(False).eval()
 
 

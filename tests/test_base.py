@@ -341,3 +341,16 @@ def test_damaged_or_foreign_files_are_one_line(tmp_path: Path):
     index = tmp_path / "base" / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"unet": ["diffusers", "NoSuchModel"]}))
     refused(tmp_path / "base")
+
+
+def test_where_a_base_lay_is_no_part_of_what_is_saved(tmp_path: Path):
+    """So that two runs that tune the same base leave the same bytes."""
+    tiny_base().save(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for name in ("one", "two"):
+        Base.load(tmp_path / name).save(tmp_path / "again" / name)
+    one, two = (
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        for folder in (tmp_path / "again" / "one", tmp_path / "again" / "two")
+    )
+    assert one == two
