@@ -182,7 +182,8 @@ def contours(study: "Study", role: "Role", command: str) -> Artifact:
     records = study.training_records(role)
 
     def find(record: ImageRecord) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-        return outlined(study, role, record)[1:]
+        _, contour, frame = outlined(study, role, record)
+        return pack(contour), frame  # a bit a pixel from the start: the whole set is held until it is written
 
     def build(folder: Path) -> None:
         found = []
@@ -190,7 +191,7 @@ def contours(study: "Study", role: "Role", command: str) -> Artifact:
             for one in pool.map(find, records):
                 found.append(one)
                 advance()
-        packed = torch.from_numpy(pack(np.stack([contour for contour, _ in found])))
+        packed = torch.from_numpy(np.stack([packed for packed, _ in found]))
         save_file({"packed": packed, "frames": torch.tensor([frame for _, frame in found])}, folder / CONTOURS)
 
     return study.store.make(
