@@ -5,6 +5,7 @@ on; what is in question is that nothing is off by more than that.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from measured import Bench
@@ -14,6 +15,7 @@ from torch import Tensor
 from sarsynth import adapters
 from sarsynth.classification import Classifier, predict
 from sarsynth.data.transforms import to_uint8
+from sarsynth.runs.study import Study
 from sarsynth.sampling import SampleRequest, sample
 
 OVERRIDES = (
@@ -25,7 +27,7 @@ MINIATURE = (
     *("train.sar.max_steps=2", "train.sar.warmup_steps=0", "train.sar.batch_size=2"),
     *("generate.batch_size=2", "generate.num_inference_steps=2"),
 )
-PRECISIONS = {"cuda": ("32-true", "bf16-mixed", "16-mixed"), "cpu": ("bf16-mixed",)}
+ON_CPU = ("trainer=cpu", "trainer.precision=32-true")
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,22 @@ class Computed:
     logits: Tensor
 
 
-def agreement(bench: Bench, overrides: tuple[str, ...] = ()) -> list[Figure]:
-    """Compare this device with the CPU in each precision that it takes."""
-    expected = _compute(bench, ("trainer=cpu", *overrides))
-    figures = []
-    for precision in PRECISIONS[bench.device]:
-        figures += _differences(_compute(bench, (f"trainer.precision={precision}", *overrides)), expected, precision)
-    bench.precision = " ".join(PRECISIONS[bench.device])
-    return figures
+def agreement(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
+    """Compare this device, in the precision that the overrides name, with the CPU in float32."""
+    torch.set_float32_matmul_precision("highest")  # an earlier case may have lowered it; a study on a card will again
+    on_cpu = _study(bench, *ON_CPU)
+    # One classifier, that of the CPU: of two that were trained apart, the differences would say little.
+    classifier, shown = on_cpu.classifier().path, on_cpu.labelled("train").images
+    expected = _compute(on_cpu, classifier, shown)
+    return _differences(_compute(_study(bench, *overrides), classifier, shown), expected)
 
 
-def _compute(bench: Bench, overrides: tuple[str, ...]) -> Computed:
-    torch.set_float32_matmul_precision("highest")  # a study on a card lowers it, and the CPU is what is compared with
+def _study(bench: Bench, *overrides: str) -> Study:
     size = MINIATURE if bench.size == "sd-nano" else OVERRIDES
-    asked = ("stage=sar", "method=lora", *size, *overrides)
-    study = bench.study(bench.settings("train", asked))
+    return bench.study(bench.settings("train", ("stage=sar", "method=lora", *size, *overrides)))
+
+
+def _compute(study: Study, classifier: Path, shown: Tensor) -> Computed:
     (made,) = study.sar_adapters().values()
     learnt = adapters.load(study.base.unet, made.path / adapters.WEIGHTS)
     chosen = study.settings.generate
@@ -71,14 +74,11 @@ def _compute(bench: Bench, overrides: tuple[str, ...]) -> Computed:
         batch_size=chosen.batch_size,
     )
     images = to_uint8(torch.cat(list(batches))).cpu()
-    # One classifier, that of the CPU: of two that were trained apart, the differences would say little.
-    on_cpu = bench.study(bench.settings("train", (*asked, "trainer=cpu")))
-    classifier = Classifier.load(on_cpu.classifier().path, study.device, study.precision)
-    logits = predict(classifier, on_cpu.labelled("train").images)
+    logits = predict(Classifier.load(classifier, study.device, study.precision), shown)
     return Computed({name: layer.delta().cpu() for name, layer in learnt.items()}, images, logits)
 
 
-def _differences(ours: Computed, expected: Computed, precision: str) -> list[Figure]:
+def _differences(ours: Computed, expected: Computed) -> list[Figure]:
     """How far they are apart: by layer in % of the update's norm, by image in grey levels, by image in logits."""
     weights = [
         100 * float((ours.updates[name] - update).norm() / update.norm()) for name, update in expected.updates.items()
@@ -86,7 +86,7 @@ def _differences(ours: Computed, expected: Computed, precision: str) -> list[Fig
     images = (ours.images.float() - expected.images.float()).abs().flatten(1).mean(dim=1)
     logits = (ours.logits - expected.logits).abs().amax(dim=1)
     return [
-        Figure.of(f"updates of a LoRA, {precision}", "%", weights),
-        Figure.of(f"images, {precision}", "grey levels", images.tolist()),
-        Figure.of(f"largest logit, {precision}", "", logits.tolist()),
+        Figure.of("updates of a LoRA", "%", weights),
+        Figure.of("images", "grey levels", images.tolist()),
+        Figure.of("largest logit", "", logits.tolist()),
     ]

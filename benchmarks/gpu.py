@@ -49,6 +49,7 @@ from sarsynth.console import console
 from sarsynth.errors import UserError, one_line
 from sarsynth.runs.session import quieten
 
+PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 DOCS = Path(__file__).parents[1] / "docs"
 CASE_LIMIT = 150.0  # seconds, loading of the base included
 COMPILE_LIMIT = 300.0  # of a case that compiles
@@ -115,7 +116,16 @@ def cases(small: int, large: int) -> list[Case]:
         Case("classifier", "classifier", training, ("stage=classifier",)),
         Case("lora", f"LoRA, {small} px", training, (*lora, at), micro),
         Case("generation", f"generation, {small} px", generation, (at,)),
-        Case("agreement", "agreement with the CPU", agreement),
+        *(
+            Case(
+                f"agreement, {precision}",
+                f"agreement with the CPU, {precision}",
+                agreement,
+                (f"trainer.precision={precision}",),
+                lacks=_no_card if precision != "bf16-mixed" else Case.lacks,
+            )
+            for precision in PRECISIONS
+        ),
         Case("plora", f"plora, K = 4, {small} px", training, plora, micro),
         Case("finetune", f"whole U-Net, {small} px", training, (sar, "method=finetune", at), micro),
         Case("controlnet", f"ControlNet, {small} px", training, contours, micro),
@@ -132,7 +142,7 @@ def cases(small: int, large: int) -> list[Case]:
                 micro,
                 lacks=_no_card,
             )
-            for precision in ("16-mixed", "32-true")
+            for precision in PRECISIONS[1:]
         ),
         Case(
             "lora, checkpointing",

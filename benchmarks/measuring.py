@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sarsynth.denoising import Denoiser
 
-PACKAGES = ("torch", "lightning", "diffusers", "transformers", "timm")
+PACKAGES = ("lightning", "diffusers", "transformers", "timm")
 
 
 class EnoughError(Exception):
@@ -174,7 +174,7 @@ def machine() -> dict[str, Any]:
     """Say what these figures were measured on."""
     facts: dict[str, Any] = {"card": "none", "processors": os.cpu_count(), "python": platform.python_version()}
     facts |= {name: importlib.metadata.version(name) for name in PACKAGES}
-    facts["cuda"], facts["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
+    facts |= {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         facts |= {

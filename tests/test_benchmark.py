@@ -3,8 +3,11 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import agreement
 import gpu
+import measuring
 import pytest
 import recording
 import table3
@@ -160,6 +163,32 @@ def test_what_is_no_whole_run_on_a_card_is_not_recorded_unasked(monkeypatch):
     assert recorded == [ROOT / "docs"]
 
 
+def test_every_case_composes_for_a_card_at_its_true_size():
+    """What has never run on a card is at least asked for by keys that there are."""
+    bench = gpu.Bench("cuda", "sd15", Path("scratch"), Path("base"), Effort(5, 10, 3, 40.0))
+    for case in gpu.cases(256, 512):
+        stage = [] if any("stage=" in one for one in case.overrides) else ["stage=sar"]
+        settings = bench.settings("train", [*stage, *case.overrides, *case.lower])
+        assert settings.trainer.accelerator == "gpu"
+        assert settings.base.path == "base"
+        assert settings.classifier.pretrained is False, "nothing is fetched"
+
+
+def test_a_card_is_described(monkeypatch):
+    card = SimpleNamespace(name="Some card", major=9, minor=0, total_memory=80_000_000_000)
+    there = {"is_available": lambda: True, "device_count": lambda: 2, "get_device_properties": lambda _: card}
+    for name, stand_in in there.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    told = measuring.machine()
+    assert {key: told[key] for key in ("card", "cards", "capability", "memory_gb")} == {
+        "card": "Some card",
+        "cards": 2,
+        "capability": "9.0",
+        "memory_gb": 80.0,
+    }
+    assert told["driver"] and told["torch"] == torch.__version__
+
+
 def outcome(error: Exception, **case) -> gpu.Outcome:
     """What becomes of a case that raises this."""
 
@@ -191,6 +220,30 @@ def test_what_does_not_fit_is_tried_with_less():
     done = gpu.measure(bench, gpu.Case("key", "name", fit, ("much",), lower=("less",)), float("inf"))
     assert (done.status, done.overrides, done.note) == ("measured", ("much", "less"), "only with less.")
     assert tried == [("much",), ("much", "less")]
+
+
+@pytest.mark.parametrize("precision", gpu.PRECISIONS)
+def test_a_card_is_compared_with_a_cpu_in_float32_whatever_it_computes_in(monkeypatch, precision: str):
+    """And with one classifier: what is asked of the CPU does not depend on the precision of the card."""
+    asked = []
+
+    def study(bench, settings):
+        asked.append((settings.trainer.accelerator, settings.trainer.precision))
+        images = SimpleNamespace(images=torch.zeros(1))
+        return SimpleNamespace(classifier=lambda: SimpleNamespace(path=asked[-1]), labelled=lambda split: images)
+
+    def compute(study, classifier, shown):
+        assert classifier == ("cpu", "32-true")
+        (image, update) = torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.ones(1)
+        return agreement.Computed({"layer": update}, image, torch.zeros(1, 2))
+
+    monkeypatch.setattr(gpu.Bench, "study", study)
+    monkeypatch.setattr(agreement, "_compute", compute)
+    bench = gpu.Bench("cuda", "sd15", Path("scratch"), Path("base"), Effort(1, 1, 1, 1.0))
+    (case,) = [case for case in gpu.cases(256, 512) if case.key == f"agreement, {precision}"]
+    figures = case.run(bench, case.overrides)
+    assert asked == [("cpu", "32-true"), ("gpu", precision)]
+    assert [figure.value for figure in figures] == [0, 0, 0]
 
 
 def test_all_of_it_in_miniature(tmp_path: Path):
