@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sarsynth import adapters, hashes, partitions, processes
 from sarsynth.adapters import AdapterSpec
-from sarsynth.base import Base
+from sarsynth.base import Base, place_network
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
 from sarsynth.data.latents import open_encoded
 from sarsynth.data.samples import DenoisingSamples
@@ -305,7 +305,7 @@ def tuned_base(study: "Study") -> Artifact:
         if method.start == "random":
             # Not the seed itself: the embedded base may have begun with the very weights that it gives.
             base.forget_unet(step_seed(settings.seed, 1))
-        base.unet.requires_grad_(True)
+        place_network(base.unet.requires_grad_(True), study.device, torch.float32)
         track = Track(
             method.name,
             list(base.unet.parameters()),

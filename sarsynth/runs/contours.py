@@ -240,6 +240,7 @@ def trained_controlnet(study: "Study") -> Artifact:
     def build(folder: Path) -> None:
         base = study.base
         trained = load_controlnet(begun.path, base) if begun else new_controlnet(base, seed)
+        place_network(trained, study.device, torch.float32)
         packed = load_file(found.path / CONTOURS)["packed"]
         track = Track(
             "controlnet",
