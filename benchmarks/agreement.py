@@ -12,11 +12,11 @@ from measured import Bench
 from measuring import Figure
 from torch import Tensor
 
-from sarsynth import adapters
-from sarsynth.classification import Classifier, predict
+from sarsynth.classifier.classification import Classifier, predict
 from sarsynth.data.transforms import to_uint8
-from sarsynth.runs.study import Study
-from sarsynth.sampling import SampleRequest, sample
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.stages.study import Study
 
 OVERRIDES = (
     *("base=sd-nano", "base.path=null", "classifier=small", "classifier.epochs=20", "base.image_size=64"),

@@ -7,17 +7,17 @@ import hydra
 import torch
 from rich.table import Table
 
-from sarsynth.classification import fit_classifier, predict, scores
+from sarsynth.classifier.classification import fit_classifier, predict, scores
+from sarsynth.config.schema import check
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images
-from sarsynth.fitting import Fitting
-from sarsynth.runs.evaluation import spread
-from sarsynth.runs.study import Study
-from sarsynth.settings import check
+from sarsynth.stages.score_classifiers import spread
+from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
+from sarsynth.training.fitting import Fitting
 
 Arm = tuple[LabelledImages, LabelledImages | None]  # images, and those that join them
 

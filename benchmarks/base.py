@@ -16,14 +16,14 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from reference import macro_f1, recognised, reference
 
-from sarsynth import pictures
-from sarsynth.base import NANO, Base
+from sarsynth.config.schema import check
 from sarsynth.console import console, progress
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
-from sarsynth.runs.study import Study
-from sarsynth.sampling import SampleRequest, sample
-from sarsynth.settings import check
+from sarsynth.diffusion.base import NANO, Base
+from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.report import pictures
 from sarsynth.sim import CLASSES
+from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
 SAMPLES = 40  # a class

@@ -16,8 +16,8 @@ from arms import compare, demo, labelled
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
-from sarsynth.runs.study import Study
-from sarsynth.speckle import Speckle, moments
+from sarsynth.evidence.speckle import Speckle, moments
+from sarsynth.stages.study import Study
 
 SEED = 11  # a world of its own: ships that no training or test image shows
 

@@ -16,7 +16,7 @@ import numpy as np
 from rich.table import Table
 
 from sarsynth.console import console
-from sarsynth.significance import Comparison, Predictions, compare, figures
+from sarsynth.evidence.significance import Comparison, Predictions, compare, figures
 
 REPLICATES = 500
 CLASSES = ("cargo", "other", "fishing", "tanker", "dredger")

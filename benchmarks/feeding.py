@@ -18,9 +18,9 @@ import torch
 
 from sarsynth.console import console
 from sarsynth.data.datamodules import PackedSampler, Stream
-from sarsynth.data.latents import MOMENTS, Latents, Texts
-from sarsynth.data.samples import DenoisingSamples
 from sarsynth.data.shards import write_shards
+from sarsynth.diffusion.latents import MOMENTS, Latents, Texts
+from sarsynth.diffusion.samples import DenoisingSamples
 
 SHAPE = (2, 2, 4, 64, 64)  # views, mean and standard deviation, channels, height and width of latents
 BATCH = 32

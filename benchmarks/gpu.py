@@ -45,9 +45,9 @@ from sd15 import save_random
 from table3 import OVERRIDES, PUBLISHED, jobs_of, works
 
 from sarsynth import __version__
+from sarsynth.commands.session import quieten
 from sarsynth.console import console
 from sarsynth.errors import UserError, one_line
-from sarsynth.runs.session import quieten
 
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 DOCS = Path(__file__).parents[1] / "docs"

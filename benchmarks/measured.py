@@ -12,13 +12,13 @@ import hydra
 import torch
 from measuring import Clock, Effort, EnoughError, Figure, TooLongError, synchronize
 
-from sarsynth.base import new_controlnet, place_network
 from sarsynth.cli import CONF
-from sarsynth.data.latents import encode_images
-from sarsynth.runs.study import Study
-from sarsynth.runs.train import made
-from sarsynth.sampling import Control, SampleRequest, sample
-from sarsynth.settings import Settings, check
+from sarsynth.commands.train import made
+from sarsynth.config.schema import Settings, check
+from sarsynth.diffusion.base import new_controlnet, place_network
+from sarsynth.diffusion.latents import encode_images
+from sarsynth.diffusion.sampling import Control, SampleRequest, sample
+from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
 # A few simulated images: a rate does not depend on how many there are, and simulating many would take minutes.

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from sarsynth.denoising import Denoiser
+from sarsynth.diffusion.denoising import Denoiser
 
 PACKAGES = ("lightning", "diffusers", "transformers", "timm")
 

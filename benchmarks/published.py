@@ -8,9 +8,9 @@ from itertools import product
 from rich.table import Table
 
 from sarsynth.console import console
-from sarsynth.published import table3
-from sarsynth.runs.tables import gain_cell
-from sarsynth.significance import compare
+from sarsynth.evidence.published import table3
+from sarsynth.evidence.significance import compare
+from sarsynth.report.tables import gain_cell
 
 MINOR = ("fishing", "tanker", "dredger")
 REPLICATES = 2000

@@ -16,10 +16,10 @@ from PIL import Image
 from reference import recognised, reference
 from rich.table import Table
 
+from sarsynth.config.schema import check
 from sarsynth.console import console
-from sarsynth.runs.study import Study
-from sarsynth.settings import check
 from sarsynth.sim import CLASSES
+from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
 STEPS = 1000

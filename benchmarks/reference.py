@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from sarsynth.classification import Classifier, ClassifierRecipe, fit_classifier, predict, scores
+from sarsynth.classifier.classification import Classifier, ClassifierRecipe, fit_classifier, predict, scores
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images
-from sarsynth.fitting import Fitting
 from sarsynth.sim import CLASSES
+from sarsynth.training.fitting import Fitting
 
 SEED = 7  # a world of its own: no ship that a base, an adapter or a study has seen
 

@@ -17,12 +17,12 @@ from diffusers import UNet2DConditionModel
 from rich.table import Table
 from sd15 import sd15_unet
 
-from sarsynth.adapters import AdapterSpec, fresh
-from sarsynth.base import NANO, Base
 from sarsynth.cli import CONF
+from sarsynth.config.schema import check
 from sarsynth.console import console
-from sarsynth.routing import routed
-from sarsynth.settings import check
+from sarsynth.diffusion.adapters import AdapterSpec, fresh
+from sarsynth.diffusion.base import NANO, Base
+from sarsynth.diffusion.routing import routed
 
 RANK = 4  # of each adapter
 

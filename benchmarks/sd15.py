@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sarsynth.base import NANO
+from sarsynth.diffusion.base import NANO
 
 TOKENS = 77  # of a text, start and end among them
 INDEX = """{

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hydra._internal.utils import get_args_parser
 
 from sarsynth.cli import check_jobs
-from sarsynth.settings import Settings
+from sarsynth.config.schema import Settings
 
 PUBLISHED = {"sar": 6971, "ors": 53101}  # training images of the paper's two sets, which no configuration knows
 OVERRIDES = ("experiment=table3", "base=sd15", "classifier=resnet50")

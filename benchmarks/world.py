@@ -9,7 +9,7 @@ from arms import compare, demo, labelled
 
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.simulated import Simulated
-from sarsynth.runs.copies import repeated_images
+from sarsynth.stages.copy_images import repeated_images
 
 
 def main(seeds: int) -> None:

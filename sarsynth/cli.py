@@ -3,7 +3,7 @@
 `train.py`, `generate.py` and `evaluate.py` are this module with three names. A sweep (`-m`) is checked job by job
 before its first job starts; where only a plan is wanted, it is made of all jobs here, and none starts. What a user can
 mend is one line on stderr and exit code 1; a defect keeps its traceback. A job of a sweep that fails leaves its reason
-in its folder, and the others go on (`sarsynth.runs.sweep` sums them up).
+in its folder, and the others go on (`sarsynth.commands.summary` sums them up).
 """
 
 import importlib
@@ -32,10 +32,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
+from sarsynth.config.schema import Settings, check, nearest
 from sarsynth.console import tag_lines
 from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.processes import rank
-from sarsynth.settings import Settings, check, nearest
 
 CONF = Path(__file__).parents[1] / "conf"
 LOG = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ def main(script: str) -> None:
         parser.error = _refuse  # type: ignore[method-assign]  # where argparse would print its usage and exit with 2
         jobs = check_jobs(script, parser.parse_args())
         if any(settings.build == "plan" and settings.report is None for settings, _ in jobs):
-            importlib.import_module("sarsynth.runs.planning").run(script, jobs)
+            importlib.import_module("sarsynth.commands.planning").run(script, jobs)
             return
         if len(jobs) > 1 and all(settings.pack for settings, _ in jobs):
-            importlib.import_module("sarsynth.runs.packing").run(jobs)
+            importlib.import_module("sarsynth.commands.packing").run(jobs)
         with TemporaryDirectory() as scratch:
             if rank():  # of processes that torchrun or srun started, one keeps the record
                 sys.argv += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
@@ -94,11 +94,11 @@ def job(config: DictConfig) -> None:
 def _run(script: str, config: DictConfig, folder: Path) -> None:
     settings = check(config)
     if settings.report:
-        importlib.import_module("sarsynth.runs.report").run(settings, folder)
+        importlib.import_module("sarsynth.report.page").run(settings, folder)
         return
     record = HydraConfig.get()
     log = cast(dict[str, Any], OmegaConf.to_container(record.job_logging, resolve=True))
-    launch = importlib.import_module("sarsynth.runs.launch")
+    launch = importlib.import_module("sarsynth.commands.launch")
     launch.run(script, settings, folder, list(record.overrides.task), log)
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from sarsynth.memorisation import nearest_pixels
+from sarsynth.evidence.memorisation import nearest_pixels
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import tiny_base
 
-from sarsynth.base import NANO, Base
+from sarsynth.diffusion.base import NANO, Base
 
 # Files that take longest, so that they begin first and no process works alone at the end.
 LONG = ["test_pipeline", "test_sweeps", "test_resuming", "test_routing", "test_pipeline_contours", "test_denoising"]

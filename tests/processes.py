@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 CONTEXT = multiprocessing.get_context("forkserver")  # this process has threads, and must not be forked itself
-CONTEXT.set_forkserver_preload(["sarsynth.runs.train"])
+CONTEXT.set_forkserver_preload(["sarsynth.commands.train"])
 
 
 def run(target: Callable[..., None], *args: Any, timeout: float = 500) -> int:

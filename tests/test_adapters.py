@@ -13,9 +13,9 @@ from test_conf import settings
 from tiny import predict, tiny_base
 from torch import Tensor, nn
 
-from sarsynth import adapters
-from sarsynth.adapters import Adapter, AdapterSpec, LowRank, concatenate, folded
-from sarsynth.base import NANO, Base
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import Adapter, AdapterSpec, LowRank, concatenate, folded
+from sarsynth.diffusion.base import NANO, Base
 from sarsynth.errors import UserError
 
 RELEASE, PAPER, CONVOLUTIONAL = (

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from tiny import LENGTH, WIDTH, noisy, predict, tiny_base
 from torch import Tensor
 
-from sarsynth.base import NANO, Base, resolve
 from sarsynth.data.transforms import to_float
+from sarsynth.diffusion.base import NANO, Base, resolve
+from sarsynth.diffusion.hub import SD15
 from sarsynth.errors import UserError
-from sarsynth.hub import SD15
 from sarsynth.sim import CLASSES, render
 
 # --- The shipped base -------------------------------------------------------------------------------------------------

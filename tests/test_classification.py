@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from sarsynth.augmentation import Augmentation, augment
-from sarsynth.classification import (
+from sarsynth.classifier.augmentation import Augmentation, augment
+from sarsynth.classifier.classification import (
     Classifier,
     ClassifierRecipe,
     OverSampling,
@@ -24,9 +24,9 @@ from sarsynth.classification import (
 )
 from sarsynth.data.datamodules import LabelledImages, PackedSampler, Stream, step_seed
 from sarsynth.errors import UserError
-from sarsynth.finite import FiniteWatch
-from sarsynth.fitting import Fitting, learning_rate_share
-from sarsynth.precision import Precision
+from sarsynth.training.finite import FiniteWatch
+from sarsynth.training.fitting import Fitting, learning_rate_share
+from sarsynth.training.precision import Precision
 
 CLASSES = ["upper", "lower"]
 RECIPE = ClassifierRecipe(

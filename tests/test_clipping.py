@@ -10,9 +10,10 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from test_denoising import STEPS, fit, flat
 from torch import Tensor
 
-from sarsynth import denoising, finite
+from sarsynth.diffusion import denoising
 from sarsynth.errors import UserError
-from sarsynth.fitting import Fitting
+from sarsynth.training import finite
+from sarsynth.training.fitting import Fitting
 
 LIMIT = 1.0
 

@@ -13,15 +13,15 @@ from test_routing import CELLS, train
 from tiny import samples, tiny_base
 from torch import Tensor
 
-from sarsynth import compiling
-from sarsynth.adapters import AdapterSpec, fresh
-from sarsynth.base import new_controlnet
-from sarsynth.compiling import verdict
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.denoising import Denoiser
-from sarsynth.fitting import CHECKPOINT, Fitting
-from sarsynth.routing import routed
-from sarsynth.tasks import StepOptions
+from sarsynth.diffusion.adapters import AdapterSpec, fresh
+from sarsynth.diffusion.base import new_controlnet
+from sarsynth.diffusion.denoising import Denoiser
+from sarsynth.diffusion.routing import routed
+from sarsynth.training import compiling
+from sarsynth.training.compiling import verdict
+from sarsynth.training.fitting import CHECKPOINT, Fitting
+from sarsynth.training.tasks import StepOptions
 
 COMPILED = Fitting(options=StepOptions(compile=True))
 

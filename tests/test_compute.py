@@ -7,9 +7,10 @@ import pytest
 import torch
 from processes import run_on_two
 
-from sarsynth import compute, processes
-from sarsynth.compute import Compute
+from sarsynth import processes
 from sarsynth.errors import UserError
+from sarsynth.training import compute
+from sarsynth.training.compute import Compute
 
 CPU = {
     "accelerator": "cpu",

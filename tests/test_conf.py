@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from sarsynth import cli
+from sarsynth.config.schema import Component, Settings, check, scale_warning, signature
 from sarsynth.errors import UserError
-from sarsynth.settings import Component, Settings, check, scale_warning, signature
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train", "generate", "evaluate")
@@ -297,7 +297,7 @@ def run(settings, run_dir, overrides):
     print(settings.method.name, settings.seed, run_dir.relative_to({str(tmp_path)!r}))
     if settings.seed == 1: raise UserError("no such folder")
     if settings.seed == 2: raise KeyboardInterrupt
-sys.modules["sarsynth.runs.evaluate"] = types.SimpleNamespace(run=run)
+sys.modules["sarsynth.commands.evaluate"] = types.SimpleNamespace(run=run)
 sys.argv = ["evaluate.py", *sys.argv[1:]]
 main("evaluate")
 print("torch" in sys.modules)

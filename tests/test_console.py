@@ -30,8 +30,8 @@ def say(tmp_path: Path, monkeypatch, capsys):
             cli.main("evaluate")
         return capsys.readouterr().out
 
-    monkeypatch.setitem(sys.modules, "sarsynth.runs.evaluate", SimpleNamespace(run=run))
-    monkeypatch.setattr("sarsynth.runs.sweep.Summary.on_multirun_end", lambda *_, **__: console.print("the end"))
+    monkeypatch.setitem(sys.modules, "sarsynth.commands.evaluate", SimpleNamespace(run=run))
+    monkeypatch.setattr("sarsynth.commands.summary.Summary.on_multirun_end", lambda *_, **__: console.print("the end"))
     return evaluate
 
 

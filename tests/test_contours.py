@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sarsynth.contours import assign, canny, check_reuse, overlap, pack, read_maps, unpack, usable, whole
 from sarsynth.data.records import Instance
+from sarsynth.diffusion.contours import assign, canny, check_reuse, overlap, pack, read_maps, unpack, usable, whole
 from sarsynth.errors import UserError
 from sarsynth.sim import render
 

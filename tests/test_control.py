@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from tiny import encoded, noisy, predict, samples, tiny_base
 from torch import Tensor
 
-from sarsynth.base import (
+from sarsynth.data.datamodules import SeededDataModule, step_seed
+from sarsynth.data.transforms import to_uint8
+from sarsynth.diffusion.base import (
     NANO,
     NANO_CONTROLNET,
     Base,
@@ -22,16 +24,14 @@ from sarsynth.base import (
     resolve_controlnet,
     save_controlnet,
 )
-from sarsynth.contours import canny, pack
-from sarsynth.control import ControlTraining, residuals, to_control
-from sarsynth.data.datamodules import SeededDataModule, step_seed
-from sarsynth.data.samples import Contours, DenoisingSamples
-from sarsynth.data.transforms import to_uint8
-from sarsynth.denoising import Track
+from sarsynth.diffusion.contours import canny, pack
+from sarsynth.diffusion.controlnet import ControlTraining, residuals, to_control
+from sarsynth.diffusion.denoising import Track
+from sarsynth.diffusion.samples import Contours, DenoisingSamples
+from sarsynth.diffusion.sampling import Control, SampleRequest, sample
 from sarsynth.errors import UserError
-from sarsynth.fitting import CHECKPOINT, Fitting
-from sarsynth.sampling import Control, SampleRequest, sample
 from sarsynth.sim import render
+from sarsynth.training.fitting import CHECKPOINT, Fitting
 
 SIZE = 16  # px
 

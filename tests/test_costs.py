@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sarsynth.costs import Cost, Machine, Rates, Work
 from sarsynth.errors import UserError
-from sarsynth.store import Artifact, Request, Store
+from sarsynth.store.artifacts import Artifact, Request
+from sarsynth.store.building import Store
+from sarsynth.store.costs import Cost, Machine, Rates, Work
 
 HERE = Machine("cpu", 1)
 WORK = Work("adapter", "samples", 100, {"base": "sd15", "image_size": 256}, batch=32)

@@ -12,15 +12,15 @@ from safetensors.torch import load_file, save_file
 from tiny import LENGTH, WIDTH, samples, tiny_base
 from torch import Tensor
 
-from sarsynth import adapters
-from sarsynth.adapters import AdapterSpec, LowRank, folded
-from sarsynth.base import Base
 from sarsynth.data.datamodules import PackedSampler, SeededDataModule, Stream, step_seed
-from sarsynth.data.samples import Draws
-from sarsynth.denoising import Denoiser, Track
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import AdapterSpec, LowRank, folded
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.routing import routed
+from sarsynth.diffusion.samples import Draws
 from sarsynth.errors import UserError
-from sarsynth.fitting import CHECKPOINT, Fitting, MovingAverage
-from sarsynth.routing import routed
+from sarsynth.training.fitting import CHECKPOINT, Fitting, MovingAverage
 
 SPEC = AdapterSpec(2, r".*\.(attn1|attn2)\.(to_q|to_k|to_v|to_out\.0)|.*\.conv1")
 STEPS = 8

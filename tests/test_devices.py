@@ -10,19 +10,19 @@ from test_classification import RECIPE
 from tiny import LENGTH, WIDTH
 from torch import Tensor
 
-from sarsynth import adapters
-from sarsynth.adapters import AdapterSpec
-from sarsynth.base import Base, new_controlnet, place_network
-from sarsynth.classification import Classifier, extract_features, predict
-from sarsynth.control import ControlTraining
-from sarsynth.data.latents import encode_images
-from sarsynth.denoising import Denoiser, Track
-from sarsynth.finite import EVERY
-from sarsynth.memory import demand
-from sarsynth.precision import FULL, Precision
-from sarsynth.routing import routed
-from sarsynth.sampling import Control, SampleRequest, sample
-from sarsynth.tasks import Task
+from sarsynth.classifier.classification import Classifier, extract_features, predict
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import AdapterSpec
+from sarsynth.diffusion.base import Base, new_controlnet, place_network
+from sarsynth.diffusion.controlnet import ControlTraining
+from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.latents import encode_images
+from sarsynth.diffusion.routing import routed
+from sarsynth.diffusion.sampling import Control, SampleRequest, sample
+from sarsynth.training.finite import EVERY
+from sarsynth.training.memory import demand
+from sarsynth.training.precision import FULL, Precision
+from sarsynth.training.tasks import Task
 
 HALF = Precision("bf16-mixed")
 PRECISIONS = [FULL, HALF, Precision("16-mixed")]

@@ -9,7 +9,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from sarsynth.errors import UserError
-from sarsynth.fidelity import compare, fid, fidelity, kid, overlaps
+from sarsynth.evidence.fidelity import compare, fid, fidelity, kid, overlaps
 
 
 class Features(nn.Identity):

@@ -14,11 +14,11 @@ from test_denoising import STEPS, fit
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sarsynth.classification import fit_classifier
+from sarsynth.classifier.classification import fit_classifier
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.errors import UserError
-from sarsynth.finite import EVERY, FiniteWatch
-from sarsynth.fitting import CHECKPOINT, Fitting
+from sarsynth.training.finite import EVERY, FiniteWatch
+from sarsynth.training.fitting import CHECKPOINT, Fitting
 
 LATER = Fitting(look_every=100)
 

@@ -13,11 +13,11 @@ from test_denoising import STEPS, Kill, fit, flat
 from tiny import tiny_base
 from torch import Tensor, nn
 
-from sarsynth.base import new_controlnet
 from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.diffusion.base import new_controlnet
 from sarsynth.errors import UserError
-from sarsynth.fitting import Fitting, MovingAverage, _moving_average
-from sarsynth.tasks import StepOptions
+from sarsynth.training.fitting import Fitting, MovingAverage, _moving_average
+from sarsynth.training.tasks import StepOptions
 
 CHECKPOINTED = StepOptions(gradient_checkpointing=True)
 

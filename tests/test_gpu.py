@@ -16,13 +16,15 @@ from test_classification import RECIPE
 from test_pipeline import TINY, Command, artifact, command, python  # noqa: F401
 from test_resuming import run as run_killable
 
-from sarsynth import adapters, cli, fitting
-from sarsynth.base import NANO, Base
-from sarsynth.classification import Classifier, predict
+from sarsynth import cli
+from sarsynth.classifier.classification import Classifier, predict
 from sarsynth.data.transforms import to_float
-from sarsynth.denoising import Denoiser
-from sarsynth.pictures import read_png
-from sarsynth.precision import FULL, Precision
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.base import NANO, Base
+from sarsynth.diffusion.denoising import Denoiser
+from sarsynth.report.pictures import read_png
+from sarsynth.training import fitting
+from sarsynth.training.precision import FULL, Precision
 
 pytestmark = pytest.mark.gpu
 two_cards = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA cards")

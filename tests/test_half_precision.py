@@ -11,11 +11,11 @@ from test_denoising import fit
 from tiny import noisy, tiny_base
 from torch import Tensor
 
-from sarsynth import adapters
-from sarsynth.adapters import Adapter, AdapterSpec, concatenate, folded
-from sarsynth.base import Base
-from sarsynth.fitting import Fitting
-from sarsynth.routing import routed
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import Adapter, AdapterSpec, concatenate, folded
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.routing import routed
+from sarsynth.training.fitting import Fitting
 
 SPEC = AdapterSpec(4, CONVOLUTIONAL)
 HALVES = [torch.bfloat16, torch.float16]

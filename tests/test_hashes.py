@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from sarsynth import hashes
-from sarsynth.base import NANO, resolve
-from sarsynth.data.files import Files
 from sarsynth.data.found import Found
+from sarsynth.data.image_files import Files
+from sarsynth.diffusion.base import NANO, resolve
 
 NAMES = ["a.png", "b/c.png", "grün \udcff.txt"]
 

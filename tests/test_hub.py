@@ -12,9 +12,9 @@ import torch
 from stand_in import COMMIT, Hub
 from tiny import predict, tiny_base
 
-from sarsynth.base import Base
-from sarsynth.hub import CANNY, PUBLISHED, SD15
-from sarsynth.layouts import BASE, CONTROLNET
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.hub import CANNY, PUBLISHED, SD15
+from sarsynth.diffusion.layouts import BASE, CONTROLNET
 
 # The published lists of files, with sizes in bytes: approximate for small files and for those that are not loaded.
 LISTS = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sarsynth.data.files import centre_crop
+from sarsynth.data.image_files import centre_crop
 from sarsynth.data.readers.imagefolder import ImageFolder
 from sarsynth.data.records import ImageRecord, Instance
 from sarsynth.errors import UserError

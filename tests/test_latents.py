@@ -11,11 +11,11 @@ from tiny import tiny_base
 from torch import Tensor
 
 from sarsynth import processes
-from sarsynth.base import Base
 from sarsynth.data import shards
-from sarsynth.data.latents import FLIPS, Latents, Texts, encode_images, open_encoded, write_latents, write_texts
 from sarsynth.data.shards import Shards, write_shards
 from sarsynth.data.transforms import to_channels, to_float
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.latents import FLIPS, Latents, Texts, encode_images, open_encoded, write_latents, write_texts
 from sarsynth.errors import UserError
 
 COUNT, SHARD, BATCH = 11, 4, 2

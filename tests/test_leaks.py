@@ -12,14 +12,14 @@ from rich.console import Console
 from test_conf import compose
 from test_imagefolder import write
 
-from sarsynth.contours import canny
+from sarsynth.commands.train import STAGES, report
+from sarsynth.config.schema import check
+from sarsynth.diffusion.contours import canny
 from sarsynth.errors import UserError
-from sarsynth.runs import adapters, contours, hygiene
-from sarsynth.runs.evaluation import about
-from sarsynth.runs.results import RESULT, write_result
-from sarsynth.runs.study import Study
-from sarsynth.runs.train import STAGES, report
-from sarsynth.settings import check
+from sarsynth.evidence.results import RESULT, write_result
+from sarsynth.stages import find_contours, image_sets, train_adapters
+from sarsynth.stages.score_classifiers import about
+from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
 COUNTS = {"cargo": 8, "tanker": 4}
@@ -54,7 +54,7 @@ def study(root: Path, *overrides: str, script: str = "evaluate") -> Study:
 def said(monkeypatch) -> Any:
     """What is printed, without colours."""
     console = Console(width=400, record=True, color_system=None, file=open("/dev/null", "w"))  # noqa: SIM115
-    for module in ("runs.hygiene", "runs.study", "runs.contours", "console"):
+    for module in ("stages.image_sets", "stages.study", "stages.find_contours", "console"):
         monkeypatch.setattr(f"sarsynth.{module}.console", console)
     return lambda: console.export_text(clear=False)
 
@@ -96,7 +96,7 @@ def test_contours_for_generation_come_from_training_images_alone(root: Path, rol
     plant(root, "sar/test/cargo/3.png", f"{role}/train/cargo/copy.bmp")
     made = study(root, "method=lora", "contours=real+ors", script="generate")
     with pytest.raises(UserError, match=rf"^{slot}: 1 of what is learnt from"):
-        contours.contours(made, role, "")
+        find_contours.contours(made, role, "")
 
 
 def test_maps_of_held_out_contours_are_refused(root: Path, said) -> None:
@@ -111,14 +111,14 @@ def test_maps_of_held_out_contours_are_refused(root: Path, said) -> None:
     for split in ["train", "test"]:
         pixels = np.asarray(Image.open(root / f"sar/{split}/cargo/0.png"))[..., None]
         chosen = made.settings.contours
-        image = contours.resize(pixels, 32)
+        image = find_contours.resize(pixels, 32)
         drawn = canny(image, chosen.thresholds, chosen.blur)
         assert drawn.any()
         write(root / f"maps/cargo/{split}.png", drawn)
     with pytest.raises(
         UserError, match=r"^contours\.root: 1 of .*cargo/test\.png is the contour of test image test/car"
     ):
-        contours.guides(made)
+        find_contours.guides(made)
     allowed = study(
         root,
         "contours=real",
@@ -129,7 +129,7 @@ def test_maps_of_held_out_contours_are_refused(root: Path, said) -> None:
         script="generate",
     )
     with pytest.raises(UserError, match="reuse_cap"):  # the next question
-        contours.guides(allowed)
+        find_contours.guides(allowed)
     assert allowed.leaks["contours.root"]["count"] == 1
 
 
@@ -148,7 +148,7 @@ def test_near_duplicates_across_given_splits_are_told_not_refused(root: Path, sa
     write(root / "sar/test/tanker/again.png", noisier.clip(0, 255).astype(np.uint8))
     made = study(root)
     assert len(made.training) == 12
-    assert 0.9 < hygiene.pairs(made, "sar")[0].agreement < hygiene.COPY
+    assert 0.9 < image_sets.pairs(made, "sar")[0].agreement < image_sets.COPY
     pair = "train/cargo/0.png (train) and test/tanker/again.png (test)"
     assert f"data: 1 pairs of near-duplicates across its splits: {pair}" in said()
     assert about(made)["near_duplicates_across_splits"] == {"data": 1}
@@ -178,8 +178,8 @@ def test_a_test_image_is_held_out_whoever_asks(root: Path) -> None:
     made = study(root)
     for records in (made.records("sar", "test"), made.records("sar", "train") + made.records("sar", "test")[:1]):
         with pytest.raises(UserError, match="held out"):
-            hygiene.guard(made, "sar", records)
-    assert hygiene.guard(made, "sar", made.records("sar", "train")) == made.records("sar", "train")
+            image_sets.guard(made, "sar", records)
+    assert image_sets.guard(made, "sar", made.records("sar", "train")) == made.records("sar", "train")
 
 
 # --- Bad images in a run ----------------------------------------------------------------------------------------------
@@ -227,7 +227,9 @@ def test_cards_of_mappings_and_keywords_say_it_too(root: Path) -> None:
 
 def test_a_card_of_an_adapter_tells_its_own_images_from_those_of_its_inputs(root: Path) -> None:
     made = study(root, "method=clora", "stage2_on=base", "data.minor=[tanker]")
-    cards = {training.name: training.request.card()["samples"].values() for training in adapters.sar_trainings(made)}
+    cards = {
+        training.name: training.request.card()["samples"].values() for training in train_adapters.sar_trainings(made)
+    }
     own = {name: [one["count"] for one in seen if "through" not in one] for name, seen in cards.items()}
     assert sorted(own.values()) == [[4], [8]]
     for seen in cards.values():

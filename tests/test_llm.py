@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from test_conf import settings
 
-from sarsynth.aspects import FourAspects
+from sarsynth.captions.aspects import FourAspects
+from sarsynth.captions.templates import Subject
 from sarsynth.data.records import ImageRecord, Instance
 from sarsynth.errors import UserError
-from sarsynth.prompts import Subject
 
 KEY = "sk-secret-0123456789"
 OPTIONS = settings("prompt=llm", "prompt.model=m").prompt.describer.options

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sarsynth.errors import UserError
-from sarsynth.memorisation import (
+from sarsynth.evidence.memorisation import (
     Neighbours,
     diversity,
     evenly,

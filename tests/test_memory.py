@@ -10,11 +10,12 @@ from tiny import noisy, tiny_base
 from torch import Tensor
 from torch.profiler import profile
 
-from sarsynth import adapters, memory
-from sarsynth.adapters import AdapterSpec
-from sarsynth.base import Base
-from sarsynth.memory import ADAM, Demand, demand, free_memory
-from sarsynth.routing import routed
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import AdapterSpec
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.routing import routed
+from sarsynth.training import memory
+from sarsynth.training.memory import ADAM, Demand, demand, free_memory
 
 CPU = torch.device("cpu")
 

@@ -18,15 +18,16 @@ from tiny import samples, tiny_base
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from sarsynth import microbatches, processes
-from sarsynth.base import new_controlnet
+from sarsynth import processes
 from sarsynth.data.datamodules import ByRow, SeededDataModule
-from sarsynth.denoising import Denoiser
+from sarsynth.diffusion.base import new_controlnet
+from sarsynth.diffusion.denoising import Denoiser
+from sarsynth.diffusion.pretraining import Autoencoding
 from sarsynth.errors import UserError
-from sarsynth.fitting import CHECKPOINT, Fitting, MovingAverage
-from sarsynth.memory import Demand
-from sarsynth.pretraining import Autoencoding
-from sarsynth.tasks import StepOptions
+from sarsynth.training import microbatches
+from sarsynth.training.fitting import CHECKPOINT, Fitting, MovingAverage
+from sarsynth.training.memory import Demand
+from sarsynth.training.tasks import StepOptions
 
 DDP = partial(Trainer, accelerator="cpu", devices=2, strategy="ddp")
 FEW = [replace(cell, steps=min(cell.steps, 50) // 10 + 1) for cell in CELLS]  # of 6, 6, 4 and 6 steps

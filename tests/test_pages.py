@@ -12,8 +12,8 @@ import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
-from sarsynth import pages
-from sarsynth.pages import Cell, Markup, Picture, Table
+from sarsynth.report import pages
+from sarsynth.report.pages import Cell, Markup, Picture, Table
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def macro(name: str, *args) -> str:
 
 
 def test_torch_is_not_needed():
-    code = "import sys, sarsynth.pages; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    code = "import sys, sarsynth.report.pages; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sarsynth.diffusion.partitions import Partition, apportion, class_groups, prototypes, whole
 from sarsynth.errors import UserError
-from sarsynth.partitions import Partition, apportion, class_groups, prototypes, whole
 
 CLASSES = ["cargo", "tanker"]
 LABELS = np.repeat([0, 1], 30)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sarsynth.pictures import compose, real_vs_synthetic_grid, sample_grid, strip
+from sarsynth.report.pictures import compose, real_vs_synthetic_grid, sample_grid, strip
 
 
 def flat(count: int, channels: int = 1, size: int = 64) -> torch.Tensor:

@@ -22,11 +22,12 @@ from safetensors.torch import load_file, save_file
 from test_tracking import records
 from tiny import tiny_base
 
-from sarsynth import adapters, cli
-from sarsynth.adapters import AdapterSpec
-from sarsynth.base import NANO, Base
+from sarsynth import cli
 from sarsynth.data.datamodules import step_seed
 from sarsynth.data.readers.imagefolder import ImageFolder
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import AdapterSpec
+from sarsynth.diffusion.base import NANO, Base
 from sarsynth.sim import CLASSES, render
 
 ROOT = Path(__file__).parents[1]

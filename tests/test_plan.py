@@ -2,8 +2,8 @@
 
 import pytest
 
+from sarsynth.classifier.plan import added
 from sarsynth.errors import UserError
-from sarsynth.plan import added
 
 COUNTS = {"cargo": 40, "tanker": 5, "dredger": 3}
 MINOR = ["tanker", "dredger"]

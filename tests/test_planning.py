@@ -14,10 +14,10 @@ from rich.filesize import decimal
 from test_pipeline import Command
 from test_sweeps import TINY
 
-from sarsynth.compute import Compute
-from sarsynth.costs import Machine
 from sarsynth.errors import UserError
-from sarsynth.runs.tables import duration
+from sarsynth.report.tables import duration
+from sarsynth.store.costs import Machine
+from sarsynth.training.compute import Compute
 
 command = test_pipeline.command  # the fixture
 
@@ -188,7 +188,7 @@ def test_what_a_run_would_fetch_is_named_and_not_fetched(planned: Planned):
 
 
 def test_a_language_model_is_not_asked(planned: Planned, monkeypatch):
-    monkeypatch.setattr("sarsynth.aspects.FourAspects.describe", lambda *_: pytest.fail("it costs"))
+    monkeypatch.setattr("sarsynth.captions.aspects.FourAspects.describe", lambda *_: pytest.fail("it costs"))
     model = ["prompt=llm", "prompt.model=any", "data.flip=none", '+prompt.captions.data="a {class_name}, {keywords}"']
     plan = planned("generate", "-m", "method=frozen,2lora", *model)
     unknown = {named(one): one["fingerprint"] is None for one in plan["artifacts"] if one["state"] == "make"}

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny import noisy, predict, tiny_base
 
-from sarsynth.base import Base, place_network
+from sarsynth.diffusion.base import Base, place_network
 from sarsynth.errors import UserError
-from sarsynth.precision import FULL, Precision, choose
+from sarsynth.training.precision import FULL, Precision, choose
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 HALVES = [Precision("bf16-mixed"), Precision("16-mixed")]

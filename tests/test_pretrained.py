@@ -22,12 +22,12 @@ from test_classification import CLASSES, RECIPE, TEST, TRAIN, fit, same_weights
 from test_conf import settings
 from torch import Tensor, nn
 
-from sarsynth import pretrained
-from sarsynth.classification import Classifier, ClassifierRecipe, predict
+from sarsynth.classifier import pretrained
+from sarsynth.classifier.classification import Classifier, ClassifierRecipe, predict
+from sarsynth.classifier.pretrained import Pretrained, find, start
+from sarsynth.commands.preflight import rehearse, trains_classifier
 from sarsynth.errors import UserError
-from sarsynth.pretrained import Pretrained, find, start
-from sarsynth.runs import evaluation
-from sarsynth.runs.rehearsal import rehearse, trains_classifier
+from sarsynth.stages import score_classifiers
 
 OPTIONS = RECIPE.options
 
@@ -149,11 +149,11 @@ def test_a_training_starts_from_them_and_says_so_by_content(weights: Path, tmp_p
 @pytest.mark.parametrize("started", [True, False])
 def test_a_result_says_what_its_classifiers_started_from(monkeypatch, started: bool) -> None:
     known = Pretrained("abc", "weights.pth", Path("nowhere/weights.pth")) if started else None
-    monkeypatch.setattr(evaluation, "recipe_of", lambda _: replace(RECIPE, pretrained=known))
-    monkeypatch.setattr(evaluation, "parts", lambda _: (TRAIN, None))
+    monkeypatch.setattr(score_classifiers, "recipe_of", lambda _: replace(RECIPE, pretrained=known))
+    monkeypatch.setattr(score_classifiers, "parts", lambda _: (TRAIN, None))
     method = SimpleNamespace(adds="nothing")
     study: Any = SimpleNamespace(classes=CLASSES, settings=SimpleNamespace(method=method))
-    assert evaluation.learning(study)["pretrained"] == (started and {"name": "weights.pth", "sha256": "abc"})
+    assert score_classifiers.learning(study)["pretrained"] == (started and {"name": "weights.pth", "sha256": "abc"})
 
 
 # --- What is no weights -----------------------------------------------------------------------------------------------

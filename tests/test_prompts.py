@@ -10,11 +10,7 @@ import numpy as np
 import pytest
 from test_conf import settings
 
-from sarsynth.base import Base
-from sarsynth.data.chips import Marked, Window, instances, rectangle
-from sarsynth.data.records import ImageRecord, Instance
-from sarsynth.errors import UserError
-from sarsynth.keywords import (
+from sarsynth.captions.keywords import (
     Rules,
     colour,
     colours,
@@ -29,10 +25,14 @@ from sarsynth.keywords import (
     terciles,
     visibility,
 )
-from sarsynth.prompts import caption, captions, class_captions, names_keywords
-from sarsynth.runs.prompts import CAPTIONS, warn_of_cuts, write_captions
-from sarsynth.runs.study import Study
+from sarsynth.captions.templates import caption, captions, class_captions, names_keywords
+from sarsynth.data.chips import Marked, Window, instances, rectangle
+from sarsynth.data.records import ImageRecord, Instance
+from sarsynth.diffusion.base import Base
+from sarsynth.errors import UserError
 from sarsynth.sim import CLASSES, render
+from sarsynth.stages.describe import CAPTIONS, warn_of_cuts, write_captions
+from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
 RULES = Rules(**settings("prompt=keywords").prompt.facts.model_dump())

@@ -9,15 +9,15 @@ import torch
 from test_classification import CLASSES, TEST, bright_half, fit, same_weights
 from torch import Tensor
 
-from sarsynth.checkpoints import CHOICES, Checkpoint, Checkpoints
-from sarsynth.classification import Classifier, predict, scores
+from sarsynth.classifier.checkpoints import CHOICES, Checkpoint, Checkpoints
+from sarsynth.classifier.classification import Classifier, predict, scores
+from sarsynth.config.schema import Evaluate
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import ImageRecord
 from sarsynth.errors import UserError
-from sarsynth.runs import evaluation
-from sarsynth.runs.copies import repeated_images
-from sarsynth.runs.evaluation import averaged, parts, protocol
-from sarsynth.settings import Evaluate
+from sarsynth.stages import score_classifiers
+from sarsynth.stages.copy_images import repeated_images
+from sarsynth.stages.score_classifiers import averaged, parts, protocol
 
 VALIDATION = bright_half(20, seed=2)
 
@@ -197,10 +197,10 @@ def test_one_image_of_a_class_leaves_none_to_train_on():
 
 
 def test_a_class_without_test_images_is_refused_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr(evaluation, "trained", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(score_classifiers, "trained", lambda *_: pytest.fail("trained"))
     test = [ImageRecord("a.png", 0, "test")]
     study: Any = SimpleNamespace(
         settings=SimpleNamespace(evaluate=None), records=lambda role, split: test, classes=["cargo", "tanker"]
     )
     with pytest.raises(UserError, match="data: no test image of class tanker, so it cannot be scored"):
-        evaluation.result(study)
+        score_classifiers.result(study)

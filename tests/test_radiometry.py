@@ -15,12 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_conf import settings
 
-from sarsynth.base import Base
-from sarsynth.classification import channel_statistics
-from sarsynth.contours import canny
+from sarsynth.classifier.classification import channel_statistics
 from sarsynth.data.chips import Window
-from sarsynth.data.files import centre_crop
 from sarsynth.data.formats import image_size, open_image
+from sarsynth.data.image_files import centre_crop
 from sarsynth.data.radiometry import (
     EightBit,
     Levels,
@@ -36,11 +34,13 @@ from sarsynth.data.radiometry import (
 from sarsynth.data.readers.imagefolder import ImageFolder
 from sarsynth.data.records import ImageRecord
 from sarsynth.data.transforms import load_images, resize, to_float
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.contours import canny
 from sarsynth.errors import BadImage, UserError
-from sarsynth.pages import Note
-from sarsynth.runs.evaluation import about
-from sarsynth.runs.health import Health, outlines
-from sarsynth.runs.study import Study
+from sarsynth.report.pages import Note
+from sarsynth.stages.inspect_images import Health, outlines
+from sarsynth.stages.score_classifiers import about
+from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)

@@ -16,12 +16,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from sarsynth import cli
+from sarsynth.config.schema import Data, Encoded
 from sarsynth.data.chips import Window
-from sarsynth.data.files import Files
 from sarsynth.data.found import Found, split_off
+from sarsynth.data.image_files import Files
 from sarsynth.data.records import SPLITS, Instance, Split, class_counts
 from sarsynth.errors import UserError
-from sarsynth.settings import Data, Encoded
 
 REAL = Path(os.environ.get("SARSYNTH_FORMATS", Path(__file__).parents[2] / "shared/data/formats"))
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no sample files of true layouts in {REAL}; set SARSYNTH_FORMATS")

@@ -9,12 +9,11 @@ import pytest
 import torch
 from scipy import stats
 
-from sarsynth.base import NANO, Base
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
+from sarsynth.diffusion.base import NANO, Base
 from sarsynth.errors import UserError
-from sarsynth.precision import FULL
-from sarsynth.realism import (
+from sarsynth.evidence.realism import (
     UNITS,
     Traits,
     distances,
@@ -27,9 +26,10 @@ from sarsynth.realism import (
     traits,
     without_target,
 )
-from sarsynth.runs import quality
 from sarsynth.sim import CLASSES, render
-from sarsynth.store import Store
+from sarsynth.stages import measure_images
+from sarsynth.store.building import Store
+from sarsynth.training.precision import FULL
 
 
 def speckled(mean: np.ndarray, looks: float, seed: int) -> np.ndarray:
@@ -192,7 +192,7 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
     artifacts = [
         store.make("cache", name, {}, {}, lambda folder: None, version=1, command="") for name in ("images", "base")
     ]
-    monkeypatch.setattr(quality, "load_images", lambda source, records, *_: pixels[[one.row for one in records]])
+    monkeypatch.setattr(measure_images, "load_images", lambda source, records, *_: pixels[[one.row for one in records]])
     study: Any = SimpleNamespace(
         settings=SimpleNamespace(
             base=SimpleNamespace(name="sd-nano", image_size=64),
@@ -213,7 +213,10 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
         precision=FULL,
         command=lambda *_: "",
     )
-    real, passed = (quality._load_traits(made(study)) for made in (quality.real_traits, quality.autoencoder_traits))
+    real, passed = (
+        measure_images._load_traits(made(study))
+        for made in (measure_images.real_traits, measure_images.autoencoder_traits)
+    )
     assert distances(real, passed) == pytest.approx(dict.fromkeys(UNITS, 0.0))
 
 

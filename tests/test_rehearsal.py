@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_conf import settings
 
+from sarsynth.commands.preflight import rehearse
 from sarsynth.errors import UserError
-from sarsynth.runs.rehearsal import rehearse
 
 REFUSED = [
     (["classifier.network=resnet51"], "classifier.network=resnet51 is not a model of timm; the nearest is resnet51q"),

@@ -19,17 +19,16 @@ from safetensors.numpy import save_file
 from sklearn.metrics import confusion_matrix, f1_score
 from test_sweeps import here
 
-from sarsynth import plots
+from sarsynth.commands.summary import side_by_side
 from sarsynth.errors import UserError
-from sarsynth.runs import report
-from sarsynth.runs.cells import cells
-from sarsynth.runs.report import write
-from sarsynth.runs.report.distances import MODELS, OVERLAPS
-from sarsynth.runs.report.images import evenly
-from sarsynth.runs.report.sweep import Sweep, distance, distance_cells, rank_correlation
-from sarsynth.runs.report.training import duration, remake
-from sarsynth.runs.results import LEAKS, RESULT, RESULT_VERSION
-from sarsynth.runs.sweep import side_by_side
+from sarsynth.evidence.results import LEAKS, RESULT, RESULT_VERSION
+from sarsynth.report import page, plots
+from sarsynth.report.distances import MODELS, OVERLAPS
+from sarsynth.report.images import evenly
+from sarsynth.report.jobs import cells
+from sarsynth.report.page import write
+from sarsynth.report.provenance import duration, remake
+from sarsynth.report.sweep import Sweep, distance, distance_cells, rank_correlation
 
 CLASSES = ["cargo", "tanker", "<b>buoy & co</b>"]
 MINOR = CLASSES[1:]
@@ -200,7 +199,7 @@ def sweep(tmp_path_factory) -> Path:
     made = fabricate(folder)
     run = here(folder, "evaluate", "report=logs/sweeps/evaluate/then")
     assert run.code == 0, run.err
-    assert f"logs/sweeps/evaluate/then/{report.REPORT}" in run.out
+    assert f"logs/sweeps/evaluate/then/{page.REPORT}" in run.out
     return made
 
 
@@ -218,17 +217,17 @@ def piece(sweep: Path, section, kind: str, index: int = 0):
 
 def test_everything_lies_beside_it_and_is_small(sweep: Path):
     assert {"report.html", "results.csv", "results.tex", "significance.json"} <= {file.name for file in sweep.iterdir()}
-    drawn = {file.name for file in (sweep / report.PLOTS).iterdir()}
+    drawn = {file.name for file in (sweep / page.PLOTS).iterdir()}
     names = {"f1", "gains", "confusion_0", "fid", "kid", "clusters_bb01", "learning", "features"}
     assert {f"{name}.{ending}" for name in names for ending in ("png", "svg")} <= drawn
-    page = (sweep / "report.html").read_text()
-    assert len(page) < 2e6
-    assert "<b>buoy" not in page and "&lt;b&gt;buoy &amp; co&lt;/b&gt;" in page
-    assert str(sweep) not in page, "no path of this machine"
+    html = (sweep / "report.html").read_text()
+    assert len(html) < 2e6
+    assert "<b>buoy" not in html and "&lt;b&gt;buoy &amp; co&lt;/b&gt;" in html
+    assert str(sweep) not in html, "no path of this machine"
 
 
 def test_the_table_says_what_the_results_say(sweep: Path):
-    table = piece(sweep, report.scores, "table")
+    table = piece(sweep, page.scores, "table")
     assert list(table.columns) == [
         *("method", "cargo", "tanker*", "<b>buoy & co</b>*", "minor*", "macro", "accuracy", "FID", "KID")
     ]
@@ -252,7 +251,7 @@ def test_the_table_says_what_the_results_say(sweep: Path):
 
 def test_a_cheap_row_that_wins_is_told_beside_the_results(sweep: Path):
     def notes(of: Sweep) -> list[str]:
-        return [one.text for one in report.scores(of).pieces if one.kind == "note"]
+        return [one.text for one in page.scores(of).pieces if one.kind == "note"]
 
     of = read(sweep)
     assert notes(of) == [], "plora is ahead"
@@ -262,7 +261,7 @@ def test_a_cheap_row_that_wins_is_told_beside_the_results(sweep: Path):
 
 
 def test_gains_are_told_with_what_would_settle_them(sweep: Path):
-    table = piece(sweep, report.gains, "table")
+    table = piece(sweep, page.gains, "table")
     assert [row[0] for row in texts(table)] == ["resample", "plora"]
     assert table.cells[0][0].detail == "over none"
     assert all("≥" in cell.detail for cell in table.cells[1][1:7])
@@ -277,7 +276,7 @@ def test_gains_are_told_with_what_would_settle_them(sweep: Path):
 
 
 def test_cost_counts_everything_below_a_row_and_shared_parts_once(sweep: Path):
-    table = piece(sweep, report.costs, "table")
+    table = piece(sweep, page.costs, "table")
     seconds = {row[0].text: row[1].value for row in table.cells}
     assert seconds["none"] == 1 + 2 * 10
     quality = 4 + 4 + 5
@@ -305,14 +304,14 @@ def three_sets(sweep: Path, folder: Path, **pooled) -> Path:
 
 
 def test_kid_is_set_against_f1_where_there_is_no_fid(sweep: Path, tmp_path: Path):
-    assert piece(sweep, report.decoupling, "note").text == "Needs three rows with synthetic images; there are 1."
+    assert piece(sweep, page.decoupling, "note").text == "Needs three rows with synthetic images; there are 1."
     few = Sweep.read(three_sets(sweep, tmp_path, fid_reliable=False), tmp_path)
-    shown = report.decoupling(few).pieces
+    shown = page.decoupling(few).pieces
     assert [one.alt for one in shown if one.kind == "picture"] == ["Distances against F1, a point a row"]
     assert [axes.get_xlabel() for axes in shown[0].figure.axes] == ["KID, all classes"] * 2
     assert "as many images as features, 8, of both kinds" in shown[2].text
     both = Sweep.read(three_sets(sweep, tmp_path / "both"), tmp_path)
-    assert len(report.decoupling(both).pieces[0].figure.axes) == 4
+    assert len(page.decoupling(both).pieces[0].figure.axes) == 4
 
 
 def test_labels_of_a_scatter_are_inside_and_apart():
@@ -328,24 +327,24 @@ def test_labels_of_a_scatter_are_inside_and_apart():
 def test_plots_of_an_earlier_report_go(sweep: Path, tmp_path: Path):
     shutil.copytree(sweep, tmp_path / "then")
     shutil.rmtree(tmp_path / "then/2")
-    (tmp_path / "then" / report.PLOTS / "fidelity_f1.png").touch()
+    (tmp_path / "then" / page.PLOTS / "fidelity_f1.png").touch()
     write(tmp_path / "then", sweep.parents[2] / "store")
-    left = {file.name for file in (tmp_path / "then" / report.PLOTS).iterdir()}
+    left = {file.name for file in (tmp_path / "then" / page.PLOTS).iterdir()}
     assert "f1.png" in left and not left & {"fidelity_f1.png", "kid.svg", "confusion_2.png"}
 
 
 def test_realism_stands_beside_its_floors_and_copies_beside_their_originals(sweep: Path):
-    assert texts(piece(sweep, report.realism, "table")) == [
+    assert texts(piece(sweep, page.realism, "table")) == [
         *(["plora", "0.9", "0.9"], ["real halves", "0.1", "0.1"], ["real, autoencoder", "0.4", "0.4"])
     ]
     clutter = ["3", "", "7.5", "0.2", "0.2", "0.2"]
-    assert texts(piece(sweep, report.realism, "table", 1)) == [
+    assert texts(piece(sweep, page.realism, "table", 1)) == [
         [name, *clutter] for name in ("plora", "real", "autoencoder")
     ]
-    assert "30.0 % [20.0, 40.0]" in piece(sweep, report.realism, "note", 1).text
-    copies = [texts(piece(sweep, report.memorisation, "table", index))[0] for index in range(3)]
+    assert "30.0 % [20.0, 40.0]" in piece(sweep, page.realism, "note", 1).text
+    copies = [texts(piece(sweep, page.memorisation, "table", index))[0] for index in range(3)]
     assert copies == [["plora", "25.0 %", "3", "2"], ["plora", "", "0.5", ""], ["plora", "", "7", ""]]
-    (pair,) = piece(sweep, report.memorisation, "gallery").pictures
+    (pair,) = piece(sweep, page.memorisation, "gallery").pictures
     assert 'width="64" height="16"' in pair.content, "two pairs of 16 px"
 
 
@@ -353,9 +352,7 @@ def test_a_floor_of_other_class_shares_is_said_to_be_one(sweep: Path, tmp_path: 
     shutil.copytree(sweep, tmp_path / "then")
     for through, told in ((30, True), (60, False)):
         spoiled(tmp_path / "then", 2, realism=REALISM | {"n": {"real": 60, "autoencoder": through}})
-        notes = [
-            one.text for one in report.realism(Sweep.read(tmp_path / "then", tmp_path)).pieces if one.kind == "note"
-        ]
+        notes = [one.text for one in page.realism(Sweep.read(tmp_path / "then", tmp_path)).pieces if one.kind == "note"]
         assert any("an older result" in note for note in notes) == told
 
 
@@ -366,14 +363,14 @@ def test_what_a_filter_does_to_the_numbers_stands_there(sweep: Path, tmp_path: P
     card(store / "cache/plora-filter-density-fa01", "cache", 1.0)
     told = {"name": "density", "per_class": {"tanker": KEPT}}
     spoiled(again, 2, filter=told, inputs=result["inputs"] | {"filter": "fa01"})
-    notes = [one.text for one in report.memorisation(Sweep.read(again, store)).pieces if one.kind == "note"]
+    notes = [one.text for one in page.memorisation(Sweep.read(again, store)).pieces if one.kind == "note"]
     assert notes[0].endswith("cache/plora-filter-density-fa01/filter.jsonl.")
     assert "older and has no numbers of all images" in notes[1]
 
     whole = result["fidelity"] | {"pooled": result["fidelity"]["pooled"] | {"kid": 0.5}}
     near = {"spaces": {"pixels": {"near_copies": 0.75}, "features": {"near_copies": 0.5}}}
     spoiled(again, 2, filter=told | {"before": {"fidelity": whole, "memorisation": near}})
-    assert texts(piece(again, report.memorisation, "table", 3)) == [
+    assert texts(piece(again, page.memorisation, "table", 3)) == [
         *(["plora", "9", "0.5000", "3.00", "50.0 %", "75.0 %"], ["plora", "8", "0.0200", "3.00", "", "25.0 %"])
     ]
 
@@ -385,15 +382,15 @@ def test_the_map_of_features_shows_small_classes():
 
 
 def test_the_command_of_the_report_names_another_store(sweep: Path, monkeypatch):
-    line = report.commands(read(sweep)).pieces[-1].line
+    line = page.commands(read(sweep)).pieces[-1].line
     assert line == f"python evaluate.py report={sweep} paths.store={sweep.parents[2] / 'store'}"
     monkeypatch.chdir(sweep.parents[3])
     usual = Sweep.read(Path("logs/sweeps/evaluate/then"), Path("logs/store"))
-    assert report.commands(usual).pieces[-1].line == "python evaluate.py report=logs/sweeps/evaluate/then"
+    assert page.commands(usual).pieces[-1].line == "python evaluate.py report=logs/sweeps/evaluate/then"
 
 
 def test_only_settings_that_differ_are_shown(sweep: Path):
-    table = piece(sweep, report.settings, "table")
+    table = piece(sweep, page.settings, "table")
     assert list(table.columns) == ["method", "method.rank"]
     assert texts(table) == [["none", "0"], ["resample", "1"], ["plora", "2"]]
 
@@ -421,7 +418,7 @@ def test_latex_has_the_papers_form_too(sweep: Path):
 
 
 def test_every_class_has_precision_recall_and_test_images(sweep: Path):
-    table = piece(sweep, report.f1_plot, "table")
+    table = piece(sweep, page.f1_plot, "table")
     assert table.folded
     assert [row[:3] for row in texts(table)[:4]] == [
         *(["none", "precision", "30.0"], ["none", "recall", "60.0"]),
@@ -444,9 +441,9 @@ def test_figures_that_compare_with_nothing_are_marked_everywhere(sweep: Path, tm
     spoiled(tmp_path / "then", 2, protocol=protocol, fidelity=fidelity, leaks=data)
     write(tmp_path / "then", sweep.parents[2] / "store")
     marked = Sweep.read(tmp_path / "then", tmp_path)
-    notes = [one.text for one in report.scores(marked).pieces if one.kind == "note"]
+    notes = [one.text for one in page.scores(marked).pieces if one.kind == "note"]
     assert notes[0].startswith("! checkpoints chosen on the test set") and len(notes) == 3
-    table = next(one for one in report.scores(marked).pieces if one.kind == "table")
+    table = next(one for one in page.scores(marked).pieces if one.kind == "table")
     assert [row[0].mark for row in table.cells] == ["", "", "!"]
     assert [cell.mark for cell in table.cells[2][7:]] == ["!", "!"] and table.cells[2][7].text == "n < 8"
     text = (tmp_path / "then/results.tex").read_text()
@@ -459,9 +456,9 @@ def test_figures_that_compare_with_nothing_are_marked_everywhere(sweep: Path, tm
 
 
 def test_numbers_of_images_stand_by_class_and_why_there_is_no_fid(sweep: Path):
-    table = piece(sweep, report.fidelity, "table")
+    table = piece(sweep, page.fidelity, "table")
     assert [cell.detail for cell in table.cells[0]] == ["", "FID 3.00\n20 / 2", "n < 8\n20 / 2", ""]
-    assert "as many images as features, 8, of both kinds. KID" in piece(sweep, report.fidelity, "note").text
+    assert "as many images as features, 8, of both kinds. KID" in piece(sweep, page.fidelity, "note").text
 
 
 def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_path: Path):
@@ -469,9 +466,9 @@ def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_
     shutil.copytree(sweep, alone)
     (alone / "significance.json").unlink()
     write(alone, tmp_path / "nowhere")
-    page = (alone / "report.html").read_text()
-    assert "name the sweep&#39;s own with paths.store" in page
-    assert "has no predictions" in page
+    html = (alone / "report.html").read_text()
+    assert "name the sweep&#39;s own with paths.store" in html
+    assert "has no predictions" in html
 
 
 def spoiled(sweep: Path, job: int, **changes) -> None:
@@ -512,10 +509,10 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(spoil, told: str, sweep:
     spoil(again, tmp_path / "logs/store")
     run = here(tmp_path, "evaluate", "report=logs/sweeps/evaluate/then")
     assert (run.code, run.err) == (0, "")
-    page = " ".join((again / "report.html").read_text().split())
-    notes = re.findall(r'<p class="note">(.*?)</p>', page)
+    html = " ".join((again / "report.html").read_text().split())
+    notes = re.findall(r'<p class="note">(.*?)</p>', html)
     assert any(fnmatch(note, f"*{told}*") for note in notes), notes
-    assert "F1 by class" in page
+    assert "F1 by class" in html
 
 
 def test_pictures_of_a_set_that_is_gone_are_left_out_at_the_end_of_a_sweep(sweep: Path, tmp_path: Path, capsys):
@@ -605,8 +602,8 @@ def test_torch_is_not_needed(sweep: Path):
     code = f"""
 import sys
 from pathlib import Path
-from sarsynth.runs import report
-report.Sweep.read(Path({str(sweep)!r}), Path("x")).significance
+from sarsynth.report import page
+page.Sweep.read(Path({str(sweep)!r}), Path("x")).significance
 sys.exit("torch" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -16,7 +16,8 @@ from test_pipeline import ROOT, TINY
 from test_pipeline_contours import TRAINED
 from torch import equal
 
-from sarsynth import cli, fitting
+from sarsynth import cli
+from sarsynth.training import fitting
 
 OFTEN = [f"train.{stage}.checkpoint_every={steps}" for stage, steps in {"ors": 1, "sar": 2, "controlnet": 1}.items()]
 BASE = [
@@ -98,7 +99,8 @@ def test_artifacts_filled_together_survive_a_kill_between_their_names(tmp_path: 
     script = f"""
 import os, signal, sys
 from pathlib import Path
-from sarsynth.store import Request, Store
+from sarsynth.store.artifacts import Request
+from sarsynth.store.building import Store
 
 left = int(sys.argv[1])
 replace = os.replace

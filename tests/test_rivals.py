@@ -16,10 +16,13 @@ from test_classification import CLASSES, RECIPE, TRAIN, Watch, fit, same_weights
 from test_conf import settings
 from torch.nn import functional
 
-from sarsynth import pasting
-from sarsynth.augmentation import Augmentation, augment
-from sarsynth.classification import Classifier, OverSampling, fit_classifier
+from sarsynth.classifier import pasting
+from sarsynth.classifier.augmentation import Augmentation, augment
+from sarsynth.classifier.classification import Classifier, OverSampling, fit_classifier
+from sarsynth.classifier.losses import Loss, class_weights, focal_losses
+from sarsynth.classifier.oversampling import between_neighbours
 from sarsynth.cli import CONF
+from sarsynth.config.schema import Settings
 from sarsynth.data.datamodules import (
     BalancedStream,
     LabelledImages,
@@ -30,13 +33,10 @@ from sarsynth.data.datamodules import (
     stream,
 )
 from sarsynth.errors import UserError
-from sarsynth.fitting import Fitting
-from sarsynth.losses import Loss, class_weights, focal_losses
-from sarsynth.oversampling import between_neighbours
-from sarsynth.runs import evaluation
-from sarsynth.runs.copies import COPIES
-from sarsynth.settings import Settings
 from sarsynth.sim import render
+from sarsynth.stages import score_classifiers
+from sarsynth.stages.copy_images import COPIES
+from sarsynth.training.fitting import Fitting
 
 COUNTS = torch.tensor([389, 171, 81, 32, 24])
 
@@ -306,12 +306,12 @@ def test_over_sampled_features_lie_between_neighbours():
 @pytest.mark.parametrize(("added", "warned"), [(5, True), (0, False)])
 def test_nothing_lies_between_one_image_and_itself(added: int, warned: bool, monkeypatch):
     few = TRAIN[torch.cat([(TRAIN.labels == 0).nonzero()[:, 0], (TRAIN.labels == 1).nonzero()[:1, 0]])]
-    monkeypatch.setattr(evaluation, "parts", lambda study: (few, None))
+    monkeypatch.setattr(score_classifiers, "parts", lambda study: (few, None))
     study = a_study()
     study.plan = {"upper": 3, "lower": added}
-    assert evaluation.repetition_warning(study) is None, "copy-paste does not look for neighbours"
+    assert score_classifiers.repetition_warning(study) is None, "copy-paste does not look for neighbours"
     study.settings = settings("base.image_size=32", "method=oversampled")
-    line = evaluation.repetition_warning(study) or ""
+    line = score_classifiers.repetition_warning(study) or ""
     assert line.startswith("one training image of class lower: nothing lies between") == warned
 
 

@@ -15,14 +15,14 @@ from test_denoising import Kill, latents
 from tiny import noisy, predict, samples, tiny_base
 from torch import Tensor
 
-from sarsynth import adapters
-from sarsynth.adapters import Adapter, AdapterSpec, LowRank, folded
-from sarsynth.base import Base
 from sarsynth.data.datamodules import SeededDataModule, Stream
-from sarsynth.denoising import Denoiser, Track
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import Adapter, AdapterSpec, LowRank, folded
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.routing import routed
 from sarsynth.errors import UserError
-from sarsynth.fitting import Fitting
-from sarsynth.routing import routed
+from sarsynth.training.fitting import Fitting
 
 
 @dataclass(frozen=True)

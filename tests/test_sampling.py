@@ -7,10 +7,10 @@ from test_conf import settings
 from tiny import tiny_base
 from torch import Tensor
 
-from sarsynth.base import Base
 from sarsynth.data.datamodules import step_seed
 from sarsynth.data.transforms import to_uint8
-from sarsynth.sampling import SampleRequest, sample
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.sampling import SampleRequest, sample
 
 PROMPTS = ["a SAR image of cargo ship", "a photo", "a SAR image of cargo ship", "tanker"]
 REQUESTS = [SampleRequest(prompt, (7, label, 3)) for label, prompt in enumerate(PROMPTS)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sarsynth.scales import MIXINGS, bias_scores, own, prototype_weights, scale_warning, uniform
+from sarsynth.diffusion.scales import MIXINGS, bias_scores, own, prototype_weights, scale_warning, uniform
 
 # cargo, dredger, fishing, other, tanker x four clusters, parsed from the cluster lists of the authors' release;
 # scores and weights computed from them by hand with the paper's formula.

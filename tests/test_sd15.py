@@ -13,14 +13,14 @@ from test_conf import settings
 from tiny import encoded, samples
 from torch import nn
 
-from sarsynth import adapters
-from sarsynth.adapters import AdapterSpec
-from sarsynth.base import Base, resolve
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.denoising import Denoiser, Track
-from sarsynth.fitting import Fitting
-from sarsynth.routing import routed
-from sarsynth.sampling import SampleRequest, sample
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import AdapterSpec
+from sarsynth.diffusion.base import Base, resolve
+from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.routing import routed
+from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.training.fitting import Fitting
 
 SIZE = 64  # px: what 512 px do to the adapters, a sixty-fourth of the pixels does too
 

@@ -17,16 +17,17 @@ from test_pipeline import TINY
 from torch import distributed
 
 from sarsynth import processes
-from sarsynth.classification import predict
-from sarsynth.compute import Compute
+from sarsynth.classifier.classification import predict
+from sarsynth.commands.session import quieten
 from sarsynth.errors import UserError
-from sarsynth.fitting import Fitting
-from sarsynth.precision import FULL
-from sarsynth.runs import evaluation
-from sarsynth.runs.session import quieten
-from sarsynth.runs.study import Study
-from sarsynth.store import CHECKPOINTS, Request, Store
+from sarsynth.stages import score_classifiers
+from sarsynth.stages.study import Study
+from sarsynth.store.artifacts import CHECKPOINTS, Request
+from sarsynth.store.building import Store
 from sarsynth.tracking import Tracker
+from sarsynth.training.compute import Compute
+from sarsynth.training.fitting import Fitting
+from sarsynth.training.precision import FULL
 
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
@@ -144,14 +145,14 @@ def evaluate(folder: Path, *overrides: str) -> None:
     quieten()
     study = Study(settings("method=augmented", *TINY, "classifier.epochs=8", *overrides), Tracker(None))
     study.compute.enter()
-    train = evaluation._train
+    train = score_classifiers._train
 
     def watched(study: Study, seed: int, folder: Path) -> None:
         Path(f"seed-{seed}-by-{processes.rank()}").touch()
         train(study, seed, folder)
 
-    evaluation._train = watched
-    assert len(evaluation.trained(study, study.settings.seeds)) == 3
+    score_classifiers._train = watched
+    assert len(score_classifiers.trained(study, study.settings.seeds)) == 3
     study.classifier()
 
 

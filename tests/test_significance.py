@@ -13,11 +13,11 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
 from sarsynth.errors import UserError
-from sarsynth.published import TABLE3, from_counts, table3
-from sarsynth.runs.comparison import Row, columns, significance
-from sarsynth.runs.results import LEAKS, RESULT_VERSION, read_result
-from sarsynth.runs.tables import gains_table, results_table
-from sarsynth.significance import MEANS, Predictions, compare, estimate, figures, holm, mcnemar, mid_p
+from sarsynth.evidence.comparison import Row, columns, significance
+from sarsynth.evidence.published import TABLE3, from_counts, table3
+from sarsynth.evidence.results import LEAKS, RESULT_VERSION, read_result
+from sarsynth.evidence.significance import MEANS, Predictions, compare, estimate, figures, holm, mcnemar, mid_p
+from sarsynth.report.tables import gains_table, results_table
 
 CLASSES = ["cargo", "tanker", "dredger"]
 LABELS = np.repeat([0, 1, 2], [60, 30, 20])

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sarsynth.realism import target_masks
+from sarsynth.evidence.realism import target_masks
+from sarsynth.evidence.speckle import Moments, Speckle, moments
 from sarsynth.sim import CLASSES, render
-from sarsynth.speckle import Moments, Speckle, moments
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sarsynth.errors import UserError
-from sarsynth.store import ATTEMPTS, CHECKPOINTS, Artifact, Store, fingerprint
+from sarsynth.store.artifacts import CHECKPOINTS, Artifact, fingerprint
+from sarsynth.store.building import ATTEMPTS, Store
 
 
 def note(folder: Path) -> None:
@@ -28,7 +29,7 @@ def python(body: str, root: Path, **env: str) -> subprocess.Popen[str]:
     head = f"""
 import sys, time; from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_store import make, wait_for; from sarsynth.store import Store
+from test_store import make, wait_for; from sarsynth.store.building import Store
 root = Path({str(root)!r}); store = Store(root, patience=1)
 """
     return subprocess.Popen(

@@ -22,10 +22,10 @@ from hydra._internal.utils import get_args_parser
 from PIL import Image
 
 from sarsynth import cli, console
+from sarsynth.config.schema import Settings, check
 from sarsynth.errors import ERROR_FILE, UserError
-from sarsynth.runs.cells import cells
-from sarsynth.runs.results import RESULT, RESULT_VERSION
-from sarsynth.settings import Settings, check
+from sarsynth.evidence.results import RESULT, RESULT_VERSION
+from sarsynth.report.jobs import cells
 
 ROOT = Path(__file__).parents[1]
 TABLE2 = ("2lora", "clora", "plora_uniform", "plora")
@@ -296,7 +296,7 @@ def scripted(monkeypatch) -> None:
         }
         (folder / RESULT).write_text(json.dumps(content))
 
-    monkeypatch.setitem(sys.modules, "sarsynth.runs.evaluate", types.SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "sarsynth.commands.evaluate", types.SimpleNamespace(run=run))
 
 
 def test_a_failed_job_takes_no_other_with_it(scripted, tmp_path: Path):
@@ -323,7 +323,7 @@ def test_a_failed_job_takes_no_other_with_it(scripted, tmp_path: Path):
 
 
 def test_a_report_that_cannot_be_made_hides_nothing(scripted, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr("sarsynth.runs.report.write", lambda *_: 1 / 0)
+    monkeypatch.setattr("sarsynth.report.page.write", lambda *_: 1 / 0)
     run = here(tmp_path, "evaluate", "-m", "method=none", "prototypes.k=3", "seed=0,1")
     assert run.code == 1
     assert "none seed=1" in run.out and "images/ has no tankers" in run.out

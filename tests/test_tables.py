@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sarsynth.runs.tables import cheaper, counts_table, fidelity_cells
+from sarsynth.report.tables import cheaper, counts_table, fidelity_cells
 
 
 def test_counts_stand_by_split_and_class_with_their_sum() -> None:

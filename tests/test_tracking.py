@@ -19,10 +19,10 @@ from test_conf import settings
 from test_denoising import fit, flat, uninterrupted  # noqa: F401
 from wandb.proto.wandb_internal_pb2 import Record
 
+from sarsynth.commands import session
 from sarsynth.errors import UserError
-from sarsynth.fitting import Fitting
-from sarsynth.runs import session
 from sarsynth.tracking import Previews, Tracker, recall_and_precision
+from sarsynth.training.fitting import Fitting
 
 BLOCK = 32768
 CARD = {"kind": "adapter", "label": "ors", "fingerprint": "ab12", "inputs": {"latents": "cd34"}, "seconds": 1.5}

@@ -8,18 +8,18 @@ import pytest
 from test_conf import settings
 from test_pipeline import WORLD
 
-from sarsynth.precision import FULL
-from sarsynth.runs import adapters
-from sarsynth.runs.study import Study
-from sarsynth.store import Artifact
-from sarsynth.tasks import StepOptions
+from sarsynth.stages import train_adapters
+from sarsynth.stages.study import Study
+from sarsynth.store.artifacts import Artifact
 from sarsynth.tracking import Tracker
+from sarsynth.training.precision import FULL
+from sarsynth.training.tasks import StepOptions
 
 BASE, ORS = (Artifact(kind, kind, kind, Path("nowhere")) for kind in ("base", "ors"))
 RECIPE = {"learning_rate": 1e-3, "batch_size": 16, "weight_decay": 0.01, "max_grad_norm": 1.0}
 
 
-def training(*said: str, name: str = "sar", steps: int = 150, whole: bool = False) -> adapters.Training:
+def training(*said: str, name: str = "sar", steps: int = 150, whole: bool = False) -> train_adapters.Training:
     """One adapter, of a study of which nothing is there."""
     chosen = settings(*said)
     study: Any = SimpleNamespace(
@@ -36,7 +36,7 @@ def training(*said: str, name: str = "sar", steps: int = 150, whole: bool = Fals
     recipe = chosen.train.ors if name == "ors" else chosen.train.sar
     role: Any = name
     inputs = {} if name == "ors" else {"ors": ORS}
-    return adapters._training(study, name, role, recipe, 4, steps, range(4), inputs, whole=whole)
+    return train_adapters._training(study, name, role, recipe, 4, steps, range(4), inputs, whole=whole)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sarsynth.base import Base
-from sarsynth.data.latents import Latents, Texts, encode_images
-from sarsynth.data.samples import DenoisingSamples
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.latents import Latents, Texts, encode_images
+from sarsynth.diffusion.samples import DenoisingSamples
 
 WIDTH, LENGTH = 16, 12  # of text features, in tokens
 

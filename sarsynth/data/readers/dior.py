@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting, Marked
-from sarsynth.data.files import Files
 from sarsynth.data.folders import files_in, images_below, locate, matches
+from sarsynth.data.image_files import Files
 from sarsynth.data.readers import voc
 from sarsynth.data.records import Split
 from sarsynth.data.scenes import Scene, chips, only

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sarsynth.data.files import Files
 from sarsynth.data.folders import captions, images_below, locate, matches
 from sarsynth.data.found import Found
+from sarsynth.data.image_files import Files
 from sarsynth.errors import UserError
 
 LAYOUTS = (["images", "meta/annotation.jsonl"], ["metadata.jsonl"])

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting
-from sarsynth.data.files import Files
 from sarsynth.data.folders import images_below, locate, matches
+from sarsynth.data.image_files import Files
 from sarsynth.data.readers.labeltxt import read_labels
 from sarsynth.data.records import Split
 from sarsynth.data.scenes import Scene, chips, only

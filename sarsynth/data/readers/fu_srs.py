@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from sarsynth.data.chips import Cutting
-from sarsynth.data.files import Files
 from sarsynth.data.folders import locate
 from sarsynth.data.found import OTHER, Found, rare_classes, rename, split_off, tested
+from sarsynth.data.image_files import Files
 from sarsynth.data.readers import fusar, srsdd
 from sarsynth.data.readers.fusar import find_fusar
 from sarsynth.data.readers.srsdd import find_srsdd

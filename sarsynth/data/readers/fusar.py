@@ -5,9 +5,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PureWindowsPath
 
-from sarsynth.data.files import Files
 from sarsynth.data.folders import children, images_in, locate, matches
 from sarsynth.data.found import OTHER, Found, rare_classes, rename, snake_case, split_off, tested
+from sarsynth.data.image_files import Files
 from sarsynth.errors import UserError
 
 LAYOUT = ("Cargo/*/Ship_C*",)

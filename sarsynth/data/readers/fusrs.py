@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from sarsynth.data.files import Files
 from sarsynth.data.folders import EXTENSIONS, captions, images_in, lines, locate, matches
 from sarsynth.data.found import OTHER, Found, split_off
+from sarsynth.data.image_files import Files
 from sarsynth.data.readers.fu_srs import ORDER
 from sarsynth.data.readers.fusar import category_of
 from sarsynth.data.records import SPLITS, Split

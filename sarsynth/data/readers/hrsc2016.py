@@ -6,8 +6,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from sarsynth.data.chips import Cutting, Marked
-from sarsynth.data.files import Files
 from sarsynth.data.folders import files_in, images_in, locate, matches
+from sarsynth.data.image_files import Files
 from sarsynth.data.readers import voc
 from sarsynth.data.records import Split
 from sarsynth.data.scenes import Scene, chips

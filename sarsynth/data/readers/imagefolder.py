@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sarsynth.data.files import Files, crop_offset
 from sarsynth.data.folders import EXTENSIONS, children, images_in, lines, listing
 from sarsynth.data.formats import image_size
 from sarsynth.data.found import Found, split_off
+from sarsynth.data.image_files import Files, crop_offset
 from sarsynth.data.records import SPLITS, Instance, Split
 from sarsynth.errors import UserError
 

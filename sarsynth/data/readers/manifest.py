@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sarsynth.data.chips import Cutting, Marked, rectangle
-from sarsynth.data.files import Files
 from sarsynth.data.folders import lines, listing, matches
 from sarsynth.data.found import Found, split_off
+from sarsynth.data.image_files import Files
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.data.scenes import Scene, chips
 from sarsynth.errors import UserError

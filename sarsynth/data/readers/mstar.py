@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sarsynth.data.files import Files
 from sarsynth.data.folders import images_below, listing
 from sarsynth.data.found import Found, split_off
+from sarsynth.data.image_files import Files
 from sarsynth.data.records import Split
 from sarsynth.errors import UserError
 

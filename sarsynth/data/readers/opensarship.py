@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
-from sarsynth.data.files import Files
 from sarsynth.data.folders import children, images_in, locate, matches
 from sarsynth.data.found import OTHER, Found, rare_classes, rename, snake_case, split_off, tested
+from sarsynth.data.image_files import Files
 from sarsynth.errors import UserError
 
 SCENE = ("Ship.xml", "Patch_Uint8")

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from xml.etree import ElementTree
 
 from sarsynth.data.chips import Cutting, Marked, rectangle
-from sarsynth.data.files import Files
 from sarsynth.data.folders import files_in, images_in, locate, matches
 from sarsynth.data.found import snake_case
+from sarsynth.data.image_files import Files
 from sarsynth.data.readers import voc
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.data.scenes import Scene, chips, whole

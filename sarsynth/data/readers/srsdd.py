@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting
-from sarsynth.data.files import Files
 from sarsynth.data.folders import files_in, images_in, locate, matches
 from sarsynth.data.found import Found, split_off
+from sarsynth.data.image_files import Files
 from sarsynth.data.readers.labeltxt import read_labels
 from sarsynth.data.records import Split
 from sarsynth.data.scenes import Scene, chips

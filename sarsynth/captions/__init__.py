@@ -1,0 +1,1 @@
+"""What is said of an image: templates, keywords from annotations and pixels, a language model's words for them."""

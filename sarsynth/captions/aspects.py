@@ -1,0 +1,193 @@
+"""The paper's prompts by a language model (section 4.1, Figure 3): components, four aspects, keywords. Torch-free."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic.dataclasses import dataclass
+
+from sarsynth.captions.llm import Chat, Message, Question
+from sarsynth.captions.templates import Subject
+
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Components(BaseModel):
+    """First answer: what of a class can be seen from above, and what changes how it looks."""
+
+    components: Annotated[list[Words], Field(min_length=1)]
+    factors: Annotated[list[Words], Field(min_length=1)]
+
+
+class Description(BaseModel):
+    """Second answer: the four aspects, a sentence or more each."""
+
+    relations: Words
+    visibility: Words
+    direction: Words
+    parts: Words
+
+
+class Keywords(BaseModel):
+    """Third answer: the description without its filler words."""
+
+    keywords: Annotated[list[Words], Field(min_length=1)]
+
+
+class Turns(BaseModel):
+    """What is said to the model, turn by turn; `repair` is what it hears if an answer is of another form.
+
+    `{class_name}`, `{source}` (the data set), `{camera}`, `{facts}` (JSON) and `{count}` can stand in braces, which
+    themselves are written twice.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: Words
+    components: Words
+    description: Words
+    keywords: Words
+    repair: Words
+
+    @field_validator("*")
+    @classmethod
+    def _check_braces(cls, template: str) -> str:
+        try:
+            template.format(class_name="", source="", camera="", facts="", count=1)
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise ValueError("only {class_name}, {source}, {camera}, {facts} and {count} can stand in braces") from None
+        return template
+
+
+class Prices(BaseModel):
+    """Of a million tokens each, in any currency."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class FourAspects:
+    """Keywords of a language model.
+
+    Attributes:
+        base_url: Of any server of OpenAI's chat protocol.
+        model: Its name there.
+        key_variable: Environment variable that holds the key.
+        scope: `image` asks about each image by its annotations, as the paper does; `class` about each class once.
+        camera: What took the images of each set (`data`, `ors`, `regular`), and from where.
+        count: Keywords of an image, at most.
+        turns: What is said to the model.
+        options: More of each request, e.g. {temperature: 0}.
+        timeout: Seconds that an answer may take.
+        retries: How often a request is made again.
+        concurrency: Requests under way at once.
+        prices: Of tokens.
+        answers: Folder where answers are kept.
+    """
+
+    base_url: str
+    model: str
+    key_variable: str
+    scope: Literal["image", "class"]
+    camera: dict[str, str]
+    count: Annotated[int, Field(ge=1)]
+    turns: Turns
+    options: dict[str, Any]
+    timeout: Annotated[float, Field(gt=0)]
+    retries: Annotated[int, Field(ge=0)]
+    concurrency: Annotated[int, Field(ge=1)]
+    prices: Prices
+    answers: Path
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^\s@?#]+", url):
+            raise ValueError("say http(s)://host/path, without user, password or query")
+        return url
+
+    @field_validator("key_variable")
+    @classmethod
+    def _check_variable(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+            raise ValueError("say the name of an environment variable, such as OPENAI_API_KEY, never the key itself")
+        return name
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """All that decides what it says."""
+        keys = ("base_url", "model", "scope", "camera", "count", "options")
+        return {key: getattr(self, key) for key in keys} | {"turns": self.turns.model_dump()}
+
+    @property
+    def looks(self) -> bool:
+        """Whether it asks about images one by one."""
+        return self.scope == "image"
+
+    def describe(self, subjects: Sequence[Subject], told: Callable[[str], None]) -> list[tuple[str, ...]]:
+        """Ask about each subject, in three turns; what is asked of several is asked once.
+
+        Raises:
+            UserError: The server does not answer, or not in the form that is asked for.
+        """
+        chat = Chat(
+            base_url=self.base_url,
+            model=self.model,
+            key_variable=self.key_variable,
+            options=self.options,
+            repair=self.turns.repair,
+            timeout=self.timeout,
+            retries=self.retries,
+            concurrency=self.concurrency,
+            answers=self.answers.expanduser(),
+        )
+        talks: list[list[Message]] = [[_message("system", self._say(self.turns.system, one))] for one in subjects]
+        answers: Sequence[BaseModel] = []
+        for turn, form in (("components", Components), ("description", Description), ("keywords", Keywords)):
+            for talk, subject in zip(talks, subjects, strict=True):
+                talk.append(_message("user", self._say(getattr(self.turns, turn), subject)))
+            questions = [Question(one.class_name, tuple(talk)) for one, talk in zip(subjects, talks, strict=True)]
+            answers = chat.ask(questions, form, f"prompts: {turn}")
+            for talk, answer in zip(talks, answers, strict=True):
+                talk.append(_message("assistant", answer.model_dump_json()))
+        prices = (self.prices.input, self.prices.output)
+        for what, usage in (("asked now", chat.asked), ("in all", chat.asked + chat.kept)):
+            told(
+                f"{self.model}, {what}: {usage.answers:,} answers, {usage.input_tokens:,} + {usage.output_tokens:,} "
+                f"tokens in and out, cost {usage.cost(*prices):.4f}"
+            )
+        return [
+            tuple(dict.fromkeys(answer.keywords))[: self.count] for answer in answers if isinstance(answer, Keywords)
+        ]
+
+    def _say(self, template: str, subject: Subject) -> str:
+        facts = _facts(subject) if self.looks else {}
+        return template.format(
+            class_name=subject.class_name,
+            source=subject.set_name,
+            camera=self.camera[subject.slot],
+            facts=json.dumps(facts, ensure_ascii=False),
+            count=self.count,
+        )
+
+
+def _facts(subject: Subject) -> dict[str, Any]:
+    """What is known of one image: its objects, the one it is of first, and what was measured."""
+    objects = [
+        {"name": one.name or subject.class_name, "box": [round(edge) for edge in one.box]}
+        | ({"corners": [[round(x), round(y)] for x, y in one.corners]} if one.corners else {})
+        for one in subject.record.instances
+    ]
+    return {"objects": objects, "known": list(subject.words)} | (
+        {"caption": subject.record.text} if subject.record.text else {}
+    )
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}

@@ -1,0 +1,66 @@
+"""One row of the results: `python evaluate.py method=2lora`; result.json and its pictures lie in the run's folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+from scipy.special import softmax
+
+from sarsynth.commands.session import session
+from sarsynth.config.schema import Settings
+from sarsynth.console import console
+from sarsynth.evidence.results import write_result
+from sarsynth.report.jobs import row
+from sarsynth.report.tables import results_table
+from sarsynth.stages.measure_images import measured
+from sarsynth.stages.score_classifiers import (
+    FIGURES,
+    check_tested,
+    draw,
+    draw_quality,
+    drawn,
+    result,
+    seeds_of,
+    trained,
+)
+from sarsynth.stages.study import Study
+from sarsynth.store.artifacts import Artifact
+
+
+def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
+    """Evaluate one method and print its row."""
+    console.rule(f"[bold]{settings.method.name}", align="left")
+    with session(settings, folder, overrides, "evaluate") as study:
+        figures = result(study)
+        write_result(figures, folder)
+        for file in [*draw(study, folder), *draw_quality(study, folder)]:
+            study.tracker.picture(file.stem, file)
+            console.print(f"  {file}")
+        show(study, figures)
+        flat = row(figures)
+        study.tracker.table("results", list(flat), [list(flat.values())])
+        study.tracker.scalars({key: value for key, value in flat.items() if isinstance(value, float)})
+    console.print(results_table([figures]))
+
+
+def artifacts(study: Study) -> list[Artifact]:
+    """Ask for all that an evaluation reads, and read nothing."""
+    check_tested(study)
+    return [*trained(study, seeds_of(study)), *measured(study).values(), *drawn(study)]
+
+
+def show(study: Study, figures: Mapping[str, Any]) -> None:
+    """Put scores by class, confusion matrix and curves over all seeds where the tracker has a place for them."""
+    ends = {"": "mean", "_std": "std"}
+    lines = [
+        {"class": name} | {f"{figure}{end}": one[figure][key] for figure in FIGURES for end, key in ends.items()}
+        for name, one in figures["classifier"]["per_class"].items()
+    ]
+    study.tracker.table("per_class", list(lines[0]), [list(line.values()) for line in lines])
+    made = [study.store.find("evaluation", figures["inputs"][f"seed_{seed}"]) for seed in figures["seeds"]]
+    tensors = [load_file(one.path / "logits.safetensors") for one in made]
+    labels = np.concatenate([one["labels"] for one in tensors])
+    shares = np.concatenate([softmax(one["logits"], axis=-1).mean(axis=0) for one in tensors])
+    study.tracker.predictions(labels, shares.argmax(axis=-1), shares, figures["classes"])

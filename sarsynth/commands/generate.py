@@ -1,0 +1,64 @@
+"""The synthetic set of a method: `python generate.py method=2lora`; its pictures lie in the run's folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sarsynth.commands.session import session
+from sarsynth.config.schema import Settings
+from sarsynth.console import console
+from sarsynth.diffusion.adapters import save, save_kohya
+from sarsynth.errors import UserError
+from sarsynth.evidence.results import write_result
+from sarsynth.stages.score_classifiers import about, draw, drawn
+from sarsynth.stages.study import Study
+from sarsynth.store.artifacts import Artifact
+
+
+def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
+    """Make the set, say where it lies, and show it; or write a LoRA file of one class."""
+    check(settings)
+    with session(settings, folder, overrides, "generate") as study:
+        if settings.export is not None:
+            console.print(f"  {export(study, Path(settings.export))}")
+            return
+        made = study.synthetic()
+        console.print(f"  {made.path}")
+        record = about(study) | {"inputs": {"synthetic": made.fingerprint}}
+        write_result(record, folder)
+        for file in draw(study, folder):
+            console.print(f"  {file}")
+
+
+def check(settings: Settings) -> None:
+    """Refuse a method that makes no images.
+
+    Raises:
+        UserError: It is one.
+    """
+    if settings.method.adds != "synthetic":
+        raise UserError(f"method={settings.method.name} makes no synthetic images; choose another method")
+
+
+def artifacts(study: Study) -> list[Artifact]:
+    """Ask for all that a set and its pictures are read from, or a LoRA file, and read nothing."""
+    check(study.settings)
+    if study.settings.export is not None:
+        return list(study.exported().inputs.values())
+    return [study.synthetic(), *drawn(study)]
+
+
+def export(study: Study, target: Path) -> Path:
+    """Write what a method does for a class as one LoRA file."""
+    settings = study.settings
+    assert settings.class_name is not None
+    name = f"{settings.method.name}-{settings.class_name}.safetensors"
+    file = target if target.suffix == ".safetensors" else target / name
+    adapter = study.export(settings.class_name)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staged = file.with_suffix(".part.safetensors")
+        (save_kohya if settings.export_format == "kohya" else save)(adapter, staged)
+        staged.replace(file)
+    except OSError as error:
+        raise UserError(f"export={target}: cannot be written ({error.strerror}); choose another") from error
+    return file

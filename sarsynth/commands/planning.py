@@ -1,0 +1,255 @@
+"""`build=plan`: what is there, what would be made by which command, and what that would cost; of one job or a sweep.
+
+A plan walks the way of a run, through a store that makes nothing but surveys (see `Store`): no network runs,
+nothing is fetched. One process walks for all jobs of a sweep, whatever its launcher, so that what they share is named
+once and the plan has one writer.
+
+The file that `plan=` names holds
+
+    version: 1
+    script: train, generate or evaluate
+    jobs: of each its overrides; device (null: an accelerator that is not here), processes (null: not known here) and
+        precision; error, why it cannot be planned, or null
+    artifacts: in the order in which they would be made, of each
+        kind, label; fingerprint, null as long as something that it follows from is not there
+        state: there, make, or fetch
+        source: where it is to be fetched from, a repository of the hub or an address; else null
+        command: that makes it, null unless that is its state
+        unit, amount: the work in it; amount is an equal share where prototypes are not there yet (rough: true)
+        seconds, memory_bytes, disk_bytes: expected, null if unknown or if it is there; memory is a peak
+        jobs: that use it, by number
+    totals: there, make, fetch (how many); seconds, disk_bytes, memory_bytes (the largest) of what is to be made, as far
+        as they are known; untimed, unsized: of how many they are not; fetch_bytes, unsized_fetches: likewise
+    stores: of each its path, disk_bytes that it is to take, free_bytes that there are
+"""
+
+import importlib
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sarsynth import processes
+from sarsynth.commands.preflight import rehearse
+from sarsynth.commands.session import quieten
+from sarsynth.config.schema import Settings, scale_warning
+from sarsynth.console import console
+from sarsynth.errors import NotFetchedError, UserError, one_line
+from sarsynth.files import write_json
+from sarsynth.report.tables import plan_summary, plan_table, size
+from sarsynth.stages.study import Study
+from sarsynth.store.artifacts import Artifact, Request
+from sarsynth.store.costs import Cost, Machine, Rates
+from sarsynth.tracking import Tracker
+
+VERSION = 1
+Jobs = Sequence[tuple[Settings, Sequence[str]]]
+
+
+@dataclass
+class Line:
+    """What a plan says of one artifact.
+
+    Attributes:
+        artifact: Which.
+        wanted: The request for it, or what a network is to give.
+        machine: Where it is to be made.
+        root: Of the store.
+        jobs: That use it, by number.
+    """
+
+    artifact: Artifact
+    wanted: Request | NotFetchedError
+    machine: Machine
+    root: Path
+    jobs: list[int] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """`there`, `make` or `fetch`."""
+        if isinstance(self.wanted, NotFetchedError):
+            return "fetch"
+        return "there" if self.artifact.complete else "make"
+
+    def cost(self, rates: Rates) -> Cost:
+        """What it is expected to cost; what is there costs nothing.
+
+        Memory that no card tells of stays unknown.
+        """
+        if isinstance(self.wanted, NotFetchedError):
+            return Cost(disk_bytes=self.wanted.size_bytes)
+        if self.state == "there" or self.wanted.work is None:
+            return Cost()
+        return rates.expect(self.wanted.work, self.wanted.precision, self.machine)
+
+    def plain(self, rates: Rates) -> dict[str, Any]:
+        """The same for the file."""
+        request = self.wanted if isinstance(self.wanted, Request) else None
+        work, cost = request and request.work, self.cost(rates)
+        return {
+            "kind": self.artifact.kind,
+            "label": self.artifact.label,
+            "fingerprint": self.artifact.fingerprint if self.artifact.known else None,
+            "state": self.state,
+            "source": self.wanted.source if isinstance(self.wanted, NotFetchedError) else None,
+            "command": request.command if request and self.state == "make" else None,
+            "unit": work and work.unit,
+            "amount": work and work.amount,
+            "rough": bool(work and work.rough),
+            "seconds": cost.seconds,
+            "memory_bytes": cost.memory_bytes,
+            "disk_bytes": cost.disk_bytes,
+            "jobs": self.jobs,
+        }
+
+
+def run(script: str, jobs: Jobs) -> None:
+    """Print the plan of all jobs, and write it where `plan=` says.
+
+    Args:
+        script: `train`, `generate` or `evaluate`.
+        jobs: Settings and overrides of each.
+
+    Raises:
+        UserError: The only job cannot be run, or the file cannot be written.
+        SystemExit: Some job of a sweep cannot be run; the plan is of the others.
+    """
+    if processes.rank():  # of processes that torchrun or srun started, one plans
+        return
+    file = _file(jobs)
+    quieten()
+    lines: dict[Artifact, Line] = {}
+    about = [_walk(script, number, *job, lines, alone=len(jobs) == 1) for number, job in enumerate(jobs)]
+    plan = _plain(script, about, lines.values())
+    if file:
+        _write(plan, file)
+    _show(plan)
+    if any(job["error"] for job in about):
+        sys.exit(1)
+
+
+def _file(jobs: Jobs) -> Path | None:
+    """Where the plan is to be written; refused now if it cannot be."""
+    named = {settings.plan for settings, _ in jobs}
+    if {settings.build for settings, _ in jobs} != {"plan"} or len(named) > 1:
+        raise UserError("build and plan are the same for all jobs of a sweep; name one value of each")
+    (name,) = named
+    if name is None:
+        return None
+    file = Path(name).expanduser()
+    if not file.parent.is_dir():
+        raise UserError(f"plan={name}: no such folder: {file.parent}; make it, or name another file")
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        why = "it is a folder" if file.is_dir() else f"no permission to write in {file.parent}"
+        raise UserError(f"plan={name}: {why}; name another file")
+    return file
+
+
+def _write(plan: Mapping[str, Any], file: Path) -> None:
+    try:
+        write_json(file, plan)
+    except OSError as error:
+        raise UserError(f"plan={file}: cannot be written ({error.strerror}); name another file") from error
+
+
+def _walk(
+    script: str, number: int, settings: Settings, overrides: Sequence[str], lines: dict[Artifact, Line], *, alone: bool
+) -> dict[str, Any]:
+    """Go the way of one job; add what it asks for to `lines`, and return what is to be said of the job itself."""
+    about: dict[str, Any] = {
+        "overrides": list(overrides),
+        "device": None,
+        "processes": None,
+        "precision": None,
+        "error": None,
+    }
+    try:
+        rehearse(settings, script)
+        study = Study(settings, Tracker(None), [one for one in overrides if not one.lstrip("+~").startswith("hydra")])
+        machine = study.compute.machine
+        about |= {"device": machine.device, "processes": machine.processes, "precision": study.precision.name}
+        if warning := scale_warning(settings):
+            console.print(f"[yellow]warning:[/] {warning}")
+        importlib.import_module(f"sarsynth.commands.{script}").artifacts(study)
+    except UserError as error:
+        if alone:
+            raise
+        return about | {"error": one_line(error)}
+    wanted: dict[Artifact, Request | NotFetchedError] = {**study.absent, **study.store.planned}
+    for artifact, request in wanted.items():
+        lines.setdefault(artifact, Line(artifact, request, machine, study.store.root)).jobs.append(number)
+    return about
+
+
+def _plain(script: str, about: Sequence[Mapping[str, Any]], lines: Collection[Line]) -> dict[str, Any]:
+    """Everything that the plan says, as its file holds it."""
+    roots = dict.fromkeys(line.root for line in lines)
+    rates = {root: Rates.read(root) for root in roots}
+    artifacts = {line.artifact: line.plain(rates[line.root]) for line in lines}
+    makes, fetches = ([line for line in lines if line.state == state] for state in ("make", "fetch"))
+
+    def known(key: str, of: Iterable[Line]) -> list[Any]:
+        return [artifacts[line.artifact][key] for line in of if artifacts[line.artifact][key] is not None]
+
+    return {
+        "version": VERSION,
+        "script": script,
+        "jobs": list(about),
+        "artifacts": list(artifacts.values()),
+        "totals": {
+            **{state: sum(line.state == state for line in lines) for state in ("there", "make", "fetch")},
+            "seconds": sum(known("seconds", makes)),
+            "untimed": len(makes) - len(known("seconds", makes)),
+            "disk_bytes": sum(known("disk_bytes", makes)),
+            "unsized": len(makes) - len(known("disk_bytes", makes)),
+            "memory_bytes": max(known("memory_bytes", makes), default=None),
+            "fetch_bytes": sum(known("disk_bytes", fetches)),
+            "unsized_fetches": len(fetches) - len(known("disk_bytes", fetches)),
+        },
+        "stores": [
+            {
+                "path": str(root),
+                "disk_bytes": sum(known("disk_bytes", (line for line in makes if line.root == root))),
+                "free_bytes": _free(root),
+            }
+            for root in roots
+        ],
+    }
+
+
+def _free(root: Path) -> int:
+    """Bytes that are free where a store lies, or will."""
+    there = root.absolute()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
+
+
+def _show(plan: Mapping[str, Any]) -> None:
+    """Print what the file holds."""
+    if len(plan["jobs"]) > 1:
+        shared = set.intersection(*(set(job["overrides"]) for job in plan["jobs"]))
+        for number, job in enumerate(plan["jobs"]):
+            own = [override for override in job["overrides"] if override not in shared]
+            console.print(f"  #{number} {' '.join(own)}", markup=False)
+    console.print(plan_table(plan))
+    commands: dict[frozenset[str], str] = {}  # in whatever order their overrides stand
+    for one in plan["artifacts"]:
+        if one["command"]:
+            commands.setdefault(frozenset(shlex.split(one["command"])), one["command"])
+    for command in commands.values():
+        console.print(f"  {command}", markup=False)
+    console.print(f"  {plan_summary(plan)}", markup=False)
+    for store in plan["stores"]:
+        if store["disk_bytes"] > store["free_bytes"]:
+            console.print(
+                f"[yellow]warning:[/] paths.store={store['path']} has {size(store['free_bytes'])} left, and this takes "
+                f"{size(store['disk_bytes'])} at least; free some, or choose another"
+            )
+    for number, job in enumerate(plan["jobs"]):
+        if job["error"]:
+            console.print(f"  #{number}: {job['error']}", markup=False)

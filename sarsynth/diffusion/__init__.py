@@ -1,0 +1,1 @@
+"""The diffusion model and what is trained on it: base, adapters, prototypes, ControlNet; training and sampling."""

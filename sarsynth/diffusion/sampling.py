@@ -1,0 +1,159 @@
+"""Make images: seeded noise, classifier-free guidance, any noise scheduler of diffusers."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import ControlNetModel, SchedulerMixin
+from torch import Tensor
+
+from sarsynth.data.datamodules import step_seed
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.controlnet import residuals, to_control
+
+# From inputs (B, C, h, w), their timestep, and which step it is of how many, to the noise in them, same shape.
+Predictor = Callable[[Tensor, Tensor, int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One image to make.
+
+    Attributes:
+        prompt: Its text.
+        seed: Integers that alone decide its noise, e.g. (seed, label, index).
+        contour: What it is to follow, uint8 (image_size, image_size), 255 on edges; None where nothing controls.
+    """
+
+    prompt: str
+    seed: tuple[int, ...]
+    contour: Tensor | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Control:
+    """How contours steer the base.
+
+    Attributes:
+        controlnet: On the device of the base.
+        conditioning_scale: Factor on what it adds; 0 is the base alone.
+        guidance_interval: Shares of the steps, 0 to 1, between which it acts.
+    """
+
+    controlnet: ControlNetModel
+    conditioning_scale: float
+    guidance_interval: tuple[float, float]
+
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether it acts in a step, as diffusers' pipelines decide: in those that lie wholly in the interval."""
+        start, end = self.guidance_interval
+        return start <= step / steps and (step + 1) / steps <= end
+
+
+@torch.no_grad()
+def sample(
+    base: Base,
+    noise_scheduler: SchedulerMixin,
+    requests: Sequence[SampleRequest],
+    *,
+    image_size: int,
+    guidance_scale: float,
+    num_inference_steps: int,
+    batch_size: int,
+    control: Control | None = None,
+) -> Iterator[Tensor]:
+    """Yield images (B, 3, image_size, image_size) in [-1, 1], in the order of the requests.
+
+    An image is a function of its request and of the adapters that are active on the base, whatever the batch size.
+
+    Args:
+        base: The base, its adapters active at the scales wanted.
+        noise_scheduler: Turns noise predictions into steps.
+        requests: What to make.
+        image_size: Side in pixels, a multiple of the base's latent factor.
+        guidance_scale: 1 is no guidance (Ho and Salimans, arXiv 2207.12598).
+        num_inference_steps: Steps of the scheduler.
+        batch_size: Images at a time.
+        control: How each request's contour steers its image; None looks at no contour.
+    """
+    if not requests:  # as when a resumed run finds the images of a class complete
+        return
+    device = base.unet.device
+    prompts = sorted({request.prompt for request in requests})
+    features = dict(zip(prompts, base.encode_text(prompts), strict=True))
+    (empty,) = base.encode_text([""])
+    side = image_size // base.latent_factor
+    shape = (base.unet.config.in_channels, side, side)
+    for start in range(0, len(requests), batch_size):
+        batch = requests[start : start + batch_size]
+        generators = [torch.Generator().manual_seed(step_seed(*request.seed)) for request in batch]
+        latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+        text_features = torch.stack([features[request.prompt] for request in batch])
+        contours = _contours(batch).to(device) if control else None
+        if guidance_scale != 1:
+            text_features = torch.cat([empty.expand_as(text_features), text_features])
+            contours = None if contours is None else torch.cat([contours, contours])
+        predict = _predictor(base, text_features, contours, guidance_scale, control)
+        yield base.decode(solve(noise_scheduler, latents, generators, num_inference_steps, predict))
+
+
+def _predictor(
+    base: Base, text_features: Tensor, contours: Tensor | None, guidance_scale: float, control: Control | None
+) -> Predictor:
+    """Have the base see noise in a batch; with guidance, texts and contours come twice, those without a text first."""
+    dtype = base.unet.dtype
+    text_features = text_features.to(dtype)
+    contours = None if contours is None else contours.to(dtype)
+
+    def predict(inputs: Tensor, timestep: Tensor, step: int, steps: int) -> Tensor:
+        inputs = inputs.to(dtype)
+        if guidance_scale != 1:
+            inputs = torch.cat([inputs, inputs])
+        steering = {}
+        if control and contours is not None and control.acts(step, steps):
+            steering = residuals(
+                control.controlnet, inputs, timestep, text_features, contours, control.conditioning_scale
+            )
+        noise_pred = base.unet(inputs, timestep, text_features, **steering).sample.float()
+        if guidance_scale != 1:
+            unguided, guided = noise_pred.chunk(2)
+            noise_pred = unguided + guidance_scale * (guided - unguided)
+        return noise_pred
+
+    return predict
+
+
+def solve(
+    noise_scheduler: SchedulerMixin,
+    noise: Tensor,
+    generators: list[torch.Generator],
+    num_inference_steps: int,
+    predict: Predictor,
+) -> Tensor:
+    """Take all steps from noise to latents.
+
+    Args:
+        noise_scheduler: Turns noise predictions into steps.
+        noise: Shape (B, C, h, w), of unit variance.
+        generators: One an image, from which stochastic schedulers draw.
+        num_inference_steps: Steps of the scheduler.
+        predict: Says what is noise.
+
+    Returns:
+        Same shape.
+    """
+    noise_scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    takes_generator = "generator" in inspect.signature(noise_scheduler.step).parameters
+    extra = {"generator": generators} if takes_generator else {}
+    latents = noise * noise_scheduler.init_noise_sigma
+    steps = len(noise_scheduler.timesteps)  # more than asked for where a step is made of several
+    for step, timestep in enumerate(noise_scheduler.timesteps):
+        inputs = noise_scheduler.scale_model_input(latents, timestep)
+        latents = noise_scheduler.step(predict(inputs, timestep, step, steps), timestep, latents, **extra).prev_sample
+    return latents
+
+
+def _contours(requests: Sequence[SampleRequest]) -> Tensor:
+    """Contours as a ControlNet takes them: (B, 3, H, W) in [0, 1]."""
+    return to_control(torch.stack([request.contour for request in requests if request.contour is not None]))

@@ -1,0 +1,1 @@
+"""From numbers to statements: distances, copies, realism, significance, and the results that hold them."""

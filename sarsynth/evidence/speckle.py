@@ -1,0 +1,117 @@
+"""Put back the speckle that an autoencoder smooths away, so that synthetic clutter is as rough as real clutter.
+
+A classifier tells rough chips from smooth ones sooner than ships from ships; where synthetic images join minor classes
+alone, smooth comes to mean minor. Speckle multiplies, so what is missing is a factor, independent of the image, and
+second moments of intensity say which: with C the covariance of clutter over its squared mean at some lag,
+
+    1 + C_real = (1 + C_made) (1 + C_factor)
+
+(the second moment of a product of independent fields; Oliver and Quegan, Understanding SAR Images, 2004). The factor is
+gamma distributed, of mean 1 and 1 / C_factor(0) looks, its neighbours correlated as C_factor at lag 1 says.
+
+A grey value is taken for an amplitude, its square for an intensity. Torch-free: images are arrays.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from sarsynth.evidence.realism import clutter_blocks, target_masks
+
+FEWEST_LOOKS = 0.5  # of a factor: the roughest that squares of Gaussians make
+MOST_LOOKS = 50.0  # a smoother one changes nothing that is seen
+LARGEST_CORRELATION = 0.98  # of neighbours
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Covariance of clutter intensity over its squared mean: medians over images.
+
+    Attributes:
+        variance: At lag 0; 1 / variance is an equivalent number of looks.
+        down: From a pixel to the one below.
+        across: From a pixel to the one beside it.
+    """
+
+    variance: float
+    down: float
+    across: float
+
+    @property
+    def looks(self) -> float:
+        """Equivalent number of looks."""
+        return 1 / self.variance
+
+
+def moments(images: np.ndarray) -> Moments | None:
+    """Measure clutter, with targets masked out, block by block (`clutter_blocks`).
+
+    Args:
+        images: uint8 or floating, 0..255, shape (N, C, H, W), H and W at least 16; channels are averaged.
+
+    Returns:
+        None if no image has clutter that varies.
+    """
+    found = []
+    for image in images:  # one at a time: floats of hundreds of large images would fill the memory
+        (target,) = target_masks(image[None])
+        blocks = clutter_blocks(image.mean(axis=0, dtype=np.float64) ** 2, ~target)
+        means = blocks.mean(axis=(1, 2), keepdims=True)
+        if not (level := (means**2).mean() if len(blocks) else 0.0):
+            continue
+        rest = blocks - means
+        pairs = (rest, rest), (rest[:, 1:], rest[:, :-1]), (rest[:, :, 1:], rest[:, :, :-1])
+        found.append([(one * other).mean() / level for one, other in pairs])
+    middle = np.median(found, axis=0) if found else np.zeros(3)
+    return Moments(*middle.tolist()) if middle[0] > 0 else None
+
+
+@dataclass(frozen=True)
+class Speckle:
+    """A random factor on intensity: gamma distributed, of mean 1.
+
+    Attributes:
+        looks: Its variance is 1 / looks; multiples of a half.
+        down: Correlation of a pixel with the one below, in [0, 1).
+        across: With the one beside it.
+    """
+
+    looks: float
+    down: float = 0.0
+    across: float = 0.0
+
+    @classmethod
+    def missing(cls, real: Moments, made: Moments) -> Self | None:
+        """What takes images from the moments `made` to those of `real` ones; None where they are as rough already."""
+
+        def lacking(theirs: float, ours: float) -> float:
+            return (1 + theirs) / (1 + ours) - 1
+
+        variance = lacking(real.variance, made.variance)
+        if variance <= 1 / MOST_LOOKS:
+            return None
+        down, across = (
+            min(max(lacking(theirs, ours) / variance, 0.0), LARGEST_CORRELATION)
+            for theirs, ours in ((real.down, made.down), (real.across, made.across))
+        )
+        return cls(max(FEWEST_LOOKS, round(2 / variance) / 2), down, across)
+
+    def draw(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+        """Draw the factor of one image, shape (H, W): the mean of 2 x looks squared Gaussian fields.
+
+        The square of a Gaussian field of correlation r has correlation r²; over a lag of d px, r falls as r(1)^(d²).
+        """
+        near = [np.minimum(np.arange(side), side - np.arange(side)) for side in shape]  # on a torus
+        falls = [
+            np.sqrt(correlation) ** (lags.astype(float) ** 2)
+            for correlation, lags in zip((self.down, self.across), near, strict=True)
+        ]
+        response = np.sqrt(np.maximum(np.fft.fft2(np.outer(*falls)).real, 0))
+        white = np.fft.fft2(rng.standard_normal((round(2 * self.looks), *shape)))
+        return (np.fft.ifft2(response * white).real ** 2).mean(axis=0)
+
+    def on(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Multiply the intensity of an image, uint8 (C, H, W), equally in all channels; what exceeds 255 is clipped."""
+        amplitude = image * np.sqrt(self.draw(image.shape[1:], rng))
+        return np.clip(amplitude.round(), 0, 255).astype(np.uint8)

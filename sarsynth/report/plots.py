@@ -1,0 +1,348 @@
+"""Plots of a report: arrays in, a matplotlib figure out, readable on light and dark once `pages.figure_svg` shows it.
+
+Text is in the colours that a page replaces by its own; what carries meaning has a colour readable on both, and where
+it can a place or a shape besides. Torch-free, and without pyplot's global state.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any, ParamSpec
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from sarsynth.report.pages import INK, MUTED, PAPER, RULE
+
+COLOURS = ("#1a8f96", "#d0693a", "#7b6fd0", "#5c9a3d", "#c2457d", "#a88a2c", "#4b8fd6", "#8f7466", "#6b8792", "#b0522f")
+RIGHT, WRONG = COLOURS[0], COLOURS[1]
+MARKERS = "osD^vP*Xhd"
+ACROSS = 5  # panels in a row at most
+WIDTH = 9.4  # inches of the widest figure
+STYLE: dict[Any, Any] = {
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "axes.facecolor": "none",
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "font.size": 9.5,
+    "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.06,
+    "figure.constrained_layout.h_pad": 0.06,
+}
+Arguments = ParamSpec("Arguments")
+
+
+def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """Draw in the style of the house, down to ticks, which matplotlib makes when it first draws."""
+
+    @wraps(draw)
+    def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
+        with rc_context(STYLE):
+            figure = draw(*args, **kwargs)
+            for place in figure.axes:  # else where ticks stand would follow from other settings when it is written
+                place.tick_params(labelsize=STYLE["xtick.labelsize"])
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # what is laid out stays, however often it is written
+        return figure
+
+    return drawn
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its interval, if it has one, and the measurements that it sums up."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    points: Sequence[float] = ()
+
+
+def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Lay `count` panels of a height in inches out in rows that are as even as can be."""
+    down = math.ceil(count / ACROSS)
+    across = math.ceil(count / down)
+    figure = Figure(figsize=(WIDTH * across / max(4, across), down * height), layout="constrained")
+    axes = figure.subplots(down, across, squeeze=False, **options).ravel().tolist()
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
+
+
+def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Name colours and shapes under a figure, as many side by side as it has room for."""
+    room = int(10 * figure.get_figwidth() / (5 + max(map(len, handles))))  # about ten letters an inch
+    columns = max(1, min(room, len(handles)))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+
+
+@styled
+def estimates(
+    panels: Mapping[str, Sequence[Estimate | None]],
+    rows: Sequence[str],
+    label: str,
+    *,
+    every: Sequence[str] = (),
+    bars: bool = False,
+    zero: bool = False,
+) -> Figure:
+    """Draw a panel for each quantity, in it a line for each row: dots with whiskers and single points, or bars.
+
+    Args:
+        panels: Estimates of each quantity, one a row; None where there is none.
+        rows: Names of the rows.
+        label: What the horizontal axes show.
+        every: Names of all rows of the page, which decide the colours; none if these are all.
+        bars: From zero, for quantities of which zero is the best.
+        zero: Draw a line there, for differences.
+    """
+    figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), sharey=True, sharex=not bars)
+    looks = [list(every or rows).index(name) for name in rows]
+    for place, (title, values) in zip(axes, panels.items(), strict=True):
+        for row, estimate in enumerate(values):
+            if estimate is None:
+                continue
+            colour = COLOURS[looks[row] % len(COLOURS)]
+            if bars:
+                place.barh(row, estimate.value, height=0.62, color=colour)
+            else:
+                place.plot(estimate.points, [row] * len(estimate.points), "|", color=colour, alpha=0.6, markersize=9)
+                place.plot(estimate.value, row, MARKERS[looks[row] % len(MARKERS)], color=colour, markersize=6)
+            if estimate.low is not None and estimate.high is not None:
+                place.hlines(row, estimate.low, estimate.high, color=INK if bars else colour, linewidth=1.6)
+        place.set_title(title)
+        place.grid(visible=False, axis="y")
+        place.margins(x=0.08)
+        if bars:
+            place.set_xlim(left=0)
+        if zero:
+            place.axvline(0, color=MUTED, linewidth=1)
+        place.tick_params(labelbottom=True)
+    figure.supxlabel(label, color=MUTED, fontsize=9)
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    return figure
+
+
+@styled
+def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """Draw a confusion matrix: the share of each true class in percent, right ones and wrong ones in two colours.
+
+    Args:
+        counts: Images of true class i called class j, shape (number of classes, the same); may be sums over seeds.
+        classes: Their names.
+        title: Heading.
+    """
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    texts = [
+        [f"{100 * share:.0f}" if count else "" for share, count in zip(*pair, strict=True)]
+        for pair in zip(shares, counts, strict=True)
+    ]
+    colours = np.where(np.eye(len(classes), dtype=bool), RIGHT, WRONG)
+    figure = _matrix(shares, texts, colours, classes, classes, size=0.46)
+    figure.axes[0].set_title(title)
+    figure.axes[0].set_xlabel("is called")
+    figure.axes[0].set_ylabel("true class")
+    return figure
+
+
+@styled
+def clusters(counts: np.ndarray, weights: np.ndarray, classes: Sequence[str], names: Sequence[str]) -> Figure:
+    """Draw the class x cluster counts, shaded by the mixing weights, which stand under them.
+
+    Args:
+        counts: Images of class i in part j, shape (number of classes, K).
+        weights: Of the parts for each class, same shape, rows sum to 1.
+        classes: Names of the rows.
+        names: Names of the columns.
+    """
+    texts = [
+        [f"{count}\n{weight:.2f}" for count, weight in zip(*pair, strict=True)]
+        for pair in zip(counts, weights, strict=True)
+    ]
+    figure = _matrix(weights, texts, np.full(counts.shape, RIGHT), classes, names, size=0.66)
+    figure.axes[0].set_xlabel("count, and weight when the class is made")
+    return figure
+
+
+def _matrix(
+    shades: np.ndarray,
+    texts: Sequence[Sequence[str]],
+    colours: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    size: float,
+) -> Figure:
+    """Draw a table of squares, each as opaque as its shade in [0, 1] says, with text."""
+    named = 0.09 * max(map(len, rows))
+    figure = Figure(
+        figsize=(len(columns) * size + named + 0.5, len(rows) * size + 0.09 * max(map(len, columns)) + 0.7),
+        layout="constrained",
+    )
+    place = figure.subplots()
+    for (row, column), shade in np.ndenumerate(shades):
+        corner = (column - 0.48, row - 0.48)
+        place.add_patch(Rectangle(corner, 0.96, 0.96, facecolor=str(colours[row, column]), alpha=0.06 + 0.56 * shade))
+        place.text(column, row, texts[row][column], ha="center", va="center", fontsize=9, linespacing=1.4)
+    place.set_xlim(-0.5, len(columns) - 0.5)
+    place.set_ylim(len(rows) - 0.5, -0.5)
+    place.set_aspect("equal")
+    place.grid(visible=False)
+    for side in place.spines.values():
+        side.set_visible(False)
+    place.set_yticks(range(len(rows)), rows)
+    slanted = max(map(len, columns)) * 0.085 > size
+    place.set_xticks(range(len(columns)), columns)
+    if slanted:
+        place.tick_params("x", rotation=40)
+    return figure
+
+
+@styled
+def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Sequence[str]) -> Figure:
+    """Draw learning curves: a panel for each quantity, in it lines in the colour of each row that trained it.
+
+    Args:
+        panels: For each quantity and row its curves, float (N, 2) each: step and value.
+        rows: Names of all rows, which decide the colours.
+    """
+    figure, axes = _panels(len(panels), 2.0)
+    handles = {}
+    for place, (title, by_row) in zip(axes, panels.items(), strict=True):
+        for name, lines in by_row.items():
+            colour = COLOURS[rows.index(name) % len(COLOURS)]
+            for line in lines:
+                place.plot(*line.T, color=colour, alpha=0.25, linewidth=0.8)
+                handles[name] = place.plot(line[:, 0], smoothed(line[:, 1]), color=colour, linewidth=1.5)[0]
+        values = np.concatenate([line[:, 1] for lines in by_row.values() for line in lines])
+        if (values > 0).all() and values.max() > 20 * values.min():
+            place.set_yscale("log")
+        place.set_title(title)
+        place.set_xlabel("step")
+    _legend(figure, {name: handles[name] for name in rows if name in handles})
+    return figure
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Average each value with its neighbours, a twentieth of them on each side, fewer near the ends; shape (N,)."""
+    reach = max(1, len(values) // 20)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    low, high = np.maximum(0, places - reach), np.minimum(len(values), places + reach + 1)
+    return (sums[high] - sums[low]) / (high - low)
+
+
+@styled
+def scatter(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    rows: Sequence[str],
+    x: Sequence[str],
+    y: str,
+    every: Sequence[str],
+) -> Figure:
+    """Draw pairs of figures, a point for each row, by its name.
+
+    Args:
+        panels: Two arrays (number of rows,) each, by heading; not finite where a row has none.
+        rows: Names of the rows.
+        x: What the horizontal axis of each panel shows.
+        y: What the vertical ones show.
+        every: Names of all rows of the page, which decide the colours.
+    """
+    figure, axes = _panels(len(panels), 2.6)
+    handles = {}
+    for place, label, (title, (across, up)) in zip(axes, x, panels.items(), strict=True):
+        for row, name in enumerate(rows):
+            look = every.index(name)
+            if np.isfinite(across[row]) and np.isfinite(up[row]):
+                handles[name] = place.plot(
+                    across[row],
+                    up[row],
+                    MARKERS[look % len(MARKERS)],
+                    color=COLOURS[look % len(COLOURS)],
+                    markersize=7,
+                    linestyle="",
+                )[0]
+        place.set_title(title)
+        place.set_xlabel(label)
+        place.set_ylabel(y)
+        place.margins(0.1)
+    _legend(figure, handles)
+    return figure
+
+
+@styled
+def embedding(
+    real: np.ndarray,
+    real_labels: np.ndarray,
+    synthetic: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+) -> Figure:
+    """Draw features in two dimensions, a panel for each synthetic set over the same real images.
+
+    Args:
+        real: float (N, 2).
+        real_labels: Their classes, (N,).
+        synthetic: Places, float (M, 2), and classes, (M,), of each set.
+        classes: Names of the labels 0, 1, …
+    """
+    figure, axes = _panels(len(synthetic), 2.6, sharex=True, sharey=True)
+    for place, (title, (points, labels)) in zip(axes, synthetic.items(), strict=True):
+        for label in range(len(classes)):
+            colour = COLOURS[label % len(COLOURS)]
+            x, y = real[real_labels == label].T
+            place.scatter(x, y, s=9, color=colour, alpha=0.3, linewidths=0)
+            x, y = points[labels == label].T
+            place.scatter(x, y, s=16, color=colour, marker="x", linewidths=1)
+        place.set_title(title)
+        place.set(xticks=[], yticks=[])
+    dot = partial(axes[0].scatter, [], [])
+    handles = {name: dot(s=24, color=COLOURS[label % len(COLOURS)]) for label, name in enumerate(classes)}
+    _legend(figure, handles | {"real": dot(s=16, color=MUTED), "synthetic": dot(s=20, color=MUTED, marker="x")})
+    return figure
+
+
+@styled
+def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, *, doubling: bool = False) -> Figure:
+    """Draw a panel for each class: which shares of its things have which values.
+
+    Args:
+        panels: Limits of the bins (K + 1,) and counts (K,) of each.
+        label: What the horizontal axes show.
+        doubling: Whether they are logarithmic, to the base of 2.
+    """
+    figure, axes = _panels(len(panels), 1.9, sharex=True, sharey=True)
+    for index, (place, (title, (limits, counts))) in enumerate(zip(axes, panels.items(), strict=True)):
+        place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=COLOURS[index % len(COLOURS)])
+        place.set_title(title)
+        if doubling:
+            place.set_xscale("log", base=2)
+        if index % ACROSS == 0:
+            place.set_ylabel("%")
+        if index >= len(panels) - ACROSS:
+            place.set_xlabel(label)
+            place.tick_params(labelbottom=True)
+    return figure

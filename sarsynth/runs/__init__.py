@@ -1,1 +1,0 @@
-"""The run layer: the only code that sees the settings of a study."""

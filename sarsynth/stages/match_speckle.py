@@ -1,0 +1,90 @@
+"""A synthetic set once more, with the speckle that its images lack beside real ones."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from sarsynth.console import console
+from sarsynth.data.datamodules import step_seed
+from sarsynth.data.transforms import load_images
+from sarsynth.errors import UserError
+from sarsynth.evidence.speckle import Moments, Speckle, moments
+from sarsynth.report.pictures import read_png, save_png
+from sarsynth.stages import work
+from sarsynth.store.artifacts import CARD, Artifact
+
+if TYPE_CHECKING:
+    from sarsynth.stages.study import Study
+
+SPECKLE = "speckle.json"
+MEASURED = 500  # images of each side, at most
+
+Item = TypeVar("Item")
+
+
+def matched(study: "Study", made: Artifact) -> Artifact:
+    """Multiply the images of a set by the speckle that they lack beside the training images.
+
+    Returns:
+        A set like `made`, with `speckle.json`: the moments of clutter of `real` training images, of the images `made`
+        and `matched`, and the `factor`, null where nothing was missing.
+
+    Raises:
+        UserError: One side has no clutter to measure.
+    """
+    records, size = _spread(study.training), study.settings.base.image_size
+    method = study.settings.method.name
+
+    def build(folder: Path) -> None:
+        names = sorted(str(file.relative_to(made.path)) for file in made.path.glob("images/*/*.png"))
+        some = _spread(names)
+        pixels = load_images(study.sources["sar"], records, size, study.radiometry["sar"]).numpy()
+        real, before = _moments(pixels, "training images"), _moments(_read(made.path, some), f"images of {method}")
+        factor = Speckle.missing(real, before)
+        # The whole set anew, so that a run that was cut off and goes on puts no speckle on speckle.
+        shutil.copytree(made.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CARD))
+        if factor is not None:
+            for name in names:
+                label, index = study.classes.index(Path(name).parent.name), int(Path(name).stem)
+                rng = np.random.default_rng(step_seed(study.settings.seed, label, index))
+                save_png(factor.on(read_png(made.path / name), rng), folder / name)
+        after = _moments(_read(folder, some), f"images of {method}")
+        console.print(
+            f"  looks of clutter: {real.looks:.1f} in training images; of {method} {before.looks:.1f} as made, "
+            f"{after.looks:.1f} matched"
+        )
+        said = {"real": real, "made": before, "matched": after, "factor": factor}
+        plain = {name: one and asdict(one) for name, one in said.items()}
+        (folder / SPECKLE).write_text(json.dumps(plain, indent=2) + "\n")
+
+    return study.store.make(
+        "synthetic",
+        f"{method}-matched",
+        {"source": study.fingerprints["sar"], "image_size": size, "seed": study.settings.seed},
+        {"synthetic": made},
+        build,
+        version=1,
+        command=study.command("generate.py", f"method={method}"),
+        samples=study.samples("sar", records),
+        work=work.speckle(study),
+    )
+
+
+def _spread(items: Sequence[Item]) -> Sequence[Item]:
+    """Up to as many of them as are measured, evenly spread."""
+    return items[:: 1 + (len(items) - 1) // MEASURED]
+
+
+def _read(folder: Path, names: Sequence[str]) -> np.ndarray:
+    return np.stack([read_png(folder / name) for name in names])
+
+
+def _moments(images: np.ndarray, what: str) -> Moments:
+    if (found := moments(images)) is None:
+        raise UserError(f"generate.speckle=matched: {what} have no clutter to measure; use generate.speckle=as_made")
+    return found

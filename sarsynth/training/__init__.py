@@ -1,0 +1,1 @@
+"""A training as the machine runs it: devices, precision, memory, processes, the loop, what must stay finite."""
