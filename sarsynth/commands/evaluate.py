@@ -14,18 +14,11 @@ from sarsynth.console import console
 from sarsynth.evidence.results import write_result
 from sarsynth.report.jobs import row
 from sarsynth.report.tables import results_table
+from sarsynth.stages.draw_images import draw, draw_quality, drawn
 from sarsynth.stages.measure_images import measured
-from sarsynth.stages.score_classifiers import (
-    FIGURES,
-    check_tested,
-    draw,
-    draw_quality,
-    drawn,
-    result,
-    seeds_of,
-    trained,
-)
+from sarsynth.stages.score_classifiers import check_tested, seeds_of, trained
 from sarsynth.stages.study import Study
+from sarsynth.stages.sum_up import FIGURES, result
 from sarsynth.store.artifacts import Artifact
 
 
@@ -55,12 +48,12 @@ def show(study: Study, figures: Mapping[str, Any]) -> None:
     """Put scores by class, confusion matrix and curves over all seeds where the tracker has a place for them."""
     ends = {"": "mean", "_std": "std"}
     lines = [
-        {"class": name} | {f"{figure}{end}": one[figure][key] for figure in FIGURES for end, key in ends.items()}
-        for name, one in figures["classifier"]["per_class"].items()
+        {"class": name} | {f"{figure}{end}": scores[figure][key] for figure in FIGURES for end, key in ends.items()}
+        for name, scores in figures["classifier"]["per_class"].items()
     ]
     study.tracker.table("per_class", list(lines[0]), [list(line.values()) for line in lines])
-    made = [study.store.find("evaluation", figures["inputs"][f"seed_{seed}"]) for seed in figures["seeds"]]
-    tensors = [load_file(one.path / "logits.safetensors") for one in made]
-    labels = np.concatenate([one["labels"] for one in tensors])
-    shares = np.concatenate([softmax(one["logits"], axis=-1).mean(axis=0) for one in tensors])
+    artifacts = [study.store.find("evaluation", figures["inputs"][f"seed_{seed}"]) for seed in figures["seeds"]]
+    runs = [load_file(artifact.path / "logits.safetensors") for artifact in artifacts]
+    labels = np.concatenate([run["labels"] for run in runs])
+    shares = np.concatenate([softmax(run["logits"], axis=-1).mean(axis=0) for run in runs])
     study.tracker.predictions(labels, shares.argmax(axis=-1), shares, figures["classes"])

@@ -9,8 +9,11 @@ from sarsynth.console import console
 from sarsynth.diffusion.adapters import save, save_kohya
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import write_result
-from sarsynth.stages.score_classifiers import about, draw, drawn
+from sarsynth.stages.draw_images import draw, drawn
+from sarsynth.stages.generate_images import exported, exported_adapter
+from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.study import Study
+from sarsynth.stages.sum_up import about
 from sarsynth.store.artifacts import Artifact
 
 
@@ -21,10 +24,9 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
         if settings.export is not None:
             console.print(f"  {export(study, Path(settings.export))}")
             return
-        made = study.synthetic()
-        console.print(f"  {made.path}")
-        record = about(study) | {"inputs": {"synthetic": made.fingerprint}}
-        write_result(record, folder)
+        images = synthetic(study)
+        console.print(f"  {images.path}")
+        write_result(about(study) | {"inputs": {"synthetic": images.fingerprint}}, folder)
         for file in draw(study, folder):
             console.print(f"  {file}")
 
@@ -43,8 +45,8 @@ def artifacts(study: Study) -> list[Artifact]:
     """Ask for all that a set and its pictures are read from, or a LoRA file, and read nothing."""
     check(study.settings)
     if study.settings.export is not None:
-        return list(study.exported().inputs.values())
-    return [study.synthetic(), *drawn(study)]
+        return list(exported(study).inputs.values())
+    return [synthetic(study), *drawn(study)]
 
 
 def export(study: Study, target: Path) -> Path:
@@ -53,7 +55,7 @@ def export(study: Study, target: Path) -> Path:
     assert settings.class_name is not None
     name = f"{settings.method.name}-{settings.class_name}.safetensors"
     file = target if target.suffix == ".safetensors" else target / name
-    adapter = study.export(settings.class_name)
+    adapter = exported_adapter(study, settings.class_name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         staged = file.with_suffix(".part.safetensors")

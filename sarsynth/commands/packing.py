@@ -31,6 +31,6 @@ def _pack(jobs: Sequence[tuple[Settings, Sequence[str]]]) -> None:
             with suppress(UserError):  # the job itself says what is wrong with it, and takes no other with it
                 study = Study(settings, Tracker(None), overrides)
                 study.compute.enter()
-                for training in sar_trainings(study):
-                    trainings.setdefault(training.request.fingerprint, training)
+                for adapter in sar_trainings(study):
+                    trainings.setdefault(adapter.request.fingerprint, adapter)
     train(trainings.values())

@@ -2,12 +2,26 @@
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sarsynth.data.records import SPLITS, ImageRecord, Source, Split, digest, draw_splits
 from sarsynth.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images of one set that show one picture, and how well they agree: 1 for the same pixels."""
+
+    one: ImageRecord
+    other: ImageRecord
+    agreement: float
+
+    @property
+    def crosses(self) -> bool:
+        """Whether they lie in two splits."""
+        return self.one.split != self.other.split
 
 
 class Curated:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,23 +12,22 @@ from sarsynth.classifier.augmentation import Augmentation, augment
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages, step_seed
 from sarsynth.errors import UserError
-
-if TYPE_CHECKING:
-    from sarsynth.stages.study import Study
+from sarsynth.stages.curate_images import classes
+from sarsynth.stages.study import Study
 
 BATCH = 256  # images whose views are drawn at once
 
 
-def repeated_images(study: "Study", real: LabelledImages, sizes: Mapping[str, int]) -> LabelledImages:
+def repeated_images(study: Study, real: LabelledImages, sizes: Mapping[str, int]) -> LabelledImages:
     """Draw real training images of each class again: each once before any is drawn a second time."""
     chosen: list[int] = []
-    for label, name in enumerate(study.classes):
+    for label, name in enumerate(classes(study)):
         members = np.flatnonzero(real.labels.numpy() == label)
         chosen += _in_rounds(members, sizes[name], np.random.default_rng(step_seed(study.settings.seed, label)))
     return real[torch.tensor(chosen, dtype=torch.int64)]
 
 
-def augmented_images(study: "Study", real: LabelledImages, sizes: Mapping[str, int]) -> LabelledImages:
+def augmented_images(study: Study, real: LabelledImages, sizes: Mapping[str, int]) -> LabelledImages:
     """Draw the images of `repeated_images`, each mirrored as the data allow, shifted and speckled once."""
     views, copies = study.settings.augment.views, repeated_images(study, real, sizes)
     how = Augmentation(
@@ -37,7 +35,7 @@ def augmented_images(study: "Study", real: LabelledImages, sizes: Mapping[str, i
         shift=round(views.shift * study.settings.classifier.image_size),
         looks=views.looks,
     )
-    generator = torch.Generator().manual_seed(step_seed(study.settings.seed, len(study.classes)))
+    generator = torch.Generator().manual_seed(step_seed(study.settings.seed, len(classes(study))))
     images = torch.empty_like(copies.images)
     for first in range(0, len(images), BATCH):
         batch = slice(first, first + BATCH)
@@ -46,7 +44,7 @@ def augmented_images(study: "Study", real: LabelledImages, sizes: Mapping[str, i
     return LabelledImages(images, copies.labels, copies.names)
 
 
-def pasted_images(study: "Study", real: LabelledImages, sizes: Mapping[str, int]) -> LabelledImages:
+def pasted_images(study: Study, real: LabelledImages, sizes: Mapping[str, int]) -> LabelledImages:
     """Put the targets of each class onto the clutter of other training images, of any class.
 
     Each target that can be cut out serves once before any serves a second time.
@@ -56,7 +54,7 @@ def pasted_images(study: "Study", real: LabelledImages, sizes: Mapping[str, int]
     """
     images: list[Tensor] = []
     labels, names = [], []
-    for label, name in enumerate(study.classes):
+    for label, name in enumerate(classes(study)):
         rng = np.random.default_rng(step_seed(study.settings.seed, label))
         members = np.flatnonzero(real.labels.numpy() == label)[: None if sizes[name] else 0]
         masks = {

@@ -1,52 +1,59 @@
-"""The radiometry of a study: what it chooses, fitted once to its SAR training images."""
+"""Fit the rule that turns SAR pixels into grey levels, once, to the SAR training images of a study."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from sarsynth.console import console
 from sarsynth.data.radiometry import EightBit, Levels, Radiometry, Rule, Training
 from sarsynth.data.records import digest
-from sarsynth.stages import work
-
-if TYPE_CHECKING:
-    from sarsynth.stages.study import Study
+from sarsynth.stages.curate_images import samples, source, training
+from sarsynth.stages.open_images import Role, built, content
+from sarsynth.stages.study import Study, once
+from sarsynth.store.costs import Work
 
 LEVELS = "radiometry.json"
 WORTH_SAYING = 0.01  # share of the training images' pixels that are clipped
 
 
-def fitted(study: "Study", chosen: EightBit | Rule) -> Radiometry:
-    """Fit a rule to the SAR training images; a line says so if it clips much.
+@once
+def radiometry(study: Study, role: Role) -> Radiometry:
+    """How the pixels of a set become grey levels; optical images have them already."""
+    rule = built("radiometry", study.settings.radiometry) if role == "sar" else EightBit()
+    return rule if isinstance(rule, EightBit) else _fitted(study, rule)
 
-    Args:
-        study: Whose images.
-        chosen: The rule; images of 8 bits need no fitting.
-    """
-    if isinstance(chosen, EightBit):
-        return chosen
-    training = Training(study.sources["sar"], study.training)
+
+@once
+def fingerprint(study: Study, role: Role) -> dict[str, Any]:
+    """What decides the grey levels of a set's images: whatever is made from them names it."""
+    return {"content": source(study, role).fingerprint(), "radiometry": radiometry(study, role).plain}
+
+
+def _fitted(study: Study, rule: Rule) -> Radiometry:
+    """Fit a rule; a line says so if it clips much."""
+    records, data = training(study, "sar"), study.settings.data.name
 
     def build(folder: Path) -> None:
-        (folder / LEVELS).write_text(json.dumps(chosen.fit(training).plain, indent=2) + "\n")
+        fitted = rule.fit(Training(source(study, "sar"), records))
+        (folder / LEVELS).write_text(json.dumps(fitted.plain, indent=2) + "\n")
 
-    made = study.store.make(
+    artifact = study.make(
         "cache",
-        f"{study.settings.data.name}-radiometry",
+        f"{data}-radiometry",
         {
-            "source": study.contents["sar"],
-            "records": digest(study.training),
+            "source": content(study, "sar"),
+            "records": digest(records),
             "rule": study.settings.radiometry.model_dump(mode="json", by_alias=True),
         },
         {},
         build,
         version=1,
-        command=study.command("train.py", "stage=classifier"),
-        samples=study.samples("sar", study.training),
-        work=work.looks(study, "sar", "radiometry", len(study.training)),
+        command=("train.py", "stage=classifier"),
+        samples=samples(study, "sar", records),
+        work=Work("radiometry", "images", len(records), {"data": data}),
         survey=True,
     )
-    levels = Levels(**json.loads((made.path / LEVELS).read_text()))
+    levels = Levels(**json.loads((artifact.path / LEVELS).read_text()))
     if levels.below + levels.above > WORTH_SAYING:
         console.print(
             f"[yellow]warning:[/] radiometry={levels.rule['name']} clips {levels.below + levels.above:.1%} of the "

@@ -11,14 +11,17 @@ from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
 from sarsynth.diffusion.pretraining import measure_latents, train_autoencoder, train_base
 from sarsynth.sim import generic_picture
-from sarsynth.stages import work
+from sarsynth.stages.curate_images import samples, source, training
+from sarsynth.stages.describe_images import captions, described_by
+from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.load_base import work_of_tuning
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
 
 SCALE_IMAGES = 1000  # that the latents' scaling factor is measured on
 
 
-def make_base(study: Study) -> Artifact:
+def made_base(study: Study) -> Artifact:
     """Train autoencoder, U-Net and text encoder on the photographs of `regular=`; resumes from its checkpoints.
 
     The autoencoder also sees generic pictures, half of them grey and speckled, as that of Stable Diffusion has seen
@@ -27,27 +30,25 @@ def make_base(study: Study) -> Artifact:
     settings = study.settings
     recipe, size, seed = settings.train.base, settings.base.image_size, settings.seed
     assert recipe is not None
-    source, records = study.sources["regular"], study.training_records("regular")
-    captions = study.captions["regular"]
+    photographs, records = source(study, "regular"), training(study, "regular")
+    texts = captions(study, "regular")
 
     def build(folder: Path) -> None:
         checkpoints = folder / "checkpoints"
-        photographs = to_channels(load_images(source, records, size, study.radiometry["regular"]), 3)
-        fitting = study.fitting("autoencoder")
+        images = to_channels(load_images(photographs, records, size, radiometry(study, "regular")), 3)
         vae = train_autoencoder(
-            torch.cat([photographs, _generic(recipe.generic_pictures, size, seed, speckled=True)]),
+            torch.cat([images, _generic(recipe.generic_pictures, size, seed, speckled=True)]),
             seed=seed,
-            fitting=fitting,
+            fitting=study.fitting("autoencoder"),
             checkpoints=checkpoints / "autoencoder",
             **recipe.autoencoder.model_dump(),
         )
-        vae.register_to_config(scaling_factor=measure_latents(vae, photographs[:SCALE_IMAGES]))
+        vae.register_to_config(scaling_factor=measure_latents(vae, images[:SCALE_IMAGES]))
         shapes = _generic(recipe.generic_pictures // 5, size, seed, speckled=False)
-        images, texts = torch.cat([photographs, shapes]), captions + ["a picture of shapes"] * len(shapes)
         base = train_base(
             vae,
-            images,
-            texts,
+            torch.cat([images, shapes]),
+            texts + ["a picture of shapes"] * len(shapes),
             image_size=size,
             seed=seed,
             fitting=study.fitting("base"),
@@ -57,13 +58,13 @@ def make_base(study: Study) -> Artifact:
         )
         rank_zero_only(base.save)(folder)
 
-    return study.store.make(
+    return study.make(
         "base",
         settings.base.name,
         {
-            "source": study.fingerprints["regular"],
+            "source": fingerprint(study, "regular"),
             "records": digest(records),
-            "captions": digest_of(captions),
+            "captions": digest_of(texts),
             "image_size": size,
             "recipe": recipe.model_dump(),
             "seed": seed,
@@ -71,11 +72,11 @@ def make_base(study: Study) -> Artifact:
         {},
         build,
         version=1,
-        command=study.command("train.py", "stage=base"),
+        command=("train.py", "stage=base"),
         precision=study.precision.name,
-        samples=study.samples("regular", records),
-        work=work.training(study, "base", recipe.autoencoder, recipe.unet),
-        follows=study.wording_of("regular"),
+        samples=samples(study, "regular", records),
+        work=work_of_tuning(study, "base", recipe.autoencoder, recipe.unet),
+        follows=described_by(study, "regular"),
         collective=True,
     )
 

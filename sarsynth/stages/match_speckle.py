@@ -1,11 +1,11 @@
-"""A synthetic set once more, with the speckle that its images lack beside real ones."""
+"""Match the speckle of a synthetic set to that of real images, where the settings ask for it."""
 
 import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,11 +15,12 @@ from sarsynth.data.transforms import load_images
 from sarsynth.errors import UserError
 from sarsynth.evidence.speckle import Moments, Speckle, moments
 from sarsynth.report.pictures import read_png, save_png
-from sarsynth.stages import work
+from sarsynth.stages.curate_images import classes, samples, source, synthetic_sizes, training
+from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.generate_images import sampled
+from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import CARD, Artifact
-
-if TYPE_CHECKING:
-    from sarsynth.stages.study import Study
+from sarsynth.store.costs import Work
 
 SPECKLE = "speckle.json"
 MEASURED = 500  # images of each side, at most
@@ -27,7 +28,14 @@ MEASURED = 500  # images of each side, at most
 Item = TypeVar("Item")
 
 
-def matched(study: "Study", made: Artifact) -> Artifact:
+@once
+def synthetic(study: Study) -> Artifact:
+    """The method's synthetic set, as it joins real images."""
+    made = sampled(study)
+    return matched(study, made) if study.settings.generate.speckle == "matched" else made
+
+
+def matched(study: Study, made: Artifact) -> Artifact:
     """Multiply the images of a set by the speckle that they lack beside the training images.
 
     Returns:
@@ -37,41 +45,41 @@ def matched(study: "Study", made: Artifact) -> Artifact:
     Raises:
         UserError: One side has no clutter to measure.
     """
-    records, size = _spread(study.training), study.settings.base.image_size
+    records, size = _spread(training(study, "sar")), study.settings.base.image_size
     method = study.settings.method.name
 
     def build(folder: Path) -> None:
         names = sorted(str(file.relative_to(made.path)) for file in made.path.glob("images/*/*.png"))
-        some = _spread(names)
-        pixels = load_images(study.sources["sar"], records, size, study.radiometry["sar"]).numpy()
-        real, before = _moments(pixels, "training images"), _moments(_read(made.path, some), f"images of {method}")
+        measured = _spread(names)
+        pixels = load_images(source(study, "sar"), records, size, radiometry(study, "sar")).numpy()
+        real, before = _moments(pixels, "training images"), _moments(_read(made.path, measured), f"images of {method}")
         factor = Speckle.missing(real, before)
         # The whole set anew, so that a run that was cut off and goes on puts no speckle on speckle.
         shutil.copytree(made.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CARD))
         if factor is not None:
             for name in names:
-                label, index = study.classes.index(Path(name).parent.name), int(Path(name).stem)
+                label, index = classes(study).index(Path(name).parent.name), int(Path(name).stem)
                 rng = np.random.default_rng(step_seed(study.settings.seed, label, index))
                 save_png(factor.on(read_png(made.path / name), rng), folder / name)
-        after = _moments(_read(folder, some), f"images of {method}")
+        after = _moments(_read(folder, measured), f"images of {method}")
         console.print(
             f"  looks of clutter: {real.looks:.1f} in training images; of {method} {before.looks:.1f} as made, "
             f"{after.looks:.1f} matched"
         )
-        said = {"real": real, "made": before, "matched": after, "factor": factor}
-        plain = {name: one and asdict(one) for name, one in said.items()}
+        figures = {"real": real, "made": before, "matched": after, "factor": factor}
+        plain = {name: figure and asdict(figure) for name, figure in figures.items()}
         (folder / SPECKLE).write_text(json.dumps(plain, indent=2) + "\n")
 
-    return study.store.make(
+    return study.make(
         "synthetic",
         f"{method}-matched",
-        {"source": study.fingerprints["sar"], "image_size": size, "seed": study.settings.seed},
+        {"source": fingerprint(study, "sar"), "image_size": size, "seed": study.settings.seed},
         {"synthetic": made},
         build,
         version=1,
-        command=study.command("generate.py", f"method={method}"),
-        samples=study.samples("sar", records),
-        work=work.speckle(study),
+        command=("generate.py", f"method={method}"),
+        samples=samples(study, "sar", records),
+        work=Work("speckle", "images", sum(synthetic_sizes(study).values()), {"image_size": size}),
     )
 
 

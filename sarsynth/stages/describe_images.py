@@ -1,88 +1,103 @@
-"""Captions in a study: how each set's come about, once, and what of them the base's text encoder does not see."""
+"""Describe images: the captions of each set and of each class, and what of them the base's text encoder cuts off."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.markup import escape
 
-from sarsynth.captions.keywords import Rules, keywords
-from sarsynth.captions.templates import Subject, captions, class_captions, names_keywords, spoken
+from sarsynth.captions import templates
+from sarsynth.captions.keywords import Rules
+from sarsynth.captions.keywords import keywords as find_keywords
+from sarsynth.captions.templates import Subject, names_keywords, spoken
 from sarsynth.console import console, progress
 from sarsynth.data.records import Box, ImageRecord, digest
 from sarsynth.data.transforms import central_square
 from sarsynth.diffusion.base import Base
-from sarsynth.stages import work
+from sarsynth.stages.curate_images import classes, samples, source, training
+from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.open_images import SLOTS, Role, image_settings
+from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
-
-if TYPE_CHECKING:
-    from sarsynth.stages.study import Role, Study
+from sarsynth.store.costs import Work
 
 KEYWORDS, REPORT, CAPTIONS = "keywords.jsonl", "report.txt", "captions.jsonl"
 SHOWN = 80  # characters of what is lost, in a line
 
 
-def captions_of(study: "Study", role: "Role", records: Sequence[ImageRecord], keywords: Artifact | None) -> list[str]:
+@once
+def keywords(study: Study, role: Role) -> Artifact | None:
+    """The keywords of the training images of a set; None where its captions have none."""
+    return keywords_of(study, role, training(study, role))
+
+
+@once
+def captions(study: Study, role: Role) -> list[str]:
+    """The captions of the training images of a set, in their order."""
+    return captions_of(study, role, training(study, role), keywords(study, role))
+
+
+@once
+def class_captions(study: Study) -> dict[str, str]:
+    """The caption of the images that are made of each SAR class."""
+    wording = study.settings.wording("data", class_level=True)
+    return templates.class_captions(wording, captions(study, "sar"), training(study, "sar"), classes(study))
+
+
+def described_by(study: Study, role: Role) -> list[Artifact]:
+    """The artifacts that the captions of a set were read from."""
+    artifact = keywords(study, role)
+    return [artifact] if artifact else []
+
+
+def captions_of(study: Study, role: Role, records: Sequence[ImageRecord], keywords: Artifact | None) -> list[str]:
     """Give the captions of images of a set, in their order.
 
     Args:
         study: Whose images.
         role: Which set.
         records: The images.
-        keywords: What `keywords_of` found of them. Where that is not there yet, which only a plan lets pass, nothing is
-            supposed to be said of any image.
+        keywords: What `keywords_of` found of them. Where that is not there yet, which only a plan lets pass, captions
+            are supposed to be without keywords.
     """
-    found = None
+    words = None
     if keywords:
-        found = _read(keywords) if keywords.complete else [()] * len(records)
-    return captions(study.settings.wording(study.slot(role)), records, study.sources[role].classes, found)
+        words = _read(keywords) if keywords.complete else [()] * len(records)
+    return templates.captions(study.settings.wording(SLOTS[role]), records, source(study, role).classes, words)
 
 
-def captions_of_classes(study: "Study") -> dict[str, str]:
-    """Give the caption of the images that are made of each SAR class."""
-    wording = study.settings.wording("data", class_level=True)
-    return class_captions(wording, study.captions["sar"], study.training, study.classes)
-
-
-def keywords_of(study: "Study", role: "Role", records: Sequence[ImageRecord]) -> Artifact | None:
+def keywords_of(study: Study, role: Role, records: Sequence[ImageRecord]) -> Artifact | None:
     """Find the keywords of each of these images of a set; None where its captions have none."""
-    if not names_keywords(study.settings.wording(study.slot(role))):
+    if not names_keywords(study.settings.wording(SLOTS[role])):
         return None
-    prompt, name = study.settings.prompt, study.images_of(role).name
-    source = study.sources[role]
+    prompt, name = study.settings.prompt, image_settings(study, role).name
     assert prompt.facts is not None
-    rules, describer = Rules(**prompt.facts.model_dump()), prompt.build()
-
-    def look(record: ImageRecord) -> tuple[np.ndarray, Box]:
-        pixels = study.radiometry[role].levels(source.read(record), record.path)
-        return pixels, central_square(*pixels.shape[:2])
+    describer = prompt.build()
 
     def build(folder: Path) -> None:
-        found: list[tuple[str, ...]] = [()] * len(records)
+        words: list[tuple[str, ...]] = [()] * len(records)
         if describer is None or describer.looks:
-            with progress(f"keywords of {role.upper()} images", len(records)) as advance:
-                for row, words in enumerate(keywords(records, look, rules)):
-                    found[row] = words
-                    advance()
+            words = _look(study, role, records)
         if describer:
+            class_names = source(study, role).classes
             subjects = [
-                Subject(study.slot(role), name, spoken(source.classes[record.label]), record, words)
-                for record, words in zip(records, found, strict=True)
+                Subject(SLOTS[role], name, spoken(class_names[record.label]), record, of_image)
+                for record, of_image in zip(records, words, strict=True)
             ]
             report: list[str] = []
-            found = describer.describe(subjects, report.append)
+            words = describer.describe(subjects, report.append)
             for line in report:
                 console.print(f"  {line}", markup=False)
             (folder / REPORT).write_text("".join(f"{line}\n" for line in report), encoding="utf-8")
-        _write(folder / KEYWORDS, [{"file_name": r.path, "keywords": w} for r, w in zip(records, found, strict=True)])
+        _write(folder / KEYWORDS, [{"file_name": r.path, "keywords": w} for r, w in zip(records, words, strict=True)])
 
-    return study.store.make(
+    return study.make(
         "cache",
         f"{name}-{role}-keywords",
         {
-            "source": study.fingerprints[role],
+            "source": fingerprint(study, role),
             "records": digest(records),
             "facts": prompt.facts.model_dump(mode="json"),
             "describer": describer and dict(describer.recipe),
@@ -90,11 +105,30 @@ def keywords_of(study: "Study", role: "Role", records: Sequence[ImageRecord]) ->
         {},
         build,
         version=1,
-        command=study.command("train.py", "stage=ors" if role == "ors" else "stage=sar"),
-        samples=study.samples(role, records),
-        work=work.looks(study, role, "keywords", len(records), describer=describer and type(describer).__name__),
+        command=("train.py", "stage=ors" if role == "ors" else "stage=sar"),
+        samples=samples(study, role, records),
+        work=Work(
+            "keywords", "images", len(records), {"data": name, "describer": describer and type(describer).__name__}
+        ),
         survey=describer is None,
     )
+
+
+def _look(study: Study, role: Role, records: Sequence[ImageRecord]) -> list[tuple[str, ...]]:
+    """Read keywords off the pixels and annotations of images."""
+    facts, images, levels = study.settings.prompt.facts, source(study, role), radiometry(study, role)
+    assert facts is not None
+
+    def look(record: ImageRecord) -> tuple[np.ndarray, Box]:
+        pixels = levels.levels(images.read(record), record.path)
+        return pixels, central_square(*pixels.shape[:2])
+
+    words = []
+    with progress(f"keywords of {role.upper()} images", len(records)) as advance:
+        for of_image in find_keywords(records, look, Rules(**facts.model_dump())):
+            words.append(of_image)
+            advance()
+    return words
 
 
 def _read(keywords: Artifact) -> list[tuple[str, ...]]:
@@ -102,19 +136,19 @@ def _read(keywords: Artifact) -> list[tuple[str, ...]]:
     return [tuple(json.loads(line)["keywords"]) for line in lines]
 
 
-def samples(study: "Study") -> dict[str, dict[str, str]]:
+def caption_samples(study: Study) -> dict[str, dict[str, str]]:
     """Give the captions of the images that the method makes, and one of each class of the ORS set that it learns from.
 
     Empty for methods that make no images.
     """
     if study.settings.method.adds != "synthetic":
         return {}
-    found = {"synthetic": study.class_captions}
+    shown = {"synthetic": class_captions(study)}
     if study.settings.method.below:
-        classes, texts = study.sources["ors"].classes, study.captions["ors"]
-        shown = {classes[r.label]: text for r, text in zip(study.training_records("ors"), texts, strict=True)}
-        found["ors"] = dict(sorted(shown.items()))
-    return found
+        names, texts = source(study, "ors").classes, captions(study, "ors")
+        by_class = {names[r.label]: text for r, text in zip(training(study, "ors"), texts, strict=True)}
+        shown["ors"] = dict(sorted(by_class.items()))
+    return shown
 
 
 # --- What is written and told of them ---------------------------------------------------------------------------------

@@ -1,0 +1,167 @@
+"""Adapt the base to SAR images as the method says: adapters, a whole U-Net, or somebody else's LoRA (stage `sar`)."""
+
+import json
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from sarsynth import hashes
+from sarsynth.config.schema import Tuning
+from sarsynth.data.datamodules import SeededDataModule, step_seed
+from sarsynth.diffusion import adapters, partitions
+from sarsynth.diffusion.base import Base, place_network
+from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.errors import UserError
+from sarsynth.stages.curate_images import source, training
+from sarsynth.stages.describe_images import class_captions
+from sarsynth.stages.encode_images import encoded
+from sarsynth.stages.fit_radiometry import radiometry
+from sarsynth.stages.load_base import (
+    architecture_of_base,
+    base_artifact,
+    loaded_adapter,
+    weights_of,
+    work_of_tuning,
+)
+from sarsynth.stages.study import Study, once
+from sarsynth.stages.train_adapters import denoising_samples, ors_training, sar_trainings, train
+from sarsynth.store.artifacts import CARD, CHECKPOINTS, UNKNOWN, Artifact
+from sarsynth.training.fitting import MovingAverage
+
+
+def tuned(study: Study) -> list[Artifact]:
+    """What stage `sar` of the method makes: its adapters, or a base of its own.
+
+    Raises:
+        UserError: The method tunes nothing.
+    """
+    match study.settings.method.tunes:
+        case "adapter":
+            return list(sar_adapters(study).values())
+        case "unet":
+            return [tuned_base(study)]
+    raise UserError(f"method={study.settings.method.name} tunes nothing; choose another method")
+
+
+@once
+def sar_adapters(study: Study) -> dict[str, Artifact]:
+    """The modality: the method's SAR adapters by name, one for each part of its partition that holds images."""
+    check_method(study)
+    if study.settings.adapter.path is not None:
+        return {"sar": imported(study, Path(study.settings.adapter.path))}
+    return train(sar_trainings(study))
+
+
+@once
+def check_method(study: Study) -> None:
+    """Refuse now what the last stage would refuse after hours of training the first ones."""
+    class_captions(study)
+    first = training(study, "sar")[0]
+    radiometry(study, "sar").levels(source(study, "sar").read(first), first.path)
+    if study.settings.adapter.path is not None and study.settings.method.tunes == "adapter":
+        own = imported(study, Path(study.settings.adapter.path))
+        if not study.planning:
+            loaded_adapter(study, own)
+        elif architecture := architecture_of_base(study):
+            adapters.load(architecture[0], weights_of(own))
+    if study.settings.method.below or "ors" in study.settings.contours.sources:
+        training(study, "ors")
+    if study.settings.method.partition == "prototypes":
+        partitions.check_k(study.settings.prototypes.k, len(training(study, "sar")))
+
+
+def imported(study: Study, file: Path) -> Artifact:
+    """Stand for an adapter that was trained elsewhere; its fingerprint is that of its content.
+
+    Raises:
+        UserError: There is no such file, or a card beside it says that it belongs to another base or ORS adapter.
+    """
+    try:
+        content = hashes.of_file(file)
+    except OSError as error:
+        raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
+    if (card := file.with_name(CARD)).exists():
+        known = json.loads(card.read_text(encoding="utf-8"))["inputs"]
+        on_ors = study.settings.method.below and study.settings.stage2_on == "ors"
+        below = {
+            "base": base_artifact(study).fingerprint,
+            "ors": ors_training(study).request.fingerprint if on_ors else None,
+        }
+        for role, fingerprint in below.items():
+            if known.get(role) != fingerprint and not str(fingerprint).startswith(UNKNOWN):
+                raise UserError(
+                    f"adapter.path={file}: made on {role} {known.get(role) or 'none'}, but this study has "
+                    f"{fingerprint or 'none'} below it; choose the method and settings that it was made with"
+                )
+    return Artifact("adapter", file.stem, content[:16], file)
+
+
+def tuned_base(study: Study) -> Artifact:
+    """Tune the whole U-Net, from the base's weights or from random ones; what comes out is a base of its own."""
+    method, settings, recipe, images = study.settings.method, study.settings, _tuning(study), encoded(study, "sar")
+
+    def build(folder: Path) -> None:
+        base = Base.load(base_artifact(study).path, settings.base.config)
+        if method.start == "random":
+            # Not the seed itself: the embedded base may have begun with the very weights that it gives.
+            base.forget_unet(step_seed(settings.seed, 1))
+        place_network(base.unet.requires_grad_(True), study.device, torch.float32)
+        track = Track(
+            method.name,
+            list(base.unet.parameters()),
+            recipe.learning_rate,
+            recipe.warmup_steps,
+            recipe.max_steps,
+            recipe.weight_decay,
+            recipe.decay,
+        )
+        names = [record.path for record in training(study, "sar")]
+        study.fitting(method.name).fit(
+            Denoiser(base.unet, base.noise_scheduler, [track], names=names).train(),
+            SeededDataModule.whole(
+                denoising_samples(base, images),
+                batch_size=recipe.batch_size,
+                max_steps=recipe.max_steps,
+                seed=settings.seed,
+            ),
+            title=f"U-Net, {method.name}",
+            max_steps=recipe.max_steps,
+            checkpoints=folder / CHECKPOINTS,
+            checkpoint_every=recipe.checkpoint_every,
+            max_grad_norm=recipe.max_grad_norm,
+            callbacks=[MovingAverage(recipe.ema_decay)],
+        )
+        rank_zero_only(base.save)(folder)
+
+    return study.make(
+        "base",
+        f"{settings.base.name}-{method.name}",
+        {"start": method.start, "recipe": recipe.model_dump(exclude={"checkpoint_every"}), "seed": settings.seed},
+        {"base": base_artifact(study), **images},
+        build,
+        version=1,
+        command=("train.py", "stage=sar", f"method={method.name}"),
+        precision=study.precision.name,
+        work=work_of_tuning(study, method.name, recipe),
+        collective=True,
+    )
+
+
+def _tuning(study: Study) -> Tuning:
+    """How the method tunes a whole U-Net."""
+    train = study.settings.train
+    return train.finetune if study.settings.method.start == "base" else train.scratch
+
+
+def budget(study: Study) -> dict[str, int]:
+    """What a method tunes on SAR images: its trainable parameters, and the samples that they saw."""
+    parameters = samples = 0
+    match study.settings.method.tunes:
+        case "unet":
+            parameters = adapters.count(tuned_base(study).path / "unet" / "diffusion_pytorch_model.safetensors")
+            samples = _tuning(study).max_steps * _tuning(study).batch_size
+        case "adapter" if study.settings.adapter.path is None:
+            parameters = sum(adapters.count(weights_of(adapter)) for adapter in sar_adapters(study).values())
+            samples = sum(adapter.part.steps * adapter.recipe.batch_size for adapter in sar_trainings(study))
+    return {"trainable_parameters": parameters, "samples_seen": samples}

@@ -1,0 +1,277 @@
+"""Generate the synthetic set of a method, and write all that the method does for a class as one adapter."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sarsynth import processes
+from sarsynth.console import progress
+from sarsynth.data.transforms import to_channels, to_uint8
+from sarsynth.diffusion import scales
+from sarsynth.diffusion.adapters import Adapter, concatenate, folded
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.errors import UserError
+from sarsynth.report import pictures
+from sarsynth.stages.adapt_to_sar import check_method, sar_adapters, tuned_base
+from sarsynth.stages.curate_images import classes, source, synthetic_sizes
+from sarsynth.stages.describe_images import class_captions, described_by, warn_of_long
+from sarsynth.stages.find_prototypes import partition
+from sarsynth.stages.follow_contours import guides, write_report
+from sarsynth.stages.load_base import base, base_artifact, loaded_adapter, scheduler, tuned, work_of_sampling
+from sarsynth.stages.study import Study, once
+from sarsynth.stages.train_adapters import ors_adapter
+from sarsynth.stages.train_controlnet import conditioning
+from sarsynth.store.artifacts import Artifact
+
+METADATA = "metadata.jsonl"
+STRIP_SCALES = (0.0, 0.5, 1.0)  # of the whole stack, as in the paper's Figure 1b
+STRIP_IMAGES = 4  # a class and scale
+WRITERS = 2  # threads that write images
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """What the images of a method are made with.
+
+    Attributes:
+        base: The study's base, or the one that the method tuned.
+        adapters: By name.
+        scales: For each class, the scale of each adapter.
+    """
+
+    base: Artifact
+    adapters: Mapping[str, Artifact]
+    scales: Mapping[str, Mapping[str, float]]
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        """All of them, by role."""
+        return {"base": self.base, **self.adapters}
+
+
+@once
+def image_recipe(study: Study) -> ImageRecipe:
+    """What the method's images are made with: its base, its adapters, and for each class their scales."""
+    check_method(study)
+    method, (w1, w2) = study.settings.method, study.settings.generate.scales
+    if method.tunes == "unet":
+        return ImageRecipe(tuned_base(study), {}, {name: {} for name in classes(study)})
+    below = {"ors": ors_adapter(study)} if method.below else {}
+    of_view = dict.fromkeys(below, w1)
+    if method.tunes == "nothing":
+        return ImageRecipe(base_artifact(study), below, dict.fromkeys(classes(study), of_view))
+    assert method.mixing is not None
+    division, _ = partition(study)
+    modality = sar_adapters(study)
+    weights = scales.MIXINGS[method.mixing](division.counts)
+    by_class = {
+        class_name: of_view | {name: w2 * float(weights[label][division.names.index(name)]) for name in modality}
+        for label, class_name in enumerate(classes(study))
+    }
+    return ImageRecipe(base_artifact(study), below | modality, by_class)
+
+
+@once
+def sampled(study: Study) -> Artifact:
+    """The synthetic set as it is sampled: Hugging Face imagefolder, images/<class>/<index>.png and metadata.jsonl."""
+    sizes, recipe, method = synthetic_sizes(study), image_recipe(study), study.settings.method.name
+
+    def build(folder: Path) -> None:
+        warn_of_long(_base_of(study, recipe), list(class_captions(study).values()), f"method={method}")
+        shares = _shares(study, sizes)
+        with progress(f"images of {method}", sum(map(len, shares))) as advance:
+            for label, share in enumerate(shares):
+                _write_images(study, label, share, folder, advance)
+        processes.barrier()  # the images of all processes are there
+        if processes.rank() == 0:
+            write_report(study, folder)
+            _write_metadata(study, sizes, folder)
+
+    return study.make(
+        "synthetic",
+        method,
+        _settings(study, recipe) | {"sizes": sizes},
+        {**recipe.inputs, **guides(study).inputs},
+        build,
+        version=1,
+        command=("generate.py", f"method={method}"),
+        precision=study.precision.name,
+        work=work_of_sampling(study, "synthetic", sum(sizes.values())),
+        follows=described_by(study, "sar"),
+        collective=True,
+    )
+
+
+def strips(study: Study) -> Artifact:
+    """For each class, a few seeds over the scale of the whole stack (paper Figure 1b), as a PNG."""
+    recipe, method = image_recipe(study), study.settings.method.name
+    total = len(classes(study)) * len(STRIP_SCALES) * STRIP_IMAGES
+
+    def build(folder: Path) -> None:
+        with progress("scale strips", total) as advance:
+            for label, class_name in enumerate(classes(study)):
+                columns = []
+                for scale in STRIP_SCALES:
+                    scaled = {name: scale * value for name, value in recipe.scales[class_name].items()}
+                    columns.append(torch.stack(list(_sample(study, scaled, label, range(STRIP_IMAGES)))))
+                    advance(STRIP_IMAGES)
+                images = torch.stack(columns, dim=1)  # (seeds, scales, C, H, W)
+                strip = pictures.strip(images, STRIP_SCALES, title=f"{method}: {class_name}")
+                strip.save(folder / f"{class_name}.png")
+
+    return study.make(
+        "cache",
+        f"{method}-strips",
+        _settings(study, recipe) | {"strip_scales": STRIP_SCALES, "images": STRIP_IMAGES},
+        {**recipe.inputs, **guides(study).inputs},
+        build,
+        version=1,
+        command=("evaluate.py", f"method={method}"),
+        precision=study.precision.name,
+        work=work_of_sampling(study, "strips", total),
+        follows=described_by(study, "sar"),
+    )
+
+
+def _settings(study: Study, recipe: ImageRecipe) -> dict[str, Any]:
+    """What decides the images beside adapters, base and contours."""
+    settings = study.settings
+    return {
+        "scales": recipe.scales,
+        "classes": classes(study),
+        "channels": source(study, "sar").channels,
+        "captions": class_captions(study),
+        "image_size": settings.base.image_size,
+        "guidance_scale": settings.generate.guidance_scale,
+        "num_inference_steps": settings.generate.num_inference_steps,
+        "sampler": settings.sampler.model_dump(by_alias=True),
+        "contours": guides(study).recipe,
+        "seed": settings.seed,
+    }
+
+
+def _shares(study: Study, sizes: Mapping[str, int]) -> list[list[int]]:
+    """Which images of each class, by label, this process makes.
+
+    Processes share whole batches, so that an image comes from the same batch however many they are.
+    """
+    step = study.settings.generate.batch_size
+    batches = [
+        (label, range(start, min(start + step, sizes[class_name])))
+        for label, class_name in enumerate(classes(study))
+        for start in range(0, sizes[class_name], step)
+    ]
+    shares: list[list[int]] = [[] for _ in classes(study)]
+    for label, batch in processes.mine(batches):
+        shares[label] += batch
+    return shares
+
+
+def _write_images(
+    study: Study, label: int, indices: Sequence[int], folder: Path, advance: Callable[[int], None]
+) -> None:
+    """Make the images of one class that are not there yet."""
+    class_name = classes(study)[label]
+    files = {index: folder / file_name(class_name, index) for index in indices}
+    # A file is written whole or not at all, so that one that is there needs no second making.
+    missing = [index for index, file in files.items() if not file.exists()]
+    advance(len(files) - len(missing))
+    (folder / file_name(class_name, 0)).parent.mkdir(parents=True, exist_ok=True)
+    images = _sample(study, image_recipe(study).scales[class_name], label, missing)
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(WRITERS) as writers:  # a batch is compressed while the next one is made
+        for index, image in zip(missing, images, strict=True):
+            waiting.append(writers.submit(pictures.save_png, image.numpy(), files[index]))
+            if len(waiting) > 2 * study.settings.generate.batch_size:
+                waiting.popleft().result()
+            advance(1)
+        for written in waiting:
+            written.result()
+
+
+def _sample(study: Study, by_name: Mapping[str, float], label: int, indices: Sequence[int]) -> Iterator[Tensor]:
+    """Yield uint8 images (C, H, W) of one class, by index, with the stack of adapters at the given scales."""
+    recipe, settings = image_recipe(study), study.settings
+    model, caption = _base_of(study, recipe), class_captions(study)[classes(study)[label]]
+    stack = [(loaded_adapter(study, recipe.adapters[name]), scale) for name, scale in by_name.items() if scale]
+    with folded(model.unet, stack):
+        batches = sample(
+            model,
+            scheduler(study, model),
+            [
+                SampleRequest(caption, (settings.seed, label, index), guides(study).contour(label, index))
+                for index in indices
+            ],
+            image_size=settings.base.image_size,
+            guidance_scale=settings.generate.guidance_scale,
+            num_inference_steps=settings.generate.num_inference_steps,
+            batch_size=settings.generate.batch_size,
+            control=conditioning(study),
+        )
+        for images in batches:
+            yield from to_uint8(to_channels(images, source(study, "sar").channels)).cpu()
+
+
+def _base_of(study: Study, recipe: ImageRecipe) -> Base:
+    """The base of a recipe in memory."""
+    return base(study) if recipe.base == base_artifact(study) else tuned(study, recipe.base)
+
+
+def _write_metadata(study: Study, sizes: Mapping[str, int], folder: Path) -> None:
+    """Write a line for each image of the set."""
+    settings, recipe = study.settings, image_recipe(study)
+    rows = [
+        {
+            "file_name": file_name(class_name, index),
+            "text": class_captions(study)[class_name],
+            "label": label,
+            "class_name": class_name,
+            "seed": settings.seed,
+            "method": settings.method.name,
+            "scales": recipe.scales[class_name],
+            "contour": guides(study).name(label, index),
+        }
+        for label, class_name in enumerate(classes(study))
+        for index in range(sizes[class_name])
+    ]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    # A file name that is not UTF-8 becomes an escape of JSON's.
+    (folder / METADATA).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def file_name(class_name: str, index: int) -> str:
+    """Name the file of one image of a synthetic set."""
+    return f"images/{class_name}/{index:06d}.png"
+
+
+# --- One adapter for other programs -----------------------------------------------------------------------------------
+
+
+def exported(study: Study) -> ImageRecipe:
+    """What the images of the method are made with, if that can be one adapter.
+
+    Raises:
+        UserError: The method is no stack of adapters.
+    """
+    if study.settings.method.tunes != "adapter":
+        raise UserError(f"method={study.settings.method.name} has no adapters to export; choose another method")
+    return image_recipe(study)
+
+
+def exported_adapter(study: Study, class_name: str) -> Adapter:
+    """All that the method does to the base for one class, as one adapter.
+
+    Raises:
+        UserError: The method is no stack of adapters.
+    """
+    recipe = exported(study)
+    by_name = recipe.scales[class_name].items()
+    return concatenate([(loaded_adapter(study, recipe.adapters[name]), scale) for name, scale in by_name if scale])

@@ -1,0 +1,94 @@
+"""Load the frozen base: as files with a hash, in memory, or without weights for a plan; and adapters on top of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sarsynth.config.schema import Optimisation
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import Adapter
+from sarsynth.diffusion.base import Base, architecture, resolve
+from sarsynth.stages.study import Study, once
+from sarsynth.store.artifacts import Artifact
+from sarsynth.store.costs import PER_SAMPLE, Work
+
+
+@once
+def base_artifact(study: Study) -> Artifact:
+    """The frozen base: not of our making, so its fingerprint is a hash of its files."""
+    settings = study.settings.base
+    return study.fetch("base", lambda fetch: resolve(settings.path, settings.config, fetch=fetch))
+
+
+@once
+def base(study: Study) -> Base:
+    """The frozen base in memory, on the device of this run."""
+    return Base.load(base_artifact(study).path, study.settings.base.config).place(study.device, study.precision)
+
+
+@once
+def architecture_of_base(study: Study) -> tuple[nn.Module, Mapping[str, Any]] | None:
+    """The base without its weights, from which a plan tells sizes; None where it cannot, or in a run."""
+    return architecture(base_artifact(study).path) if study.planning else None
+
+
+@once
+def tuned(study: Study, artifact: Artifact) -> Base:
+    """A base in memory that a method tuned; the study's own one is `base`."""
+    return Base.load(artifact.path).place(study.device, study.precision)
+
+
+def weights_of(adapter: Artifact) -> Path:
+    """The file of an adapter: inside an artifact of the store, or what `adapter.path` names."""
+    return adapter.path if adapter.path.is_file() else adapter.path / adapters.WEIGHTS
+
+
+@once
+def loaded_adapter(study: Study, artifact: Artifact) -> Adapter:
+    """An adapter in memory, fit for the base."""
+    return adapters.load(base(study).unet, weights_of(artifact))
+
+
+def like_of_base(study: Study) -> dict[str, Any]:
+    """What the time of any work with the base depends on."""
+    return {"base": study.settings.base.name, "image_size": study.settings.base.image_size}
+
+
+def like_of_steps(study: Study) -> dict[str, Any]:
+    """What the time of a training with the base depends on."""
+    options = study.step_options
+    return like_of_base(study) | {
+        "compile": options.compile,
+        "gradient_checkpointing": options.gradient_checkpointing,
+    }
+
+
+def at_once(study: Study, batch: int) -> int:
+    """How many samples of a step go through the network at once, as far as settings say."""
+    most = study.step_options.micro_batch
+    return batch if most == "auto" else min(batch, most)
+
+
+def work_of_tuning(study: Study, task: str, *recipes: Optimisation) -> Work:
+    """The work in a network as large as the base, trained in as many loops as there are recipes."""
+    amount = sum(recipe.max_steps * recipe.batch_size for recipe in recipes)
+    largest = max(recipe.batch_size for recipe in recipes)
+    return Work(task, PER_SAMPLE, amount, like_of_steps(study), batch=at_once(study, largest))
+
+
+def work_of_sampling(study: Study, task: str, images: int) -> Work:
+    """The work in making images: a pass for each step, two where guidance asks for an image without a text too."""
+    settings = study.settings.generate
+    halves = 1 if settings.guidance_scale == 1 else 2
+    like = like_of_base(study) | {"contours": study.settings.contours.wanted}
+    return Work(
+        task, "images", images, like, passes=settings.num_inference_steps * halves, batch=settings.batch_size * halves
+    )
+
+
+def scheduler(study: Study, model: Base) -> Any:
+    """The sampler of the settings, as a diffusers scheduler fit for a base."""
+    settings = study.settings.sampler
+    return settings.load().from_config(model.noise_scheduler.config, **settings.options)

@@ -1,0 +1,59 @@
+"""Resize SAR images to the classifier's size and keep them as tensors."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.records import ImageRecord, Split, digest
+from sarsynth.data.transforms import load_images
+from sarsynth.stages.curate_images import records, samples, source, training
+from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.study import Study, once
+from sarsynth.store.artifacts import Artifact
+from sarsynth.store.costs import Work
+
+IMAGES = "images.safetensors"
+
+
+@once
+def images(study: Study, split: Split) -> Artifact:
+    """The SAR images of a split at the classifier's size: `images`, uint8 or float32 (N, C, H, W), and `labels`."""
+    chosen, sar, levels = _records(study, split), source(study, "sar"), radiometry(study, "sar")
+    size, data = study.settings.classifier.image_size, study.settings.data.name
+
+    def build(folder: Path) -> None:
+        tensors = {
+            "images": load_images(sar, chosen, size, levels),
+            "labels": torch.tensor([record.label for record in chosen]),
+        }
+        save_file(tensors, folder / IMAGES)
+
+    return study.make(
+        "cache",
+        f"{data}-{split}-images",
+        {"source": fingerprint(study, "sar"), "records": digest(chosen), "image_size": size},
+        {},
+        build,
+        version=1,
+        command=("train.py", "stage=classifier") if split == "train" else ("evaluate.py", "method=none"),
+        samples=samples(study, "sar", chosen),
+        work=Work(
+            "images",
+            "images",
+            len(chosen),
+            {"data": data, "image_size": size},
+            disk_bytes=len(chosen) * sar.channels * size**2 * levels.dtype.itemsize,
+        ),
+    )
+
+
+def labelled(study: Study, split: Split) -> LabelledImages:
+    """The images of `images` in memory."""
+    tensors = load_file(images(study, split).path / IMAGES)
+    return LabelledImages(tensors["images"], tensors["labels"], [record.path for record in _records(study, split)])
+
+
+def _records(study: Study, split: Split) -> list[ImageRecord]:
+    return training(study, "sar") if split == "train" else records(study, "sar", split)

@@ -1,0 +1,132 @@
+"""Sum a method up in one result: scores over seeds, the quality of its images, and what it all rests on."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from sarsynth.classifier.losses import class_weights
+from sarsynth.console import console
+from sarsynth.evidence.results import LEAKS, RESULT_VERSION
+from sarsynth.stages.adapt_to_sar import budget
+from sarsynth.stages.curate_images import classes, counts, minor, planned
+from sarsynth.stages.describe_images import caption_samples
+from sarsynth.stages.fit_radiometry import radiometry
+from sarsynth.stages.measure_images import quality
+from sarsynth.stages.score_classifiers import (
+    averaged,
+    check_tested,
+    learning_and_validation,
+    protocol,
+    recipe_of_method,
+    seeds_of,
+    sizes,
+    trained,
+)
+from sarsynth.stages.study import Study
+
+FIGURES = ("precision", "recall", "f1", "support")
+
+
+def about(study: Study) -> dict[str, Any]:
+    """Say what a study is of: what `result.json` begins with, whichever script writes it."""
+    settings = study.settings
+    return {
+        "version": RESULT_VERSION,
+        "method": settings.method.name,
+        "base": settings.base.name,
+        "data": settings.data.name,
+        "split": settings.data.split,
+        "radiometry": radiometry(study, "sar").plain,
+        "minor": minor(study),
+        "classes": classes(study),
+        "counts": counts(study),
+        "leaks": study.leaks,
+        "near_duplicates_across_splits": study.crossing,
+    }
+
+
+def result(study: Study) -> dict[str, Any]:
+    """Evaluate the method of a study.
+
+    Returns:
+        What `result.json` holds (see README): per-class scores as mean, standard deviation and values over the seeds,
+        what `quality` says of the synthetic images, and the fingerprints of everything that it rests on.
+
+    Raises:
+        UserError: A class has no test image.
+    """
+    settings, seeds = study.settings.evaluate, seeds_of(study)
+    check_tested(study)
+    if warning := repetition_warning(study):
+        console.print(f"[yellow]warning:[/] {warning}")
+    artifacts = trained(study, seeds)
+    runs = [json.loads((artifact.path / "scores.json").read_text()) for artifact in artifacts]
+    measured, rests_on = quality(study)
+    return about(study) | {
+        "captions": caption_samples(study),
+        "added": sizes(study) or dict.fromkeys(classes(study), 0),
+        "seeds": seeds,
+        "learning": learning(study),
+        "protocol": protocol(study)
+        | {"leaks": LEAKS.get(settings.topk), "baseline": settings.baseline, "replicates": settings.replicates},
+        "training": budget(study),
+        "classifier": {
+            "per_class": {
+                name: {figure: spread([run["per_class"][name][figure] for run in runs]) for figure in FIGURES}
+                for name in classes(study)
+            },
+            **{figure: spread([run[figure] for run in runs]) for figure in ("macro_f1", "minor_f1", "accuracy")},
+            "confusion": {
+                "mean": averaged([run["confusion"] for run in runs]),
+                "values": [run["confusion"] for run in runs],
+            },
+        },
+        **measured,
+        "inputs": {f"seed_{seed}": artifact.fingerprint for seed, artifact in zip(seeds, artifacts, strict=True)}
+        | rests_on,
+    }
+
+
+def learning(study: Study) -> dict[str, Any]:
+    """Say what the classifiers learn from, and how: where methods differ that generate nothing."""
+    how, added = recipe_of_method(study), sizes(study)
+    real, _ = learning_and_validation(study)
+    samples = real.labels.bincount(minlength=len(classes(study)))
+    samples += torch.tensor([added.get(name, 0) for name in classes(study)])
+    weights = class_weights(samples, how.loss.beta).tolist()
+    return {
+        "adds": study.settings.method.adds,
+        "samples": dict(zip(classes(study), samples.tolist(), strict=True)),
+        "steps": how.max_steps,
+        "steps_of_last_layer_alone": how.max_steps - how.whole_steps,
+        "batch_size": how.batch_size,
+        "pretrained": {"name": start.name, "sha256": start.sha256} if (start := how.pretrained) else False,
+        "sampling": how.sampling,
+        "loss": asdict(how.loss) | {"class_weights": dict(zip(classes(study), weights, strict=True))},
+    }
+
+
+def repetition_warning(study: Study) -> str | None:
+    """Warn of classes of a single image, which has no neighbour to make features between; None if there are none."""
+    if study.settings.method.adds != "features":
+        return None
+    real, _ = learning_and_validation(study)
+    of_class = zip(classes(study), real.labels.bincount(minlength=len(classes(study))).tolist(), strict=True)
+    single = [name for name, count in of_class if count == 1 and planned(study).get(name)]
+    if not single:
+        return None
+    return (
+        f"one training image of class {', '.join(single)}: nothing lies between it and a neighbour, so that "
+        f"method={study.settings.method.name} repeats it as it is"
+    )
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Summarise one figure over the seeds: mean, sample standard deviation (0 for one seed) and the values."""
+    known = [value for value in values if value is not None]
+    std = float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
+    return {"mean": float(np.mean(known)) if known else None, "std": std, "values": list(values)}

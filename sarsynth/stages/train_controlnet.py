@@ -1,0 +1,119 @@
+"""Train a ControlNet on a study's own contours (stage `controlnet`), or take the base's; and have it in memory."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.diffusion.base import (
+    check_controlnet,
+    load_controlnet,
+    new_controlnet,
+    place_network,
+    resolve_controlnet,
+    save_controlnet,
+)
+from sarsynth.diffusion.controlnet import ControlTraining
+from sarsynth.diffusion.denoising import Track
+from sarsynth.diffusion.samples import Contours
+from sarsynth.diffusion.sampling import Control
+from sarsynth.stages.curate_images import training
+from sarsynth.stages.encode_images import encoded
+from sarsynth.stages.find_contours import contours, read_contours
+from sarsynth.stages.load_base import base, base_artifact, work_of_tuning
+from sarsynth.stages.open_images import flip
+from sarsynth.stages.study import Study, once
+from sarsynth.stages.train_adapters import denoising_samples
+from sarsynth.store.artifacts import CHECKPOINTS, Artifact
+
+COMMAND = ("train.py", "stage=controlnet")
+
+
+@once
+def controlnet(study: Study) -> Artifact:
+    """The ControlNet that images are made with."""
+    return USES[study.settings.controlnet.use](study)
+
+
+def base_controlnet(study: Study) -> Artifact:
+    """The base's ControlNet: not of our making, so its fingerprint is a hash of its files."""
+    path = study.settings.base.controlnet
+    artifact = study.fetch("controlnet", lambda fetch: resolve_controlnet(path, fetch=fetch))
+    check_controlnet(artifact.path, base_artifact(study).path)
+    return artifact
+
+
+def trained_controlnet(study: Study) -> Artifact:
+    """A ControlNet trained on contours, images and captions of one set, on the plain base."""
+    settings = study.settings
+    role, recipe, seed = settings.controlnet.on, settings.train.controlnet, settings.seed
+    images, followed = encoded(study, role), contours(study, role, *COMMAND)
+    start = base_controlnet(study) if settings.controlnet.init == "shipped" else None
+
+    def build(folder: Path) -> None:
+        frozen = base(study)
+        network = load_controlnet(start.path, frozen) if start else new_controlnet(frozen, seed)
+        place_network(network, study.device, torch.float32)
+        track = Track(
+            "controlnet",
+            list(network.requires_grad_(True).parameters()),
+            recipe.learning_rate,
+            recipe.warmup_steps,
+            recipe.max_steps,
+            recipe.weight_decay,
+        )
+        study.fitting("controlnet").fit(
+            ControlTraining(
+                network,
+                frozen.unet,
+                frozen.noise_scheduler,
+                [track],
+                names=[record.path for record in training(study, role)],
+                no_text=frozen.encode_text([""])[0],
+            ),
+            SeededDataModule.whole(
+                denoising_samples(
+                    frozen,
+                    images,
+                    caption_dropout=recipe.caption_dropout,
+                    contours=Contours(read_contours(followed)["packed"], flip(study, role)),
+                ),
+                batch_size=recipe.batch_size,
+                max_steps=recipe.max_steps,
+                seed=seed,
+            ),
+            title="ControlNet",
+            max_steps=recipe.max_steps,
+            checkpoints=folder / CHECKPOINTS,
+            checkpoint_every=recipe.checkpoint_every,
+            max_grad_norm=recipe.max_grad_norm,
+        )
+        rank_zero_only(save_controlnet)(network, folder)
+
+    return study.make(
+        "controlnet",
+        f"{settings.base.name}-{role}",
+        {"recipe": recipe.model_dump(exclude={"checkpoint_every"}), "init": settings.controlnet.init, "seed": seed},
+        {"base": base_artifact(study), **images, "contours": followed} | ({"init": start} if start else {}),
+        build,
+        version=1,
+        command=COMMAND,
+        precision=study.precision.name,
+        work=work_of_tuning(study, "controlnet", recipe),
+        collective=True,
+    )
+
+
+USES = {"base": base_controlnet, "trained": trained_controlnet}
+
+
+@once
+def conditioning(study: Study) -> Control | None:
+    """The ControlNet in memory, with the settings of its use; None if images follow no contours."""
+    settings = study.settings.contours
+    if not settings.wanted:
+        return None
+    network = load_controlnet(controlnet(study).path, base(study))
+    place_network(network, study.device, study.precision.compute)
+    return Control(network, settings.conditioning_scale, settings.guidance_interval)
