@@ -16,7 +16,11 @@ from sarsynth.classifier.classification import Classifier, predict
 from sarsynth.data.transforms import to_uint8
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.stages.adapt_to_sar import sar_adapters
+from sarsynth.stages.load_base import base, scheduler
+from sarsynth.stages.resize_images import labelled
 from sarsynth.stages.study import Study
+from sarsynth.stages.train_classifier import classifier
 
 OVERRIDES = (
     *("base=sd-nano", "base.path=null", "classifier=small", "classifier.epochs=20", "base.image_size=64"),
@@ -50,9 +54,9 @@ def agreement(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     torch.set_float32_matmul_precision("highest")  # an earlier case may have lowered it; a study on a card will again
     on_cpu = _study(bench, *ON_CPU)
     # One classifier, that of the CPU: of two that were trained apart, the differences would say little.
-    classifier, shown = on_cpu.classifier().path, on_cpu.labelled("train").images
-    expected = _compute(on_cpu, classifier, shown)
-    return _differences(_compute(_study(bench, *overrides), classifier, shown), expected)
+    trained, shown = classifier(on_cpu).path, labelled(on_cpu, "train").images
+    expected = _compute(on_cpu, trained, shown)
+    return _differences(_compute(_study(bench, *overrides), trained, shown), expected)
 
 
 def _study(bench: Bench, *overrides: str) -> Study:
@@ -61,12 +65,12 @@ def _study(bench: Bench, *overrides: str) -> Study:
 
 
 def _compute(study: Study, classifier: Path, shown: Tensor) -> Computed:
-    (made,) = study.sar_adapters().values()
-    learnt = adapters.load(study.base.unet, made.path / adapters.WEIGHTS)
+    (made,) = sar_adapters(study).values()
+    learnt = adapters.load(base(study).unet, made.path / adapters.WEIGHTS)
     chosen = study.settings.generate
     batches = sample(
-        study.base,
-        study.settings.sampler.load().from_config(study.base.noise_scheduler.config),
+        base(study),
+        scheduler(study, base(study)),
         [SampleRequest("a photo of a cargo ship", (0, index)) for index in range(chosen.batch_size)],
         image_size=study.settings.base.image_size,
         guidance_scale=chosen.guidance_scale,

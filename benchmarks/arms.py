@@ -14,8 +14,11 @@ from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images
-from sarsynth.stages.score_classifiers import spread
+from sarsynth.stages.curate_images import classes, minor
+from sarsynth.stages.open_images import opened
 from sarsynth.stages.study import Study
+from sarsynth.stages.sum_up import spread
+from sarsynth.stages.train_classifier import recipe
 from sarsynth.tracking import Tracker
 from sarsynth.training.fitting import Fitting
 
@@ -38,18 +41,16 @@ def labelled(source: Simulated, split: str) -> LabelledImages:
 
 def compare(study: Study, arms: Mapping[str, Arm], seeds: int) -> None:
     """Print a table with a row an arm."""
-    recipe, classes, test = study.recipe(), study.classes, labelled(study.opened["sar"], "test")
-    table = Table(title=f"F1 in %, mean ± sd over {seeds} seeds, {len(test)} test images, {recipe.max_steps} steps")
-    for column in ("training set", *classes, "minor", "macro"):
+    how, names, test = recipe(study), classes(study), labelled(opened(study)["sar"], "test")
+    table = Table(title=f"F1 in %, mean ± sd over {seeds} seeds, {len(test)} test images, {how.max_steps} steps")
+    for column in ("training set", *names, "minor", "macro"):
         table.add_column(column)
     for name, (images, more) in arms.items():
         runs = []
         for seed in range(seeds):
-            classifier = fit_classifier(
-                images, classes, recipe, synthetic=more, seed=seed, fitting=Fitting(), title=name
-            )
-            runs.append(scores(predict(classifier, test.images).argmax(dim=1), test.labels, classes, study.minor))
-        figures = [spread([run["per_class"][c]["f1"] for run in runs]) for c in classes]
+            classifier = fit_classifier(images, names, how, synthetic=more, seed=seed, fitting=Fitting(), title=name)
+            runs.append(scores(predict(classifier, test.images).argmax(dim=1), test.labels, names, minor(study)))
+        figures = [spread([run["per_class"][c]["f1"] for run in runs]) for c in names]
         figures += [spread([run[key] for run in runs]) for key in ("minor_f1", "macro_f1")]
         table.add_row(name, *(f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}" for figure in figures))
     console.print(table)

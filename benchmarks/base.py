@@ -24,6 +24,7 @@ from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.report import pictures
 from sarsynth.sim import CLASSES
 from sarsynth.stages.study import Study
+from sarsynth.stages.train_classifier import recipe as classifier_recipe
 from sarsynth.tracking import Tracker
 
 SAMPLES = 40  # a class
@@ -35,7 +36,7 @@ def main(folder: Path) -> None:
     with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
         study = Study(check(hydra.compose("evaluate")), Tracker(None))
     settings = study.settings
-    recipe = replace(study.recipe(), max_steps=STEPS)
+    recipe = replace(classifier_recipe(study), max_steps=STEPS)
     base = Base.load(folder)
 
     requests = [SampleRequest(f"a photo of a {name} ship", (1, index)) for name in CLASSES for index in range(SAMPLES)]

@@ -17,6 +17,9 @@ from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.evidence.speckle import Speckle, moments
+from sarsynth.stages.curate_images import planned
+from sarsynth.stages.load_base import base
+from sarsynth.stages.open_images import opened
 from sarsynth.stages.study import Study
 
 SEED = 11  # a world of its own: ships that no training or test image shows
@@ -26,8 +29,8 @@ def decoded(study: Study, images: LabelledImages) -> LabelledImages:
     """Encode and decode."""
     parts = []
     for batch in images.images.split(32):
-        latents, _ = study.base.encode(to_float(to_channels(batch, 3)))
-        parts.append(to_uint8(to_channels(study.base.decode(latents), 1)))
+        latents, _ = base(study).encode(to_float(to_channels(batch, 3)))
+        parts.append(to_uint8(to_channels(base(study).decode(latents), 1)))
     return replace(images, images=torch.cat(parts))
 
 
@@ -46,9 +49,9 @@ def speckled(images: LabelledImages, real: LabelledImages) -> LabelledImages:
 def main(seeds: int) -> None:
     """Print the table."""
     study = demo()
-    source = study.opened["sar"]
+    source = opened(study)["sar"]
     real = labelled(source, "train")
-    unseen = labelled(Simulated("sar", SEED, study.plan, 0, source.image_size), "train")
+    unseen = labelled(Simulated("sar", SEED, planned(study), 0, source.image_size), "train")
     smooth = decoded(study, unseen)
     arms = {
         "real images alone": (real, None),

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 from measuring import Clock, Effort, EnoughError, Figure, TooLongError, synchronize
 
 from sarsynth.cli import CONF
-from sarsynth.commands.train import made
+from sarsynth.commands.train import artifacts
 from sarsynth.config.schema import Settings, check
 from sarsynth.diffusion.base import new_controlnet, place_network
 from sarsynth.diffusion.latents import encode_images
 from sarsynth.diffusion.sampling import Control, SampleRequest, sample
+from sarsynth.stages.load_base import base as frozen_base
+from sarsynth.stages.load_base import scheduler
 from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
@@ -87,11 +90,8 @@ def training(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     settings = bench.settings("train", (*overrides, *own))
     study, clock = bench.study(settings), Clock(effort)
     study.compute = replace(study.compute, make_trainer=partial(_clocked, study.compute.make_trainer, clock))
-    try:
-        for _ in made(study, bench.scratch):
-            pass
-    except EnoughError:
-        pass
+    with suppress(EnoughError):
+        artifacts(study)
     return clock.figures()
 
 
@@ -103,7 +103,7 @@ def generation(bench: Bench, overrides: tuple[str, ...], *, contours: bool = Fal
     """Make images, batch after batch, with the sampler, steps and guidance of the settings."""
     settings = bench.settings("generate", overrides)
     study, chosen, size = bench.study(settings), settings.generate, settings.base.image_size
-    base, control = study.base, None
+    base, control = frozen_base(study), None
     if contours:
         controlnet = new_controlnet(base, seed=0).requires_grad_(False).eval()
         place_network(controlnet, study.device, study.precision.compute)
@@ -116,7 +116,7 @@ def generation(bench: Bench, overrides: tuple[str, ...], *, contours: bool = Fal
     ]
     batches = sample(
         base,
-        settings.sampler.load().from_config(base.noise_scheduler.config, **settings.sampler.options),
+        scheduler(study, base),
         requests,
         image_size=size,
         guidance_scale=chosen.guidance_scale,
@@ -135,7 +135,7 @@ def controlled(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
 def encoding(bench: Bench, overrides: tuple[str, ...]) -> list[Figure]:
     """Encode images to latents."""
     settings = bench.settings("train", ("stage=sar", *overrides))
-    base, size = bench.study(settings).base, settings.base.image_size
+    base, size = frozen_base(bench.study(settings)), settings.base.image_size
     images, batch_size = torch.randint(256, (ENCODED, 1, size, size), dtype=torch.uint8), settings.encode.batch_size
     return [_rate("images a second", ENCODED, lambda: encode_images(base, images, batch_size=batch_size), bench.effort)]
 

@@ -20,6 +20,7 @@ from sarsynth.config.schema import check
 from sarsynth.console import console
 from sarsynth.sim import CLASSES
 from sarsynth.stages.study import Study
+from sarsynth.stages.train_classifier import recipe
 from sarsynth.tracking import Tracker
 
 STEPS = 1000
@@ -28,8 +29,8 @@ STEPS = 1000
 def main(store: Path) -> None:
     """Print the table."""
     with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        recipe = Study(check(hydra.compose("evaluate")), Tracker(None)).recipe()
-    classifier, held_out = reference("sar", replace(recipe, max_steps=STEPS))
+        how = recipe(Study(check(hydra.compose("evaluate")), Tracker(None)))
+    classifier, held_out = reference("sar", replace(how, max_steps=STEPS))
     table = Table(title="Share of the images that a reference classifier recognises, in %")
     for column in ("images", *CLASSES, "all"):
         table.add_column(column)

@@ -10,21 +10,24 @@ from arms import compare, demo, labelled
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.stages.copy_images import repeated_images
+from sarsynth.stages.curate_images import counts, planned
+from sarsynth.stages.open_images import opened
 
 
 def main(seeds: int) -> None:
     """Print the table."""
     study = demo()
-    source, classes = study.opened["sar"], study.classes
+    source = opened(study)["sar"]
+    classes = source.classes
     real = labelled(source, "train")
-    total, most = len(real), max(study.counts.values())
+    total, most = len(real), max(counts(study).values())
 
     def balanced(size: int) -> LabelledImages:
         return labelled(Simulated("sar", source.seed, size, 0, source.image_size), "train")
 
     arms = {
         f"imbalanced, {total} images": (real, None),
-        "the same, minor classes doubled": (real, repeated_images(study, real, study.plan)),
+        "the same, minor classes doubled": (real, repeated_images(study, real, planned(study))),
         f"balanced, {total // len(classes)} a class": (balanced(total // len(classes)), None),
         f"balanced, {most} a class": (balanced(most), None),
     }

@@ -12,14 +12,22 @@ from rich.console import Console
 from test_conf import compose
 from test_imagefolder import write
 
-from sarsynth.commands.train import STAGES, report
+from sarsynth.commands.train import STAGES
 from sarsynth.config.schema import check
+from sarsynth.data.transforms import resize
 from sarsynth.diffusion.contours import canny
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import RESULT, write_result
-from sarsynth.stages import find_contours, image_sets, train_adapters
-from sarsynth.stages.score_classifiers import about
+from sarsynth.stages import curate_images, train_adapters
+from sarsynth.stages.curate_images import counts, records, source, training
+from sarsynth.stages.describe_images import captions
+from sarsynth.stages.find_contours import contours
+from sarsynth.stages.fit_radiometry import radiometry
+from sarsynth.stages.follow_contours import guides
+from sarsynth.stages.inspect_images import inspect
+from sarsynth.stages.resize_images import images
 from sarsynth.stages.study import Study
+from sarsynth.stages.sum_up import about
 from sarsynth.tracking import Tracker
 
 COUNTS = {"cargo": 8, "tanker": 4}
@@ -54,7 +62,7 @@ def study(root: Path, *overrides: str, script: str = "evaluate") -> Study:
 def said(monkeypatch) -> Any:
     """What is printed, without colours."""
     console = Console(width=400, record=True, color_system=None, file=open("/dev/null", "w"))  # noqa: SIM115
-    for module in ("stages.image_sets", "stages.study", "stages.find_contours", "console"):
+    for module in ("stages.curate_images", "stages.follow_contours", "console"):
         monkeypatch.setattr(f"sarsynth.{module}.console", console)
     return lambda: console.export_text(clear=False)
 
@@ -96,7 +104,7 @@ def test_contours_for_generation_come_from_training_images_alone(root: Path, rol
     plant(root, "sar/test/cargo/3.png", f"{role}/train/cargo/copy.bmp")
     made = study(root, "method=lora", "contours=real+ors", script="generate")
     with pytest.raises(UserError, match=rf"^{slot}: 1 of what is learnt from"):
-        find_contours.contours(made, role, "")
+        contours(made, role, "generate.py")
 
 
 def test_maps_of_held_out_contours_are_refused(root: Path, said) -> None:
@@ -111,14 +119,14 @@ def test_maps_of_held_out_contours_are_refused(root: Path, said) -> None:
     for split in ["train", "test"]:
         pixels = np.asarray(Image.open(root / f"sar/{split}/cargo/0.png"))[..., None]
         chosen = made.settings.contours
-        image = find_contours.resize(pixels, 32)
+        image = resize(pixels, 32)
         drawn = canny(image, chosen.thresholds, chosen.blur)
         assert drawn.any()
         write(root / f"maps/cargo/{split}.png", drawn)
     with pytest.raises(
         UserError, match=r"^contours\.root: 1 of .*cargo/test\.png is the contour of test image test/car"
     ):
-        find_contours.guides(made)
+        guides(made)
     allowed = study(
         root,
         "contours=real",
@@ -129,7 +137,7 @@ def test_maps_of_held_out_contours_are_refused(root: Path, said) -> None:
         script="generate",
     )
     with pytest.raises(UserError, match="reuse_cap"):  # the next question
-        find_contours.guides(allowed)
+        guides(allowed)
     assert allowed.leaks["contours.root"]["count"] == 1
 
 
@@ -147,8 +155,8 @@ def test_near_duplicates_across_given_splits_are_told_not_refused(root: Path, sa
     noisier = picture(1) * np.random.default_rng(0).normal(1, 0.25, (40, 40))
     write(root / "sar/test/tanker/again.png", noisier.clip(0, 255).astype(np.uint8))
     made = study(root)
-    assert len(made.training) == 12
-    assert 0.9 < image_sets.pairs(made, "sar")[0].agreement < image_sets.COPY
+    assert len(training(made, "sar")) == 12
+    assert 0.9 < curate_images.pairs(made, "sar")[0].agreement < curate_images.COPY
     pair = "train/cargo/0.png (train) and test/tanker/again.png (test)"
     assert f"data: 1 pairs of near-duplicates across its splits: {pair}" in said()
     assert about(made)["near_duplicates_across_splits"] == {"data": 1}
@@ -158,9 +166,9 @@ def test_near_duplicates_across_given_splits_are_told_not_refused(root: Path, sa
 def test_copies_of_held_out_images_are_refused_however_they_are_encoded(root: Path, said) -> None:
     Image.fromarray(picture(1) // 2 + 60).save(root / "sar/test/tanker/again.jpg", quality=90)
     with pytest.raises(UserError, match=r"^data: 1 of .*train/cargo/0\.png is as good as test image test/tanker/again"):
-        study(root).training  # noqa: B018
+        training(study(root), "sar")
     allowed = study(root, "data.allow_leak=true")
-    assert len(allowed.training) == 12
+    assert len(training(allowed, "sar")) == 12
     assert about(allowed)["leaks"]["data"]["count"] == 1
     assert about(allowed)["near_duplicates_across_splits"] == {"data": 1}
 
@@ -168,18 +176,18 @@ def test_copies_of_held_out_images_are_refused_however_they_are_encoded(root: Pa
 def test_splits_of_ours_do_not_part_near_duplicates(root: Path) -> None:
     for index in range(4):
         write(root / f"sar/train/cargo/{index}b.png", np.clip(picture(index + 1) + 15.0, 0, 255).astype(np.uint8))
-    source = study(root, "data.test=0.34").sources["sar"]
-    splits = {Path(r.path).name: s for s in ("train", "test") for r in source.records(s) if "cargo" in r.path}
+    images = source(study(root, "data.test=0.34"), "sar")
+    splits = {Path(r.path).name: s for s in ("train", "test") for r in images.records(s) if "cargo" in r.path}
     assert {splits[f"{index}.png"] == splits[f"{index}b.png"] for index in range(4)} == {True}
     assert set(splits.values()) == {"train", "test"}
 
 
 def test_a_test_image_is_held_out_whoever_asks(root: Path) -> None:
     made = study(root)
-    for records in (made.records("sar", "test"), made.records("sar", "train") + made.records("sar", "test")[:1]):
+    for leaking in (records(made, "sar", "test"), records(made, "sar", "train") + records(made, "sar", "test")[:1]):
         with pytest.raises(UserError, match="held out"):
-            image_sets.guard(made, "sar", records)
-    assert image_sets.guard(made, "sar", made.records("sar", "train")) == made.records("sar", "train")
+            curate_images.guard(made, "sar", leaking)
+    assert curate_images.guard(made, "sar", records(made, "sar", "train")) == records(made, "sar", "train")
 
 
 # --- Bad images in a run ----------------------------------------------------------------------------------------------
@@ -190,18 +198,18 @@ def test_bad_images_are_left_out_up_to_a_limit(root: Path, said) -> None:
         (root / f"sar/train/cargo/broken {index}.png").write_bytes(b"")
     stopped = study(root)
     with pytest.raises(UserError, match=r"^data\.max_bad=0\.01: 12 of 36 images are bad \(train/cargo/broken 0\.png: "):
-        stopped.training  # noqa: B018
+        training(stopped, "sar")
     going = study(root, "data.max_bad=0.4")
-    assert len(going.training) == 12 and going.counts == COUNTS
+    assert len(training(going, "sar")) == 12 and counts(going) == COUNTS
     assert "data: left out, 12 bad images" in said() and "and 2 more, all in" in said()
 
 
 def test_bad_optical_images_stop_at_a_limit_of_their_own(root: Path) -> None:
     (root / "ors/train/cargo/broken.png").write_bytes(b"no image")
-    assert len(study(root).training) == 12
+    assert len(training(study(root), "sar")) == 12
     with pytest.raises(UserError, match=r"^ors\.max_bad=0\.01"):
-        study(root).training_records("ors")
-    assert len(study(root, "ors.max_bad=0.1").training_records("ors")) == 12
+        training(study(root), "ors")
+    assert len(training(study(root, "ors.max_bad=0.1"), "ors")) == 12
 
 
 # --- Cards and report -------------------------------------------------------------------------------------------------
@@ -209,16 +217,16 @@ def test_bad_optical_images_stop_at_a_limit_of_their_own(root: Path) -> None:
 
 def test_cards_say_which_samples_were_seen(root: Path) -> None:
     made = study(root)
-    (train,), (test,) = (made.images(split).card["samples"].items() for split in ("train", "test"))
+    (train,), (test,) = (images(made, split).card["samples"].items() for split in ("train", "test"))
     assert train[1] | {"scan": ""} == {"set": "data", "data": "imagefolder", "split": "train", "count": 12, "scan": ""}
     assert test[1]["split"] == "test" and train[0] != test[0]
     (root / "sar/train/cargo/0.png").rename(root / "sar/train/cargo/renamed.png")
-    assert set(study(root).images("train").card["samples"]) == {train[0]}, "it is what they show"
+    assert set(images(study(root), "train").card["samples"]) == {train[0]}, "it is what they show"
 
 
 def test_cards_of_mappings_and_keywords_say_it_too(root: Path) -> None:
     made = study(root, "radiometry=linear", "prompt=keywords", "ors.flip=none")
-    _ = made.radiometry["sar"], made.captions["ors"]
+    _ = radiometry(made, "sar"), captions(made, "ors")
     for name, slot in {"radiometry": "data", "keywords": "ors"}.items():
         (card,) = (root / "store/cache").glob(f"*-{name}-*/card.json")
         (seen,) = json.loads(card.read_text())["samples"].values()
@@ -228,7 +236,7 @@ def test_cards_of_mappings_and_keywords_say_it_too(root: Path) -> None:
 def test_a_card_of_an_adapter_tells_its_own_images_from_those_of_its_inputs(root: Path) -> None:
     made = study(root, "method=clora", "stage2_on=base", "data.minor=[tanker]")
     cards = {
-        training.name: training.request.card()["samples"].values() for training in train_adapters.sar_trainings(made)
+        adapter.part.name: adapter.request.card()["samples"].values() for adapter in train_adapters.sar_trainings(made)
     }
     own = {name: [one["count"] for one in seen if "through" not in one] for name, seen in cards.items()}
     assert sorted(own.values()) == [[4], [8]]
@@ -243,7 +251,7 @@ def test_the_report_names_everything(root: Path, said) -> None:
     made = study(root, "stage=data", script="train")
     files = []
     with pytest.raises(UserError, match=r"data\.max_bad"):
-        files += report(made, root / "out")
+        files += inspect(made, root / "out")
     content = json.loads((root / "out/health.json").read_text())
     assert content["data"]["counts"] == {"train": {"cargo": 8, "tanker": 5}, "test": COUNTS}
     assert list(content["data"]["bad"]) == ["train/cargo/<b>broken&.png"]

@@ -17,6 +17,7 @@ import timm
 import torch
 import torchvision
 from huggingface_hub import constants
+from known import a_study_that_knows
 from safetensors.torch import save_file
 from test_classification import CLASSES, RECIPE, TEST, TRAIN, fit, same_weights
 from test_conf import settings
@@ -27,7 +28,8 @@ from sarsynth.classifier.classification import Classifier, ClassifierRecipe, pre
 from sarsynth.classifier.pretrained import Pretrained, find, start
 from sarsynth.commands.preflight import rehearse, trains_classifier
 from sarsynth.errors import UserError
-from sarsynth.stages import score_classifiers
+from sarsynth.stages import sum_up
+from sarsynth.stages.curate_images import source
 
 OPTIONS = RECIPE.options
 
@@ -149,11 +151,12 @@ def test_a_training_starts_from_them_and_says_so_by_content(weights: Path, tmp_p
 @pytest.mark.parametrize("started", [True, False])
 def test_a_result_says_what_its_classifiers_started_from(monkeypatch, started: bool) -> None:
     known = Pretrained("abc", "weights.pth", Path("nowhere/weights.pth")) if started else None
-    monkeypatch.setattr(score_classifiers, "recipe_of", lambda _: replace(RECIPE, pretrained=known))
-    monkeypatch.setattr(score_classifiers, "parts", lambda _: (TRAIN, None))
+    monkeypatch.setattr(sum_up, "recipe_of_method", lambda _: replace(RECIPE, pretrained=known))
+    monkeypatch.setattr(sum_up, "learning_and_validation", lambda _: (TRAIN, None))
     method = SimpleNamespace(adds="nothing")
-    study: Any = SimpleNamespace(classes=CLASSES, settings=SimpleNamespace(method=method))
-    assert score_classifiers.learning(study)["pretrained"] == (started and {"name": "weights.pth", "sha256": "abc"})
+    sar = SimpleNamespace(classes=CLASSES)
+    study = a_study_that_knows((source, ("sar",), sar), settings=SimpleNamespace(method=method))
+    assert sum_up.learning(study)["pretrained"] == (started and {"name": "weights.pth", "sha256": "abc"})
 
 
 # --- What is no weights -----------------------------------------------------------------------------------------------

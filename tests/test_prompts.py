@@ -31,7 +31,13 @@ from sarsynth.data.records import ImageRecord, Instance
 from sarsynth.diffusion.base import Base
 from sarsynth.errors import UserError
 from sarsynth.sim import CLASSES, render
-from sarsynth.stages.describe import CAPTIONS, warn_of_cuts, write_captions
+from sarsynth.stages.curate_images import source, training
+from sarsynth.stages.describe_images import CAPTIONS, warn_of_cuts, write_captions
+from sarsynth.stages.describe_images import captions as captions_of
+from sarsynth.stages.describe_images import class_captions as captions_of_classes
+from sarsynth.stages.encode_images import latents, texts
+from sarsynth.stages.load_base import base
+from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
@@ -286,26 +292,26 @@ def study(tmp_path: Path, request):
 
 def test_captions_of_a_study(study, tmp_path: Path, monkeypatch):
     one = study("prompt=keywords")
-    texts = one.captions["ors"]
-    assert len(texts) == 10
-    assert all(text.startswith("ORS, optical remote sensing, ") and "single ship, alone" in text for text in texts)
-    assert all("hull" in text for text in texts), "which the simulated captions tell"
-    assert one.class_captions["tanker"] == "a SAR image of tanker ship", "of images that nobody marked yet"
+    said = captions_of(one, "ors")
+    assert len(said) == 10
+    assert all(text.startswith("ORS, optical remote sensing, ") and "single ship, alone" in text for text in said)
+    assert all("hull" in text for text in said), "which the simulated captions tell"
+    assert captions_of_classes(one)["tanker"] == "a SAR image of tanker ship", "of images that nobody marked yet"
     again = study("prompt=keywords")
-    monkeypatch.setattr(again.sources["ors"], "read", None)
-    assert again.captions["ors"] == texts, "found once"
+    monkeypatch.setattr(source(again, "ors"), "read", None)
+    assert captions_of(again, "ors") == said, "found once"
 
 
 def test_what_is_cut_off_is_told_and_kept(study, nano: Base, capsys):
     long = "ors.prompt='{text}, seen from above by a camera on an aircraft, suction arm and hopper'"
     one = study(long)
-    one.__dict__["base"] = nano
-    made = one.texts("ors")
-    assert one.texts("ors") == made
+    one.known[base.__wrapped__, ()] = nano
+    made = texts(one, "ors")
+    assert texts(one, "ors") == made
     told = capsys.readouterr().out
     assert told.count("warning: 10 of 10 captions of ors=sim are cut off at 40 tokens") == 1
     rows = [json.loads(line) for line in (made.path / CAPTIONS).read_text().splitlines()]
-    assert [row["file_name"] for row in rows] == [record.path for record in one.training_records("ors")]
+    assert [row["file_name"] for row in rows] == [record.path for record in training(one, "ors")]
     assert max(rows, key=lambda row: row["tokens"])["cut"][:60] in told
     for row in rows:
         seen = nano.tokenizer.decode(nano.tokenize([row["text"]])[0], skip_special_tokens=True)
@@ -317,16 +323,16 @@ def test_what_is_cut_off_is_told_and_kept(study, nano: Base, capsys):
         assert tokens[0] <= 40 < tokens[1]
         assert "".join(seen.split()).startswith("".join(kept.lower().split()).rstrip(","))
     other = study(long.replace("hopper", "hoppers"))
-    other.__dict__["base"] = nano
-    assert other.texts("ors") != made, "another word, another artifact"
-    assert other.latents("ors") == one.latents("ors"), "but the images are what they were"
+    other.known[base.__wrapped__, ()] = nano
+    assert texts(other, "ors") != made, "another word, another artifact"
+    assert latents(other, "ors") == latents(one, "ors"), "but the images are what they were"
 
 
 def test_long_prompts_of_images_alone_are_told_too(study, nano: Base, capsys):
     few = ["data.train=2", "data.test=1", "generate.per_class=1", "generate.num_inference_steps=1", "augment.ratio=0"]
     one = study("method=frozen", *few, f"data.prompt='a {{class_name}} {'very ' * 60}large'")
-    one.__dict__["base"] = nano
-    one.synthetic()
+    one.known[base.__wrapped__, ()] = nano
+    synthetic(one)
     told = capsys.readouterr().out
     assert told.count("warning: 5 of 5 captions of method=frozen are cut off at 40 tokens") == 1
     assert "loses `very" in told

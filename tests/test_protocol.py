@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from known import a_study_that_knows
 from test_classification import CLASSES, TEST, bright_half, fit, same_weights
 from torch import Tensor
 
@@ -15,9 +16,10 @@ from sarsynth.config.schema import Evaluate
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import ImageRecord
 from sarsynth.errors import UserError
-from sarsynth.stages import score_classifiers
+from sarsynth.stages import score_classifiers, sum_up
 from sarsynth.stages.copy_images import repeated_images
-from sarsynth.stages.score_classifiers import averaged, parts, protocol
+from sarsynth.stages.curate_images import counts, source, training
+from sarsynth.stages.score_classifiers import averaged, learning_and_validation, protocol
 
 VALIDATION = bright_half(20, seed=2)
 
@@ -135,7 +137,7 @@ EVALUATE = {"k": 5, "keep": 10, "every": 1, "after": 0.4, "val": 0.25, "baseline
 
 
 def a_study(topk: str, groups: bool = False, val: bool = False, smallest: int = 4) -> Any:
-    """As much of a study as `parts` reads: two classes, the second of few images; a group is two of a class."""
+    """Two classes, the second of few images; a group is two of a class."""
     labels = [0] * 12 + [1] * smallest
     records = [
         ImageRecord(f"{row:02d}.png", label, "train", group=f"scene {row // 2}" if groups else None)
@@ -144,25 +146,30 @@ def a_study(topk: str, groups: bool = False, val: bool = False, smallest: int = 
     images = torch.arange(len(records), dtype=torch.uint8).view(-1, 1, 1, 1)
     real = LabelledImages(images, torch.tensor(labels), [record.path for record in records])
     own = LabelledImages(images[:3] + 100, torch.tensor([0, 0, 1]), ["a.png", "b.png", "c.png"])
-    return SimpleNamespace(
+    sar = SimpleNamespace(records=lambda split: ["some"] if val else [], classes=["cargo", "tanker"])
+    return a_study_that_knows(
+        (source, ("sar",), sar),
+        (training, ("sar",), records),
+        (counts, (), {"cargo": 12, "tanker": smallest}),
         settings=SimpleNamespace(evaluate=Evaluate(topk=topk, **EVALUATE), seed=0),  # type: ignore[arg-type]
-        sources={"sar": SimpleNamespace(records=lambda split: ["some"] if val else [])},
-        labelled=lambda split: {"train": real, "val": own}[split],
-        training=records,
-        classes=["cargo", "tanker"],
-        counts={"cargo": 12, "tanker": smallest},
+        labelled={"train": real, "val": own},
     )
 
 
+@pytest.fixture(autouse=True)
+def labelled(monkeypatch):
+    monkeypatch.setattr(score_classifiers, "labelled", lambda study, split: study.labelled[split])
+
+
 def test_where_nothing_is_chosen_all_images_are_trained_on():
-    real, validation = parts(a_study("none"))
+    real, validation = learning_and_validation(a_study("none"))
     assert (len(real), validation) == (16, None)
     assert protocol(a_study("none")) == {"topk": "none"}, "no other key changes a score, or its fingerprint"
 
 
 @pytest.mark.parametrize("groups", [False, True])
 def test_a_stratified_part_of_train_is_validation_and_is_not_trained_on(groups: bool):
-    real, validation = parts(a_study("mean", groups))
+    real, validation = learning_and_validation(a_study("mean", groups))
     assert validation is not None
     assert set(real.names or []) | set(validation.names or []) == {f"{row:02d}.png" for row in range(16)}
     assert not set(real.names or []) & set(validation.names or [])
@@ -170,37 +177,36 @@ def test_a_stratified_part_of_train_is_validation_and_is_not_trained_on(groups: 
     if groups:
         scenes = [{int(name[:2]) // 2 for name in one.names or []} for one in (real, validation)]
         assert not scenes[0] & scenes[1]
-    again = parts(a_study("release_vote", groups))[1]
+    again = learning_and_validation(a_study("release_vote", groups))[1]
     assert again is not None and again.names == validation.names, "the same whoever is compared"
 
 
 def test_the_datas_own_validation_images_come_first():
     study = a_study("mean", val=True)
-    real, validation = parts(study)
+    real, validation = learning_and_validation(study)
     assert len(real) == 16 and validation is not None and validation.names == ["a.png", "b.png", "c.png"]
     assert protocol(study)["val"] == "val" and protocol(a_study("mean"))["val"] == 0.25
 
 
 def test_repeated_images_are_none_of_validation():
     study = a_study("mean")
-    _, validation = parts(study)
+    _, validation = learning_and_validation(study)
     assert validation is not None
-    repeated = repeated_images(study, parts(study)[0], {"cargo": 20, "tanker": 10})
+    repeated = repeated_images(study, learning_and_validation(study)[0], {"cargo": 20, "tanker": 10})
     assert torch.bincount(repeated.labels).tolist() == [20, 10]
     assert not set(repeated.names or []) & set(validation.names or [])
 
 
 def test_one_image_of_a_class_leaves_none_to_train_on():
     with pytest.raises(UserError, match=r"evaluate\.val=0\.25: no image of class tanker is left .*evaluate\.topk=none"):
-        parts(a_study("mean", smallest=1))
-    assert len(parts(a_study("none", smallest=1))[0]) == 13
+        learning_and_validation(a_study("mean", smallest=1))
+    assert len(learning_and_validation(a_study("none", smallest=1))[0]) == 13
 
 
 def test_a_class_without_test_images_is_refused_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr(score_classifiers, "trained", lambda *_: pytest.fail("trained"))
-    test = [ImageRecord("a.png", 0, "test")]
-    study: Any = SimpleNamespace(
-        settings=SimpleNamespace(evaluate=None), records=lambda role, split: test, classes=["cargo", "tanker"]
-    )
+    monkeypatch.setattr(sum_up, "trained", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(score_classifiers, "records", lambda *_: [ImageRecord("a.png", 0, "test")])
+    settings = SimpleNamespace(evaluate=None, seeds=[0], method=SimpleNamespace(seed_offset=0))
+    study = a_study_that_knows((source, ("sar",), SimpleNamespace(classes=["cargo", "tanker"])), settings=settings)
     with pytest.raises(UserError, match="data: no test image of class tanker, so it cannot be scored"):
-        score_classifiers.result(study)
+        sum_up.result(study)

@@ -37,10 +37,17 @@ from sarsynth.data.transforms import load_images, resize, to_float
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.contours import canny
 from sarsynth.errors import BadImage, UserError
+from sarsynth.report.image_health import _outlines
 from sarsynth.report.pages import Note
-from sarsynth.stages.inspect_images import Health, outlines
-from sarsynth.stages.score_classifiers import about
+from sarsynth.stages.curate_images import source
+from sarsynth.stages.curate_images import training as trained_on
+from sarsynth.stages.encode_images import latents
+from sarsynth.stages.fit_radiometry import radiometry
+from sarsynth.stages.generate_images import image_recipe
+from sarsynth.stages.inspect_images import health
+from sarsynth.stages.resize_images import images, labelled
 from sarsynth.stages.study import Study
+from sarsynth.stages.sum_up import about
 from sarsynth.tracking import Tracker
 
 RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -391,35 +398,35 @@ def study(folder: Path, *overrides: str) -> Study:
 
 def test_16_bits_without_a_mapping_are_refused_before_anything_is_made(folder: Path):
     with pytest.raises(UserError, match=r"cargo/0\.tif: uint16 pixels.*radiometry=linear, log or mean_sigma"):
-        study(folder).recipe_of_images()
+        image_recipe(study(folder))
     made = {card.parents[1].name for card in (folder / "store").rglob("card.json")}
     assert made <= {"cache"}, "nothing but the scan"
 
 
 def test_a_report_on_images_without_a_mapping_says_so_and_goes_on(folder: Path):
-    (note,) = outlines(Health.of(study(folder), "sar"))
+    (note,) = _outlines(health(study(folder), "sar"))
     assert isinstance(note, Note) and "radiometry=linear, log or mean_sigma" in note.text
 
 
 def test_the_mapping_follows_from_the_training_images_alone(folder: Path, capsys):
     one = study(folder, "radiometry=linear", "radiometry.percentiles=[0,100]")
-    pixels = np.stack([one.sources["sar"].read(record) for record in one.training])
-    levels = one.radiometry["sar"]
+    pixels = np.stack([source(one, "sar").read(record) for record in trained_on(one, "sar")])
+    levels = radiometry(one, "sar")
     assert isinstance(levels, Levels)
     assert (levels.low, levels.high, levels.below, levels.above) == (pixels.min(), pixels.max(), 0, 0)
     assert "clips" not in capsys.readouterr().out
-    assert one.labelled("test").images.max() == 255, "brighter than any training image"
+    assert labelled(one, "test").images.max() == 255, "brighter than any training image"
     assert about(one)["radiometry"] == levels.plain and json.dumps(levels.plain)
     assert levels.plain["rule"] == {"name": "linear", "percentiles": [0, 100]}
     assert about(study(folder))["radiometry"] == {"name": "eight_bit"}
     save(folder / "test/cargo/0.tif", np.arange(1024, dtype=np.uint16).reshape(32, 32))
-    again = study(folder, "radiometry=linear", "radiometry.percentiles=[0,100]").radiometry["sar"]
+    again = radiometry(study(folder, "radiometry=linear", "radiometry.percentiles=[0,100]"), "sar")
     assert again == levels
 
 
 def test_clipping_is_said_and_written(folder: Path, capsys):
     one = study(folder, "radiometry=linear", "radiometry.percentiles=[5,90]")
-    levels = one.radiometry["sar"]
+    levels = radiometry(one, "sar")
     assert re.search(r"radiometry=linear clips 1\d\.\d% of the training pixels: \d\.\d% below", capsys.readouterr().out)
     assert levels.plain["above"] == pytest.approx(0.1, abs=0.001)
     assert levels.plain["below"] == pytest.approx(0.05, abs=0.001)
@@ -437,7 +444,7 @@ def test_an_array_too_large_is_never_read(tmp_path: Path, monkeypatch, shape: tu
 
 def test_a_bad_key_is_named(folder: Path):
     with pytest.raises(UserError, match=r"^radiometry\.percentiles=\[99, 1\]: use two rising"):
-        _ = study(folder, "radiometry=linear", "radiometry.percentiles=[99,1]").radiometry["sar"]
+        _ = radiometry(study(folder, "radiometry=linear", "radiometry.percentiles=[99,1]"), "sar")
     with pytest.raises(UserError, match=r"unknown key radiometry\.percentile; the nearest is radiometry\.percentiles"):
         study(folder, "radiometry=linear", "+radiometry.percentile=3")
 
@@ -448,14 +455,14 @@ def test_caches_are_remade_when_a_pixel_a_key_or_a_weight_changes_and_only_then(
 
     def made(*overrides: str) -> tuple[Path, Path, float]:
         one = study(folder, "radiometry=mean_sigma", f"base.path={weights}", *overrides)
-        images, latents = one.images("train").path, one.latents("sar").path
-        return images, latents, next(latents.glob("moments-*")).stat().st_mtime_ns
+        tensors, encoded = images(one, "train").path, latents(one, "sar").path
+        return tensors, encoded, next(encoded.glob("moments-*")).stat().st_mtime_ns
 
     first = made()
     assert made() == first, "nothing changed"
-    images, latents, _ = made("radiometry.sigmas=4")
-    assert images != first[0] and latents != first[1], "a key of the mapping"
-    assert not torch.equal(*(load_file(path / "images.safetensors")["images"] for path in (images, first[0])))
+    pixels_of, latents_of, _ = made("radiometry.sigmas=4")
+    assert pixels_of != first[0] and latents_of != first[1], "a key of the mapping"
+    assert not torch.equal(*(load_file(path / "images.safetensors")["images"] for path in (pixels_of, first[0])))
 
     file = next((weights / "vae").glob("*.safetensors"))
     kept, tensors = file.read_bytes(), load_file(file)
@@ -463,8 +470,8 @@ def test_caches_are_remade_when_a_pixel_a_key_or_a_weight_changes_and_only_then(
     tensors[name] = tensors[name].clone()
     tensors[name].view(-1)[0] += 1
     save_file(tensors, file)
-    images, latents, _ = made()
-    assert images == first[0] and latents != first[1], "a weight of the base"
+    pixels_of, latents_of, _ = made()
+    assert pixels_of == first[0] and latents_of != first[1], "a weight of the base"
     file.write_bytes(kept)
     assert made() == first, "as it was"
 
@@ -472,5 +479,5 @@ def test_caches_are_remade_when_a_pixel_a_key_or_a_weight_changes_and_only_then(
     pixels = tifffile.imread(picture)
     pixels[3, 4] += 1
     save(picture, pixels)
-    images, latents, _ = made()
-    assert images != first[0] and latents != first[1], "a pixel"
+    pixels_of, latents_of, _ = made()
+    assert pixels_of != first[0] and latents_of != first[1], "a pixel"

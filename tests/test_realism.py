@@ -2,11 +2,11 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from known import a_study_that_knows
 from scipy import stats
 
 from sarsynth.data.datamodules import LabelledImages
@@ -27,7 +27,11 @@ from sarsynth.evidence.realism import (
     without_target,
 )
 from sarsynth.sim import CLASSES, render
-from sarsynth.stages import measure_images
+from sarsynth.stages import measure_realism
+from sarsynth.stages.curate_images import source, training
+from sarsynth.stages.fit_radiometry import radiometry
+from sarsynth.stages.load_base import base, base_artifact
+from sarsynth.stages.resize_images import images as tensors
 from sarsynth.store.building import Store
 from sarsynth.training.precision import FULL
 
@@ -192,30 +196,29 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
     artifacts = [
         store.make("cache", name, {}, {}, lambda folder: None, version=1, command="") for name in ("images", "base")
     ]
-    monkeypatch.setattr(measure_images, "load_images", lambda source, records, *_: pixels[[one.row for one in records]])
-    study: Any = SimpleNamespace(
+    monkeypatch.setattr(measure_realism, "labelled", lambda *_: LabelledImages(pixels, torch.tensor(labels), []))
+    monkeypatch.setattr(
+        measure_realism, "load_images", lambda source, records, *_: pixels[[one.row for one in records]]
+    )
+    study = a_study_that_knows(
+        (source, ("sar",), SimpleNamespace(channels=1, classes=["a", "b"])),
+        (training, ("sar",), [SimpleNamespace(label=label, row=row) for row, label in enumerate(labels)]),
+        (tensors, ("train",), artifacts[0]),
+        (base_artifact, (), artifacts[1]),
+        (radiometry, ("sar",), None),
+        (base, (), SimpleNamespace(encode=lambda shown: (shown, None), decode=lambda latents: latents)),
         settings=SimpleNamespace(
             base=SimpleNamespace(name="sd-nano", image_size=64),
             classifier=SimpleNamespace(image_size=64, network="resnet18"),
             data=SimpleNamespace(name="sim"),
             method=SimpleNamespace(name="lora"),
         ),
-        store=store,
-        classes=["a", "b"],
-        training=[SimpleNamespace(label=label, row=row) for row, label in enumerate(labels)],
-        labelled=lambda _: LabelledImages(pixels, torch.tensor(labels), []),
-        images=lambda _: artifacts[0],
-        base_artifact=artifacts[1],
-        sources={"sar": SimpleNamespace(channels=1)},
-        radiometry={"sar": None},
-        base=SimpleNamespace(encode=lambda shown: (shown, None), decode=lambda latents: latents),
+        make=lambda *request, command, **about: store.make(*request, command="", **about),
         device="cpu",
         precision=FULL,
-        command=lambda *_: "",
     )
     real, passed = (
-        measure_images._load_traits(made(study))
-        for made in (measure_images.real_traits, measure_images.autoencoder_traits)
+        measure_realism._load(made(study)) for made in (measure_realism.real_traits, measure_realism.autoencoder_traits)
     )
     assert distances(real, passed) == pytest.approx(dict.fromkeys(UNITS, 0.0))
 

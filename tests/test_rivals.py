@@ -5,11 +5,13 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from known import a_study_that_knows
 from scipy import ndimage
 from sklearn.utils.class_weight import compute_class_weight
 from test_classification import CLASSES, RECIPE, TRAIN, Watch, fit, same_weights
@@ -34,8 +36,9 @@ from sarsynth.data.datamodules import (
 )
 from sarsynth.errors import UserError
 from sarsynth.sim import render
-from sarsynth.stages import score_classifiers
+from sarsynth.stages import sum_up
 from sarsynth.stages.copy_images import COPIES
+from sarsynth.stages.curate_images import planned, source
 from sarsynth.training.fitting import Fitting
 
 COUNTS = torch.tensor([389, 171, 81, 32, 24])
@@ -167,8 +170,9 @@ def test_views_without_speckle_draw_what_they_drew():
     assert noisy.max() <= 255
 
 
-def a_study(classes: list[str] = CLASSES, seed: int = 0) -> SimpleNamespace:
-    return SimpleNamespace(settings=composed().model_copy(update={"seed": seed}), classes=classes)
+def a_study(classes: list[str] = CLASSES, seed: int = 0) -> Any:
+    sar = SimpleNamespace(classes=classes)
+    return a_study_that_knows((source, ("sar",), sar), settings=composed().model_copy(update={"seed": seed}))
 
 
 @cache
@@ -306,12 +310,12 @@ def test_over_sampled_features_lie_between_neighbours():
 @pytest.mark.parametrize(("added", "warned"), [(5, True), (0, False)])
 def test_nothing_lies_between_one_image_and_itself(added: int, warned: bool, monkeypatch):
     few = TRAIN[torch.cat([(TRAIN.labels == 0).nonzero()[:, 0], (TRAIN.labels == 1).nonzero()[:1, 0]])]
-    monkeypatch.setattr(score_classifiers, "parts", lambda study: (few, None))
+    monkeypatch.setattr(sum_up, "learning_and_validation", lambda study: (few, None))
     study = a_study()
-    study.plan = {"upper": 3, "lower": added}
-    assert score_classifiers.repetition_warning(study) is None, "copy-paste does not look for neighbours"
+    study.known[planned.__wrapped__, ()] = {"upper": 3, "lower": added}
+    assert sum_up.repetition_warning(study) is None, "copy-paste does not look for neighbours"
     study.settings = settings("base.image_size=32", "method=oversampled")
-    line = score_classifiers.repetition_warning(study) or ""
+    line = sum_up.repetition_warning(study) or ""
     assert line.startswith("one training image of class lower: nothing lies between") == warned
 
 

@@ -22,6 +22,7 @@ from sarsynth.commands.session import quieten
 from sarsynth.errors import UserError
 from sarsynth.stages import score_classifiers
 from sarsynth.stages.study import Study
+from sarsynth.stages.train_classifier import classifier
 from sarsynth.store.artifacts import CHECKPOINTS, Request
 from sarsynth.store.building import Store
 from sarsynth.tracking import Tracker
@@ -153,7 +154,7 @@ def evaluate(folder: Path, *overrides: str) -> None:
 
     score_classifiers._train = watched
     assert len(score_classifiers.trained(study, study.settings.seeds)) == 3
-    study.classifier()
+    classifier(study)
 
 
 def test_classifiers_of_two_processes_are_those_of_one(tmp_path: Path):

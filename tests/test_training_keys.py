@@ -1,14 +1,16 @@
 """Settings of trainings that once followed from others in silence: they still do, unless something else is said."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from known import a_study_that_knows
 from test_conf import settings
 from test_pipeline import WORLD
 
 from sarsynth.stages import train_adapters
+from sarsynth.stages.curate_images import training as records
+from sarsynth.stages.load_base import architecture_of_base, base_artifact
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
 from sarsynth.tracking import Tracker
@@ -22,21 +24,23 @@ RECIPE = {"learning_rate": 1e-3, "batch_size": 16, "weight_decay": 0.01, "max_gr
 def training(*said: str, name: str = "sar", steps: int = 150, whole: bool = False) -> train_adapters.Training:
     """One adapter, of a study of which nothing is there."""
     chosen = settings(*said)
-    study: Any = SimpleNamespace(
+    role: Any = name
+    study = a_study_that_knows(
+        (architecture_of_base, (), None),
+        (base_artifact, (), BASE),
+        (records, (role,), [None] * 4),
         settings=chosen,
-        architecture=None,
         step_options=StepOptions(),
-        base_artifact=BASE,
         precision=FULL,
-        encoded=lambda role: {},
-        training_records=lambda role: [None] * 4,
-        samples=lambda role, records: {},
         command=lambda *keys: "",
     )
     recipe = chosen.train.ors if name == "ors" else chosen.train.sar
-    role: Any = name
     inputs = {} if name == "ors" else {"ors": ORS}
-    return train_adapters._training(study, name, role, recipe, 4, steps, range(4), inputs, whole=whole)
+    part = train_adapters.Part(name, 4, steps, recipe.warmup(steps, whole=whole), None if whole else range(4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_adapters, "encoded", lambda *_: {})
+        patch.setattr(train_adapters, "samples", lambda *_: {})
+        return train_adapters._training(study, role, recipe, part, inputs)
 
 
 @pytest.mark.parametrize(
@@ -54,12 +58,14 @@ def training(*said: str, name: str = "sar", steps: int = 150, whole: bool = Fals
 def test_warmup_may_be_a_share_of_an_adapters_own_steps(said: list[str], whole: bool, warmup: int) -> None:
     """In the fingerprint it is steps, as ever, whoever said them."""
     made = training(*said, whole=whole)
-    assert made.warmup == warmup
+    assert made.part.warmup == warmup
     assert made.request.settings["recipe"] == RECIPE | {"max_steps": 150, "warmup_steps": warmup}
 
 
 def test_the_ors_adapter_too() -> None:
-    assert training("train.ors.warmup_share=0.2", "train.sar.warmup_share=0.5", name="ors", whole=True).warmup == 30
+    assert (
+        training("train.ors.warmup_share=0.2", "train.sar.warmup_share=0.5", name="ors", whole=True).part.warmup == 30
+    )
     assert training(name="ors", whole=True).scale_below is None
 
 
@@ -79,7 +85,7 @@ def test_a_tenth_of_the_images_has_a_seed_of_its_own(tmp_path: Path, monkeypatch
 
     def tenth(*said: str) -> list[str]:
         chosen = settings("data.split=deci", *WORLD, "data.train={cargo: 40, other: 30}", *said)
-        return [record.path for record in Study(chosen, Tracker(None)).training]
+        return [record.path for record in records(Study(chosen, Tracker(None)), "sar")]
 
     first, other = tenth(), tenth("seed=1")
     assert len(first) == len(other) == 4 + 3 + 3 and first != other

@@ -1,0 +1,11 @@
+"""Studies that know already what stages would find out: a stage is then tested alone."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+
+def a_study_that_knows(*answers: tuple[Callable[..., Any], tuple[Any, ...], Any], **more: Any) -> Any:
+    """As much of a study as a stage reads: what functions under `once` return for their arguments, and attributes."""
+    known = {(function.__wrapped__, arguments): value for function, arguments, value in answers}  # type: ignore[attr-defined]
+    return SimpleNamespace(known=known, **more)
