@@ -11,7 +11,8 @@ from rich.text import Text
 
 from sarsynth.console import console, progress
 from sarsynth.data.curated import Curated
-from sarsynth.data.health import AGREEMENT, FORM, HASHES, Scan, groups, near_duplicates, scan
+from sarsynth.data.duplicates import AGREEMENT, HASHES, groups, near_duplicates
+from sarsynth.data.health import FORM, Scan, scan
 from sarsynth.data.records import SPLITS, ImageRecord
 from sarsynth.errors import UserError
 from sarsynth.stages import work

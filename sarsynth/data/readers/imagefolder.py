@@ -158,7 +158,7 @@ class Metadata:
         return {}
 
     def _read(self, file: Path, folder: PurePosixPath) -> dict[PurePosixPath, Mapping[str, Any]]:
-        rows = {}
+        rows: dict[PurePosixPath, Mapping[str, Any]] = {}
         for number, row in json_lines(file, "file_name"):
             path = folder / str(row["file_name"])
             for key in ("text", "group"):
