@@ -115,7 +115,7 @@ class Levels:
 
 
 class Training:
-    """The pixels of the training images, `records` of a `source`: read image by image, as often as a rule needs them."""
+    """The pixels of the training images (`records` of `source`), read image by image as often as a rule needs them."""
 
     def __init__(self, source: Source, records: Sequence[ImageRecord]) -> None:
         self.source, self.records = source, records
@@ -244,8 +244,8 @@ def _levels(
 def exact_percentiles(training: Training, wanted: Sequence[float]) -> list[float]:
     """Find exact percentiles of all pixels (NumPy's `inverted_cdf`) without holding them in memory.
 
-    The bits of float32 numbers, once signs are turned (`_keys`), rise as the numbers do. So a first pass counts the upper
-    halves of the bits, which tells in which of these each percentile lies, and a second one the lower halves there.
+    The bits of float32 numbers, with their signs turned (`_keys`), rise as the numbers do. So a first pass counts the
+    upper halves of the bits, which tells where each percentile lies, and a second one counts the lower halves there.
     """
     upper = training.total(lambda pixels: np.bincount(_keys(pixels) >> 16, minlength=HALF))
     total = _counted(int(upper.sum()))
