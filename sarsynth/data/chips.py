@@ -39,19 +39,12 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
 
 @dataclass(frozen=True)
 class Window:
-    """A square of a scene, turned about its centre.
+    """A square of a scene, turned about its centre."""
 
-    Attributes:
-        x: Of the centre, px from the scene's left border.
-        y: Of the centre, px from its upper border.
-        side: In px.
-        angle: Degrees from the scene's rows to the window's, clockwise as seen; 0 takes pixels as they are.
-    """
-
-    x: float
-    y: float
-    side: int
-    angle: float = 0.0
+    x: float  # of the centre, px from the scene's left border
+    y: float  # of the centre, px from its upper border
+    side: int  # px
+    angle: float = 0.0  # degrees from the scene's rows to the window's, clockwise as seen; 0 takes pixels as they are
 
     @property
     def plain(self) -> tuple[Any, ...]:
@@ -63,13 +56,13 @@ class Window:
         return (points - (self.x, self.y)) @ self._turn().T + self.side / 2
 
     def cut(self, scene: np.ndarray) -> np.ndarray:
-        """Cut the window out of its scene, mirrored outwards where the scene ends.
+        """Cut the window out of its scene, mirrored outwards where the scene ends; bilinear if the window is turned.
 
         Args:
             scene: uint8, uint16 or float32, shape (H, W, C).
 
         Returns:
-            Same type, shape (side, side, C); bilinear between the scene's pixels where the window is turned.
+            Same type, shape (side, side, C).
         """
         if not self.angle:
             return square(scene, round(self.x - self.side / 2), round(self.y - self.side / 2), self.side)
@@ -91,20 +84,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Cutting:
-    """How chips are cut.
+    """How chips are cut; raises a `UserError` if a value is out of range."""
 
-    Attributes:
-        size: Side of every chip in px; None fits each to its object.
-        margin: Share of the object's longer side that a fitted chip leaves on each side of it.
-        rotate: Turn each chip so that its object's longer side lies along the rows.
-
-    Raises:
-        UserError: A value is out of range.
-    """
-
-    size: int | None
-    margin: float
-    rotate: bool
+    size: int | None  # side of every chip in px; None fits each to its object
+    margin: float  # share of the object's longer side that a fitted chip leaves on each side of it
+    rotate: bool  # turn each chip so that its object's longer side lies along the rows
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -143,7 +127,7 @@ def instances(
     Args:
         objects: All that are marked in the scene.
         views: For each chip which object it is of, and where it lies; None for the whole scene.
-        width: Of the scene, px; what reaches beyond it is truncated.
+        width: Of the scene, px; an object that reaches beyond it is truncated.
         height: Of the scene, px.
     """
     corners = np.array([marked.corners for marked in objects], dtype=float)

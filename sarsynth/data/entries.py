@@ -15,29 +15,17 @@ OTHER = "other"  # what rare classes become
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of a data set.
+    """One image of a data set."""
 
-    Attributes:
-        file: Relative to the data set's folder, with forward slashes.
-        class_name: What it shows.
-        split: Which it belongs to.
-        text: Its caption.
-        instances: The objects in it, in px of what is read.
-        group: What it shares with other images, such as a scene or a ship.
-        window: The part of the file that is read; None for all of it.
-        number: Which part of the file this is, for its name.
-        drawn: How we chose its split; None where the data set says which.
-    """
-
-    file: str
+    file: str  # relative to the data set's folder, with forward slashes
     class_name: str
     split: Split
-    text: str | None = None
-    instances: tuple[Instance, ...] = ()
-    group: str | None = None
-    window: Window | None = None
-    number: int = 0
-    drawn: Draw | None = None
+    text: str | None = None  # its caption
+    instances: tuple[Instance, ...] = ()  # the objects in it, in px of what is read
+    group: str | None = None  # what it shares with other images, such as a scene or a ship
+    window: Window | None = None  # the part of the file that is read; None for all of it
+    number: int = 0  # which part of the file this is, for its name
+    drawn: Draw | None = None  # how its split is drawn; None where the data set gives it
 
     @property
     def path(self) -> str:

@@ -67,23 +67,14 @@ class EightBit:
 
 @dataclass(frozen=True)
 class Levels:
-    """A fitted rule.
+    """A fitted rule."""
 
-    Attributes:
-        rule: Name and keys of the rule.
-        scale: How grey levels rise between `low` and `high`: with amplitude, or with its logarithm.
-        low: The amplitude that is black, as are those below and missing pixels (NaN).
-        high: The amplitude that is white, as are those above.
-        below: Share of the training images' pixels below `low`.
-        above: Share of them above `high`.
-    """
-
-    rule: dict[str, Any]
-    scale: Literal["linear", "log"]
-    low: float
-    high: float
-    below: float
-    above: float
+    rule: dict[str, Any]  # its name and keys
+    scale: Literal["linear", "log"]  # grey levels rise from `low` to `high` with amplitude, or with its logarithm
+    low: float  # the amplitude that is black, as are those below and missing pixels (NaN)
+    high: float  # the amplitude that is white, as are those above
+    below: float  # share of the training images' pixels below `low`
+    above: float  # share of them above `high`
     dtype = np.dtype(np.float32)
 
     @property

@@ -27,17 +27,13 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in px; x1 and y1 are w
 
 @dataclass(frozen=True, order=True, slots=True)
 class Instance:
-    """One object in an image: its box, and whether its annotator called it truncated or difficult.
-
-    `corners` (x, y) in px, in order around it, are known of turned boxes alone: an upright one does not say how its
-    object lies. `name` is its class, if that is known.
-    """
+    """One object in an image, as its annotator marked it."""
 
     box: Box
     truncated: bool = False
     difficult: bool = False
-    corners: tuple[tuple[float, float], ...] = ()
-    name: str | None = None
+    corners: tuple[tuple[float, float], ...] = ()  # of a turned box, px, in order around it; an upright one has none
+    name: str | None = None  # its class, if that is known
 
     @property
     def plain(self) -> tuple[Any, ...]:
@@ -47,35 +43,24 @@ class Instance:
 
 @dataclass(frozen=True)
 class Draw:
-    """How the split of an image is drawn where its data set does not give it.
+    """How the split of an image is drawn where its data set does not give it."""
 
-    Attributes:
-        shares: Fraction of each stratum's images for each split but `train`, which keeps the rest.
-        seed: Of the draw.
-        stratum: The number of the class that the image had when it was first drawn.
-    """
-
-    shares: tuple[tuple[Split, float], ...]
+    shares: tuple[tuple[Split, float], ...]  # fraction of each stratum for each split but `train`, which gets the rest
     seed: int
-    stratum: int
+    stratum: int  # the number of the class that the image had when it was first drawn
 
 
 @dataclass(frozen=True, order=True)
 class ImageRecord:
-    """One image: `path` is unique within its source, `label` indexes the source's classes, `text` is its caption.
+    """One image of a source."""
 
-    `instances` are the objects marked in it. `group` names what it shares with other images, such as the scene that
-    they are cut from or the ship that they show, None if nothing: splits that are drawn keep groups together. `drawn`
-    says how its split is drawn, None where the data set gives it.
-    """
-
-    path: str
-    label: int
+    path: str  # its name, unique within the source
+    label: int  # index into the source's classes
     split: Split
-    text: str | None = None
-    instances: tuple[Instance, ...] = ()
-    group: str | None = None
-    drawn: Draw | None = field(default=None, compare=False)
+    text: str | None = None  # its caption
+    instances: tuple[Instance, ...] = ()  # the objects marked in it
+    group: str | None = None  # what it shares with others, such as a scene or a ship; no split is drawn through it
+    drawn: Draw | None = field(default=None, compare=False)  # how its split is drawn; None where the data set gives it
 
     @property
     def plain(self) -> tuple[Any, ...]:

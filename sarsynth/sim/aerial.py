@@ -14,29 +14,17 @@ COMPASS = ("east", "northeast", "north", "northwest", "west", "southwest", "sout
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What one aerial image shows, before it is painted: all random decisions are in it.
-
-    Attributes:
-        ship: What stands in it.
-        size: Side of the picture in px.
-        camera: In supersampled px.
-        sea: Colour, RGB.
-        waves: Grey levels that they add to it, shape (side, side), supersampled.
-        rough: Whether the sea is.
-        wake: What the ship leaves behind, if it moves.
-        sun: Direction of the shadow, radians.
-        fog: Share of the light that it takes.
-    """
+    """What one aerial image shows, before it is painted: all random decisions are in it."""
 
     ship: Ship
-    size: int
-    camera: Camera
-    sea: tuple[int, int, int]
-    waves: np.ndarray
-    rough: bool
+    size: int  # side of the picture in px
+    camera: Camera  # in supersampled px
+    sea: tuple[int, int, int]  # colour, RGB
+    waves: np.ndarray  # grey levels added to the sea, shape (side, side), supersampled
+    rough: bool  # whether the sea is
     wake: "Wake | None"
-    sun: float
-    fog: float
+    sun: float  # direction of the shadow, radians
+    fog: float  # share of the light that it takes
 
     @classmethod
     def drawn(cls, ship: Ship, size: int, rng: np.random.Generator) -> "Scene":
@@ -85,19 +73,12 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Wake:
-    """Foam behind a ship.
+    """Foam behind a ship."""
 
-    Attributes:
-        reach: Length in metres.
-        spread: Width at its end in metres.
-        strength: Share of white in it.
-        ripples: What varies it, shape (side, side), supersampled.
-    """
-
-    reach: float
-    spread: float
-    strength: float
-    ripples: np.ndarray
+    reach: float  # length in metres
+    spread: float  # width at its end in metres
+    strength: float  # share of white in it
+    ripples: np.ndarray  # varies it, shape (side, side), supersampled
 
     @classmethod
     def drawn(cls, ship: Ship, side: int, rng: np.random.Generator) -> "Wake":

@@ -13,19 +13,12 @@ SUPERSAMPLING = 3
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera stands.
+    """Where the camera stands; its pixels are supersampled."""
 
-    Attributes:
-        heading: Direction of the bow, radians; 0 points right in the picture, pi/2 away from the camera.
-        elevation: Angle of the view over the horizon, radians; pi/2 looks straight down.
-        scale: Pixels per metre (in the supersampled picture).
-        centre: Where the ship's waterline centre lies, supersampled pixels (column, row).
-    """
-
-    heading: float
-    elevation: float
-    scale: float
-    centre: tuple[float, float]
+    heading: float  # of the bow, radians; 0 points right in the picture, pi/2 away from the camera
+    elevation: float  # of the view over the horizon, radians; pi/2 looks straight down
+    scale: float  # px per metre
+    centre: tuple[float, float]  # of the ship's waterline: column and row, px
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Map ship coordinates of shape (..., 3), metres, to pixels of shape (..., 2)."""
@@ -116,6 +109,6 @@ def finish(canvas: np.ndarray, size: int) -> np.ndarray:
 
 
 def smooth_noise(rng: np.random.Generator, size: int, cells: tuple[int, int]) -> np.ndarray:
-    """Return noise of shape (size, size), zero mean, about unit deviation, that varies over `cells` (rows, columns)."""
+    """Return noise, (size, size), of mean 0 and standard deviation about 1, varying over `cells` (rows, columns)."""
     coarse = rng.standard_normal(cells).astype(np.float32)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)

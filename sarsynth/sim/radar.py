@@ -15,33 +15,19 @@ from sarsynth.sim.ships import Ship
 
 @dataclass(frozen=True)
 class Radar:
-    """What the sensor is like; the ranges are drawn from anew for every picture.
+    """The sensor; every picture draws from its ranges."""
 
-    Attributes:
-        looks: Independent looks averaged in intensity (the equivalent number of looks of fully developed speckle).
-        clutter: Range of the sea's mean intensity, relative to a ship's deck at about 0.14.
-        texture: Range of the shape of the sea's gamma texture; smaller is spikier (K-distributed clutter).
-        echoes: Mean intensity of one point scatterer.
-        dropout: Share of the point scatterers that are not seen at all.
-    """
-
-    looks: int = 2
-    clutter: tuple[float, float] = (0.01, 0.05)
-    texture: tuple[float, float] = (2.0, 10.0)
-    echoes: float = 6.0
-    dropout: tuple[float, float] = (0.1, 0.55)
+    looks: int = 2  # independent looks averaged in intensity: the equivalent number of looks of its speckle
+    clutter: tuple[float, float] = (0.01, 0.05)  # mean intensity of the sea; a ship's deck is at about 0.14
+    texture: tuple[float, float] = (2.0, 10.0)  # shape of the sea's gamma texture; smaller is spikier (K-distributed)
+    echoes: float = 6.0  # mean intensity of one point scatterer
+    dropout: tuple[float, float] = (0.1, 0.55)  # share of the point scatterers that are not seen at all
 
 
 def speckle(intensity: np.ndarray, looks: int, rng: np.random.Generator) -> np.ndarray:
-    """Multiply intensity by fully developed speckle.
+    """Multiply mean intensity, shape (H, W), by fully developed speckle of so many independent looks.
 
-    Args:
-        intensity: Mean intensity, shape (H, W), >= 0.
-        looks: Independent looks; the result's variance is intensity**2 / looks (Goodman, ISBN 978-1510631489).
-        rng: Source of randomness.
-
-    Returns:
-        Intensity of the same shape whose expectation is the input.
+    The result's variance is intensity**2 / looks (Goodman, ISBN 978-1510631489).
     """
     return intensity * rng.gamma(looks, 1.0 / looks, intensity.shape)
 
@@ -56,15 +42,12 @@ def sea_clutter(shape: tuple[int, int], mean: float, texture: float, rng: np.ran
 
 
 def point_spread(side: int, bandwidth: float, pedestal: float) -> np.ndarray:
-    """Return the two-dimensional spectrum of the processor's weighting, shape (side, side).
+    """Return the two-dimensional spectrum of the processor's weighting, (side, side), of unit mean square.
 
     Args:
         side: Pixels.
         bandwidth: Cut-off in cycles per pixel, at most 0.5.
         pedestal: Height of the raised cosine at the band's edge: 1 is unweighted (strong sidelobes), 0.08 is Hamming.
-
-    Returns:
-        Weights with unit mean square, so that white noise keeps its power.
     """
     frequency = np.fft.fftfreq(side)
     inside = np.abs(frequency) <= bandwidth
@@ -85,19 +68,12 @@ def stretch(amplitude: np.ndarray, gamma: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """How the sensor sees a ship.
+    """How the sensor sees a ship."""
 
-    Attributes:
-        scale: Pixels per metre.
-        centre: Of the ship, pixels (column, row).
-        rotation: From the ship's axes to the picture's, shape (2, 2).
-        layover: Pixels' worth of metres that a metre of height lies nearer to the sensor.
-    """
-
-    scale: float
-    centre: np.ndarray
-    rotation: np.ndarray
-    layover: float
+    scale: float  # px per metre
+    centre: np.ndarray  # of the ship: column and row, px
+    rotation: np.ndarray  # from the ship's axes to the picture's, shape (2, 2)
+    layover: float  # metres towards the sensor per metre of height
 
     @classmethod
     def drawn(cls, ship: Ship, size: int, rng: np.random.Generator) -> "View":
@@ -116,17 +92,7 @@ class View:
 
 
 def draw_radar(ship: Ship, size: int, rng: np.random.Generator, radar: Radar) -> np.ndarray:
-    """Draw one SAR chip.
-
-    Args:
-        ship: What to draw.
-        size: Side in pixels.
-        rng: Source of heading, clutter, scatterers and speckle.
-        radar: The sensor.
-
-    Returns:
-        Amplitude, uint8 of shape (size, size, 1), stretched so that its 99.5th percentile is white.
-    """
+    """Draw one SAR chip: amplitude, uint8 of shape (size, size, 1), its 99.5th percentile white."""
     view = View.drawn(ship, size, rng)
     sea = sea_clutter((size, size), rng.uniform(*radar.clutter), rng.uniform(*radar.texture), rng)
     swell = np.exp(0.35 * smooth_noise(rng, size, (5, 5)))

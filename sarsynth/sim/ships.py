@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 RGB = tuple[int, int, int]
+Shares = tuple[float, float]  # of a length or a beam, from and to
+Point = tuple[float, float, float]
 
 HULL_COLOURS: dict[str, RGB] = {
     "red": (168, 48, 38),
@@ -70,8 +72,8 @@ class Dome:
 class Beam:
     """A mast, boom, pipe or arm: a thin bar between two points."""
 
-    start: tuple[float, float, float]
-    end: tuple[float, float, float]
+    start: Point
+    end: Point
     width: float
     colour: RGB
     echo: float = 1.0
@@ -84,24 +86,16 @@ class Beam:
 
 @dataclass
 class Ship:
-    """One ship: its hull and the parts that stand on the deck.
-
-    Attributes:
-        length: Metres over all.
-        beam: Metres athwart.
-        deck: Height of the deck over the water, metres.
-        bow: Share of the length that the bow takes to narrow.
-        parts: Words for what is on deck, for prompts.
-    """
+    """One ship: its hull and the parts that stand on the deck."""
 
     class_name: str
-    length: float
-    beam: float
-    deck: float
-    bow: float
+    length: float  # metres over all
+    beam: float  # metres athwart
+    deck: float  # height of the deck over the water, metres
+    bow: float  # share of the length over which the bow narrows
     hull_colour: str
     deck_colour: RGB
-    parts: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)  # words for what is on deck, for prompts
     boxes: list[Box] = field(default_factory=list)
     domes: list[Dome] = field(default_factory=list)
     beams: list[Beam] = field(default_factory=list)
@@ -124,30 +118,16 @@ class Ship:
         return np.array([(x, y, height) for x, y in starboard + port])
 
     def box(
-        self,
-        along: tuple[float, float],
-        athwart: tuple[float, float],
-        height: float,
-        colour: RGB,
-        base: float | None = None,
-        echo: float = 1.0,
+        self, along: Shares, athwart: Shares, height: float, colour: RGB, base: float | None = None, echo: float = 1.0
     ) -> None:
         """Add a box on the deck (or at height `base`, metres); positions are shares of length and half beam."""
-        z0 = self.deck if base is None else base
-        corners = (self.x(along[0]), self.x(along[1]), self.y(athwart[0]), self.y(athwart[1]))
-        self.boxes.append(Box(*corners, z0, z0 + height, colour, echo))
+        (x0, x1), (y0, y1), z0 = map(self.x, along), map(self.y, athwart), self.deck if base is None else base
+        self.boxes.append(Box(x0, x1, y0, y1, z0, z0 + height, colour=colour, echo=echo))
 
-    def bar(
-        self,
-        start: tuple[float, float, float],
-        end: tuple[float, float, float],
-        width: float,
-        colour: RGB,
-        echo: float = 1.0,
-    ) -> None:
+    def bar(self, start: Point, end: Point, width: float, colour: RGB, echo: float = 1.0) -> None:
         """Add a beam between points (along, athwart, height): shares as in `box`, and metres over the deck."""
-        ends = [(self.x(a), self.y(b), self.deck + z) for a, b, z in (start, end)]
-        self.beams.append(Beam(ends[0], ends[1], width, colour, echo))
+        first, last = ((self.x(along), self.y(athwart), self.deck + z) for along, athwart, z in (start, end))
+        self.beams.append(Beam(first, last, width, colour, echo))
 
 
 # --- Hulls ------------------------------------------------------------------------------------------------------------
@@ -194,12 +174,11 @@ def _cargo(rng: np.random.Generator) -> Ship:
         bays = int(rng.integers(5, 9))
         width = (last - first) / bays
         for bay in range(bays):
-            rows = int(rng.integers(3, 5))
+            x0, rows = first + bay * width, int(rng.integers(3, 5))
             for row in range(rows):
                 y0 = -0.9 + 1.8 * row / rows
                 colour = CONTAINERS[rng.integers(len(CONTAINERS))]
                 height = length * 0.017 * int(rng.integers(2, 5))
-                x0 = first + bay * width
                 ship.box((x0, x0 + width * 0.84), (y0, y0 + 1.7 / rows), height, colour, echo=1.3)
     else:
         ship.parts.append("hatches")

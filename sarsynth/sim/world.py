@@ -17,14 +17,11 @@ DOMAINS = ("regular", "ors", "sar")
 
 
 class Picture(NamedTuple):
-    """One picture: uint8 pixels of shape (H, W, C), its caption (None in the domain `sar`), and the ship's box.
+    """One picture of the world."""
 
-    The box (x0, y0, x1, y1) in px is known in the domain `ors`.
-    """
-
-    pixels: np.ndarray
-    text: str | None
-    box: tuple[float, float, float, float] | None = None
+    pixels: np.ndarray  # uint8, shape (H, W, C)
+    text: str | None  # its caption; None in the domain `sar`
+    box: tuple[float, float, float, float] | None = None  # of the ship: x0, y0, x1, y1 in px; in the domain `ors`
 
 
 def _generator(*key: int | str) -> np.random.Generator:
@@ -38,7 +35,7 @@ def ship(seed: int, index: int, class_name: str) -> Ship:
 
 
 def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, radar: Radar | None = None) -> Picture:
-    """Draw one picture of the world.
+    """Draw one picture of the world: three channels in `regular` and `ors`, one in `sar`.
 
     Args:
         seed: Which world, >= 0.
@@ -47,9 +44,6 @@ def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, 
         domain: One of DOMAINS.
         size: Side in pixels.
         radar: The sensor of the domain `sar`.
-
-    Returns:
-        The picture: three channels in `regular` and `ors`, one in `sar`.
     """
     if domain == "ors":
         aerial = scene(seed, index, class_name, size)
@@ -67,16 +61,9 @@ def scene(seed: int, index: int, class_name: str, size: int = 64) -> Scene:
 
 
 def generic_picture(seed: int, index: int, size: int = 64, speckled: bool = True) -> Picture:
-    """Draw shapes on a texture, which teach an autoencoder edges, grey and grain without showing a ship.
+    """Draw shapes on a texture, in three channels: they teach an autoencoder edges, grey and grain, but no ships.
 
-    Args:
-        seed: Which world.
-        index: Which picture.
-        size: Side in pixels.
-        speckled: Half the pictures become grey, speckled and sprinkled with bright points.
-
-    Returns:
-        A three-channel picture.
+    With `speckled`, every second picture becomes grey, speckled and sprinkled with bright points.
     """
     rng = _generator(seed, index, "generic")
     side = size * SUPERSAMPLING

@@ -11,7 +11,8 @@ from torch import Tensor
 from sarsynth.classifier import pasting
 from sarsynth.classifier.augmentation import Augmentation, augment
 from sarsynth.console import console
-from sarsynth.data.datamodules import LabelledImages, step_seed
+from sarsynth.data.labelled_images import LabelledImages
+from sarsynth.data.seeds import step_seed
 from sarsynth.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sarsynth.classifier.classification import extract_features, predict
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import REASONS

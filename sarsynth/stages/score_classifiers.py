@@ -15,7 +15,7 @@ from sarsynth.classifier.checkpoints import CHOICES, Checkpoint, Checkpoints, Ch
 from sarsynth.classifier.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
 from sarsynth.classifier.losses import Loss, class_weights
 from sarsynth.console import console
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.diffusion.partitions import Partition
 from sarsynth.errors import UserError

@@ -29,8 +29,8 @@ from sarsynth.classifier.plan import added
 from sarsynth.classifier.pretrained import Pretrained
 from sarsynth.config.schema import Component, Encoded, Images, Settings, Slot, nearest
 from sarsynth.console import console, progress
-from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.health import Scan
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8

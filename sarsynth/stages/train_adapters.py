@@ -18,7 +18,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sarsynth import hashes, processes
 from sarsynth.config.schema import AdapterTraining
-from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
+from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.data.seeds import step_seed
+from sarsynth.data.streams import Stream
 from sarsynth.diffusion import adapters, partitions
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base, place_network
