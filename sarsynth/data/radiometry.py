@@ -37,11 +37,7 @@ class Radiometry(Protocol):
         """All of it in JSON's types, for a fingerprint."""
 
     def levels(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Map an image (H, W, C) to grey levels, uint8 or float32, in 0..255.
-
-        Raises:
-            UserError: It has no grey level for such pixels; the message begins with the image's name.
-        """
+        """Map an image (H, W, C) to grey levels in 0..255; a `UserError` names an image that it cannot map."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +79,7 @@ class Levels:
         return asdict(self)
 
     def levels(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Map an image (H, W, C) of any real type to grey levels, float32, in 0..255.
-
-        Raises:
-            UserError: A pixel is negative where its logarithm is wanted.
-        """
+        """Map an image (H, W, C) of any real type to float32 grey levels; a `UserError` for logarithms of negatives."""
         pixels = pixels.astype(np.float32, copy=False)
         if self.scale == "log":
             if (pixels < 0).any():
@@ -132,11 +124,7 @@ class Rule(Protocol):
     """How a study's grey levels are found."""
 
     def fit(self, training: Training) -> Levels:
-        """Find the grey levels that fit the training images.
-
-        Raises:
-            UserError: They have no such levels.
-        """
+        """Find the grey levels that fit the training images; a `UserError` if there are none."""
 
 
 class Linear:

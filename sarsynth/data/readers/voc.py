@@ -16,11 +16,7 @@ QUADRANGLES = {
 
 
 def read_xml(file: Path) -> ElementTree.Element:
-    """Parse an XML file.
-
-    Raises:
-        UserError: It is none.
-    """
+    """Parse an XML file; a `UserError` if it is none."""
     try:
         return ElementTree.parse(file).getroot()
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
@@ -28,11 +24,7 @@ def read_xml(file: Path) -> ElementTree.Element:
 
 
 def word(element: ElementTree.Element, tag: str, file: Path) -> str:
-    """Read the text below a tag, e.g. `bndbox/xmin`.
-
-    Raises:
-        UserError: There is none.
-    """
+    """Read the text below a tag, e.g. `bndbox/xmin`; a `UserError` if there is none."""
     text = (element.findtext(tag) or "").strip()
     if not text:
         raise UserError(f"{file}: an object has no <{tag}>; mend the annotation")
@@ -40,11 +32,7 @@ def word(element: ElementTree.Element, tag: str, file: Path) -> str:
 
 
 def number(element: ElementTree.Element, tag: str, file: Path) -> float:
-    """Read the number below a tag.
-
-    Raises:
-        UserError: There is none.
-    """
+    """Read the number below a tag; a `UserError` if there is none."""
     text = word(element, tag, file)
     try:
         return float(text)
@@ -53,19 +41,13 @@ def number(element: ElementTree.Element, tag: str, file: Path) -> float:
 
 
 def marked(element: ElementTree.Element, class_name: str, corners: Points) -> Marked:
-    """Describe an object, with its marks `truncated` and `difficult`; one that is missing or empty is not set."""
-    truncated, difficult = (
-        (element.findtext(tag) or "0").strip() not in ("0", "") for tag in ("truncated", "difficult")
-    )
-    return Marked(class_name, corners, truncated, difficult)
+    """Make an object with its flags `truncated` and `difficult`; a flag that is missing or empty is not set."""
+    flags = ((element.findtext(tag) or "0").strip() not in ("0", "") for tag in ("truncated", "difficult"))
+    return Marked(class_name, corners, *flags)
 
 
 def corners(element: ElementTree.Element, file: Path) -> Points:
-    """Read an object's turned box if it has one, else its upright one; px.
-
-    Raises:
-        UserError: It has neither.
-    """
+    """Read an object's turned box if it has one, else its upright one, px; a `UserError` if it has neither."""
     for tag, names in QUADRANGLES.items():
         if element.find(tag) is not None:
             x, y = ([number(element, f"{tag}/{name.format(axis)}", file) for name in names] for axis in "xy")
