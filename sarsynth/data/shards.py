@@ -33,10 +33,9 @@ def write_shards(folder: Path, name: str, rows: int, make: Callable[[range], Ten
         make: Computes a range of them.
     """
     for file, members in missing(folder, name, rows):
-        draft = file.with_suffix(".draft")
-        save_file({name: make(members).contiguous()}, draft)
-        files.sync(draft)  # before it gets the name by which a next attempt takes it for whole
-        os.replace(draft, file)
+        with files.replacing(file) as draft:
+            save_file({name: make(members).contiguous()}, draft)
+            files.sync(draft)  # before it gets the name by which a next attempt takes it for whole
 
 
 def missing(folder: Path, name: str, rows: int) -> list[tuple[Path, range]]:
