@@ -10,7 +10,7 @@ from rich.table import Table
 from sarsynth.classifier.classification import fit_classifier, predict, scores
 from sarsynth.config.schema import check
 from sarsynth.console import console
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images

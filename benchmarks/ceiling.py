@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from arms import compare, demo, labelled
 
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.evidence.speckle import Speckle, moments

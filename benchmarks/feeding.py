@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from sarsynth.console import console
-from sarsynth.data.datamodules import PackedSampler, Stream
 from sarsynth.data.shards import write_shards
+from sarsynth.data.streams import PackedSampler, Stream
 from sarsynth.diffusion.latents import MOMENTS, Latents, Texts
 from sarsynth.diffusion.samples import DenoisingSamples
 

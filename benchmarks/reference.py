@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sarsynth.classifier.classification import Classifier, ClassifierRecipe, fit_classifier, predict, scores
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images

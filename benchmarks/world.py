@@ -7,7 +7,7 @@ import sys
 
 from arms import compare, demo, labelled
 
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.stages.copy_images import repeated_images
 from sarsynth.stages.curate_images import counts, planned

@@ -22,7 +22,9 @@ from sarsynth.classifier.classification import (
     predict,
     scores,
 )
-from sarsynth.data.datamodules import LabelledImages, PackedSampler, Stream, step_seed
+from sarsynth.data.labelled_images import LabelledImages
+from sarsynth.data.seeds import step_seed
+from sarsynth.data.streams import PackedSampler, Stream
 from sarsynth.errors import UserError
 from sarsynth.training.finite import FiniteWatch
 from sarsynth.training.fitting import Fitting, learning_rate_share

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from tiny import encoded, noisy, predict, samples, tiny_base
 from torch import Tensor
 
-from sarsynth.data.datamodules import SeededDataModule, step_seed
+from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.data.seeds import step_seed
 from sarsynth.data.transforms import to_uint8
 from sarsynth.diffusion.base import (
     NANO,

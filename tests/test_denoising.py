@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from tiny import LENGTH, WIDTH, samples, tiny_base
 from torch import Tensor
 
-from sarsynth.data.datamodules import PackedSampler, SeededDataModule, Stream, step_seed
+from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.data.seeds import step_seed
+from sarsynth.data.streams import PackedSampler, Stream
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec, LowRank, folded
 from sarsynth.diffusion.base import Base

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sarsynth.classifier.classification import fit_classifier
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.errors import UserError
 from sarsynth.training.finite import EVERY, FiniteWatch
 from sarsynth.training.fitting import CHECKPOINT, Fitting

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from sarsynth import hashes
-from sarsynth.data.found import Found
-from sarsynth.data.image_files import Files
+from sarsynth.data.entries import Entry
+from sarsynth.data.file_source import FileSource
 from sarsynth.diffusion.base import NANO, resolve
 
 NAMES = ["a.png", "b/c.png", "grün \udcff.txt"]
@@ -207,7 +207,7 @@ def test_a_base_is_read_once(tmp_path: Path, later: None, opened: list[str]):
 
 def test_an_image_set_is_read_once(root: Path, later: None, opened: list[str]):
     def fingerprint() -> str:
-        return Files(root, [Found(name, "ship", "train") for name in (*NAMES, "gone")], channels=1).fingerprint()
+        return FileSource(root, [Entry(name, "ship", "train") for name in (*NAMES, "gone")], channels=1).fingerprint()
 
     known = fingerprint()
     assert sorted(opened) == sorted(Path(name).name for name in NAMES)

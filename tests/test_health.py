@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from test_imagefolder import folder, write, write_metadata
 
-from sarsynth.data import health
+from sarsynth.data import duplicates, health
 from sarsynth.data.curated import Curated
+from sarsynth.data.duplicates import groups, near_duplicates
 from sarsynth.data.folders import children, images_below
-from sarsynth.data.health import Scan, by_class, groups, near_duplicates, scan
+from sarsynth.data.health import Scan, by_class, scan
 from sarsynth.data.records import SPLITS, Draw, ImageRecord, Split, draw_splits
 from sarsynth.errors import UserError
 
@@ -124,14 +125,14 @@ def test_hashes_that_propose_are_those_that_differ_in_few_bits() -> None:
     codes = rng.integers(0, 2**64, 600, dtype=np.uint64)
     codes[400:] = codes[:200] ^ (np.uint64(1) << rng.integers(0, 64, 200, dtype=np.uint64)) ^ np.uint64(1)
     every = [(i, j) for i in range(600) for j in range(i + 1, 600) if (int(codes[i]) ^ int(codes[j])).bit_count() < 3]
-    batches = health._proposals(codes[:, None], 2)
+    batches = duplicates._proposals(codes[:, None], 2)
     assert sorted(map(tuple, np.concatenate(batches).tolist())) == every
-    assert max(map(len, batches)) <= health.BLOCK
+    assert max(map(len, batches)) <= duplicates.BLOCK
 
 
 def test_either_hash_proposes() -> None:
     codes = np.array([[0, 0], [0, 2**40 - 1], [2**40 - 1, 0], [2**40 - 1, 2**20 - 1]], np.uint64)
-    assert np.concatenate(health._proposals(codes, 2)).tolist() == [[0, 1], [0, 2], [2, 3]]
+    assert np.concatenate(duplicates._proposals(codes, 2)).tolist() == [[0, 1], [0, 2], [2, 3]]
 
 
 def test_displacement_is_found_to_half_a_pixel() -> None:
@@ -139,9 +140,9 @@ def test_displacement_is_found_to_half_a_pixel() -> None:
     fine = cv2.GaussianBlur(np.random.default_rng(0).normal(128, 60, (200, 200)), (0, 0), 2)
     one, other = (eight(fine[start : start + 128 : 2, start : start + 128 : 2]) for start in (0, 3))
     pair = np.array([[0, 1]])
-    assert health.agreements(np.stack([one, other]), pair) > 0.9
+    assert duplicates.agreements(np.stack([one, other]), pair) > 0.9
     unlike = eight(cv2.GaussianBlur(np.random.default_rng(1).normal(128, 60, (64, 64)), (0, 0), 1))
-    assert health.agreements(np.stack([one, unlike]), pair) < 0.5
+    assert duplicates.agreements(np.stack([one, unlike]), pair) < 0.5
 
 
 # --- Bad files --------------------------------------------------------------------------------------------------------

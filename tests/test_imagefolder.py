@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sarsynth.data.image_files import centre_crop
+from sarsynth.data.chips import centre_crop
 from sarsynth.data.readers.imagefolder import ImageFolder
 from sarsynth.data.records import ImageRecord, Instance
 from sarsynth.errors import UserError
@@ -252,8 +252,8 @@ def test_bad_lists(root: Path, lines: str, message: str) -> None:
     ("line", "message"),
     [
         ('{"file_name": "cargo/none.png"}', r"line 1: no file train/cargo/none\.png"),
-        ('{"text": "no name"}', r"line 1: not a JSON object with a `file_name`"),
-        ("[1", r"line 1: not a JSON object"),
+        ('{"text": "no name"}', r"line 1: expected a JSON object with `file_name`"),
+        ("[1", r"line 1: expected a JSON object"),
         ('{"file_name": "cargo/1.PNG", "text": 3}', r"line 1: `text` must be a string"),
     ],
 )

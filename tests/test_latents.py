@@ -153,7 +153,7 @@ def test_a_killed_encoding_goes_on_and_ends_with_the_same_bytes(
     assert run(write_in_process, saved, tmp_path, kill_at) == 9
     left = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
     assert len(left) == kill_at // SHARD, "whole shards alone"
-    (tmp_path / "moments-00002-of-00003.draft").write_bytes(b"half a shard")
+    (tmp_path / "moments-00002-of-00003.safetensors.draft").write_bytes(b"half a shard")
     write(base, tmp_path)
     assert content(tmp_path) == content(written)
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in left.items()), "none is made twice"

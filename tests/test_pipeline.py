@@ -23,8 +23,8 @@ from test_tracking import records
 from tiny import tiny_base
 
 from sarsynth import cli
-from sarsynth.data.datamodules import step_seed
 from sarsynth.data.readers.imagefolder import ImageFolder
+from sarsynth.data.seeds import step_seed
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import NANO, Base

@@ -18,8 +18,8 @@ from PIL import Image
 from sarsynth import cli
 from sarsynth.config.schema import Data, Encoded
 from sarsynth.data.chips import Window
-from sarsynth.data.found import Found, split_off
-from sarsynth.data.image_files import Files
+from sarsynth.data.entries import Entry, split_off
+from sarsynth.data.file_source import FileSource
 from sarsynth.data.records import SPLITS, Instance, Split, class_counts
 from sarsynth.errors import UserError
 
@@ -27,7 +27,7 @@ REAL = Path(os.environ.get("SARSYNTH_FORMATS", Path(__file__).parents[2] / "shar
 real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no sample files of true layouts in {REAL}; set SARSYNTH_FORMATS")
 
 
-def read(group: str, name: str, root: Path, *overrides: str) -> Files:
+def read(group: str, name: str, root: Path, *overrides: str) -> FileSource:
     """Build the reader as a study does, from its YAML and `root` alone."""
     changes = OmegaConf.from_dotlist([override.removeprefix(f"{group}.") for override in overrides])
     study = OmegaConf.load(cli.CONF / "study.yaml")
@@ -63,11 +63,11 @@ def square(x: float, y: float, name: str, side: float = 10, difficulty: int = 0)
     return f"{corners} {name} {difficulty}\n"
 
 
-def counts(source: Files) -> dict[Split, dict[str, int]]:
+def counts(source: FileSource) -> dict[Split, dict[str, int]]:
     return {split: class_counts(source.records(split), source.classes) for split in SPLITS if source.records(split)}
 
 
-def groups_apart(source: Files) -> bool:
+def groups_apart(source: FileSource) -> bool:
     splits = [{record.group for record in source.records(split) if record.group} for split in SPLITS]
     return len(set().union(*splits)) == sum(map(len, splits))
 
@@ -177,7 +177,7 @@ def test_fu_srs_is_built_from_both(tmp_path: Path) -> None:
 def test_fusars_half_of_fu_srs_has_the_papers_counts() -> None:
     sizes = {"cargo": 2114, "other": 3004, "fishing": 789, "tanker": 248, "dredger": 61}
     ships = [
-        Found(f"{name}/{index}.tiff", name, "train", group=f"mmsi {name} {index // 3}" if index % 2 else None)
+        Entry(f"{name}/{index}.tiff", name, "train", group=f"mmsi {name} {index // 3}" if index % 2 else None)
         for name, count in sizes.items()
         for index in range(count)
     ]
@@ -619,16 +619,16 @@ def test_order_and_fingerprint_follow_from_content_alone(tmp_path: Path) -> None
 
 def test_the_fingerprint_sees_windows_and_names_stay_apart(tmp_path: Path) -> None:
     write(tmp_path / "1.png", (90, 90))
-    ship = Found("1.png", "ship", "train", window=Window(40, 40, 32))
+    ship = Entry("1.png", "ship", "train", window=Window(40, 40, 32))
     prints = {
-        Files(tmp_path, [replace(ship, window=window)], channels=1).fingerprint()
+        FileSource(tmp_path, [replace(ship, window=window)], channels=1).fingerprint()
         for window in (Window(40, 40, 32), Window(41, 40, 32), Window(40, 40, 32, 5.0), None)
     }
     assert len(prints) == 4
-    both = Files(tmp_path, [ship, replace(ship, number=1), replace(ship, window=None)], channels=1)
+    both = FileSource(tmp_path, [ship, replace(ship, number=1), replace(ship, window=None)], channels=1)
     assert [record.path for record in both.records("train")] == ["1.png", "1.png#0000", "1.png#0001"]
     with pytest.raises(UserError, match=r"1\.png#0000: listed twice"):
-        Files(tmp_path, [ship, ship], channels=1)
+        FileSource(tmp_path, [ship, ship], channels=1)
 
 
 @pytest.mark.parametrize("form", ["24 bits", "32 bits", "32 bits, the fourth unused"])

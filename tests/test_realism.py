@@ -9,7 +9,7 @@ import torch
 from known import a_study_that_knows
 from scipy import stats
 
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.errors import UserError

@@ -25,15 +25,9 @@ from sarsynth.classifier.losses import Loss, class_weights, focal_losses
 from sarsynth.classifier.oversampling import between_neighbours
 from sarsynth.cli import CONF
 from sarsynth.config.schema import Settings
-from sarsynth.data.datamodules import (
-    BalancedStream,
-    LabelledImages,
-    PackedSampler,
-    Stream,
-    Succession,
-    shuffled,
-    stream,
-)
+from sarsynth.data.datamodules import shuffled
+from sarsynth.data.labelled_images import LabelledImages
+from sarsynth.data.streams import BalancedStream, PackedSampler, Stream, Succession, stream
 from sarsynth.errors import UserError
 from sarsynth.sim import render
 from sarsynth.stages import sum_up

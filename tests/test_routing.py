@@ -15,7 +15,8 @@ from test_denoising import Kill, latents
 from tiny import noisy, predict, samples, tiny_base
 from torch import Tensor
 
-from sarsynth.data.datamodules import SeededDataModule, Stream
+from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.data.streams import Stream
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import Adapter, AdapterSpec, LowRank, folded
 from sarsynth.diffusion.base import Base

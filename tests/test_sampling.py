@@ -7,7 +7,7 @@ from test_conf import settings
 from tiny import tiny_base
 from torch import Tensor
 
-from sarsynth.data.datamodules import step_seed
+from sarsynth.data.seeds import step_seed
 from sarsynth.data.transforms import to_uint8
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.sampling import SampleRequest, sample

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from sarsynth.classifier.classification import Classifier, predict, scores
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 
 
 @dataclass(frozen=True, eq=False)

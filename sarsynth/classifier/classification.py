@@ -20,7 +20,10 @@ from sarsynth.classifier.augmentation import Augmentation, augment
 from sarsynth.classifier.losses import Loss, class_weights, focal_losses
 from sarsynth.classifier.oversampling import between_neighbours
 from sarsynth.classifier.pretrained import Pretrained, start
-from sarsynth.data.datamodules import LabelledImages, Sampling, Stream, Succession, shuffled, step_seed, stream
+from sarsynth.data.datamodules import shuffled
+from sarsynth.data.labelled_images import LabelledImages
+from sarsynth.data.seeds import step_seed
+from sarsynth.data.streams import Sampling, Stream, Succession, stream
 from sarsynth.training.finite import FiniteWatch
 from sarsynth.training.fitting import Fitting, learning_rate_share
 from sarsynth.training.precision import FULL, Precision

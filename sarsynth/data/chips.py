@@ -1,4 +1,4 @@
-"""From marked objects in a scene to chips: squares of the scene's own pixels, an object in the middle of each."""
+"""Squares of an image's own pixels: chips around marked objects of a scene, or the centre of an image. Torch-free."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,8 +11,10 @@ import numpy as np
 from sarsynth.data.records import Instance
 from sarsynth.errors import UserError
 
-STEP = 64  # px; chips that are fitted to their objects have sides of a multiple of it, as in FUSRS
-LISTED = 32  # objects of a chip that its record names: more are a crowd by any measure, and marinas have hundreds
+STEP = 64  # px; sides of chips that are fitted to their objects are multiples of it, as in FUSRS
+LISTED = 32  # objects of a chip that its record lists at most; marinas have hundreds
+
+Points = tuple[tuple[float, float], ...]  # (x, y) in px
 
 
 @dataclass(frozen=True)
@@ -20,36 +22,29 @@ class Marked:
     """An object that somebody marked in a scene: its four corners (x, y) in px, in order around it."""
 
     class_name: str
-    corners: tuple[tuple[float, float], ...]
+    corners: Points
     truncated: bool = False
     difficult: bool = False
 
     @property
     def turned(self) -> bool:
-        """Whether its box says how it lies; one with all sides along the rows and columns need not have meant to."""
+        """Whether its box is turned and so says how the object lies; an upright one does not."""
         return len({x for x, _ in self.corners}) > 2 or len({y for _, y in self.corners}) > 2
 
 
-def rectangle(x0: float, y0: float, x1: float, y1: float) -> tuple[tuple[float, float], ...]:
+def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
     """Give the corners of an upright box."""
     return ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
 
 
 @dataclass(frozen=True)
 class Window:
-    """A square of a scene, turned about its centre.
+    """A square of a scene, turned about its centre."""
 
-    Attributes:
-        x: Of the centre, px from the scene's left border.
-        y: Of the centre, px from its upper border.
-        side: In px.
-        angle: Degrees from the scene's rows to the window's, clockwise as seen; 0 takes pixels as they are.
-    """
-
-    x: float
-    y: float
-    side: int
-    angle: float = 0.0
+    x: float  # of the centre, px from the scene's left border
+    y: float  # of the centre, px from its upper border
+    side: int  # px
+    angle: float = 0.0  # degrees from the scene's rows to the window's, clockwise as seen; 0 takes pixels as they are
 
     @property
     def plain(self) -> tuple[Any, ...]:
@@ -61,22 +56,22 @@ class Window:
         return (points - (self.x, self.y)) @ self._turn().T + self.side / 2
 
     def cut(self, scene: np.ndarray) -> np.ndarray:
-        """Cut the window out of its scene, mirrored outwards where the scene ends.
+        """Cut the window out of its scene, mirrored outwards where the scene ends; bilinear if the window is turned.
 
         Args:
             scene: uint8, uint16 or float32, shape (H, W, C).
 
         Returns:
-            Same type, shape (side, side, C); bilinear between the scene's pixels where the window is turned.
+            Same type, shape (side, side, C).
         """
         if not self.angle:
-            return _square(scene, round(self.x - self.side / 2), round(self.y - self.side / 2), self.side)
-        # The upright square around the turned one is all that OpenCV, which has a limit of 32767 px, needs to see.
+            return square(scene, round(self.x - self.side / 2), round(self.y - self.side / 2), self.side)
+        # OpenCV, which takes at most 32767 px, gets the upright square around the turned one.
         reach = math.ceil(self.side * math.sqrt(2)) + 2
         left, top = math.floor(self.x - reach / 2), math.floor(self.y - reach / 2)
-        around = _square(scene, left, top, reach)
+        around = square(scene, left, top, reach)
         turn = self._turn()
-        # A pixel's centre lies half a pixel behind its border, and OpenCV counts from centres.
+        # OpenCV counts from the centres of pixels, half a pixel behind their borders.
         shift = turn @ (np.array([left, top]) + 0.5 - (self.x, self.y)) + self.side / 2 - 0.5
         matrix = np.column_stack([turn, shift])
         turned = cv2.warpAffine(around, matrix, (self.side, self.side), flags=cv2.INTER_LINEAR)
@@ -89,20 +84,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Cutting:
-    """How chips are cut.
+    """How chips are cut; raises a `UserError` if a value is out of range."""
 
-    Attributes:
-        size: Side of every chip in px; None fits each to its object.
-        margin: Share of the object's longer side that a fitted chip leaves on each side of it.
-        rotate: Turn each chip so that its object's longer side lies along the rows.
-
-    Raises:
-        UserError: A value is out of range.
-    """
-
-    size: int | None
-    margin: float
-    rotate: bool
+    size: int | None  # side of every chip in px; None fits each to its object
+    margin: float  # share of the object's longer side that a fitted chip leaves on each side of it
+    rotate: bool  # turn each chip so that its object's longer side lies along the rows
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -110,10 +96,10 @@ class Cutting:
         if self.margin < 0:
             raise UserError(f"margin={self.margin:g}: use a share of the object's longer side, 0 or more")
 
-    def window(self, corners: Sequence[tuple[float, float]], width: int, height: int) -> Window:
+    def window(self, corners: Points, width: int, height: int) -> Window:
         """Place a chip on an object in a scene of so many px.
 
-        A chip that is not turned shifts inwards where it would reach beyond the scene, as far as the scene goes.
+        A chip that is not turned is shifted inwards where it would reach beyond the scene.
         """
         points = np.array(corners, dtype=np.float32)
         low, high = points.min(axis=0), points.max(axis=0)
@@ -141,40 +127,56 @@ def instances(
     Args:
         objects: All that are marked in the scene.
         views: For each chip which object it is of, and where it lies; None for the whole scene.
-        width: Of the scene, px; what reaches beyond it is cut off.
+        width: Of the scene, px; an object that reaches beyond it is truncated.
         height: Of the scene, px.
     """
-    corners = np.array([one.corners for one in objects], dtype=float)
+    corners = np.array([marked.corners for marked in objects], dtype=float)
     beyond = (corners.min(axis=1) < 0).any(axis=1) | (corners.max(axis=1) > (width, height)).any(axis=1)
-    order = np.arange(len(objects))
     for own, window in views:
         placed = window.locate(corners) if window else corners
         size = (window.side, window.side) if window else (width, height)
         boxes = np.concatenate([placed.min(axis=1), placed.max(axis=1)], axis=1)  # (objects, 4)
-        shown = np.flatnonzero((boxes[:, :2] < size).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1) & (order != own))
+        shown = (boxes[:, :2] < size).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
+        others = np.flatnonzero(shown & (np.arange(len(objects)) != own))
         centres = boxes[:, :2] + boxes[:, 2:]
-        far = np.linalg.norm(centres[shown] - centres[own], axis=1)
-        listed = [own, *shown[np.argsort(far, kind="stable")].tolist()][:LISTED]
+        distances = np.linalg.norm(centres[others] - centres[own], axis=1)
+        listed = [own, *others[np.argsort(distances, kind="stable")].tolist()][:LISTED]
+        boxes, placed = boxes.round(2), placed.round(2)
         yield tuple(
             Instance(
-                tuple(box),
+                tuple(boxes[i].tolist()),
                 bool(objects[i].truncated or beyond[i]),
                 objects[i].difficult,
-                tuple(map(tuple, around)) if objects[i].turned else (),
+                tuple(map(tuple, placed[i].tolist())) if objects[i].turned else (),
                 objects[i].class_name,
             )
-            for i, box, around in zip(
-                listed, boxes[listed].round(2).tolist(), placed[listed].round(2).tolist(), strict=True
-            )
+            for i in listed
         )
 
 
-def _square(scene: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
-    """Cut an upright square, mirrored outwards where the scene ends."""
-    height, width = scene.shape[:2]
+# --- Upright squares --------------------------------------------------------------------------------------------------
+
+
+def square(pixels: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
+    """Cut an upright square out of an image (H, W, C), mirrored outwards where the image ends."""
+    height, width = pixels.shape[:2]
     x0, y0 = min(max(left, 0), width - 1), min(max(top, 0), height - 1)
     x1, y1 = max(min(left + side, width), x0 + 1), max(min(top + side, height), y0 + 1)
-    inside = scene[y0:y1, x0:x1]
+    inside = pixels[y0:y1, x0:x1]
     if inside.shape[:2] == (side, side):
         return inside
     return np.pad(inside, ((y0 - top, top + side - y1), (x0 - left, left + side - x1), (0, 0)), mode="reflect")
+
+
+def centre_crop(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Cut the central square out of an image (H, W, C), mirrored outwards where the image ends."""
+    height, width = pixels.shape[:2]
+    return square(pixels, crop_offset(width, side), crop_offset(height, side), side)
+
+
+def crop_offset(length: int, side: int) -> int:
+    """Where a central cut of `side` px begins; negative where the image is shorter and is filled up.
+
+    Where both differ by an odd number, the cut lies half a pixel towards the upper left.
+    """
+    return (length - side) // 2 if length >= side else -((side - length) // 2)

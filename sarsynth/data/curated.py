@@ -1,4 +1,4 @@
-"""A source as a study uses it: without bad images, its groups joined where pixels show one picture. Torch-free."""
+"""A source as a study uses it: without bad images, and with near-duplicates in one group. Torch-free."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -25,14 +25,14 @@ class Pair:
 
 
 class Curated:
-    """A source that leaves images out and knows their groups.
+    """A source without some of its images, and with other groups.
 
-    Splits that the data set gives stay as they are. Those that we drew are drawn again if they part a group.
+    Splits that the data set gives stay as they are. Those that are drawn are drawn again if they part a group.
 
     Args:
         source: The images.
         bad: Names of those to leave out.
-        groups: By name, the groups of images that are in another one than their source says.
+        groups: By name, the groups of images that are in another group than their source says.
 
     Raises:
         UserError: The groups leave a class without training images.

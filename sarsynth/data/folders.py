@@ -1,10 +1,11 @@
-"""What lies in a folder, and where in it a data set was unpacked to. Torch-free."""
+"""What lies in a folder, where in it a data set was unpacked to, and its text files line by line. Torch-free."""
 
 import json
 import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from sarsynth.errors import UserError
 
@@ -14,96 +15,129 @@ DEPTH = 2  # folders that unpacking may put around a data set
 
 
 def locate(root: str | Path, what: str, *layouts: Sequence[str]) -> Path:
-    """Find the folder that a data set was unpacked to: `root` itself, or one of those up to two levels below it.
+    """Find the folder that a data set was unpacked to: `root` itself, or one up to two levels below it.
 
     Args:
         root: Where to look.
         what: Name of the data set, for the message.
-        layouts: The forms it comes in, the best one first: files and folders that must be there, with `*` for what
-            varies; their case does not matter.
+        layouts: The forms it comes in, the best one first: patterns that must all match, as in `matches`.
 
     Raises:
-        UserError: There is no such folder or there are several; says what was expected and what was found.
+        UserError: No folder fits, or several do; says what was expected and what is there.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
         raise UserError(f"root={root}: no such folder")
-    level, nearest = [root], (0, "")  # how much of a layout is somewhere, and what of it is not
+    level, best, hint = [root], 0, ""  # patterns that the nearest folder matches, and what it lacks
     for _ in range(DEPTH + 1):
         for layout in layouts:
-            fitting = [folder for folder in level if all(matches(folder, pattern) for pattern in layout)]
+            lacking = {folder: [p for p in layout if not matches(folder, p)] for folder in level}
+            fitting = [folder for folder, patterns in lacking.items() if not patterns]
             if len(fitting) > 1:
                 raise UserError(f"root={root}: {what} lies there more than once; name one, e.g. {fitting[0]}")
             if fitting:
                 return fitting[0]
-            for folder in level:
-                missing = [pattern for pattern in layout if not matches(folder, pattern)]
-                fits = len(layout) - len(missing)
-                nearest = max(nearest, (fits, f"; no {' nor '.join(missing)} in {folder}"), key=lambda pair: pair[0])
-        level = [folder for above in level for folder in children(above) if folder.is_dir()]
+            for folder, patterns in lacking.items():
+                if len(layout) - len(patterns) > best:
+                    best, hint = len(layout) - len(patterns), f"; no {' nor '.join(patterns)} in {folder}"
+        level = [folder for parent in level for folder in children(parent) if folder.is_dir()]
     expected = ", or ".join(" and ".join(layout) for layout in layouts)
-    raise UserError(f"root={root}: not {what}: expected {expected}; found {listing(root)}{nearest[1]}")
+    raise UserError(f"root={root}: not {what}: expected {expected}; found {listing(root)}{hint}")
 
 
 def listing(folder: Path) -> str:
-    """Say what lies in a folder, in a few words."""
+    """Say in a few words what lies in a folder."""
     names = [child.name + ("/" if child.is_dir() else "") for child in children(folder)]
     packed = next((name for name in names if name.lower().endswith(ARCHIVES)), None)
-    there = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "nothing"
-    return there + (f" (unpack {packed})" if packed else "")
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "nothing"
+    return shown + (f" (unpack {packed})" if packed else "")
 
 
 def matches(folder: Path, pattern: str) -> list[Path]:
-    """List what fits a pattern such as `train/labels*`, sorted; the case of letters does not matter."""
-    places = [folder]
+    """List files and folders that fit a pattern such as `train/labels*/*.txt`, sorted; case does not matter."""
+    paths = [folder]
     for part in pattern.lower().split("/"):
-        places = [child for place in places for child in children(place) if fnmatch(child.name.lower(), part)]
-    return places
+        paths = [child for path in paths for child in children(path) if fnmatch(child.name.lower(), part)]
+    return paths
 
 
 def children(folder: Path) -> list[Path]:
-    """List a folder's entries that are not hidden, sorted; none of what is no folder.
+    """List what lies in a folder and is not hidden, sorted; empty for a file.
 
-    Links to the folder itself, or to one above it, are passed over: what lies behind them is listed already.
+    Links to the folder itself or to one above it are left out, so that no search runs in circles.
     """
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        there = [entry for entry in entries if not entry.name.startswith(".")]
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
     return sorted(
-        folder / entry.name for entry in there if not (entry.is_symlink() and _leads_back(folder, entry.name))
+        folder / entry.name for entry in visible if not (entry.is_symlink() and _leads_back(folder, entry.name))
     )
 
 
 def _leads_back(folder: Path, name: str) -> bool:
     try:
         target = (folder / name).resolve(strict=True)
-    except (OSError, RuntimeError):  # a link to itself, or to nothing: no folder at any rate
+    except (OSError, RuntimeError):  # a link to itself or to nothing is no folder
         return False
     return target.is_dir() and folder.resolve().is_relative_to(target)
 
 
-def files_in(folder: Path, *suffixes: str) -> list[Path]:
-    """List what lies directly in a folder and has one of some suffixes in any case, sorted."""
-    return [child for child in children(folder) if child.suffix.lower() in suffixes]
+# --- Images -----------------------------------------------------------------------------------------------------------
 
 
 def images_in(folder: Path) -> list[Path]:
     """List the images that lie directly in a folder, sorted."""
-    return files_in(folder, *EXTENSIONS)
+    return [child for child in children(folder) if child.suffix.lower() in EXTENSIONS]
 
 
 def images_below(folder: Path) -> list[Path]:
     """List the images in a folder and in all folders below it, sorted; links to folders are not followed."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in EXTENSIONS)
+    images = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in images if path.suffix.lower() in EXTENSIONS)
+
+
+def images_by_stem(place: Path, pattern: str, *, below: bool = False) -> dict[str, str]:
+    """Name the images in the folders that fit a pattern, relative to `place`, by their stems.
+
+    Args:
+        place: The data set's folder.
+        pattern: Of the folders, as in `matches`.
+        below: Look in the folders below these, too.
+    """
+    find = images_below if below else images_in
+    return {
+        path.stem: path.relative_to(place).as_posix() for folder in matches(place, pattern) for path in find(folder)
+    }
+
+
+def annotated(place: Path, annotations: str, images: str, *, below: bool = False) -> Iterator[tuple[Path, str]]:
+    """Yield annotation files, each with the image of the same stem, relative to `place`.
+
+    Args:
+        place: The data set's folder.
+        annotations: Pattern of the annotation files, as in `matches`.
+        images: Pattern of the images' folders.
+        below: Look for images in the folders below these, too.
+
+    Raises:
+        UserError: An annotation file has no image.
+    """
+    names = images_by_stem(place, images, below=below)
+    for file in matches(place, annotations):
+        if file.stem not in names:
+            raise UserError(f"{file}: no image of that name in {images}; add it or remove the annotation")
+        yield file, names[file.stem]
+
+
+# --- Text files -------------------------------------------------------------------------------------------------------
 
 
 def lines(file: Path) -> list[tuple[int, str]]:
-    """Read the lines of a text file that are not blank, without white space around them, and their numbers from 1."""
+    """Read the lines of a text file that are not blank, stripped, with their numbers from 1."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -111,13 +145,20 @@ def lines(file: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def captions(file: Path) -> Iterator[tuple[int, str, str]]:
-    """Read lines such as {"file_name": "P0019_23.png", "text": "ORS, ship"}: each one's number, file name and text."""
+def json_lines(file: Path, *keys: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the JSON objects of a file, one a line, with the numbers of their lines from 1.
+
+    Raises:
+        UserError: A line is no object, or lacks one of `keys`.
+    """
     for number, line in lines(file):
         try:
             row = json.loads(line)
-            yield number, str(row["file_name"]), str(row["text"])
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or not row.keys() >= set(keys):
+            wanted = " and ".join(f"`{key}`" for key in keys)
             raise UserError(
-                f"{file}, line {number}: expected an object with `file_name` and `text`, found `{line[:80]}`"
-            ) from None
+                f"{file}, line {number}: expected a JSON object{wanted and f' with {wanted}'}, found `{line[:80]}`"
+            )
+        yield number, row

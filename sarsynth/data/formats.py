@@ -1,7 +1,7 @@
-"""Image files as arrays of the very pixels that are in them. Torch-free.
+"""Image files as arrays of exactly their pixels. Torch-free.
 
-Pillow reads what it leaves as it is. It has no complex numbers, and cuts colours of 16 bits to 8 without a word: so
-other TIFF files go through tifffile, and those that mark missing pixels through rasterio.
+Pillow reads what it does not change. It has no complex numbers, and cuts colours of 16 bits to 8 without a word, so
+other TIFF files are read by tifffile, and those that mark missing pixels by rasterio.
 """
 
 import math
@@ -18,8 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from sarsynth.errors import BadImage, UserError, one_line
 
 LARGEST_WHOLE = 2**24  # up to here float32 holds every integer
-AMPLITUDE = "amplitude"  # the variable of a .mat file that is taken where there are several
-NODATA_TAG = 42113  # GDAL's, of a TIFF file
+AMPLITUDE = "amplitude"  # the variable of a .mat file that is read where there are several
+NODATA_TAG = 42113  # GDAL's, in a TIFF file
 
 
 class _Format(NamedTuple):
@@ -28,24 +28,23 @@ class _Format(NamedTuple):
 
 
 def open_image(path: Path, channels: int) -> np.ndarray:
-    """Read an image file's pixels as they are.
+    """Read an image file's pixels unchanged, complex ones (I + jQ) as their amplitude.
 
-    Complex pixels (I + jQ) are read as their amplitude. Pixels that a file marks as missing are NaN, or 0 where they
-    have 8 bits and no room for a mark.
+    Pixels that a file marks as missing are NaN, or 0 in 8-bit images, which have no NaN.
 
     Returns:
         uint8, uint16 or float32, shape (H, W, channels).
 
     Raises:
-        BadImage: It is damaged, empty, gone, or larger than any image that is meant to be opened.
-        UserError: It is of a form that has no obvious version of that many channels, or it holds pixels that are not
-            finite and not marked as missing.
+        BadImage: It is damaged, empty, gone, or larger than Pillow's limit against decompression bombs.
+        UserError: It cannot be given that many channels without loss, or it has pixels that are not finite and not
+            marked as missing.
     """
     return _channels(_numbers(_try(_format(path).read, path), path), channels, path)
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Read an image's width and height in px from its header; None for a bad image, of which reading it says why."""
+    """Read an image's width and height in px from its header; None for a bad image (`open_image` says why)."""
     try:
         return _try(_format(path).size, path)
     except BadImage:
@@ -61,7 +60,7 @@ def _try(read: Callable[[Path], Any], path: Path) -> Any:
         return read(path)
     except UserError:
         raise
-    except Exception as error:  # decoders raise whatever they like on damaged files
+    except Exception as error:  # on damaged files, decoders raise errors of any kind
         raise BadImage(path, _reason(path, error)) from error
 
 
@@ -83,11 +82,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Give pixels the type they are worked with: uint8 and uint16 as they are, all others float32.
-
-    Raises:
-        UserError: They are no finite numbers, or float32 cannot hold them.
-    """
+    """Keep uint8 and uint16, and turn other types into float32; raise a `UserError` where float32 cannot hold them."""
     missing: np.ndarray = np.ma.getmaskarray(pixels)
     if pixels.ndim == 3:
         missing = np.asarray(missing.any(axis=2, keepdims=True))
@@ -99,7 +94,7 @@ def _numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
         raise UserError(f"{path}: {pixels.dtype} pixels; save numbers")
     if pixels.dtype.kind in "iu" and pixels.size and max(-int(pixels.min()), int(pixels.max())) > LARGEST_WHOLE:
         raise UserError(f"{path}: integers beyond 24 bits; save them as floating-point numbers")
-    with np.errstate(over="ignore"):  # too large for float32 is infinite, and refused as such
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused below
         numbers = (np.abs(pixels) if pixels.dtype.kind == "c" else pixels).astype(np.float32)
     if bad := np.count_nonzero(~np.isfinite(numbers)):
         raise UserError(
@@ -109,11 +104,7 @@ def _numbers(pixels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
-    """Give an image (H, W) or (H, W, C) the number of channels that is wanted where that loses nothing.
-
-    Raises:
-        UserError: It has another shape, or colours where grey is wanted.
-    """
+    """Give an image (H, W) or (H, W, C) that many channels; raise a `UserError` where that would lose colours."""
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if not pixels.size:
@@ -136,8 +127,8 @@ def _channels(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
 def _read_pillow(path: Path) -> np.ndarray:
     """Read with Pillow what it does not change.
 
-    A palette is replaced by its colours. Transparency that is the same everywhere says nothing and is dropped, be it
-    full or none (BMP has files whose fourth byte is unused); where it varies, it is laid on black, as missing data are.
+    A palette is replaced by its colours. An alpha channel that is the same everywhere is dropped, even at 0 (in BMP
+    files, the fourth byte may be unused); where it varies, the image is laid on black, as missing data are.
     """
     with Image.open(path) as file:
         cut = file.format == "PNG" and file.mode[0] != "I" and ";16" in str(file.tile[0].args)
@@ -171,7 +162,7 @@ def _read_tiff(path: Path) -> np.ndarray:
         kept = page.dtype in (np.uint8, np.bool_) or (grey and page.dtype in (np.uint16, np.float32))
         plain = grey and page.dtype != np.bool_ and page.compression == tifffile.COMPRESSION.NONE
         if kept and not plain:
-            return _read_pillow(path)  # which knows palettes, and more ways to compress
+            return _read_pillow(path)  # it knows palettes, and more compressions
         if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
             raise UserError(f"{path}: {page.photometric.name} pixels of {page.dtype}; save grey or RGB ones")
         try:
@@ -184,7 +175,7 @@ def _read_tiff(path: Path) -> np.ndarray:
 
 
 def _check_pixels(width: int, height: int) -> None:
-    """Refuse what Pillow would: a small file may claim, and fill, any amount of memory."""
+    """Refuse what Pillow would refuse: a small file may unpack to any amount of memory."""
     if Image.MAX_IMAGE_PIXELS and width * height > 2 * Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f"{width} x {height} pixels")
 
@@ -239,21 +230,21 @@ def _size_mat(path: Path) -> tuple[int, int]:
 
 
 def _variable(path: Path) -> tuple[str, tuple[int, ...]]:
-    """Find the image of a .mat file: the one matrix that is no vector, or of several the one called `amplitude`."""
+    """Find name and shape of the image in a .mat file: its only matrix, or of several the one called `amplitude`."""
     try:
-        there = scipy.io.whosmat(path)
+        variables = scipy.io.whosmat(path)
     except NotImplementedError:
         raise UserError(f"{path}: of MATLAB 7.3; save it with -v7") from None
     images = {
         name: shape
-        for name, shape, kind in there
+        for name, shape, kind in variables
         if min(shape[:2]) > 1 and kind not in ("cell", "struct", "object", "char", "function", "opaque", "sparse")
     }
     if len(images) > 1 and AMPLITUDE in images:
         return AMPLITUDE, images[AMPLITUDE]
     if len(images) != 1:
-        found = ", ".join(images or [name for name, *_ in there]) or "nothing"
-        raise UserError(f"{path}: expected one matrix, or one called `{AMPLITUDE}`; found {found}")
+        names = ", ".join(images or [name for name, *_ in variables]) or "nothing"
+        raise UserError(f"{path}: expected one matrix, or one called `{AMPLITUDE}`; found {names}")
     return next(iter(images.items()))
 
 

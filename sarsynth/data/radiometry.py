@@ -1,9 +1,8 @@
-"""From the pixels of a file to grey levels: one declared mapping, the same for all that looks at a set of images.
+"""From the pixels of a file to grey levels: one mapping for all images of a set, whatever split they belong to.
 
-A rule (`Linear`, `Log`, `MeanSigma`) is what a study chooses. Fitted to its training images, and to nothing else, it
-becomes `Levels`, which map every image of the set, whatever split it belongs to. `EightBit` has nothing to fit.
-Grey levels are in 0..255, uint8 where the file has those, else float32, so that no level of a finer file is lost.
-Torch-free.
+A study chooses a rule (`Linear`, `Log`, `MeanSigma`). Fitted to its training images alone, that becomes `Levels`, which
+map every image. `EightBit` has nothing to fit. Grey levels are in 0..255, uint8 where files have 8 bits, else float32,
+so that no level of a finer file is lost. Torch-free.
 """
 
 import math
@@ -21,7 +20,7 @@ from sarsynth.data.records import ImageRecord, Source
 from sarsynth.errors import UserError
 
 WHITE = 255.0
-HALF = 1 << 16  # values that half of a float32's bits take
+HALF = 1 << 16  # values of half of a float32's bits
 
 T = TypeVar("T")
 
@@ -35,19 +34,15 @@ class Radiometry(Protocol):
 
     @property
     def plain(self) -> dict[str, Any]:
-        """All that decides it, in JSON's types, for a fingerprint."""
+        """All of it in JSON's types, for a fingerprint."""
 
     def levels(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Map an image (H, W, C) to grey levels, uint8 or float32, in 0..255.
-
-        Raises:
-            UserError: It has no grey level for such pixels; begins with the image's name.
-        """
+        """Map an image (H, W, C) to grey levels in 0..255; a `UserError` names an image that it cannot map."""
 
 
 @dataclass(frozen=True)
 class EightBit:
-    """Images of 8 bits as they are, and no others."""
+    """Images of 8 bits, unchanged, and no others."""
 
     dtype = np.dtype(np.uint8)
 
@@ -57,11 +52,7 @@ class EightBit:
         return {"name": "eight_bit"}
 
     def levels(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Give an image back as it is.
-
-        Raises:
-            UserError: It is not of 8 bits.
-        """
+        """Return an image unchanged, and raise a `UserError` if it is not of 8 bits."""
         if pixels.dtype != np.uint8:
             raise UserError(
                 f"{name}: {pixels.dtype} pixels, which are no grey levels of 8 bits; say how they become some: "
@@ -72,36 +63,23 @@ class EightBit:
 
 @dataclass(frozen=True)
 class Levels:
-    """A fitted rule.
+    """A fitted rule."""
 
-    Attributes:
-        rule: Name and keys of the rule.
-        scale: How grey levels rise between `low` and `high`: with amplitude, or with its logarithm.
-        low: The amplitude that is black; so is what lies below, and what is missing (NaN).
-        high: The amplitude that is white; so is what lies above.
-        below: Share of the training images' pixels that lie below `low`.
-        above: Share of those that lie above `high`.
-    """
-
-    rule: dict[str, Any]
-    scale: Literal["linear", "log"]
-    low: float
-    high: float
-    below: float
-    above: float
+    rule: dict[str, Any]  # its name and keys
+    scale: Literal["linear", "log"]  # grey levels rise from `low` to `high` with amplitude, or with its logarithm
+    low: float  # the amplitude that is black, as are those below and missing pixels (NaN)
+    high: float  # the amplitude that is white, as are those above
+    below: float  # share of the training images' pixels below `low`
+    above: float  # share of them above `high`
     dtype = np.dtype(np.float32)
 
     @property
     def plain(self) -> dict[str, Any]:
-        """The rule and all that fitting it found."""
+        """The rule and what was fitted."""
         return asdict(self)
 
     def levels(self, pixels: np.ndarray, name: str) -> np.ndarray:
-        """Map an image (H, W, C) of any real type to grey levels, float32, in 0..255.
-
-        Raises:
-            UserError: A pixel is negative where its logarithm is wanted.
-        """
+        """Map an image (H, W, C) of any real type to float32 grey levels; a `UserError` for logarithms of negatives."""
         pixels = pixels.astype(np.float32, copy=False)
         if self.scale == "log":
             if (pixels < 0).any():
@@ -110,28 +88,23 @@ class Levels:
                     "if they are in dB already, use radiometry=linear"
                 )
             with np.errstate(divide="ignore"):  # minus infinity, which is black
-                risen, range_ = np.log(pixels / np.float32(self.low)), math.log(self.high / self.low)
+                height, span = np.log(pixels / np.float32(self.low)), math.log(self.high / self.low)
         else:
-            risen, range_ = pixels - np.float32(self.low), self.high - self.low
-        return np.fmin(np.fmax(risen * np.float32(WHITE / range_), 0), WHITE)  # of NaN and a number: the number
+            height, span = pixels - np.float32(self.low), self.high - self.low
+        return np.fmin(np.fmax(height * np.float32(WHITE / span), 0), WHITE)  # NaN becomes 0
 
 
 # --- Rules ------------------------------------------------------------------------------------------------------------
 
 
 class Training:
-    """The pixels of the training images, one image after the other, as often as a rule wants to see them.
-
-    Args:
-        source: Their data set.
-        records: Which of its images.
-    """
+    """The pixels of the training images (`records` of `source`), read image by image as often as a rule needs them."""
 
     def __init__(self, source: Source, records: Sequence[ImageRecord]) -> None:
         self.source, self.records = source, records
 
     def each(self, use: Callable[[np.ndarray], T]) -> Iterator[T]:
-        """Apply a function to every image's pixels that are not missing, float32 (n,); yields in the images' order."""
+        """Apply a function to every image's pixels that are not missing, float32 (n,); in the order of the images."""
 
         def read(record: ImageRecord) -> T:
             pixels = self.source.read(record).astype(np.float32, copy=False)
@@ -143,19 +116,15 @@ class Training:
                 advance()
 
     def total(self, count: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Add up what a function counts in every image."""
+        """Sum what a function counts in every image."""
         return reduce(np.add, self.each(count))
 
 
 class Rule(Protocol):
-    """What a study chooses."""
+    """How a study's grey levels are found."""
 
     def fit(self, training: Training) -> Levels:
-        """Find the grey levels that fit the training images.
-
-        Raises:
-            UserError: They have no such levels.
-        """
+        """Find the grey levels that fit the training images; a `UserError` if there are none."""
 
 
 class Linear:
@@ -165,7 +134,7 @@ class Linear:
         percentiles: Of black and of white, in [0, 100].
 
     Raises:
-        UserError: They are no such two numbers.
+        UserError: These are not two rising numbers.
     """
 
     def __init__(self, percentiles: Sequence[float]) -> None:
@@ -174,7 +143,7 @@ class Linear:
             raise UserError(f"percentiles={list(percentiles)}: use two rising numbers from 0 to 100")
 
     def fit(self, training: Training) -> Levels:
-        """Find both percentiles, exactly."""
+        """Find both percentiles."""
         low, high = exact_percentiles(training, [self.low, self.high])
         return _levels(training, {"name": "linear", "percentiles": [self.low, self.high]}, "linear", low, high)
 
@@ -187,7 +156,7 @@ class Log:
         reference: The amplitude of 0 dB; None for the median of the training images' pixels.
 
     Raises:
-        UserError: They are no such numbers.
+        UserError: These are not two rising numbers, or the reference is not above 0.
     """
 
     def __init__(self, limits: Sequence[float], reference: float | None) -> None:
@@ -252,14 +221,13 @@ def _levels(
 
 
 def exact_percentiles(training: Training, wanted: Sequence[float]) -> list[float]:
-    """Find percentiles of all pixels, exactly: the least pixel that so many per cent of them do not exceed.
+    """Find exact percentiles of all pixels (NumPy's `inverted_cdf`) without holding them in memory.
 
-    A float32's bits, its sign turned, are ordered as the numbers are. So one pass counts the upper halves of the bits,
-    which tells in which of these each percentile lies, and a second one counts the lower halves there: no matter how
-    many pixels there are, little is kept in memory.
+    The bits of float32 numbers, with their signs turned (`_keys`), rise as the numbers do. So a first pass counts the
+    upper halves of the bits, which tells where each percentile lies, and a second one counts the lower halves there.
     """
     upper = training.total(lambda pixels: np.bincount(_keys(pixels) >> 16, minlength=HALF))
-    total = _some(int(upper.sum()))
+    total = _counted(int(upper.sum()))
     ranks = [max(1, math.ceil(Fraction(str(percent)) * total / 100)) for percent in wanted]
     uppers = np.searchsorted(np.cumsum(upper), ranks)
 
@@ -280,7 +248,7 @@ def mean_sigma(training: Training) -> tuple[float, float]:
         return (len(pixels), pixels.mean(dtype=np.float64), pixels.var(dtype=np.float64)) if len(pixels) else (0, 0, 0)
 
     counts, means, variances = np.array(list(training.each(moments))).T
-    shares = counts / _some(counts.sum())
+    shares = counts / _counted(counts.sum())
     mu = (shares * means).sum()
     return float(mu), math.sqrt((shares * (variances + (means - mu) ** 2)).sum())
 
@@ -289,26 +257,27 @@ def clipped(training: Training, low: float, high: float) -> tuple[float, float]:
     """Find the shares of all pixels that lie below one amplitude and above another."""
 
     def count(pixels: np.ndarray) -> np.ndarray:
-        below, above = (pixels < np.float32(low), pixels > np.float32(high))
-        return np.array([len(pixels), np.count_nonzero(below), np.count_nonzero(above)])
+        below, above = np.count_nonzero(pixels < np.float32(low)), np.count_nonzero(pixels > np.float32(high))
+        return np.array([len(pixels), below, above])
 
     total, below, above = training.total(count).tolist()
-    return below / _some(total), above / total
+    return below / _counted(total), above / total
 
 
-def _some(pixels: Any) -> Any:
+def _counted(pixels: Any) -> Any:
+    """Return a number of pixels that must not be 0."""
     if not pixels:
         raise UserError("radiometry: every pixel of the training images is missing")
     return pixels
 
 
 def _keys(pixels: np.ndarray) -> np.ndarray:
-    """Turn float32 numbers into unsigned integers in the same order; both zeros are one."""
+    """Turn float32 numbers into unsigned integers of the same order; both zeros are one."""
     bits = (pixels + np.float32(0)).view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
 
 
 def _number(key: int) -> float:
-    """Turn such an integer back."""
+    """The number of such an integer."""
     bits = key ^ 1 << 31 if key >> 31 else ~key & 0xFFFFFFFF
     return float(np.array(bits, np.uint32).view(np.float32))

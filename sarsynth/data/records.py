@@ -1,7 +1,7 @@
-"""What the study knows about an image before it opens it, and how lists of images are split. Torch-free.
+"""What is known about an image before it is opened, and how lists of images are split. Torch-free.
 
-A data set is a `Source`: it lists `ImageRecord`s per split and reads one when asked. Everything that chooses images
-(minor classes, the stratified tenth, held-out parts) works on records alone, so it costs nothing and opens no file.
+A data set is a `Source`: it lists the `ImageRecord`s of a split, and reads one when asked. Whatever chooses images
+(minor classes, the stratified tenth, held-out parts) works on records alone, and opens no file.
 """
 
 import hashlib
@@ -22,71 +22,55 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 MINOR_SHARE = 0.2  # the paper's rule: a class is minor if it holds at most this share of the training images
 
-
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in px; x1 and y1 are where the next pixel begins
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Instance:
-    """One object in an image: where it lies, and whether who marked it saw it cut off or hard to make out.
-
-    `corners` (x, y) in px, in order around it, are known of turned boxes alone: an upright one does not say how its
-    object lies. `name` is what it is, if anybody said.
-    """
+    """One object in an image, as its annotator marked it."""
 
     box: Box
     truncated: bool = False
     difficult: bool = False
-    corners: tuple[tuple[float, float], ...] = ()
-    name: str | None = None
+    corners: tuple[tuple[float, float], ...] = ()  # of a turned box, px, in order around it; an upright one has none
+    name: str | None = None  # its class, if that is known
 
     @property
     def plain(self) -> tuple[Any, ...]:
-        """All that is known of it in plain values, for a digest."""
+        """All of it in plain values, for a digest."""
         return *self.box, self.truncated, self.difficult, self.corners, self.name
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How we choose the split of an image that has none of its own.
+    """How the split of an image is drawn where its data set does not give it."""
 
-    Attributes:
-        shares: Of the images of each stratum, for each split but `train`, which keeps the rest.
-        seed: Of the draw.
-        stratum: The number of the class that the image had when it was drawn first.
-    """
-
-    shares: tuple[tuple[Split, float], ...]
+    shares: tuple[tuple[Split, float], ...]  # fraction of each stratum for each split but `train`, which gets the rest
     seed: int
-    stratum: int
+    stratum: int  # the number of the class that the image had when it was first drawn
 
 
 @dataclass(frozen=True, order=True)
 class ImageRecord:
-    """One image: `path` is unique within its source, `label` indexes the source's classes, `text` is its caption.
+    """One image of a source."""
 
-    `instances` are the objects that somebody marked in it. `group` names what it shares with others, such as the scene
-    that they are cut from or the ship that they show: no split of ours parts a group. None for an image of its own.
-    `drawn` says how we chose its split, None where the data set says which.
-    """
-
-    path: str
-    label: int
+    path: str  # its name, unique within the source
+    label: int  # index into the source's classes
     split: Split
-    text: str | None = None
-    instances: tuple[Instance, ...] = ()
-    group: str | None = None
-    drawn: Draw | None = field(default=None, compare=False)
+    text: str | None = None  # its caption
+    instances: tuple[Instance, ...] = ()  # the objects marked in it
+    group: str | None = None  # what it shares with others, such as a scene or a ship; no split is drawn through it
+    drawn: Draw | None = field(default=None, compare=False)  # how its split is drawn; None where the data set gives it
 
     @property
     def plain(self) -> tuple[Any, ...]:
-        """All that is known of it in plain values, for a digest; its split alone matters, not who chose it."""
+        """All of it in plain values, for a digest; its split counts, but not who chose that."""
         objects = [instance.plain for instance in self.instances]
         return self.path, self.label, self.split, self.text, objects, self.group
 
 
 class Source(Protocol):
-    """A data set. Any class of this shape can stand behind `data=`, `ors=` or `regular=`; none need inherit."""
+    """A data set: any class of this shape can stand behind `data=`, `ors=` or `regular=`."""
 
     @property
     def classes(self) -> list[str]:
@@ -102,11 +86,11 @@ class Source(Protocol):
     def read(self, record: ImageRecord) -> np.ndarray:
         """Read one image as it is stored: uint8, uint16 or float32, shape (H, W, C), NaN where pixels are missing.
 
-        Sizes may differ from image to image. What its pixels mean as grey levels, a `Radiometry` says.
+        Sizes may differ from image to image. A `Radiometry` makes grey levels of the pixels.
         """
 
     def fingerprint(self) -> str:
-        """Hex digest of everything that `records` and `read` can return: content, not where it lies."""
+        """Hex digest of all that `records` and `read` can return, wherever it lies."""
 
 
 def class_counts(records: Iterable[ImageRecord], classes: Sequence[str]) -> dict[str, int]:
@@ -144,13 +128,13 @@ def stratified_split(
     """Draw disjoint random parts that keep the class shares, and the rest; a group stays together.
 
     The rarest class draws first. A class is shuffled by (seed, label) alone, so where there are no groups, adding
-    images to one class leaves the others' parts as they are. A part takes the groups that it has room for in all their
-    classes, then those that bring it nearer to its size; a class that has none of either gives its smallest group.
+    images to one class leaves the others' parts as they are. A part takes the groups for which it has room in all their
+    classes, then those that bring it nearer to its size, and at the very least the smallest group of each class.
 
     Args:
         records: Images to split; their order does not matter.
         fractions: Share of every class in each part, in (0, 1). A part takes round(share * n) images of a class, halves
-            up and at least one, as long as there are any; some more or fewer where groups do not add up to that.
+            up and at least one, while there are any; groups may make it some more or fewer.
         seed: The same seed draws the same parts.
         part_groups: Do not keep groups together; for parts of which only one is used.
 
@@ -163,38 +147,56 @@ def stratified_split(
     for key, record in zip(keys, records, strict=True):
         contents[key][record.label] += 1
     counts = Counter(record.label for record in records)
-    sizes = [
-        {label: max(1, math.floor(fraction * count + 0.5)) for label, count in counts.items()} for fraction in fractions
+    parts = [
+        _Part({label: max(1, math.floor(fraction * count + 0.5)) for label, count in counts.items()})
+        for fraction in fractions
     ]
-    drawn: list[Counter[int]] = [Counter() for _ in fractions]
-    place: dict[int | str, int] = {}  # which part a group went to
+    free = dict(contents)
     for label in sorted(counts, key=lambda label: (counts[label], label)):
         members = [key for key, record in zip(keys, records, strict=True) if record.label == label]
         order = np.random.default_rng([seed, label]).permutation(len(members))
         shuffled = list(dict.fromkeys(members[i] for i in order))
-        for part, (size, taken) in enumerate(zip(sizes, drawn, strict=True)):
-
-            def take(key: int | str, part: int = part, taken: Counter[int] = taken) -> None:
-                place[key] = part
-                taken.update(contents[key])
-
-            for suits in (_fits, _helps):
+        for part in parts:
+            for suits in (part.has_room, part.gets_nearer):
                 for key in shuffled:
-                    if key not in place and taken[label] < size[label] and suits(contents[key], taken, size):
-                        take(key)
-            free = [key for key in shuffled if key not in place]
-            if free and not taken[label]:
-                take(min(free, key=lambda key: contents[key].total()))
-    parts: list[list[ImageRecord]] = [[] for _ in range(len(fractions) + 1)]
-    for key, record in zip(keys, records, strict=True):
-        parts[place.get(key, -1)].append(record)
-    return parts
+                    if key in free and part.taken[label] < part.size[label] and suits(free[key]):
+                        part.take(key, free.pop(key))
+            left = [key for key in shuffled if key in free]
+            if left and not part.taken[label]:
+                smallest = min(left, key=lambda key: contents[key].total())
+                part.take(smallest, free.pop(smallest))
+    homes = [part.groups for part in parts] + [free.keys()]
+    return [[record for key, record in zip(keys, records, strict=True) if key in home] for home in homes]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part that is being drawn: how many images of each class it should have and has, and its groups."""
+
+    size: Mapping[int, int]
+    taken: Counter[int] = field(default_factory=Counter)
+    groups: set[int | str] = field(default_factory=set)
+
+    def has_room(self, group: Mapping[int, int]) -> bool:
+        """Whether all of a group, given as images by class, fits in."""
+        return all(self.taken[label] + count <= self.size[label] for label, count in group.items())
+
+    def gets_nearer(self, group: Mapping[int, int]) -> bool:
+        """Whether a group brings the part nearer to its size, all classes taken together."""
+        lacking = {label: self.size[label] - self.taken[label] for label in group}
+        return sum(abs(lacking[label] - count) - abs(lacking[label]) for label, count in group.items()) < 0
+
+    def take(self, key: int | str, group: Mapping[int, int]) -> None:
+        """Add a group."""
+        self.groups.add(key)
+        self.taken.update(group)
 
 
 def draw_splits(records: Iterable[ImageRecord]) -> list[ImageRecord]:
-    """Choose the splits that are ours to choose (`drawn`), once more if they were before; groups stay together.
+    """Draw the splits that are not the data set's own (`drawn`), anew if need be; groups stay together.
 
-    Each draw is of its own images. The largest goes first, and a group that an earlier one has placed stays there.
+    Images with other shares or another seed are another draw. The largest draw goes first, and a group that an earlier
+    one has placed stays there.
     """
     records = list(records)
     pools: dict[tuple[Any, ...], list[ImageRecord]] = defaultdict(list)
@@ -214,16 +216,6 @@ def draw_splits(records: Iterable[ImageRecord]) -> list[ImageRecord]:
         places |= {record.path: placed.get(record.path) or homes[str(record.group)] for record in pool}
         homes |= {record.group: places[record.path] for record in pool if record.group}
     return [replace(record, split=places.get(record.path, record.split)) for record in records]
-
-
-def _fits(group: Mapping[int, int], taken: Mapping[int, int], size: Mapping[int, int]) -> bool:
-    """Whether a part has room for all of a group; each argument counts images by class."""
-    return all(taken[label] + count <= size[label] for label, count in group.items())
-
-
-def _helps(group: Mapping[int, int], taken: Mapping[int, int], size: Mapping[int, int]) -> bool:
-    """Whether a group brings a part nearer to its size, all classes taken together."""
-    return sum(abs(size[i] - taken[i] - count) - abs(size[i] - taken[i]) for i, count in group.items()) < 0
 
 
 def deci(records: Sequence[ImageRecord], seed: int) -> list[ImageRecord]:

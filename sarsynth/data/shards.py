@@ -1,7 +1,7 @@
-"""A tensor on disk in files of some thousand rows each: written piece by piece, indexed like one in memory.
+"""A tensor on disk in files of about a thousand rows each: written piece by piece, indexed like one in memory.
 
-A row is fetched by a positioned read of its own bytes, not through the memory map of safetensors' `safe_open`: pages of
-a map stay resident as they are touched, until a training in random order holds the whole file.
+A row is fetched by a positioned read of its own bytes, not through the memory map of safetensors' `safe_open`: pages
+that are touched stay in memory, until a training in random order holds the whole file.
 """
 
 import math
@@ -15,29 +15,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sarsynth import processes
+from sarsynth import files, processes
 from sarsynth.errors import UserError
 
 ROWS = 1024  # of a shard; a multiple of usual batches, and the same however many processes write
-LENGTH = 8  # bytes of a safetensors file that say how long its header is
+LENGTH = 8  # bytes at the start of a safetensors file that give the length of its header
 DTYPES = {"F16": torch.float16, "F32": torch.float32}
 
 
 def write_shards(folder: Path, name: str, rows: int, make: Callable[[range], Tensor]) -> None:
-    """Write what falls to this process of a tensor's shards, each whole or not at all; those that are there stay.
+    """Write this process's shards of a tensor, each whole or not at all; shards that are there already stay.
 
     Args:
         folder: Where the shards of all processes lie.
         name: Of the tensor.
         rows: How many it has, at least 1.
-        make: Gives some of them, a shard's.
+        make: Computes a range of them.
     """
     for file, members in missing(folder, name, rows):
-        draft = file.with_suffix(".draft")
-        save_file({name: make(members).contiguous()}, draft)
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())  # before it gets the name under which a next attempt takes it as it is
-        os.replace(draft, file)
+        with files.replacing(file) as draft:
+            save_file({name: make(members).contiguous()}, draft)
+            files.sync(draft)  # before it gets the name by which a next attempt takes it for whole
 
 
 def missing(folder: Path, name: str, rows: int) -> list[tuple[Path, range]]:
@@ -51,16 +49,9 @@ def missing(folder: Path, name: str, rows: int) -> list[tuple[Path, range]]:
 
 
 class Shards:
-    """A tensor in shards, read row by row: `shards[rows]`, or `shards[rows, columns]` for parts of rows.
+    """A tensor in shards, read from disk row by row: `shards[rows]`, or `shards[rows, columns]` for parts of rows.
 
-    Nothing is kept in memory.
-
-    Args:
-        folder: Where they lie.
-        name: Of the tensor.
-
-    Raises:
-        UserError: A shard is missing or damaged.
+    Raises a `UserError` if a shard is missing or damaged.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -77,21 +68,20 @@ class Shards:
         return self.shape[0]
 
     def __getitem__(self, index: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Read parts in the order in which they are asked for, by one int64 (B,) for each leading dimension."""
+        """Read parts in the order of their indices, one int64 (B,) for each leading dimension."""
         places = index if isinstance(index, tuple) else (index,)
         leading, shape = self.shape[: len(places)], self.shape[len(places) :]
         flat = np.ravel_multi_index(tuple(place.numpy() for place in places), leading)
-        found = torch.empty(len(flat), *shape, dtype=self._dtype)
-        parts = found.numpy()
-        a_file, a_part = self._rows * math.prod(leading[1:]), math.prod(shape) * found.element_size()
-        shards, within = np.divmod(flat, a_file)
+        tensor = torch.empty(len(flat), *shape, dtype=self._dtype)
+        parts, length = tensor.numpy(), math.prod(shape) * tensor.element_size()  # of a part, bytes
+        shards, within = np.divmod(flat, self._rows * math.prod(leading[1:]))
         for shard in np.unique(shards):
             with self._files[shard].open("rb", buffering=0) as file:
                 for place in np.flatnonzero(shards == shard):
-                    begin = self._begins[shard] + int(within[place]) * a_part
-                    if os.preadv(file.fileno(), [parts[place].data], begin) < a_part:
+                    begin = self._begins[shard] + int(within[place]) * length
+                    if os.preadv(file.fileno(), [parts[place].data], begin) < length:
                         raise UserError(f"{self._files[shard]}: cut short; remove its folder, and it is made again")
-        return found
+        return tensor
 
 
 def _head(file: Path, name: str) -> tuple[int, torch.dtype, Sequence[int]]:

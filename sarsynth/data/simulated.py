@@ -10,7 +10,7 @@ from sarsynth.data.records import ImageRecord, Instance, Split
 from sarsynth.errors import UserError
 from sarsynth.sim import CLASSES, DOMAINS, render, scene
 
-_drawn = lru_cache(maxsize=4096)(render)  # looked at and read: drawn once
+_render = lru_cache(maxsize=4096)(render)  # the same picture is asked for several times
 
 # Test ships are never training ships: their numbers begin elsewhere.
 FIRST_INDEX: dict[Split, int] = {"train": 0, "val": 1_000_000, "test": 2_000_000}
@@ -39,18 +39,17 @@ class Simulated:
 
     def records(self, split: Split) -> list[ImageRecord]:
         """List the images of a split, class by class."""
-        return [
-            ImageRecord(
-                f"{name}/{FIRST_INDEX[split] + index}", label, split, *self._facts(name, FIRST_INDEX[split] + index)
-            )
-            for label, name in enumerate(self.classes)
-            for index in range(self.sizes[split].get(name, 0))
-        ]
+        records = []
+        for label, name in enumerate(self.classes):
+            for index in range(FIRST_INDEX[split], FIRST_INDEX[split] + self.sizes[split].get(name, 0)):
+                text, instances = _describe(self.seed, index, name, self.domain, self.image_size)
+                records.append(ImageRecord(f"{name}/{index}", label, split, text, instances))
+        return records
 
     def read(self, record: ImageRecord) -> np.ndarray:
         """Draw one image: uint8, shape (image_size, image_size, channels)."""
         name, _, index = record.path.partition("/")
-        return _drawn(self.seed, int(index), name, self.domain, self.image_size).pixels
+        return _render(self.seed, int(index), name, self.domain, self.image_size).pixels
 
     def fingerprint(self) -> str:
         """Hash the settings and, standing for the code that draws, the first ship of every class."""
@@ -60,17 +59,16 @@ class Simulated:
             content.update(picture.pixels.tobytes() + repr(picture[1:]).encode())
         return content.hexdigest()
 
-    def _facts(self, name: str, index: int) -> tuple[str | None, tuple[Instance, ...]]:
-        return (None, ()) if self.domain == "sar" else _facts(self.seed, index, name, self.domain, self.image_size)
-
 
 @lru_cache(maxsize=100_000)
-def _facts(seed: int, index: int, name: str, domain: str, size: int) -> tuple[str | None, tuple[Instance, ...]]:
-    """The caption of a picture, and its ship where the picture says where that lies."""
-    shown = scene(seed, index, name, size) if domain == "ors" else _drawn(seed, index, name, domain, size)
-    if (box := shown.box) is None:
-        return shown.text, ()
-    return shown.text, (Instance(box, truncated=min(box) < 0 or max(box) > size),)
+def _describe(seed: int, index: int, name: str, domain: str, size: int) -> tuple[str | None, tuple[Instance, ...]]:
+    """The caption of a picture and its ship, as far as its domain has them."""
+    if domain == "sar":
+        return None, ()
+    picture = scene(seed, index, name, size) if domain == "ors" else _render(seed, index, name, domain, size)
+    if (box := picture.box) is None:
+        return picture.text, ()
+    return picture.text, (Instance(box, truncated=min(box) < 0 or max(box) > size),)
 
 
 def _by_class(sizes: int | Mapping[str, int]) -> dict[str, int]:

@@ -1,11 +1,11 @@
 """Images between disk, memory and models.
 
-Four forms, and nothing else in between:
+They have four forms:
   * read from disk: numpy uint8, uint16 or float32 (H, W, C), any size, any range;
   * mapped to grey levels by the study's radiometry: numpy uint8 or float32 (H, W, C), 0..255;
   * in memory: torch uint8 or float32 (N, C, H, W), square, 0..255;
   * for the diffusion model: torch float (N, 3, H, W), [-1, 1].
-C is 1 (grey) or 3 (RGB) and belongs to the data set; the base always sees three channels.
+C is 1 (grey) or 3 (RGB), as the data set says; the base always sees three channels.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
         image_size: Side of the result in px.
 
     Returns:
-        Same type, shape (image_size, image_size, C); the very pixels where the image has that size already.
+        Same type, shape (image_size, image_size, C); the image itself where it has that size already.
     """
     height, width = pixels.shape[:2]
     if (height, width) == (image_size, image_size):
         return pixels
     box = central_square(height, width)
-    # Pillow has colours of 8 bits only.
+    # Pillow has no colours of more than 8 bits: such channels are resized one by one.
     planes = [pixels] if pixels.dtype == np.uint8 else np.split(pixels, pixels.shape[2], axis=2)
     images = [Image.fromarray(plane[..., 0] if plane.shape[2] == 1 else plane) for plane in planes]
     scaled = [image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box) for image in images]
@@ -51,7 +51,7 @@ def central_square(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def read_image(source: Source, record: ImageRecord, image_size: int, radiometry: Radiometry) -> np.ndarray:
-    """Read an image at a size, in grey levels: mapped first, so that resizing averages what is looked at afterwards.
+    """Read an image in grey levels, at a size: mapped first, so that resizing averages grey levels.
 
     Returns:
         uint8 or float32, shape (image_size, image_size, C), in 0..255.

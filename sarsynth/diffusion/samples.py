@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sarsynth.data.datamodules import Share, step_seed
+from sarsynth.data.seeds import step_seed
+from sarsynth.data.streams import Share
 from sarsynth.diffusion.contours import unpack
 from sarsynth.diffusion.latents import FLIPS, Latents, Texts
 

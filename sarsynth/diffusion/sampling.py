@@ -8,7 +8,7 @@ import torch
 from diffusers import ControlNetModel, SchedulerMixin
 from torch import Tensor
 
-from sarsynth.data.datamodules import step_seed
+from sarsynth.data.seeds import step_seed
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.controlnet import residuals, to_control
 

@@ -14,29 +14,17 @@ COMPASS = ("east", "northeast", "north", "northwest", "west", "southwest", "sout
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What one aerial image shows, before it is painted: all that is random is decided here.
-
-    Attributes:
-        ship: What stands in it.
-        size: Side of the picture in px.
-        camera: In supersampled px.
-        sea: Colour, RGB.
-        waves: Grey levels that they add to it, shape (side, side), supersampled.
-        rough: Whether the sea is.
-        wake: What the ship leaves behind, if it moves.
-        sun: Direction of the shadow, radians.
-        fog: Share of the light that it takes.
-    """
+    """What one aerial image shows, before it is painted: all random decisions are in it."""
 
     ship: Ship
-    size: int
-    camera: Camera
-    sea: tuple[int, int, int]
-    waves: np.ndarray
-    rough: bool
+    size: int  # side of the picture in px
+    camera: Camera  # in supersampled px
+    sea: tuple[int, int, int]  # colour, RGB
+    waves: np.ndarray  # grey levels added to the sea, shape (side, side), supersampled
+    rough: bool  # whether the sea is
     wake: "Wake | None"
-    sun: float
-    fog: float
+    sun: float  # direction of the shadow, radians
+    fog: float  # share of the light that it takes
 
     @classmethod
     def drawn(cls, ship: Ship, size: int, rng: np.random.Generator) -> "Scene":
@@ -52,25 +40,24 @@ class Scene:
         wake = Wake.drawn(ship, side, rng) if rng.random() < 0.45 else None
         sun = float(rng.uniform(0, 2 * np.pi))
         fog = float(rng.uniform(0.25, 0.5)) if rng.random() < 0.12 else 0.0
-        return cls(ship, size, camera, sea, waves, rough > 0.5, wake, sun, fog)
+        return cls(ship, size, camera, sea, waves, rough=rough > 0.5, wake=wake, sun=sun, fog=fog)
 
     @property
     def text(self) -> str:
         """Keywords of the paper's aspects: attributes of parts, visibility, sea, sailing direction.
 
-        There is one ship, so nothing is said of others. Few and short words, those that the base has learned from
-        photographs first: its text encoder sees 40 tokens.
+        There is one ship, so no word is about others. Few and short words, those that the base knows from photographs
+        first: its text encoder sees 40 tokens.
         """
         words = [f"ORS {self.ship.class_name} ship", f"{self.ship.hull_colour} hull", *self.ship.parts]
-        words += [word for word, said in (("fog", self.fog), ("wake", self.wake), ("rough", self.rough)) if said]
+        words += [word for word, shown in (("fog", self.fog), ("wake", self.wake), ("rough", self.rough)) if shown]
         words.append(COMPASS[round(self.camera.heading / (np.pi / 4)) % 8])
         return ", ".join(words)
 
     @property
     def box(self) -> tuple[float, float, float, float]:
         """The box (x0, y0, x1, y1) around the hull in px, which may reach beyond the picture."""
-        outline = self.ship.outline()
-        hull = self.camera.project(np.column_stack([outline, np.full(len(outline), self.ship.deck)])) / SUPERSAMPLING
+        hull = self.camera.project(self.ship.outline(self.ship.deck)) / SUPERSAMPLING
         (x0, y0), (x1, y1) = hull.min(axis=0).tolist(), hull.max(axis=0).tolist()
         return x0, y0, x1, y1
 
@@ -86,19 +73,12 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Wake:
-    """Foam behind a ship.
+    """Foam behind a ship."""
 
-    Attributes:
-        reach: Length in metres.
-        spread: Width at its end in metres.
-        strength: Share of white in it.
-        ripples: What varies it, shape (side, side), supersampled.
-    """
-
-    reach: float
-    spread: float
-    strength: float
-    ripples: np.ndarray
+    reach: float  # length in metres
+    spread: float  # width at its end in metres
+    strength: float  # share of white in it
+    ripples: np.ndarray  # varies it, shape (side, side), supersampled
 
     @classmethod
     def drawn(cls, ship: Ship, side: int, rng: np.random.Generator) -> "Wake":
@@ -126,7 +106,7 @@ def _draw_wake(canvas: np.ndarray, ship: Ship, camera: Camera, wake: Wake) -> No
 
 def _draw_shadow(canvas: np.ndarray, ship: Ship, camera: Camera, sun: float) -> None:
     shift = ship.length * 0.035 * camera.scale * np.array((np.cos(sun), np.sin(sun)))
-    points = camera.project(np.array([(x, y, 0.0) for x, y in ship.outline()])) + shift
+    points = camera.project(ship.outline(0.0)) + shift
     layer = np.zeros(canvas.shape[:2], np.float32)
     cv2.fillPoly(layer, [np.round(points).astype(np.int32)], 0.45)
     canvas *= 1 - layer[..., None]

@@ -6,43 +6,28 @@ The sensor looks from the left (towards +column), so tall things are laid over t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from sarsynth.sim.aerial import pixel_length
-from sarsynth.sim.camera import smooth_noise
+from sarsynth.sim.camera import fill, smooth_noise
 from sarsynth.sim.ships import Ship
 
 
 @dataclass(frozen=True)
 class Radar:
-    """What the sensor is like; the ranges are drawn from anew for every picture.
+    """The sensor; every picture draws from its ranges."""
 
-    Attributes:
-        looks: Independent looks averaged in intensity (the equivalent number of looks of fully developed speckle).
-        clutter: Range of the sea's mean intensity, relative to a ship's deck at about 0.14.
-        texture: Range of the shape of the sea's gamma texture; smaller is spikier (K-distributed clutter).
-        echoes: Mean intensity of one point scatterer.
-        dropout: Share of the point scatterers that are not seen at all.
-    """
-
-    looks: int = 2
-    clutter: tuple[float, float] = (0.01, 0.05)
-    texture: tuple[float, float] = (2.0, 10.0)
-    echoes: float = 6.0
-    dropout: tuple[float, float] = (0.1, 0.55)
+    looks: int = 2  # independent looks averaged in intensity: the equivalent number of looks of its speckle
+    clutter: tuple[float, float] = (0.01, 0.05)  # mean intensity of the sea; a ship's deck is at about 0.14
+    texture: tuple[float, float] = (2.0, 10.0)  # shape of the sea's gamma texture; smaller is spikier (K-distributed)
+    echoes: float = 6.0  # mean intensity of one point scatterer
+    dropout: tuple[float, float] = (0.1, 0.55)  # share of the point scatterers that are not seen at all
 
 
 def speckle(intensity: np.ndarray, looks: int, rng: np.random.Generator) -> np.ndarray:
-    """Multiply intensity by fully developed speckle.
+    """Multiply mean intensity, shape (H, W), by fully developed speckle of so many independent looks.
 
-    Args:
-        intensity: Mean intensity, shape (H, W), >= 0.
-        looks: Independent looks; the result's variance is intensity**2 / looks (Goodman, ISBN 978-1510631489).
-        rng: Source of randomness.
-
-    Returns:
-        Intensity of the same shape whose expectation is the input.
+    The result's variance is intensity**2 / looks (Goodman, ISBN 978-1510631489).
     """
     return intensity * rng.gamma(looks, 1.0 / looks, intensity.shape)
 
@@ -57,15 +42,12 @@ def sea_clutter(shape: tuple[int, int], mean: float, texture: float, rng: np.ran
 
 
 def point_spread(side: int, bandwidth: float, pedestal: float) -> np.ndarray:
-    """Return the two-dimensional spectrum of the processor's weighting, shape (side, side).
+    """Return the two-dimensional spectrum of the processor's weighting, (side, side), of unit mean square.
 
     Args:
         side: Pixels.
         bandwidth: Cut-off in cycles per pixel, at most 0.5.
         pedestal: Height of the raised cosine at the band's edge: 1 is unweighted (strong sidelobes), 0.08 is Hamming.
-
-    Returns:
-        Weights with unit mean square, so that white noise keeps its power.
     """
     frequency = np.fft.fftfreq(side)
     inside = np.abs(frequency) <= bandwidth
@@ -74,40 +56,55 @@ def point_spread(side: int, bandwidth: float, pedestal: float) -> np.ndarray:
     return spectrum / np.sqrt(np.mean(spectrum**2))
 
 
-def draw_radar(ship: Ship, size: int, rng: np.random.Generator, radar: Radar) -> np.ndarray:
-    """Draw one SAR chip.
+def focus(field: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
+    """Pass a complex field (H, W) through a processor of that spectrum; returns amplitude."""
+    return np.abs(np.fft.ifft2(np.fft.fft2(field) * spectrum))
 
-    Args:
-        ship: What to draw.
-        size: Side in pixels.
-        rng: Source of heading, clutter, scatterers and speckle.
-        radar: The sensor.
 
-    Returns:
-        Amplitude, uint8 of shape (size, size, 1), stretched so that its 99.5th percentile is white.
-    """
-    heading = float(rng.uniform(0, 2 * np.pi))
-    scale = size * pixel_length(ship, rng) / ship.length
-    centre = np.array([size * rng.uniform(0.42, 0.58), size * rng.uniform(0.42, 0.58)])
-    layover = 0.45 / np.tan(rng.uniform(0.5, 0.8))
-    rotation = np.array([[np.cos(heading), np.sin(heading)], [-np.sin(heading), np.cos(heading)]])
+def stretch(amplitude: np.ndarray, gamma: float) -> np.ndarray:
+    """Make grey levels, uint8, of amplitudes: the 99.5th percentile is white; `gamma` below 1 brightens the dark."""
+    return np.round(255 * np.clip(amplitude / np.percentile(amplitude, 99.5), 0, 1) ** gamma).astype(np.uint8)
 
-    def place(points: np.ndarray) -> np.ndarray:
-        """Ship coordinates (N, 3), metres, to pixels (N, 2) with layover towards the sensor."""
-        pixels = points[:, :2] @ rotation * (1, -1) * scale + centre
-        pixels[:, 0] -= points[:, 2] * scale * layover
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """How the sensor sees a ship."""
+
+    scale: float  # px per metre
+    centre: np.ndarray  # of the ship: column and row, px
+    rotation: np.ndarray  # from the ship's axes to the picture's, shape (2, 2)
+    layover: float  # metres towards the sensor per metre of height
+
+    @classmethod
+    def drawn(cls, ship: Ship, size: int, rng: np.random.Generator) -> "View":
+        """Draw heading, scale, place and incidence."""
+        heading = float(rng.uniform(0, 2 * np.pi))
+        cos, sin = np.cos(heading), np.sin(heading)
+        scale = size * pixel_length(ship, rng) / ship.length
+        centre = np.array([size * rng.uniform(0.42, 0.58), size * rng.uniform(0.42, 0.58)])
+        return cls(scale, centre, np.array([[cos, sin], [-sin, cos]]), 0.45 / np.tan(rng.uniform(0.5, 0.8)))
+
+    def place(self, points: np.ndarray) -> np.ndarray:
+        """Map ship coordinates (N, 3), metres, to pixels (N, 2), with layover towards the sensor."""
+        pixels = points[:, :2] @ self.rotation * (1, -1) * self.scale + self.centre
+        pixels[:, 0] -= points[:, 2] * self.scale * self.layover
         return pixels
 
+
+def draw_radar(ship: Ship, size: int, rng: np.random.Generator, radar: Radar) -> np.ndarray:
+    """Draw one SAR chip: amplitude, uint8 of shape (size, size, 1), its 99.5th percentile white."""
+    view = View.drawn(ship, size, rng)
     sea = sea_clutter((size, size), rng.uniform(*radar.clutter), rng.uniform(*radar.texture), rng)
     swell = np.exp(0.35 * smooth_noise(rng, size, (5, 5)))
     hull = np.zeros((size, size), np.float32)
-    outline = place(np.column_stack([ship.outline(), np.full(len(ship.outline()), ship.deck)]))
-    cv2.fillPoly(hull, [np.round(outline * 16).astype(np.int32)], 1.0, lineType=cv2.LINE_AA, shift=4)
+    fill(hull, view.place(ship.outline(ship.deck)), (1.0,))
     deck = rng.uniform(0.06, 0.2) * np.exp(0.3 * smooth_noise(rng, size, (6, 6)))
     mean = np.maximum(sea * swell * (1 - hull) + deck * hull, 1e-6)
 
-    points, strengths = _scatterers(ship, scale, rotation, rng, radar)
-    pixels = place(points)
+    points, strengths = _scatterers(ship, view, rng, radar)
+    pixels = view.place(points)
+    inside = np.all((pixels >= 0) & (pixels < size - 1), axis=1)
+    columns, rows = np.floor(pixels[inside]).astype(int).T
     spectrum = point_spread(size, rng.uniform(0.24, 0.3), rng.uniform(0.5, 0.9))
     intensity = np.zeros((size, size))
     for _ in range(radar.looks):
@@ -115,52 +112,40 @@ def draw_radar(ship: Ship, size: int, rng: np.random.Generator, radar: Radar) ->
         field = np.sqrt(mean / 2) * (white[0] + 1j * white[1])
         # Scatterers keep their place but not their phase from look to look.
         phase = np.exp(2j * np.pi * rng.random(len(strengths)))
-        inside = np.all((pixels >= 0) & (pixels < size - 1), axis=1)
-        columns, rows = np.floor(pixels[inside]).astype(int).T
         np.add.at(field, (rows, columns), np.sqrt(strengths[inside]) * phase[inside])
-        intensity += np.abs(np.fft.ifft2(np.fft.fft2(field) * spectrum)) ** 2 / radar.looks
-    amplitude = np.sqrt(intensity)
-    amplitude = np.clip(amplitude / np.percentile(amplitude, 99.5), 0, 1) ** 0.8
-    return np.round(255 * amplitude).astype(np.uint8)[..., None]
+        intensity += focus(field, spectrum) ** 2 / radar.looks
+    return stretch(np.sqrt(intensity), 0.8)[..., None]
 
 
-def _scatterers(
-    ship: Ship, scale: float, rotation: np.ndarray, rng: np.random.Generator, radar: Radar
-) -> tuple[np.ndarray, np.ndarray]:
+def _scatterers(ship: Ship, view: View, rng: np.random.Generator, radar: Radar) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 3) in ship coordinates and their intensities (N,): edges and corners of hull and superstructure."""
-    step = 0.8 / scale
+    step = 0.8 / view.scale
     points: list[np.ndarray] = []
     echoes: list[np.ndarray] = []
+
+    def add(where: np.ndarray, echo: float) -> None:
+        points.append(where)
+        echoes.append(np.full(len(where), echo))
 
     def line(start: Sequence[float], end: Sequence[float], echo: float) -> None:
         span = np.subtract(end, start)
         count = max(2, int(np.linalg.norm(span) / step))
-        points.append(np.asarray(start) + span * rng.random((count, 1)))
-        echoes.append(np.full(count, echo))
+        add(np.asarray(start) + span * rng.random((count, 1)), echo)
 
-    outline = ship.outline()
+    outline = ship.outline(ship.deck)
     for a, b in zip(outline, np.roll(outline, -1, axis=0), strict=True):
-        normal = np.array([b[1] - a[1], a[0] - b[0]]) @ rotation
+        normal = np.array([b[1] - a[1], a[0] - b[0]]) @ view.rotation
         # The wall that faces the sensor makes a double bounce with the water; the far wall is in shadow.
         facing = -normal[0] / (np.linalg.norm(normal) + 1e-9)
-        line((*a, ship.deck), (*b, ship.deck), 0.22 + 0.5 * max(facing, 0.0))
+        line(a, b, 0.22 + 0.5 * max(facing, 0.0))
     for box in ship.boxes:
-        corners = [(box.x0, box.y0), (box.x1, box.y0), (box.x1, box.y1), (box.x0, box.y1)]
-        for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
-            line((*a, box.z1), (*b, box.z1), box.echo * 0.5)
+        for (ax, ay), (bx, by) in zip(box.ring, box.ring[1:] + box.ring[:1], strict=True):
+            line((ax, ay, box.z1), (bx, by, box.z1), box.echo * 0.5)
     for dome in ship.domes:
         angles = rng.uniform(0, 2 * np.pi, 14)
-        ring = np.column_stack(
-            [
-                dome.x + dome.r * 0.8 * np.cos(angles),
-                dome.y + dome.r * 0.8 * np.sin(angles),
-                np.full(14, dome.z + 0.6 * dome.r),
-            ]
-        )
-        points.append(ring)
-        echoes.append(np.full(14, dome.echo * 0.4))
-        points.append(np.array([[dome.x, dome.y, dome.z + dome.r]]))
-        echoes.append(np.array([dome.echo * 3.0]))
+        x, y = dome.x + dome.r * 0.8 * np.cos(angles), dome.y + dome.r * 0.8 * np.sin(angles)
+        add(np.column_stack([x, y, np.full(14, dome.z + 0.6 * dome.r)]), dome.echo * 0.4)
+        add(np.array([[dome.x, dome.y, dome.z + dome.r]]), dome.echo * 3.0)
     for beam in ship.beams:
         line(beam.start, beam.end, beam.echo * 0.8)
     where, strength = np.concatenate(points), np.concatenate(echoes)

@@ -14,16 +14,7 @@ SEAS = ((34, 72, 108), (38, 92, 104), (58, 84, 98), (24, 56, 92))
 
 
 def draw_regular(ship: Ship, size: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """Draw one photograph.
-
-    Args:
-        ship: What to draw.
-        size: Side in pixels.
-        rng: Source of view, light and sea.
-
-    Returns:
-        The picture, uint8 of shape (size, size, 3), and its caption.
-    """
+    """Draw one photograph, uint8 of shape (size, size, 3), and its caption."""
     side = size * SUPERSAMPLING
     elevation = float(rng.uniform(0.14, 0.62))
     # Low views show the ship from its side; from higher up any heading can be told.
@@ -49,9 +40,8 @@ def draw_regular(ship: Ship, size: int, rng: np.random.Generator) -> tuple[np.nd
         words += [str(word) for word in rng.permutation(details)[: rng.integers(1, len(details) + 1)]]
     if rng.random() < 0.12:
         grey = picture.mean(axis=2, keepdims=True)
-        picture = (
-            np.clip(grey + rng.normal(0, rng.uniform(2, 14), grey.shape), 0, 255).astype(np.uint8).repeat(3, axis=2)
-        )
+        grey = np.clip(grey + rng.normal(0, rng.uniform(2, 14), grey.shape), 0, 255)
+        picture = grey.astype(np.uint8).repeat(3, axis=2)
         words.append("black and white")
     return picture, ", ".join(words)
 

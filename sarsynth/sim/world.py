@@ -1,4 +1,4 @@
-"""The world's one door: (seed, index, class, domain) to a picture and its caption."""
+"""Entry to the world: from (seed, index, class, domain) to a picture and its caption."""
 
 import zlib
 from typing import NamedTuple
@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 
 from sarsynth.sim.aerial import Scene
-from sarsynth.sim.camera import SUPERSAMPLING, finish, smooth_noise
-from sarsynth.sim.radar import Radar, draw_radar, point_spread, speckle
+from sarsynth.sim.camera import SUPERSAMPLING, fill, finish, fixed_point, smooth_noise
+from sarsynth.sim.radar import Radar, draw_radar, focus, point_spread, speckle, stretch
 from sarsynth.sim.regular import draw_regular
 from sarsynth.sim.ships import BUILDERS, Ship
 
@@ -17,14 +17,11 @@ DOMAINS = ("regular", "ors", "sar")
 
 
 class Picture(NamedTuple):
-    """One picture: uint8 pixels of shape (H, W, C), its caption (None in the domain `sar`), and the ship's box.
+    """One picture of the world."""
 
-    The box (x0, y0, x1, y1) in px is known in the domain `ors`.
-    """
-
-    pixels: np.ndarray
-    text: str | None
-    box: tuple[float, float, float, float] | None = None
+    pixels: np.ndarray  # uint8, shape (H, W, C)
+    text: str | None  # its caption; None in the domain `sar`
+    box: tuple[float, float, float, float] | None = None  # of the ship: x0, y0, x1, y1 in px; in the domain `ors`
 
 
 def _generator(*key: int | str) -> np.random.Generator:
@@ -38,7 +35,7 @@ def ship(seed: int, index: int, class_name: str) -> Ship:
 
 
 def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, radar: Radar | None = None) -> Picture:
-    """Draw one picture of the world.
+    """Draw one picture of the world: three channels in `regular` and `ors`, one in `sar`.
 
     Args:
         seed: Which world, >= 0.
@@ -47,9 +44,6 @@ def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, 
         domain: One of DOMAINS.
         size: Side in pixels.
         radar: The sensor of the domain `sar`.
-
-    Returns:
-        The picture: three channels in `regular` and `ors`, one in `sar`.
     """
     if domain == "ors":
         aerial = scene(seed, index, class_name, size)
@@ -67,16 +61,9 @@ def scene(seed: int, index: int, class_name: str, size: int = 64) -> Scene:
 
 
 def generic_picture(seed: int, index: int, size: int = 64, speckled: bool = True) -> Picture:
-    """Draw shapes on a texture: no ship, nothing from above; what teaches an autoencoder edges, grey and grain.
+    """Draw shapes on a texture, in three channels: they teach an autoencoder edges, grey and grain, but no ships.
 
-    Args:
-        seed: Which world.
-        index: Which picture.
-        size: Side in pixels.
-        speckled: Half the pictures become grey, speckled and sprinkled with bright points.
-
-    Returns:
-        A three-channel picture.
+    With `speckled`, every second picture becomes grey, speckled and sprinkled with bright points.
     """
     rng = _generator(seed, index, "generic")
     side = size * SUPERSAMPLING
@@ -87,24 +74,27 @@ def generic_picture(seed: int, index: int, size: int = 64, speckled: bool = True
         middle, radius = rng.uniform(0, side, 2), rng.uniform(0.03, 0.3) * side
         angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(3, 7))))
         corners = middle + radius * np.column_stack([np.cos(angles), np.sin(angles)])
-        fixed = np.round(corners * 16).astype(np.int32)
-        colour = tuple(float(c) for c in rng.uniform(0, 255, 3))
+        colour = tuple(rng.uniform(0, 255, 3).tolist())
         if rng.random() < 0.55:
-            cv2.fillPoly(canvas, [fixed], colour, cv2.LINE_AA, 4)
+            fill(canvas, corners, colour)
         else:
-            cv2.polylines(canvas, [fixed], bool(rng.random() < 0.5), colour, int(rng.integers(2, 7)), cv2.LINE_AA, 4)
+            closed, width = bool(rng.random() < 0.5), int(rng.integers(2, 7))
+            cv2.polylines(canvas, [fixed_point(corners)], closed, colour, width, cv2.LINE_AA, 4)
     picture = finish(canvas, size)
-    if speckled and index % 2:
-        mean = (picture.mean(axis=2) / 255) ** 2 * rng.uniform(0.05, 1) + 0.01
-        bright = rng.random((size, size)) < rng.uniform(0, 0.06)
-        # Points bunch together, as they do on anything built.
-        bunch = smooth_noise(rng, size, (6, 6)) > 0.3
-        mean = mean + bright * bunch * rng.exponential(rng.uniform(1, 8), (size, size))
-        spectrum = point_spread(size, rng.uniform(0.22, 0.45), rng.uniform(0.3, 1))
-        looks = int(rng.integers(1, 5))
-        field = np.sqrt(speckle(mean, 1, rng)) * np.exp(2j * np.pi * rng.random((size, size)))
-        amplitude = np.abs(np.fft.ifft2(np.fft.fft2(field) * spectrum))
-        amplitude = np.sqrt((amplitude**2 + (looks - 1) * speckle(mean, looks, rng)) / looks)
-        amplitude = np.clip(amplitude / np.percentile(amplitude, 99.5), 0, 1) ** rng.uniform(0.6, 1)
-        picture = np.repeat(np.round(255 * amplitude).astype(np.uint8)[..., None], 3, axis=2)
-    return Picture(picture, "a picture of shapes")
+    return Picture(_as_radar(picture, rng) if speckled and index % 2 else picture, "a picture of shapes")
+
+
+def _as_radar(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn a picture (H, H, 3) into a grey one with speckle and bright points, as a radar of random looks has them."""
+    size = len(picture)
+    mean = (picture.mean(axis=2) / 255) ** 2 * rng.uniform(0.05, 1) + 0.01
+    bright = rng.random((size, size)) < rng.uniform(0, 0.06)
+    # Points bunch together, as they do on anything built.
+    bunch = smooth_noise(rng, size, (6, 6)) > 0.3
+    mean = mean + bright * bunch * rng.exponential(rng.uniform(1, 8), (size, size))
+    spectrum = point_spread(size, rng.uniform(0.22, 0.45), rng.uniform(0.3, 1))
+    looks = int(rng.integers(1, 5))
+    field = np.sqrt(speckle(mean, 1, rng)) * np.exp(2j * np.pi * rng.random((size, size)))
+    amplitude = focus(field, spectrum)
+    amplitude = np.sqrt((amplitude**2 + (looks - 1) * speckle(mean, looks, rng)) / looks)
+    return stretch(amplitude, rng.uniform(0.6, 1))[..., None].repeat(3, axis=2)

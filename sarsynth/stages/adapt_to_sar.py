@@ -8,7 +8,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sarsynth import hashes
 from sarsynth.config.schema import Tuning
-from sarsynth.data.datamodules import SeededDataModule, step_seed
+from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.data.seeds import step_seed
 from sarsynth.diffusion import adapters, partitions
 from sarsynth.diffusion.base import Base, place_network
 from sarsynth.diffusion.denoising import Denoiser, Track

@@ -10,7 +10,8 @@ from torch import Tensor
 from sarsynth.classifier import pasting
 from sarsynth.classifier.augmentation import Augmentation, augment
 from sarsynth.console import console
-from sarsynth.data.datamodules import LabelledImages, step_seed
+from sarsynth.data.labelled_images import LabelledImages
+from sarsynth.data.seeds import step_seed
 from sarsynth.errors import UserError
 from sarsynth.stages.curate_images import classes
 from sarsynth.stages.study import Study

@@ -14,7 +14,7 @@ from rich.text import Text
 from sarsynth.classifier.plan import added
 from sarsynth.console import console
 from sarsynth.data.curated import Curated, Pair
-from sarsynth.data.health import groups
+from sarsynth.data.duplicates import groups
 from sarsynth.data.records import SPLITS, ImageRecord, Source, Split, class_counts, deci, minor_classes
 from sarsynth.errors import UserError
 from sarsynth.report.tables import counts_table

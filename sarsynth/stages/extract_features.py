@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sarsynth.classifier.classification import Classifier, extract_features, predict
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError
 from sarsynth.report.pictures import read_png

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from sarsynth.console import console
-from sarsynth.data.datamodules import step_seed
+from sarsynth.data.seeds import step_seed
 from sarsynth.data.transforms import load_images
 from sarsynth.errors import UserError
 from sarsynth.evidence.speckle import Moments, Speckle, moments

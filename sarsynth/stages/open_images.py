@@ -7,7 +7,8 @@ from typing import Any, Literal
 from sarsynth.classifier.plan import added
 from sarsynth.config.schema import Component, Encoded, Images, Slot, nearest
 from sarsynth.console import progress
-from sarsynth.data.health import AGREEMENT, FORM, HASHES, Scan, near_duplicates, scan
+from sarsynth.data.duplicates import AGREEMENT, HASHES, near_duplicates
+from sarsynth.data.health import FORM, Scan, scan
 from sarsynth.data.records import SPLITS, ImageRecord, Source, minor_classes
 from sarsynth.errors import UserError
 from sarsynth.stages.study import Study, once

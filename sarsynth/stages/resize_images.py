@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.records import ImageRecord, Split, digest
 from sarsynth.data.transforms import load_images
 from sarsynth.stages.curate_images import records, samples, source, training

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from sarsynth.classifier.checkpoints import CHOICES, Checkpoint, Checkpoints, Chosen
 from sarsynth.classifier.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
 from sarsynth.classifier.losses import Loss
-from sarsynth.data.datamodules import LabelledImages
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.errors import UserError
 from sarsynth.stages.copy_images import COPIES

@@ -17,7 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sarsynth import processes
 from sarsynth.config.schema import AdapterTraining
-from sarsynth.data.datamodules import SeededDataModule, Stream
+from sarsynth.data.datamodules import SeededDataModule
+from sarsynth.data.streams import Stream
 from sarsynth.diffusion import adapters, partitions
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base

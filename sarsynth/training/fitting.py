@@ -74,7 +74,7 @@ class Fitting:
 
         Args:
             module: What to train; afterwards it is where it was trained.
-            data: Its batches; sample order and noise must be functions of the global step (see data/datamodules.py).
+            data: Its batches; sample order and noise must be functions of the global step (see data/streams.py).
             title: What the progress bar says.
             max_steps: Optimiser steps in all.
             checkpoints: Folder of the checkpoint that resumes this training; None keeps none.

@@ -5,45 +5,31 @@ from pathlib import Path
 from typing import Literal
 
 from sarsynth.data.chips import Cutting
+from sarsynth.data.entries import OTHER, Entry, counts_in_test, rare_classes, rename, split_off
+from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import locate
-from sarsynth.data.found import OTHER, Found, rare_classes, rename, split_off, tested
-from sarsynth.data.image_files import Files
 from sarsynth.data.readers import fusar, srsdd
-from sarsynth.data.readers.fusar import find_fusar
-from sarsynth.data.readers.srsdd import find_srsdd
 
 ORDER = ("cargo", OTHER, "fishing", "tanker", "dredger")  # of the labels, as in the release
-OURS = {"bulk_cargo": "cargo", "container": "cargo", "ore_oil": "tanker"}  # SRSDD's classes under FUSAR's names
+FUSAR_NAMES = {"bulk_cargo": "cargo", "container": "cargo", "ore_oil": "tanker"}  # for SRSDD's classes
 UNUSED = "unspecified"  # FUSAR's category 14, of which the release has no image
 SWAPPED = {"cargo": OTHER, OTHER: "cargo"}
 
 
-class FuSrs(Files):
+class FuSrs(FileSource):
     """FU-SRS from FUSAR-Ship and SRSDD: FUSAR's chips as they are, and a chip for each ship of SRSDD.
 
     ```
     FUSAR_Ship1.0/     both of any name, up to two folders deep, each as its own reader describes it
     SRSDD-v1.0/
     ```
-    FUSAR is split class by class. SRSDD has its own test scenes; of its training scenes as large a part is for
-    validation as of FUSAR's images that are not for testing. Classes with too few test images in both together join
-    `other`.
+    FUSAR is split class by class (`val` and `test` are fractions of it). SRSDD has its own test scenes; of its training
+    scenes as large a part is for validation as of FUSAR's images that are not for testing. Classes with too few test
+    images in both together join `other`. `size`, `margin` and `rotate` are of SRSDD's chips.
 
     Args:
-        root: The folder that both archives were unpacked to.
         labels: `categories` for what the two sets say a ship is; `release` for the labels of the authors' release, in
             which FUSAR's cargo ships are called `other`, and its other ships `cargo`.
-        val: Fraction of FUSAR for validation.
-        test: Fraction of FUSAR for testing.
-        other_below: Classes with fewer test images than that become `other`.
-        split_seed: Of the draws.
-        size: Side of each of SRSDD's chips in px; None fits it to its ship.
-        margin: Share of the ship's longer side around it, where fitted.
-        rotate: Turn each of SRSDD's chips so that its ship lies along the rows.
-        channels: 1 or 3.
-
-    Raises:
-        UserError: One of the sets is not there.
     """
 
     def __init__(
@@ -60,27 +46,23 @@ class FuSrs(Files):
         rotate: bool,
         channels: int,
     ) -> None:
-        top = Path(root).expanduser()
-        chips_at = locate(top, "FUSAR-Ship (of FU-SRS)", fusar.LAYOUT)
-        scenes_at = locate(top, "SRSDD (of FU-SRS)", srsdd.LAYOUT)
-        chips = [one for one in find_fusar(chips_at) if one.class_name != UNUSED]
-        scenes = rename(find_srsdd(scenes_at, Cutting(size, margin, rotate)), OURS)
-        rare = dict.fromkeys(rare_classes(tested(chips, test) + tested(scenes, 0), other_below), OTHER)
+        root = Path(root).expanduser()
+        fusar_place = locate(root, "FUSAR-Ship (of FU-SRS)", fusar.LAYOUT)
+        srsdd_place = locate(root, "SRSDD (of FU-SRS)", srsdd.LAYOUT)
+        chips = [entry for entry in fusar.find_fusar(fusar_place) if entry.class_name != UNUSED]
+        scenes = rename(srsdd.find_srsdd(srsdd_place, Cutting(size, margin, rotate)), FUSAR_NAMES)
+        rare = rare_classes(counts_in_test(chips, test) + counts_in_test(scenes, None), other_below)
         chips = split_off(rename(chips, rare), {"val": val, "test": test}, split_seed)
         scenes = split_off(rename(scenes, rare), {"val": val / (1 - test)}, split_seed)
         if labels == "release":
             chips = rename(chips, SWAPPED)
-        found = [*_below(top, chips_at, chips), *_below(top, scenes_at, scenes)]
-        names = {one.class_name for one in found}
-        super().__init__(
-            top,
-            found,
-            channels=channels,
-            classes=[name for name in ORDER if name in names] + sorted(names.difference(ORDER)),
-        )
+        entries = [*_below(root, fusar_place, chips), *_below(root, srsdd_place, scenes)]
+        names = {entry.class_name for entry in entries}
+        classes = [name for name in ORDER if name in names] + sorted(names.difference(ORDER))
+        super().__init__(root, entries, channels=channels, classes=classes)
 
 
-def _below(top: Path, place: Path, found: list[Found]) -> list[Found]:
-    """Name files from the folder above."""
-    above = place.relative_to(top)
-    return [replace(one, file=(above / one.file).as_posix()) for one in found]
+def _below(root: Path, place: Path, entries: list[Entry]) -> list[Entry]:
+    """Name files from the folder of both sets."""
+    folder = place.relative_to(root)
+    return [replace(entry, file=(folder / entry.file).as_posix()) for entry in entries]

@@ -5,33 +5,19 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PureWindowsPath
 
+from sarsynth.data.entries import Entry, counts_in_test, rare_classes, rename, snake_case, split_off
+from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import children, images_in, locate, matches
-from sarsynth.data.found import OTHER, Found, rare_classes, rename, snake_case, split_off, tested
-from sarsynth.data.image_files import Files
 from sarsynth.errors import UserError
 
 LAYOUT = ("Cargo/*/Ship_C*",)
-# In the order of their numbers, C01 to C15, in the names of the files.
-CATEGORIES = (
-    "Cargo",
-    "DiveVessel",
-    "Dredger",
-    "Fishing",
-    "HighSpeedCraft",
-    "LawEnforce",
-    "Other",
-    "Passenger",
-    "PortTender",
-    "Reserved",
-    "SAR",
-    "Tanker",
-    "Tug",
-    "Unspecified",
-    "WingInGrnd",
+CATEGORIES = (  # in the order of their numbers, C01 to C15, in the names of the files
+    *("Cargo", "DiveVessel", "Dredger", "Fishing", "HighSpeedCraft", "LawEnforce", "Other", "Passenger"),
+    *("PortTender", "Reserved", "SAR", "Tanker", "Tug", "Unspecified", "WingInGrnd"),
 )
 
 
-class Fusar(Files):
+class Fusar(FileSource):
     """FUSAR-Ship in its fifteen categories, the small ones joined.
 
     ```
@@ -40,20 +26,8 @@ class Fusar(Files):
             Ship_C01S01N0001.tiff   512 x 512 px, 8-bit grey
     meta.csv                        id, mmsi, …: which ship; need not be there
     ```
-    Folders of other names, in any case, hold no ships and are passed over. Images of one ship (one MMSI) are a group. A
-    row of `meta.csv` is of the image that its `id` names, or else the last part of its `path`.
-
-    Args:
-        root: The archive's folder.
-        val: Fraction of each class for validation; None for none.
-        test: Fraction of each class for testing; None for none.
-        other_below: Categories with fewer test images than that become `other`.
-        split_seed: Of the draw of both.
-        crop: Side in px of the square cut from the centre, where the ship is; None for all of it.
-        channels: 1 or 3.
-
-    Raises:
-        UserError: The folder is none of FUSAR-Ship, or its `meta.csv` is of other images.
+    Folders of other names hold no ships and are left out; case does not matter. Images of one ship (one MMSI) are a
+    group. A row of `meta.csv` is of the image that its `id` names, or else the last part of its `path`.
     """
 
     def __init__(
@@ -68,43 +42,39 @@ class Fusar(Files):
         channels: int,
     ) -> None:
         place = locate(root, "FUSAR-Ship", LAYOUT)
-        found = find_fusar(place)
-        rare = rare_classes(tested(found, test or 0), other_below)
-        super().__init__(
-            place,
-            split_off(rename(found, dict.fromkeys(rare, OTHER)), {"val": val, "test": test}, split_seed),
-            channels=channels,
-            crop=crop,
-        )
+        entries = find_fusar(place)
+        entries = rename(entries, rare_classes(counts_in_test(entries, test), other_below))
+        entries = split_off(entries, {"val": val, "test": test}, split_seed)
+        super().__init__(place, entries, channels=channels, crop=crop)
 
 
-def find_fusar(place: Path) -> list[Found]:
-    """Find the ships of FUSAR-Ship below the folder of its layout, all in `train`, their categories in our spelling."""
+def find_fusar(place: Path) -> list[Entry]:
+    """List the ships of FUSAR-Ship below the folder of its layout, all in `train`, their categories in snake case."""
     spelled = {name.lower(): snake_case(name) for name in CATEGORIES}
     images = [
         (image, spelled[category.name.lower()])
         for category in children(place)
         if category.name.lower() in spelled
-        for subcategory in [category, *(folder for folder in children(category) if folder.is_dir())]
-        for image in images_in(subcategory)
+        for folder in [category, *children(category)]
+        for image in images_in(folder)
     ]
     ships = _ships(place, {image.stem for image, _ in images})
     return [
-        Found(image.relative_to(place).as_posix(), category, "train", group=ships.get(image.stem))
+        Entry(image.relative_to(place).as_posix(), category, "train", group=ships.get(image.stem))
         for image, category in images
     ]
 
 
 def category_of(name: str) -> str | None:
-    """Name the category that a file's name states (`Ship_C03S01N0001` is a dredger), None for files of other names."""
-    found = re.match(r"Ship_C(\d\d)S\d\dN\d+", name)
-    if found is None or not 1 <= int(found[1]) <= len(CATEGORIES):
+    """Read the category off a file's name (`Ship_C03S01N0001` is a dredger); None for files of other names."""
+    match = re.match(r"Ship_C(\d\d)S\d\dN\d+", name)
+    if match is None or not 1 <= int(match[1]) <= len(CATEGORIES):
         return None
-    return snake_case(CATEGORIES[int(found[1]) - 1])
+    return snake_case(CATEGORIES[int(match[1]) - 1])
 
 
 def _ships(place: Path, stems: Collection[str]) -> dict[str, str]:
-    """Say which ship the images of these names, without suffix, show, as far as `meta.csv` knows.
+    """Read from `meta.csv`, if it is there, which ship the images of these stems show.
 
     Raises:
         UserError: It lacks a column, or knows none of the images.
@@ -114,17 +84,18 @@ def _ships(place: Path, stems: Collection[str]) -> dict[str, str]:
         with file.open(newline="", encoding="utf-8-sig", errors="replace") as content:
             delimiter = "\t" if "\t" in content.readline() else ","
             content.seek(0)
-            rows = csv.DictReader(content, delimiter=delimiter)
-            if not {"id", "mmsi"} <= set(rows.fieldnames or ()):
-                raise UserError(f"{file}: expected columns id and mmsi; found {', '.join(rows.fieldnames or ())}")
-            named = unknown = None
-            for row in rows:
-                both = (row["id"] or "").strip(), PureWindowsPath((row.get("path") or "").strip()).stem
-                known = next((name for name in both if name in stems), None)
-                named, unknown = named or known, unknown or both
-                if known and (row["mmsi"] or "0").strip().strip("0"):
-                    ships[known] = f"mmsi {row['mmsi'].strip()}"
-        if unknown and not named:
+            table = csv.DictReader(content, delimiter=delimiter)
+            if not {"id", "mmsi"} <= set(table.fieldnames or ()):
+                raise UserError(f"{file}: expected columns id and mmsi; found {', '.join(table.fieldnames or ())}")
+            rows = list(table)
+        known, unknown = False, None
+        for row in rows:
+            names = (row["id"] or "").strip(), PureWindowsPath((row.get("path") or "").strip()).stem
+            stem = next((name for name in names if name in stems), None)
+            known, unknown = known or stem is not None, unknown or names
+            if stem and (row["mmsi"] or "0").strip().strip("0"):
+                ships[stem] = f"mmsi {row['mmsi'].strip()}"
+        if unknown and not known:
             raise UserError(
                 f"{file}: of none of the images: expected names such as {min(stems, default='Ship_C01S01N0001')} in "
                 f"column id, or at the end of path; found {' and '.join(filter(None, unknown)) or 'nothing'}"

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from sarsynth.data.folders import EXTENSIONS, captions, images_in, lines, locate, matches
-from sarsynth.data.found import OTHER, Found, split_off
-from sarsynth.data.image_files import Files
+from sarsynth.data.entries import OTHER, Entry, split_off
+from sarsynth.data.file_source import FileSource
+from sarsynth.data.folders import EXTENSIONS, images_in, json_lines, lines, locate, matches
 from sarsynth.data.readers.fu_srs import ORDER
 from sarsynth.data.readers.fusar import category_of
 from sarsynth.data.records import SPLITS, Split
@@ -18,30 +18,22 @@ CAPTIONS = ["train/metadata.jsonl"]
 FOLDERS = [f"{name}/*" for name in ORDER]
 
 
-class Fusrs(Files):
+class Fusrs(FileSource):
     """FUSRS as released.
 
     ```
     images/   meta/{train,val,test}.txt     the classification copy: `relative/path.png classindex` a line
     ```
     or `train/` with images and `metadata.jsonl` (`file_name`, and `text` such as "SAR image of cargo ship"), or the
-    folders `cargo/ dredger/ fishing/ other/ tanker/`. These two have no splits of their own.
+    folders `cargo/ dredger/ fishing/ other/ tanker/`. These two have no splits of their own: `val` and `test` are for
+    them alone.
 
     `Ship_C01S02N0003.png` is a chip of FUSAR-Ship and states its category, `L17_2.png` one of SRSDD's scene 17. All
     that are cut from one scene are a group.
 
     Args:
-        root: The copy's folder, or one above it.
         labels: `release` for the labels as they are, in which FUSAR's cargo ships are called `other`, and its other
             ships `cargo`; `categories` for what the files' names say.
-        val: Fraction of each class for validation, in copies without splits; None for none.
-        test: Fraction of each class for testing, in copies without splits; None for none.
-        split_seed: Of the draw of both.
-        crop: Side in px of the square cut from the centre, where the ship is; None for all of it.
-        channels: 1 or 3.
-
-    Raises:
-        UserError: The folder is no copy of FUSRS, or a line in it is of another form.
     """
 
     def __init__(
@@ -58,29 +50,29 @@ class Fusrs(Files):
         place = locate(root, "FUSRS", LISTS, CAPTIONS, FOLDERS)
         listed = all(matches(place, pattern) for pattern in LISTS)
         captioned = bool(matches(place, CAPTIONS[0]))
-        found = list(_listed(place) if listed else _captioned(place) if captioned else _in_folders(place))
+        entries = list(_listed(place) if listed else _captioned(place) if captioned else _in_folders(place))
         if labels == "categories":
-            found = [replace(one, class_name=_category(one)) for one in found]
+            entries = [replace(entry, class_name=_category(entry)) for entry in entries]
         if not listed:
-            found = split_off(found, {"val": val, "test": test}, split_seed)
-        super().__init__(place, found, channels=channels, crop=crop, classes=ORDER)
+            entries = split_off(entries, {"val": val, "test": test}, split_seed)
+        super().__init__(place, entries, channels=channels, crop=crop, classes=ORDER)
 
 
-def _category(one: Found) -> str:
+def _category(entry: Entry) -> str:
     """Name the class that a file's name states; SRSDD's files state none, and their labels are right."""
-    name = category_of(Path(one.file).name)
+    name = category_of(Path(entry.file).name)
     if name is None:
-        return one.class_name
+        return entry.class_name
     return name if name in ORDER else OTHER
 
 
-def _found(file: str, class_name: str, split: Split, text: str | None = None) -> Found:
+def _entry(file: str, class_name: str, split: Split, text: str | None = None) -> Entry:
     scene, _, number = Path(file).stem.partition("_")
     from_srsdd = scene[:1] == "L" and scene[1:].isdigit() and number.isdigit()
-    return Found(file, class_name, split, text, group=scene if from_srsdd else None)
+    return Entry(file, class_name, split, text, group=scene if from_srsdd else None)
 
 
-def _listed(place: Path) -> Iterator[Found]:
+def _listed(place: Path) -> Iterator[Entry]:
     for split in SPLITS:
         for listing in matches(place, f"meta/{split}.txt"):
             for number, line in lines(listing):
@@ -93,24 +85,24 @@ def _listed(place: Path) -> Iterator[Found]:
                 file = next((file for file in (f"images/{path}", path) if (place / file).is_file()), None)
                 if file is None:
                     raise UserError(f"{listing}, line {number}: no file {path} in {place / 'images'} or {place}")
-                yield _found(file, ORDER[int(index)], split)
+                yield _entry(file, ORDER[int(index)], split)
 
 
-def _captioned(place: Path) -> Iterator[Found]:
+def _captioned(place: Path) -> Iterator[Entry]:
     for listing in matches(place, CAPTIONS[0]):
-        for number, file_name, text in captions(listing):
-            path = listing.parent / file_name
+        for number, row in json_lines(listing, "file_name", "text"):
+            path, text = listing.parent / str(row["file_name"]), str(row["text"])
             named = [name for name in ORDER if name in text.lower().split()]
             if len(named) != 1 or not path.is_file() or path.suffix.lower() not in EXTENSIONS:
                 raise UserError(
                     f"{listing}, line {number}: expected an image and a text that names one of {', '.join(ORDER)}; "
-                    f"found {file_name}, `{text}`"
+                    f"found {row['file_name']}, `{text}`"
                 )
-            yield _found(path.relative_to(place).as_posix(), named[0], "train", text)
+            yield _entry(path.relative_to(place).as_posix(), named[0], "train", text)
 
 
-def _in_folders(place: Path) -> Iterator[Found]:
+def _in_folders(place: Path) -> Iterator[Entry]:
     for name in ORDER:
         for folder in matches(place, name):
             for image in images_in(folder):
-                yield _found(image.relative_to(place).as_posix(), name, "train")
+                yield _entry(image.relative_to(place).as_posix(), name, "train")

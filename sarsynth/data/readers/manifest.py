@@ -1,24 +1,24 @@
 """A table of images of one's own: CSV or JSON lines that say where each lies and what it shows."""
 
 import csv
-import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sarsynth.data.chips import Cutting, Marked, rectangle
-from sarsynth.data.folders import lines, listing, matches
-from sarsynth.data.found import Found, split_off
-from sarsynth.data.image_files import Files
+from sarsynth.data.chips import Cutting, Marked, Points, rectangle
+from sarsynth.data.entries import Entry, split_off
+from sarsynth.data.file_source import FileSource
+from sarsynth.data.folders import json_lines, listing, matches
 from sarsynth.data.records import SPLITS, Split
-from sarsynth.data.scenes import Scene, chips
+from sarsynth.data.scenes import Scene, cut_scenes
 from sarsynth.errors import UserError
 
 NAMES = ("manifest.csv", "manifest.jsonl")
 
 
-class Manifest(Files):
+class Manifest(FileSource):
     """Images listed in a table.
 
     ```
@@ -28,22 +28,13 @@ class Manifest(Files):
     `path` and `class` are needed. `split` is train, val or test, train if it is empty. `group` names what no split may
     part (a scene, a ship), `text` is a caption. `box` is one object of the image: `x0 y0 x1 y1` or four corners
     `x1 y1 … x4 y4`, px; a chip is cut around it, all boxes of one image are its objects, and the image is their group
-    unless they name another. Other columns are passed over.
+    unless they name another. Other columns are ignored.
 
     Args:
         root: The table's folder.
         manifest: Its name; None for `manifest.csv` or `manifest.jsonl`.
         val: Fraction of each training class for validation; None for what the table says.
         test: Fraction of each training class for testing; None for what the table says.
-        split_seed: Of the draw of both.
-        size: Side of each chip in px; None fits it to its object.
-        margin: Share of the object's longer side around it, where fitted.
-        rotate: Turn each chip so that its object lies along the rows.
-        crop: Side in px of the square cut from the centre of images without boxes, and of chips; None for all of it.
-        channels: 1 or 3.
-
-    Raises:
-        UserError: There is no such table, or a line is of another form; names it.
     """
 
     def __init__(
@@ -63,24 +54,18 @@ class Manifest(Files):
         place = Path(root).expanduser()
         files = [file for name in ([manifest] if manifest else NAMES) for file in matches(place, name)]
         if len(files) != 1:
-            expected = manifest or " or ".join(NAMES)
-            raise UserError(f"root={root}: expected one {expected}; found {listing(place)}")
-        found = _found(place, files[0], Cutting(size, margin, rotate))
+            raise UserError(f"root={root}: expected one {manifest or ' or '.join(NAMES)}; found {listing(place)}")
+        entries = _entries(place, files[0], Cutting(size, margin, rotate))
         shares: dict[Split, float | None] = {"val": val, "test": test}
         for split, share in shares.items():
-            if share is not None and any(one.split == split for one in found):
+            if share is not None and any(entry.split == split for entry in entries):
                 raise UserError(f"{split}={share:g}: {files[0]} has {split} images of its own; use null")
-        super().__init__(
-            place,
-            split_off(found, shares, split_seed),
-            channels=channels,
-            crop=crop,
-        )
+        super().__init__(place, split_off(entries, shares, split_seed), channels=channels, crop=crop)
 
 
-def _found(place: Path, file: Path, cutting: Cutting) -> list[Found]:
-    found: list[Found] = []
-    objects: dict[str, list[tuple[Found, Marked]]] = {}  # by image, those that have boxes
+def _entries(place: Path, file: Path, cutting: Cutting) -> list[Entry]:
+    entries: list[Entry] = []
+    objects: dict[str, list[tuple[Entry, Marked]]] = defaultdict(list)  # by image, those that have boxes
     for number, row in _rows(file):
         where = f"{file}, line {number}"
         path, name, split = (str(row.get(key) or "").strip() for key in ("path", "class", "split"))
@@ -91,33 +76,26 @@ def _found(place: Path, file: Path, cutting: Cutting) -> list[Found]:
         if split and split not in SPLITS:
             raise UserError(f"{where}: split={split}: use {', '.join(SPLITS)} or nothing, which is train")
         text, group = (str(row[key]).strip() if row.get(key) else None for key in ("text", "group"))
-        one = Found(path, name, split or "train", text, group=group)
+        entry = Entry(path, name, split or "train", text, group=group)
         if row.get("box"):
-            objects.setdefault(path, []).append((one, Marked(name, _corners(row["box"], where))))
+            objects[path].append((entry, Marked(name, _corners(row["box"], where))))
         else:
-            found.append(one)
-    for path, several in objects.items():
-        if len({(one.split, one.group) for one, _ in several}) > 1:
+            entries.append(entry)
+    for path, pairs in objects.items():
+        if len({(entry.split, entry.group) for entry, _ in pairs}) > 1:
             raise UserError(f"{file}: the objects of {path} are in different splits or groups; give all the same")
-        first, marked = several[0][0], tuple(marked for _, marked in several)
-        cut = list(chips(place, [Scene(path, first.split, first.group or path, marked)], cutting))
-        if len(cut) < len(several):
+        first, marked = pairs[0][0], tuple(marked for _, marked in pairs)
+        chips = list(cut_scenes(place, [Scene(path, first.split, first.group or path, marked)], cutting))
+        if len(chips) < len(pairs):
             raise UserError(f"{file}: a box of {path} lies outside the image; mend it")
-        found += [replace(chip, text=several[chip.number][0].text) for chip in cut]
-    return found
+        entries += [replace(chip, text=pairs[chip.number][0].text) for chip in chips]
+    return entries
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield the rows of a table and the numbers of their lines."""
     if file.suffix.lower() == ".jsonl":
-        for number, line in lines(file):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise UserError(f"{file}, line {number}: expected a JSON object, found `{line[:80]}`")
-            yield number, row
+        yield from json_lines(file)
         return
     with file.open(newline="", encoding="utf-8-sig") as content:
         table = csv.DictReader(content)
@@ -129,7 +107,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             raise UserError(f"{file}: no table in UTF-8 with commas ({error})") from error
 
 
-def _corners(box: Any, where: str) -> tuple[tuple[float, float], ...]:
+def _corners(box: Any, where: str) -> Points:
     words = box if isinstance(box, list) else str(box).replace(",", " ").split()
     try:
         numbers = [float(word) for word in words]

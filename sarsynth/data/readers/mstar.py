@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from sarsynth.data.entries import Entry, split_off
+from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import images_below, listing
-from sarsynth.data.found import Found, split_off
-from sarsynth.data.image_files import Files
 from sarsynth.data.records import Split
 from sarsynth.errors import UserError
 
@@ -15,7 +15,7 @@ SPLIT_NAMES: dict[str, Split] = {"train": "train", "17": "train", "test": "test"
 NO_CLASS = re.compile(r"targets|mixed_targets|train|test|\d\d_?deg|col\d+|scene\d+", re.IGNORECASE)
 
 
-class Mstar(Files):
+class Mstar(FileSource):
     """MSTAR chips as images, in the standard operating condition.
 
     ```
@@ -24,18 +24,8 @@ class Mstar(Files):
             hb19377.jpg …      8-bit grey; directly or in folders such as SN_9563/
     test/                      or TEST/15_DEG/ and the like
     ```
-    Folders at other depression angles than 17 and 15 degrees are passed over.
-
-    Args:
-        root: The archive's folder.
-        val: Fraction of the training images for validation; None for none.
-        split_seed: Of that draw.
-        crop: Side in px of the square cut from the centre. The size of a chip gives its class away in some copies, so
-            one crop for all is wise.
-        channels: 1 or 3.
-
-    Raises:
-        UserError: The folder is none of MSTAR.
+    Folders at other depression angles than 17 and 15 degrees are left out. The size of a chip gives its class away in
+    some copies, so one `crop` for all is wise.
     """
 
     def __init__(
@@ -44,28 +34,24 @@ class Mstar(Files):
         place = Path(root).expanduser()
         if not place.is_dir():
             raise UserError(f"root={root}: no such folder")
-        found = list(_found(place))
-        if not found:
+        entries = list(_entries(place))
+        if not entries:
             raise UserError(
                 f"root={root}: not MSTAR: expected images in class folders below train/ and test/, or below folders "
                 f"such as 17_DEG/ and 15_DEG/; found {listing(place)}"
             )
-        super().__init__(place, split_off(found, {"val": val}, split_seed), channels=channels, crop=crop)
+        super().__init__(place, split_off(entries, {"val": val}, split_seed), channels=channels, crop=crop)
 
 
-def _found(place: Path) -> Iterator[Found]:
+def _entries(place: Path) -> Iterator[Entry]:
     for image in images_below(place):
-        folders = image.relative_to(place).parts[:-1]
+        path = image.relative_to(place)
+        folders = path.parts[:-1]
         split = _split(folders)
-        names = [name for name in folders if not NO_CLASS.fullmatch(name)]
-        # Above the split lies what the archive is called, below it the class.
-        below = [name for name in names if folders.index(name) > _last(folders)]
-        if split and below:
-            yield Found(image.relative_to(place).as_posix(), below[0], split)
-
-
-def _last(folders: tuple[str, ...]) -> int:
-    return max((index for index, name in enumerate(folders) if NO_CLASS.fullmatch(name)), default=-1)
+        # The first folder below all that name a split, an angle or a collection is the class.
+        start = max((index + 1 for index, name in enumerate(folders) if NO_CLASS.fullmatch(name)), default=0)
+        if split and folders[start:]:
+            yield Entry(path.as_posix(), folders[start], split)
 
 
 def _split(folders: tuple[str, ...]) -> Split | None:

@@ -1,15 +1,13 @@
 """Pascal VOC's form of annotations, which DIOR and ShipRSImageNet use: XML files, and lists of names for splits."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from sarsynth.data.chips import rectangle
+from sarsynth.data.chips import Marked, Points, rectangle
 from sarsynth.data.folders import lines, matches
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.errors import UserError
 
-Corners = tuple[tuple[float, float], ...]
 # Tags of a turned box's corners, in order around it: DIOR-R's and ShipRSImageNet's.
 QUADRANGLES = {
     "robndbox": [f"{{}}_{corner}" for corner in ("left_top", "right_top", "right_bottom", "left_bottom")],
@@ -18,28 +16,15 @@ QUADRANGLES = {
 
 
 def read_xml(file: Path) -> ElementTree.Element:
-    """Parse an XML file.
-
-    Raises:
-        UserError: It is none.
-    """
+    """Parse an XML file; a `UserError` if it is none."""
     try:
         return ElementTree.parse(file).getroot()
     except (ElementTree.ParseError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: no XML file ({error}); repair or remove it") from error
 
 
-def objects(file: Path) -> Iterator[ElementTree.Element]:
-    """Yield the objects of an annotation file."""
-    yield from read_xml(file).iter("object")
-
-
 def word(element: ElementTree.Element, tag: str, file: Path) -> str:
-    """Read the text below a tag, e.g. `bndbox/xmin`.
-
-    Raises:
-        UserError: There is none.
-    """
+    """Read the text below a tag, e.g. `bndbox/xmin`; a `UserError` if there is none."""
     text = (element.findtext(tag) or "").strip()
     if not text:
         raise UserError(f"{file}: an object has no <{tag}>; mend the annotation")
@@ -47,11 +32,7 @@ def word(element: ElementTree.Element, tag: str, file: Path) -> str:
 
 
 def number(element: ElementTree.Element, tag: str, file: Path) -> float:
-    """Read the number below a tag.
-
-    Raises:
-        UserError: There is none.
-    """
+    """Read the number below a tag; a `UserError` if there is none."""
     text = word(element, tag, file)
     try:
         return float(text)
@@ -59,17 +40,14 @@ def number(element: ElementTree.Element, tag: str, file: Path) -> float:
         raise UserError(f"{file}: expected a number in <{tag}>, found `{text}`") from None
 
 
-def flag(element: ElementTree.Element, tag: str) -> bool:
-    """Whether a mark such as `difficult` is set; one that is missing or empty is not."""
-    return (element.findtext(tag) or "0").strip() not in ("0", "")
+def marked(element: ElementTree.Element, class_name: str, corners: Points) -> Marked:
+    """Make an object with its flags `truncated` and `difficult`; a flag that is missing or empty is not set."""
+    flags = ((element.findtext(tag) or "0").strip() not in ("0", "") for tag in ("truncated", "difficult"))
+    return Marked(class_name, corners, *flags)
 
 
-def corners(element: ElementTree.Element, file: Path) -> Corners:
-    """Read an object's turned box if it has one, else its upright one; px.
-
-    Raises:
-        UserError: It has neither.
-    """
+def corners(element: ElementTree.Element, file: Path) -> Points:
+    """Read an object's turned box if it has one, else its upright one, px; a `UserError` if it has neither."""
     for tag, names in QUADRANGLES.items():
         if element.find(tag) is not None:
             x, y = ([number(element, f"{tag}/{name.format(axis)}", file) for name in names] for axis in "xy")
@@ -78,11 +56,17 @@ def corners(element: ElementTree.Element, file: Path) -> Corners:
     return rectangle(x0, y0, x1, y1)
 
 
-def image_sets(folder: Path) -> dict[str, Split]:
-    """Read which split each image belongs to from `train.txt`, `val.txt` and `test.txt`, by its name without suffix."""
+def image_sets(place: Path, *folders: str) -> dict[str, Split]:
+    """Read from `train.txt`, `val.txt` and `test.txt` which split images belong to, by lower-case stem.
+
+    Args:
+        place: The data set's folder.
+        folders: Patterns of the folders that have such lists; where these contradict each other, the last one holds.
+    """
     return {
         Path(name).stem.lower(): split
+        for folder in folders
         for split in SPLITS
-        for file in matches(folder, f"{split}.txt")
+        for file in matches(place, f"{folder}/{split}.txt")
         for _, name in lines(file)
     }

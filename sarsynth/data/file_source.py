@@ -1,4 +1,4 @@
-"""Images in files below a folder, as readers find them: their records, their pixels, their fingerprint. Torch-free."""
+"""A source of images in files below a folder: their records, their pixels, their fingerprint. Torch-free."""
 
 import hashlib
 import json
@@ -11,24 +11,25 @@ from threading import Lock
 import numpy as np
 
 from sarsynth import hashes
+from sarsynth.data.chips import centre_crop
+from sarsynth.data.entries import Entry
 from sarsynth.data.formats import open_image
-from sarsynth.data.found import Found
 from sarsynth.data.records import SPLITS, ImageRecord, Split
 from sarsynth.errors import UserError
 
 SCENES = 2  # kept in memory while chips are cut from them
 
 
-class Files:
-    """A source of images that lie in files below one folder. A reader finds them; this reads them.
+class FileSource:
+    """A source of images in files below one folder. Every reader is one: it lists the images, this reads them.
 
     Args:
         root: The folder that the files' names start from.
-        found: The images.
+        entries: The images.
         channels: 1 (grey) or 3 (RGB) of the images that `read` returns.
         crop: Side in px of the square cut from the centre of every image, mirrored outwards where the image is smaller;
             None for the whole image.
-        classes: Names in the order of their labels; None for those found, sorted.
+        classes: Names in the order of their labels; None for those of the images, sorted.
 
     Raises:
         UserError: An argument is out of range, there are no images, or two have one name.
@@ -37,7 +38,7 @@ class Files:
     def __init__(
         self,
         root: Path,
-        found: Iterable[Found],
+        entries: Iterable[Entry],
         *,
         channels: int,
         crop: int | None = None,
@@ -48,21 +49,19 @@ class Files:
         if crop is not None and crop < 1:
             raise UserError(f"crop={crop}: use a side in pixels, or null for whole images")
         self.root, self.channels, self.crop = root, channels, crop
-        found = sorted(found, key=lambda one: one.path)
-        if not found:
+        entries = sorted(entries, key=lambda entry: entry.path)
+        if not entries:
             raise UserError(f"root={root}: no image of any class there")
-        self._found = {one.path: one for one in found}
-        if len(self._found) < len(found):
-            twice = next(path for path, count in Counter(one.path for one in found).items() if count > 1)
+        self._entries = {entry.path: entry for entry in entries}
+        if len(self._entries) < len(entries):
+            twice, _ = Counter(entry.path for entry in entries).most_common(1)[0]
             raise UserError(f"{root / twice}: listed twice; remove one of its entries")
-        self.classes = list(classes or sorted({one.class_name for one in found}))
+        self.classes = list(classes or sorted({entry.class_name for entry in entries}))
         labels = {name: label for label, name in enumerate(self.classes)}
         self._records: dict[Split, list[ImageRecord]] = {split: [] for split in SPLITS}
-        for one in found:
-            record = ImageRecord(
-                one.path, labels[one.class_name], one.split, one.text, one.instances, one.group, one.drawn
-            )
-            self._records[one.split].append(record)
+        for e in entries:
+            record = ImageRecord(e.path, labels[e.class_name], e.split, e.text, e.instances, e.group, e.drawn)
+            self._records[e.split].append(record)
         self._fingerprint: str | None = None
         self._scene = lru_cache(maxsize=SCENES)(self._open)
         self._lock = Lock()  # one thread decodes a scene while the others, who want the same, wait
@@ -80,53 +79,28 @@ class Files:
         Raises:
             UserError: The file is damaged, gone, or of a form that has no obvious grey or RGB version.
         """
-        one = self._found[record.path]
-        if one.window is None:
-            pixels = self._open(one.file)
+        entry = self._entries[record.path]
+        if entry.window is None:
+            pixels = self._open(entry.file)
         else:
             with self._lock:
-                scene = self._scene(one.file)
-            pixels = one.window.cut(scene)
+                scene = self._scene(entry.file)
+            pixels = entry.window.cut(scene)
         return pixels if self.crop is None else centre_crop(pixels, self.crop)
 
     def fingerprint(self) -> str:
         """Hex sha256 over each image's record, bytes and window, and classes, crop and channels."""
         if self._fingerprint is None:
-            files = {one.file for one in self._found.values()}
-            # A bad image, as who reads it will learn, has no content; one that can be read tomorrow is another.
+            files = {entry.file for entry in self._entries.values()}
+            # For a file that cannot be read, the reason stands in; once it can be, the fingerprint is another.
             contents = hashes.of_files(self.root, files, unreadable=lambda error: str(error.strerror))
             rows = []
             for record in sorted(record for split in SPLITS for record in self._records[split]):
-                one = self._found[record.path]
-                rows.append((*record.plain, one.window and one.window.plain, contents[one.file]))
+                entry = self._entries[record.path]
+                rows.append((*record.plain, entry.window and entry.window.plain, contents[entry.file]))
             whole = json.dumps([self.classes, self.crop, self.channels, rows])
             self._fingerprint = hashlib.sha256(whole.encode()).hexdigest()
         return self._fingerprint
 
     def _open(self, file: str) -> np.ndarray:
         return open_image(self.root / file, self.channels)
-
-
-# --- Pixels -----------------------------------------------------------------------------------------------------------
-
-
-def centre_crop(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Cut the central square out of an image, mirrored outwards where the image ends.
-
-    Args:
-        pixels: Shape (H, W, C).
-        side: Side of the square in px. Where side and image differ by an odd number, the cut lies half a pixel towards
-            the upper left.
-
-    Returns:
-        Shape (side, side, C).
-    """
-    missing = [max(0, side - length) for length in pixels.shape[:2]]
-    top, left = (max(0, crop_offset(length, side)) for length in pixels.shape[:2])
-    pixels = np.pad(pixels, [(m // 2, m - m // 2) for m in missing] + [(0, 0)], mode="reflect")
-    return pixels[top : top + side, left : left + side]
-
-
-def crop_offset(length: int, side: int) -> int:
-    """Where a central cut of `side` px begins; negative where the image is shorter and is filled up."""
-    return (length - side) // 2 if length >= side else -((side - length) // 2)

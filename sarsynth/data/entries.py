@@ -1,0 +1,91 @@
+"""What a reader lists: images by class name, before classes have numbers, and how such lists change. Torch-free."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import floor
+
+from sarsynth.data.chips import Window
+from sarsynth.data.records import Draw, ImageRecord, Instance, Split, draw_splits
+from sarsynth.errors import UserError
+
+OTHER = "other"  # what rare classes become
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a data set."""
+
+    file: str  # relative to the data set's folder, with forward slashes
+    class_name: str
+    split: Split
+    text: str | None = None  # its caption
+    instances: tuple[Instance, ...] = ()  # the objects in it, in px of what is read
+    group: str | None = None  # what it shares with other images, such as a scene or a ship
+    window: Window | None = None  # the part of the file that is read; None for all of it
+    number: int = 0  # which part of the file this is, for its name
+    drawn: Draw | None = None  # how its split is drawn; None where the data set gives it
+
+    @property
+    def path(self) -> str:
+        """Its name within the source: that of the file, and `#number` behind it for a part of one."""
+        return self.file if self.window is None else f"{self.file}#{self.number:04d}"
+
+
+def split_off(entries: Iterable[Entry], shares: Mapping[Split, float | None], seed: int) -> list[Entry]:
+    """Move fractions of every training class to other splits, whole groups at a time.
+
+    Args:
+        entries: Images; those that are not in `train` stay as they are.
+        shares: Fraction of the training images for each other split; None leaves that split as it is.
+        seed: Of the draw.
+
+    Raises:
+        UserError: A fraction is out of range, or a class has too few images to give any away.
+    """
+    entries = list(entries)
+    fractions = {split: share for split, share in shares.items() if share is not None}
+    for split, share in fractions.items():
+        if not 0 < share < 1:
+            raise UserError(f"{split}={share:g}: a fraction must lie between 0 and 1")
+    if sum(fractions.values()) >= 1:
+        raise UserError("val and test leave no training images: lower the fractions")
+    if not fractions:
+        return entries
+    names = sorted(class_counts(entries, "train"))
+    draws = {name: Draw(tuple(fractions.items()), seed, stratum) for stratum, name in enumerate(names)}
+    entries = [replace(entry, drawn=draws[entry.class_name]) if entry.split == "train" else entry for entry in entries]
+    records = [ImageRecord(entry.path, 0, entry.split, group=entry.group, drawn=entry.drawn) for entry in entries]
+    entries = [replace(entry, split=record.split) for entry, record in zip(entries, draw_splits(records), strict=True)]
+    for name in sorted(set(names) - class_counts(entries, "train").keys()):
+        given = " and ".join(f"{split}={share:g}" for split, share in fractions.items())
+        raise UserError(f"train: too few images of `{name}` to give {given} away; add some")
+    return entries
+
+
+def class_counts(entries: Iterable[Entry], split: Split) -> Counter[str]:
+    """Count a split's images by class name."""
+    return Counter(entry.class_name for entry in entries if entry.split == split)
+
+
+def counts_in_test(entries: Iterable[Entry], share: float | None) -> Counter[str]:
+    """Count the test images of each class once that share of the training images has become some."""
+    entries = list(entries)
+    train, test = class_counts(entries, "train"), class_counts(entries, "test")
+    return Counter({name: test[name] + floor((share or 0) * train[name] + 0.5) for name in train | test})
+
+
+def rare_classes(counts: Mapping[str, int], least: int) -> dict[str, str]:
+    """Rename classes with fewer test images than `least` to `other`, as the paper does; names for `rename`."""
+    return {name: OTHER for name, count in counts.items() if count < least}
+
+
+def rename(entries: Iterable[Entry], names: Mapping[str, str]) -> list[Entry]:
+    """Give classes other names."""
+    return [replace(entry, class_name=names.get(entry.class_name, entry.class_name)) for entry in entries]
+
+
+def snake_case(name: str) -> str:
+    """Write a name such as DiveVessel as dive_vessel."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[\s-]+", "_", name.strip()).lower()

@@ -1,0 +1,148 @@
+"""In which order a training sees its samples: a function of (seed, step), so that a resumed one sees the same."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from sarsynth.data.seeds import step_seed
+
+Sampling = Literal["uniform", "balanced"]
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """The samples of one training, step by step: a function of (seed, step) and of nothing else.
+
+    Epoch after epoch is one endless shuffled stream, cut into batches of equal size; an epoch's order follows from
+    (seed, epoch). A batch may span two epochs, so there are no short batches, and a set smaller than a batch repeats.
+    """
+
+    rows: Tensor  # which samples of the data set, int64 (N,), N >= 1
+    max_steps: int  # batches in all
+    seed: int  # of the shuffling
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """Rows of one step, int64 (batch_size,)."""
+        return self.between(step * batch_size, (step + 1) * batch_size)
+
+    def between(self, first: int, last: int) -> Tensor:
+        """Samples `first` to `last` - 1 of the stream, int64 (last - first,)."""
+        size = len(self.rows)
+        epochs = range(first // size, (last - 1) // size + 1)
+        stream = np.concatenate([np.random.default_rng([self.seed, epoch]).permutation(size) for epoch in epochs])
+        offset = first - epochs[0] * size
+        return self.rows[torch.from_numpy(stream[offset : offset + last - first])]
+
+
+@dataclass(frozen=True, eq=False)
+class BalancedStream(Stream):
+    """A stream in which every class comes as often as any other (Shen, Lin and Huang, arXiv:1512.05830, section 3.2).
+
+    It is made of rounds, each with one sample of every class in shuffled order. A class's own samples are a stream
+    too: none comes a second time before all have come once.
+    """
+
+    labels: Tensor  # of the rows, int64 (N,)
+
+    def between(self, first: int, last: int) -> Tensor:
+        """Samples `first` to `last` - 1 of the stream, int64 (last - first,)."""
+        classes = self.labels.unique()
+        size = len(classes)
+        begin, end = first // size, -(-last // size)  # rounds
+        turns = Stream(torch.arange(size), self.max_steps, self.seed).between(begin * size, end * size).view(-1, size)
+        by_class = [
+            Stream(self.rows[self.labels == label], self.max_steps, step_seed(self.seed, int(label)))
+            for label in classes
+        ]
+        drawn = torch.stack([stream.between(begin, end) for stream in by_class], dim=1)
+        return drawn.gather(1, turns).flatten()[first - begin * size :][: last - first]
+
+
+@dataclass(frozen=True, eq=False)
+class Succession:
+    """One stream, and from some step on another."""
+
+    first: Stream
+    then: Stream  # its own step 0 is step `begin`
+    begin: int
+
+    @property
+    def max_steps(self) -> int:
+        """Batches in all."""
+        return self.begin + self.then.max_steps
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return self.first.seed
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """Rows of one step, int64 (batch_size,)."""
+        if step < self.begin:
+            return self.first.batch(step, batch_size)
+        return self.then.batch(step - self.begin, batch_size)
+
+
+def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Stream:
+    """Order all images of some labels: each comes as often as any other (`uniform`), or each class (`balanced`)."""
+    rows = torch.arange(len(labels))
+    if sampling == "balanced":
+        return BalancedStream(rows, max_steps, seed, labels)
+    return Stream(rows, max_steps, seed)
+
+
+# --- Streams side by side ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What one process gets of a training step at once: equally many samples of every stream that has not ended."""
+
+    step: int  # of the training
+    seeds: Sequence[int]  # of those streams
+    rows: Tensor  # their samples, int64 (streams, n)
+    total: int  # samples of the whole step, of one stream, over all processes
+    places: slice  # which of these the n are
+
+
+class PackedSampler(Sampler[Share]):
+    """Yield the shares of each training step: the batches of all streams that have not ended, side by side.
+
+    Args:
+        streams: One for each training that shares the run.
+        batch_size: Samples a step of each, over all processes.
+        start: Gives the step to begin with when iteration begins: a resumed run goes on where it stopped.
+        rank: This process among `world_size`; each takes every world_size-th sample of a batch.
+        world_size: Number of processes.
+        micro_batches: In how many equal parts a process gets its samples of a step.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Stream | Succession],
+        batch_size: int,
+        start: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batches: int = 1,
+    ) -> None:
+        self.streams, self.batch_size = streams, batch_size
+        self.start, self.rank, self.world_size, self.micro_batches = start, rank, world_size, micro_batches
+
+    def __len__(self) -> int:
+        return max(stream.max_steps for stream in self.streams) * self.micro_batches
+
+    def __iter__(self) -> Iterator[Share]:
+        every = self.world_size * self.micro_batches
+        for step in range(self.start(), len(self) // self.micro_batches):
+            active = [stream for stream in self.streams if step < stream.max_steps]
+            batches = torch.stack([stream.batch(step, self.batch_size) for stream in active])
+            seeds = [stream.seed for stream in active]
+            for part in range(self.micro_batches):
+                places = slice(self.rank + part * self.world_size, None, every)
+                yield Share(step, seeds, batches[:, places], self.batch_size, places)
