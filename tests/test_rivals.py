@@ -12,14 +12,15 @@ import torch
 import yaml
 from scipy import ndimage
 from sklearn.utils.class_weight import compute_class_weight
-from test_classification import CLASSES, RECIPE, TRAIN, Watch, fit, same_weights
+from test_classifier import CLASSES, RECIPE, TRAIN, Watch, fit, same_weights
 from test_conf import settings
 from torch.nn import functional
 
 from sarsynth.classifier import pasting
 from sarsynth.classifier.augmentation import Augmentation, augment
-from sarsynth.classifier.classification import Classifier, OverSampling, fit_classifier
+from sarsynth.classifier.learning import ClassifierTraining, fit_classifier
 from sarsynth.classifier.losses import Loss, class_weights, focal_losses
+from sarsynth.classifier.network import Classifier, OverSampling
 from sarsynth.classifier.oversampling import between_neighbours
 from sarsynth.cli import CONF
 from sarsynth.config.schema import Settings
@@ -329,11 +330,13 @@ def test_the_last_steps_train_the_last_layer_alone(oversampled: Classifier):
     moved = {name for name, tensor in oversampled.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"network.fc.weight", "network.fc.bias"}
     assert OVERSAMPLED.whole_steps == 8
-    assert oversampled.described is not None and oversampled.described.shape == (60, 16)
-    ours = oversampled.described[:40][TRAIN.labels == 1]
-    assert not torch.equal(oversampled.described[40:], ours)
-    assert (oversampled.described[40:] <= ours.amax(dim=0)).all(), "between those of their class"
-    assert (oversampled.described[40:] >= ours.amin(dim=0)).all()
+    training = ClassifierTraining(oversampled, TRAIN + TRAIN[TRAIN.labels == 1], len(TRAIN))
+    features = training.oversampled_features()
+    assert features.shape == (60, 16)
+    real = features[:40][TRAIN.labels == 1]
+    assert not torch.equal(features[40:], real)
+    assert (features[40:] <= real.amax(dim=0)).all(), "between those of their class"
+    assert (features[40:] >= real.amin(dim=0)).all()
 
 
 def test_a_last_layer_goes_on_where_it_stopped(oversampled: Classifier, tmp_path: Path):
@@ -369,7 +372,8 @@ def test_losses_and_sampling_change_what_is_learnt():
     }
     for name in ("weighted", "focal", "balanced"):
         assert not same_weights(made["none"], made[name])
-    assert made["weighted"].class_weights.tolist() == pytest.approx([24 / 40, 24 / 8])
+    weights = ClassifierTraining(made["weighted"], few, len(few)).class_weights
+    assert weights.tolist() == pytest.approx([24 / 40, 24 / 8])
 
 
 def test_every_row_differs_from_none_by_what_its_name_says():

@@ -131,7 +131,7 @@ def _attempt(what: str, fetch: Callable[[], Path]) -> Path:
         ) from error
 
 
-def start(network: nn.Module, pretrained: Pretrained, channels: int) -> None:
+def load_weights(network: nn.Module, pretrained: Pretrained, channels: int) -> None:
     """Give a timm network these weights; its last layer keeps its own.
 
     The first layer is fitted to the channels of the images as timm does: of one channel it is the sum over RGB.

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from sarsynth.classifier.classification import extract_features, predict
+from sarsynth.classifier.network import extract_features, predict
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError

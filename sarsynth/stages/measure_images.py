@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sarsynth.classifier.classification import predict
+from sarsynth.classifier.network import predict
 from sarsynth.console import console
 from sarsynth.data.transforms import load_images, resize, to_channels, to_float, to_uint8
 from sarsynth.evidence.fidelity import fidelity

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from sarsynth.classifier.checkpoints import CHOICES, Checkpoint, Checkpoints, Chosen
-from sarsynth.classifier.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
+from sarsynth.classifier.checkpoint_selection import CHOICES, Checkpoint, CheckpointSelection, Selected
+from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.losses import Loss, class_weights
+from sarsynth.classifier.network import ClassifierRecipe, OverSampling, predict
+from sarsynth.classifier.scores import scores
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
@@ -166,9 +168,9 @@ def _train(study: Study, seed: int, folder: Path) -> None:
     recipe, method, chosen = recipe_of(study), study.settings.method, study.settings.evaluate
     real, validation = parts(study)
     test = study.labelled("test")
-    looker = None
+    selection = None
     if validation is not None:
-        looker = Checkpoints(
+        selection = CheckpointSelection(
             validation,
             test.images,
             every=max(1, round(chosen.every * len(study.training) / recipe.batch_size)),
@@ -186,13 +188,13 @@ def _train(study: Study, seed: int, folder: Path) -> None:
         title=f"classifier, {method.name}, seed {seed}",
         checkpoints=folder / CHECKPOINTS,
         checkpoint_every=500,
-        callbacks=[] if looker is None else [looker],
+        callbacks=[] if selection is None else [selection],
     )
-    kept = looker.kept if looker else [Checkpoint(recipe.max_steps, None, predict(classifier, test.images))]
+    kept = selection.kept if selection else [Checkpoint(recipe.max_steps, None, predict(classifier, test.images))]
     _write(study, CHOICES[chosen.topk](kept, test.labels, study.classes, chosen.k), test, folder)
 
 
-def _write(study: Study, found: Chosen, test: LabelledImages, folder: Path) -> None:
+def _write(study: Study, found: Selected, test: LabelledImages, folder: Path) -> None:
     tensors = {
         "logits": torch.stack([one.logits for one in found.checkpoints]),
         "predicted": found.predicted,

@@ -23,9 +23,10 @@ from torch import Tensor
 from sarsynth import processes
 from sarsynth.captions.templates import digest_of
 from sarsynth.classifier import pretrained
+from sarsynth.classifier.added_images import added_per_class
 from sarsynth.classifier.augmentation import Augmentation
-from sarsynth.classifier.classification import Classifier, ClassifierRecipe, extract_features, fit_classifier
-from sarsynth.classifier.plan import added
+from sarsynth.classifier.learning import fit_classifier
+from sarsynth.classifier.network import Classifier, ClassifierRecipe, extract_features
 from sarsynth.classifier.pretrained import Pretrained
 from sarsynth.config.schema import Component, Encoded, Images, Settings, Slot, nearest
 from sarsynth.console import console, progress
@@ -118,7 +119,7 @@ class Study:
         """
         opened = {role: open_source(slot, self.images_of(role)) for role, slot in SLOTS.items()}
         chosen, none = self.settings, dict.fromkeys(opened["sar"].classes, 0)
-        added(chosen.augment.plan, none, minor_classes(none, chosen.data.minor), chosen.augment.ratio)
+        added_per_class(chosen.augment.plan, none, minor_classes(none, chosen.data.minor), chosen.augment.ratio)
         if chosen.class_name is not None and chosen.class_name not in none:
             raise UserError(f"class_name={chosen.class_name}: {nearest(chosen.class_name, none)}")
         return opened
@@ -222,7 +223,7 @@ class Study:
     def plan(self) -> dict[str, int]:
         """Images that join each class."""
         augment = self.settings.augment
-        return added(augment.plan, self.counts, self.minor, augment.ratio)
+        return added_per_class(augment.plan, self.counts, self.minor, augment.ratio)
 
     @property
     def synthetic_sizes(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ What stands under `like` is what the time for one sample, image or text depends 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sarsynth.classifier.classification import ClassifierRecipe
+from sarsynth.classifier.network import ClassifierRecipe
 from sarsynth.config.schema import Optimisation
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec
