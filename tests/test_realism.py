@@ -9,23 +9,13 @@ import pytest
 import torch
 from scipy import stats
 
+from sarsynth.data.clutter import equivalent_looks, fit_clutter_models, k_distribution, target_masks
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.errors import UserError
-from sarsynth.evidence.realism import (
-    UNITS,
-    Traits,
-    distances,
-    equivalent_looks,
-    fits,
-    k_distribution,
-    realism,
-    shortcut,
-    target_masks,
-    traits,
-    without_target,
-)
+from sarsynth.evidence.realism import UNITS, Traits, distances, realism, traits
+from sarsynth.evidence.shortcut import hide_targets, shortcut
 from sarsynth.sim import CLASSES, render
 from sarsynth.stages import measure_images
 from sarsynth.store.building import Store
@@ -82,7 +72,7 @@ def test_the_model_that_made_a_sample_fits_it_best() -> None:
         "k": rng.gamma(1.5, 1 / 1.5, count) * rng.gamma(looks, 1 / looks, count),
         "lognormal": rng.lognormal(0, 0.6, count),
     }
-    found = {name: fits(sample, looks) for name, sample in samples.items()}
+    found = {name: fit_clutter_models(sample, looks) for name, sample in samples.items()}
     assert found["gamma"]["gamma"]["looks"] == pytest.approx(looks, rel=0.05)
     assert found["k"]["k"]["shape"] == pytest.approx(1.5, rel=0.1)
     assert found["lognormal"]["lognormal"]["sigma"] == pytest.approx(0.6, rel=0.05)
@@ -232,7 +222,7 @@ def test_a_planted_shortcut_is_found_and_a_true_classifier_is_not_accused() -> N
         mean[(slice(28, 36), slice(16, 48)) if label else (slice(16, 48), slice(28, 36))] = 30_000
         images.append(amplitude(speckled(mean, 4, int(rng.integers(2**31)))))
     images = np.stack(images)
-    masked = without_target(images)
+    masked = hide_targets(images)
 
     def by_clutter(pixels: np.ndarray) -> np.ndarray:
         return (pixels[:, 0, :8].mean(axis=(1, 2)) > 24).astype(int)
@@ -261,5 +251,5 @@ def test_targets_everywhere_leave_nothing_to_probe() -> None:
     images = np.full((4, 1, 32, 32), 10, np.uint8)
     for index, image in enumerate(images):
         image[0, 16 * (index // 2) :, 16 * (index % 2) :][:16, :16] = 200
-    assert without_target(images) is None
-    assert without_target(images[:2]) is not None
+    assert hide_targets(images) is None
+    assert hide_targets(images[:2]) is not None

@@ -27,7 +27,8 @@ from sarsynth.evidence.memorisation import (
     nearest_features,
     nearest_pixels,
 )
-from sarsynth.evidence.realism import Traits, realism, shortcut, traits, without_target
+from sarsynth.evidence.realism import Traits, realism, traits
+from sarsynth.evidence.shortcut import hide_targets, shortcut
 from sarsynth.report import pictures
 from sarsynth.stages import work
 from sarsynth.stages.judge_images import (
@@ -166,7 +167,7 @@ def probed(study: Study) -> Artifact:
 
     def build(folder: Path) -> None:
         network, images = study.load_classifier(classifier), study.labelled("test")
-        masked = without_target(images.images.numpy())
+        masked = hide_targets(images.images.numpy())
         figures = None
         if masked is not None:
             whole, without = (
@@ -353,7 +354,7 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         Four parts of `result.json`, and the fingerprints of what they rest on by role:
 
         * `fidelity`: `preprocess`, and what `fidelity.fidelity` returns (`width`, `pooled`, `per_class`);
-        * `realism`: what `realism.realism` returns, and `shortcut` (`realism.shortcut`), None where targets leave no
+        * `realism`: what `realism.realism` returns, and `shortcut` (`shortcut.shortcut`), None where targets leave no
           clutter;
         * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of
           two images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and
