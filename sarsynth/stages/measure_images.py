@@ -16,13 +16,13 @@ from torch import Tensor
 
 from sarsynth.classifier.network import predict
 from sarsynth.console import console
+from sarsynth.data.choosing import evenly
 from sarsynth.data.transforms import load_images, resize, to_channels, to_float, to_uint8
 from sarsynth.evidence.fidelity import fidelity
 from sarsynth.evidence.memorisation import (
     MOST,
     Neighbours,
     diversity,
-    evenly,
     memorisation,
     nearest_features,
     nearest_pixels,
