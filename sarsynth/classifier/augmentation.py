@@ -1,4 +1,4 @@
-"""Random views of training images, as a radar might have seen them too."""
+"""Random views of training images, such as a radar might have taken."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Augmentation:
 
     Attributes:
         flip: Mirror half of the images: left-right (`horizontal`), upside down (`vertical`), each or `none`.
-        shift: Move by up to this many px, whole ones, in each direction; what comes in is mirrored.
+        shift: Move by up to this many whole px in each direction; the image is mirrored at its borders.
         crop_scale: Range of the share of the image's area to cut out and enlarge, e.g. (0.08, 1); None is all of it.
         crop_ratio: Range of the cut-out's width : height.
         looks: Multiply the intensity, the square of a grey value, by speckle of this many looks (as Ding et al. do,
@@ -40,7 +40,7 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
 
     Args:
         images: Any dtype, shape (B, C, H, W).
-        augmentation: What may happen.
+        augmentation: Which views.
         generator: On the CPU, whatever the images' device, so that views do not depend on it.
 
     Returns:

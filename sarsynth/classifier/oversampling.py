@@ -1,4 +1,4 @@
-"""More samples of a class in the space of features: points between its neighbours. Torch-free."""
+"""Over-sampling of a class in feature space: points between neighbours. Torch-free."""
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
@@ -12,8 +12,8 @@ def between_neighbours(bases: np.ndarray, samples: np.ndarray, neighbours: int, 
     Args:
         bases: Samples to start from, shape (M, F), each of them one of `samples`; they may repeat.
         samples: All of the class, shape (N, F).
-        neighbours: How many of the nearest are chosen from; fewer where the class has fewer. One that is alone in its
-            class stays where it is.
+        neighbours: Of how many nearest neighbours one is drawn; fewer where the class has fewer. A sample that is alone
+            in its class stays where it is.
         rng: Source of randomness.
 
     Returns:
@@ -23,6 +23,6 @@ def between_neighbours(bases: np.ndarray, samples: np.ndarray, neighbours: int, 
     if not count or not len(bases):
         return bases
     nearest = NearestNeighbors(n_neighbors=count + 1).fit(samples).kneighbors(bases, return_distance=False)
-    chosen = rng.integers(1, count + 1, size=len(bases))  # the nearest of all is the sample itself
-    others = samples[nearest[np.arange(len(bases)), chosen]]
+    drawn = rng.integers(1, count + 1, size=len(bases))  # the nearest of all is the sample itself
+    others = samples[nearest[np.arange(len(bases)), drawn]]
     return bases + rng.random((len(bases), 1), dtype=np.float32) * (others - bases)

@@ -9,14 +9,14 @@ dropped. timm reads the file and fits the first layer; hub and torch keep the ca
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import timm.models
 import torch
 from filelock import FileLock
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from torch import Tensor, nn
+from torch import Tensor
 
 from sarsynth import hashes
 from sarsynth.console import console
@@ -133,7 +133,7 @@ def _attempt(what: str, fetch: Callable[[], Path]) -> Path:
         ) from error
 
 
-def load_weights(network: nn.Module, pretrained: Pretrained, channels: int) -> None:
+def load_weights(network: Any, pretrained: Pretrained, channels: int) -> None:
     """Give a timm network these weights, in all layers but the last, which keeps its own.
 
     timm fits the first layer to the channels of the images: for one channel it is the sum over RGB.
@@ -146,7 +146,7 @@ def load_weights(network: nn.Module, pretrained: Pretrained, channels: int) -> N
     Raises:
         UserError: The file cannot be read, or holds no weights of this network.
     """
-    state, published = _read(pretrained), _published(network)
+    state, published = _read(pretrained), network.pretrained_cfg  # which names the first and last layer
     last = published.get("classifier") or ()
     prefixes = tuple(f"{layer}." for layer in ([last] if isinstance(last, str) else last))
     expected, given = (
@@ -164,16 +164,12 @@ def load_weights(network: nn.Module, pretrained: Pretrained, channels: int) -> N
         raise UserError(_unfit(network, pretrained, one_line(error))) from error
 
 
-def _unfit(network: nn.Module, pretrained: Pretrained, why: str) -> str:
+def _unfit(network: Any, pretrained: Pretrained, why: str) -> str:
+    architecture = network.pretrained_cfg["architecture"]
     return (
-        f"{KEY}: {pretrained.name} holds no weights of this {_published(network)['architecture']} ({why}); name those "
-        f"of this network, or say {KEY}=false"
+        f"{KEY}: {pretrained.name} holds no weights of this {architecture} ({why}); name those of this network, or say "
+        f"{KEY}=false"
     )
-
-
-def _published(network: nn.Module) -> dict[str, Any]:
-    """What timm knows of a network's published weights, the names of its first and last layer among it."""
-    return cast(dict[str, Any], network.pretrained_cfg)
 
 
 def _read(pretrained: Pretrained) -> dict[str, Tensor]:

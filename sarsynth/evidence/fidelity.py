@@ -6,7 +6,7 @@ features no covariance has full rank, and the figure is marked as unreliable. KI
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,36 +20,8 @@ MOST = 2000  # images of a set in what compares every pair; larger sets are thin
 ROUNDS = 25  # sub-samples behind an interval
 MOST_IN_ROUND = 500  # images of a set in one of them
 NORMAL_95 = 1.96
+FIGURES = ("fid", "kid", "precision", "recall", "density", "coverage")
 RANGES = {"fid": (0.0, np.inf), "kid": (-np.inf, np.inf), "density": (0.0, np.inf)}  # the others lie in [0, 1]
-
-
-class Fidelity(TypedDict):
-    """Distances and overlaps of two sets; None where there are too few images to tell.
-
-    `fid` and `kid` are lower the closer; `fid_reliable` says whether both sets have as many images as features. Of
-    `precision` (how many synthetic images are like real ones) and `recall` (how many real images are like synthetic
-    ones), and of `density` and `coverage`, which outliers move less, more is better. `intervals` holds [low, high],
-    95 %, of each figure that has one.
-    """
-
-    fid: float | None
-    fid_reliable: bool
-    kid: float | None
-    precision: float | None
-    recall: float | None
-    density: float | None
-    coverage: float | None
-    intervals: dict[str, list[float]]
-    n_real: int
-    n_synthetic: int
-
-
-class StudyFidelity(TypedDict):
-    """`width` is the number of features; `pooled` has equally many images of both sets in every class."""
-
-    width: int
-    pooled: Fidelity | None
-    per_class: dict[str, Fidelity]
 
 
 def fid(real: Tensor, synthetic: Tensor) -> float:
@@ -132,7 +104,7 @@ class Pairs:
         return matrix[r][:, r], matrix[s][:, s], matrix[r][:, s]
 
 
-def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> Fidelity:
+def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> dict[str, Any]:
     """Measure distances and overlaps of two sets of features, with intervals.
 
     Intervals come from sub-samples without replacement: a bootstrap repeats images, which lowers the rank of a
@@ -145,6 +117,14 @@ def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> Fidelity:
         real: Shape (N, F).
         synthetic: Shape (M, F).
         seed: Of the sub-samples.
+
+    Returns:
+        * `fid` and `kid`: lower the closer; `fid_reliable`: whether both sets have as many images as features;
+        * `precision` (how many synthetic images are like real ones) and `recall` (how many real images are like
+          synthetic ones), `density` and `coverage`, which outliers move less: the higher the better;
+        * `intervals`: [low, high], 95 %, of each figure that has one; `n_real`, `n_synthetic`.
+
+        Figures are None where there are too few images to tell.
 
     Raises:
         UserError: A feature is not finite.
@@ -163,13 +143,10 @@ def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> Fidelity:
         lowest, highest = RANGES.get(name, (0.0, 1.0))
         intervals[name] = [max(lowest, low), min(highest, high)]
     return {
-        "fid": figures.get("fid"),
+        "fid": None,
         "fid_reliable": min(sizes) >= real.shape[1],
-        "kid": figures.get("kid"),
-        "precision": figures.get("precision"),
-        "recall": figures.get("recall"),
-        "density": figures.get("density"),
-        "coverage": figures.get("coverage"),
+        **dict.fromkeys(FIGURES),
+        **figures,
         "intervals": intervals,
         "n_real": sizes[0],
         "n_synthetic": sizes[1],
@@ -212,7 +189,7 @@ def _standard_errors(
 
 def fidelity(
     real: Tensor, real_labels: Tensor, synthetic: Tensor, synthetic_labels: Tensor, classes: Sequence[str]
-) -> StudyFidelity:
+) -> dict[str, Any]:
     """Measure every class that has synthetic images, and all of them together.
 
     Args:
@@ -223,10 +200,11 @@ def fidelity(
         classes: Names of the labels 0, 1, …
 
     Returns:
-        Figures by class name, in the order of `classes`; pooled ones are of equally many images of both sets in each
-        class, evenly spread over those that there are, lest a difference in class shares pass for one in images.
+        `width`: number of features; `per_class`: figures (`compare`) by class name, in the order of `classes`;
+        `pooled`: those of equally many images of both sets in each class, evenly spread over the class, lest a
+        difference in class shares pass for one in images; None without synthetic images.
     """
-    per_class: dict[str, Fidelity] = {}
+    per_class: dict[str, Any] = {}
     pools: tuple[list[Tensor], list[Tensor]] = [], []
     for label, name in enumerate(classes):
         of_class = real[real_labels == label], synthetic[synthetic_labels == label]
