@@ -14,19 +14,12 @@ from sarsynth.evidence.memorisation import nearest_pixels
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """N images, with their features and logits by the study's classifier: all that a rule may look at.
+    """N images, with their features and logits by the study's classifier: all that a rule may look at."""
 
-    Attributes:
-        images: uint8 (N, C, H, W).
-        features: (N, F).
-        logits: (N, classes).
-        labels: Classes, real or asked for, int64 (N,).
-    """
-
-    images: Tensor
-    features: Tensor
-    logits: Tensor
-    labels: Tensor
+    images: Tensor  # uint8 (N, C, H, W)
+    features: Tensor  # (N, F)
+    logits: Tensor  # (N, classes)
+    labels: Tensor  # classes, real or asked for, int64 (N,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +46,10 @@ class Recognised:
 
     The classifier was trained on those images, so it is surer of them than of new ones: the rule is strict, and the
     stricter the better the classifier fits its training set. It shares the classifier's errors; compare `filter=none`.
-
-    Args:
-        quantile: Of the real images' confidence in each class; images below it are dropped.
     """
 
     reason: ClassVar[str] = "confidence {score:.3g} in its class, below {limit:.3g} of real images"
-    quantile: float
+    quantile: float  # of the real images' confidence in each class; images below it are dropped
 
     def judge(self, real: Sample, synthetic: Sample) -> Verdict:
         """Compare the probabilities of the classes."""
@@ -80,13 +70,10 @@ class Near:
 
     A real image vouches for all that is nearer to it than its k-th nearest of the class. Score and limit are distance
     and radius of the real image that vouches, or comes nearest to it.
-
-    Args:
-        neighbours: k, or as many as there are.
     """
 
     reason: ClassVar[str] = "{score:.3g} from the real image that could vouch for it, which does so up to {limit:.3g}"
-    neighbours: int
+    neighbours: int  # k, or as many as there are
 
     def judge(self, real: Sample, synthetic: Sample) -> Verdict:
         """Compare distances of features with radii."""
@@ -105,14 +92,10 @@ class Near:
 
 @dataclass(frozen=True)
 class Original:
-    """Keep images that are not near-copies of a real image of any class, by pixels (`memorisation.nearest_pixels`).
-
-    Args:
-        quantile: Of the distances of real images to their nearest others; images nearer than that are dropped.
-    """
+    """Keep images that are not near-copies of a real image of any class, by pixels (`memorisation.nearest_pixels`)."""
 
     reason: ClassVar[str] = "{score:.3g} from a real image by pixels, nearer than {limit:.3g}"
-    quantile: float
+    quantile: float  # of the distances of real images to their nearest others; images nearer than that are dropped
 
     def judge(self, real: Sample, synthetic: Sample) -> Verdict:
         """Compare distances to the nearest real image."""

@@ -13,7 +13,8 @@ from torch._subclasses import FakeTensorMode
 
 from sarsynth.classifier.augmentation import Augmentation, augment
 from sarsynth.classifier.learning import ClassifierTraining, channel_statistics, fit_classifier
-from sarsynth.classifier.network import Classifier, ClassifierRecipe, OverSampling, extract_features, predict
+from sarsynth.classifier.network import Classifier, ClassifierRecipe, extract_features, predict
+from sarsynth.classifier.oversampling import OverSampling
 from sarsynth.classifier.scores import scores
 from sarsynth.data.datamodules import LabelledImages, PackedSampler, Stream, step_seed
 from sarsynth.errors import UserError

@@ -20,8 +20,8 @@ from sarsynth.classifier import pasting
 from sarsynth.classifier.augmentation import Augmentation, augment
 from sarsynth.classifier.learning import ClassifierTraining, fit_classifier
 from sarsynth.classifier.losses import Loss, class_weights, focal_losses
-from sarsynth.classifier.network import Classifier, OverSampling
-from sarsynth.classifier.oversampling import between_neighbours
+from sarsynth.classifier.network import Classifier
+from sarsynth.classifier.oversampling import OverSampling, between_neighbours
 from sarsynth.cli import CONF
 from sarsynth.config.schema import Settings
 from sarsynth.data.clutter import target_mask

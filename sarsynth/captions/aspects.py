@@ -73,24 +73,14 @@ class Prices(BaseModel):
 
 @dataclass(frozen=True)
 class FourAspects:
-    """Keywords of a language model.
-
-    All that is not explained here is as in `Chat`.
-
-    Attributes:
-        scope: `image` asks about each image by its annotations, as the paper does; `class` about each class once.
-        camera: What took the images of each set (`data`, `ors`, `regular`), and from where.
-        count: Keywords of an image, at most.
-        turns: What the model is told.
-        prices: Of tokens.
-    """
+    """Keywords of a language model; what is not explained here is as in `Chat`."""
 
     base_url: str
     model: str
     key_variable: str
-    scope: Literal["image", "class"]
-    camera: dict[str, str]
-    count: Annotated[int, Field(ge=1)]
+    scope: Literal["image", "class"]  # asks about each image by its annotations, as the paper does, or each class once
+    camera: dict[str, str]  # what took the images of each set (`data`, `ors`, `regular`), and from where
+    count: Annotated[int, Field(ge=1)]  # keywords of an image, at most
     turns: Turns
     options: dict[str, Any]
     timeout: Annotated[float, Field(gt=0)]

@@ -33,35 +33,20 @@ Look = Callable[[ImageRecord], tuple[np.ndarray, Box]]
 
 @dataclass(frozen=True)
 class Rules:
-    """Which keywords there are, and their thresholds.
+    """Which keywords there are, and their thresholds."""
 
-    Attributes:
-        aspects: Which, in their order: `relation`, `visibility`, `heading`, `size`, `parts`.
-        noun: What the objects are, e.g. ship.
-        places: Names of objects that others lie at, and their keywords, e.g. {harbor: in a harbour}.
-        beside: Largest gap to the nearest other object, as a share of an object's length, at which it lies beside it.
-        many: Number of objects, 2 to 11, that is `many` and no longer counted.
-        elongation: Least length to width at which a rotated box has a heading.
-        size: `class` for terciles of the length in px among the class's images, `image` for thirds of the image's side.
-        haze: Least mean dark channel, 0 to 1, of fog.
-        contrast: Largest RMS contrast of fog.
-        dark: Largest mean luminance, 0 to 1, of a dark image.
-        bright: Least mean luminance of a bright image.
-        parts: Words by which a phrase in an image's own text is known to describe a part.
-    """
-
-    aspects: tuple[str, ...]
-    noun: str
-    places: Mapping[str, str]
-    beside: float
-    many: int
-    elongation: float
-    size: str
-    haze: float
-    contrast: float
-    dark: float
-    bright: float
-    parts: tuple[str, ...]
+    aspects: tuple[str, ...]  # in their order: `relation`, `visibility`, `heading`, `size`, `parts`
+    noun: str  # what the objects are, e.g. ship
+    places: Mapping[str, str]  # names of objects that others lie at, and their keywords, e.g. {harbor: in a harbour}
+    beside: float  # largest gap between objects that lie beside each other, as a share of an object's length
+    many: int  # number of objects, 2 to 11, that is `many` and no longer counted
+    elongation: float  # least length to width at which a rotated box has a heading
+    size: str  # `class`: terciles of the length in px among the class's images; `image`: thirds of the image's side
+    haze: float  # least mean dark channel, 0 to 1, of fog
+    contrast: float  # largest RMS contrast of fog
+    dark: float  # largest mean luminance, 0 to 1, of a dark image
+    bright: float  # least mean luminance of a bright image
+    parts: tuple[str, ...]  # words by which a phrase in an image's own text is known to describe a part
 
 
 def keywords(records: Sequence[ImageRecord], look: Look, rules: Rules) -> Iterator[tuple[str, ...]]:

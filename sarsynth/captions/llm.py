@@ -57,34 +57,19 @@ class Usage:
 
 @dataclass(kw_only=True, eq=False)
 class Chat:
-    """Conversations with one model.
+    """Conversations with one model."""
 
-    Attributes:
-        base_url: Of any server of OpenAI's chat protocol, e.g. `http://localhost:11434/v1`.
-        model: Its name there.
-        key_variable: Environment variable that holds the key; servers that want none answer without it.
-        options: Further parameters of each request, e.g. {temperature: 0}.
-        repair: What the model is told, once, after an answer of another form.
-        timeout: Seconds that an answer may take.
-        retries: How often a request is made again after a time-out, a lost connection, an answer that breaks off, or
-            status 408, 409, 429 or 5xx.
-        concurrency: Requests under way at once.
-        answers: Folder where answers are kept.
-        asked: Answers of this run.
-        kept: Answers of earlier runs.
-    """
-
-    base_url: str
-    model: str
-    key_variable: str
-    options: Mapping[str, Any]
-    repair: str
-    timeout: float
-    retries: int
-    concurrency: int
-    answers: Path
-    asked: Usage = field(default=Usage(), init=False)
-    kept: Usage = field(default=Usage(), init=False)
+    base_url: str  # of any server of OpenAI's chat protocol, e.g. `http://localhost:11434/v1`
+    model: str  # its name there
+    key_variable: str  # environment variable that holds the key; servers that want none answer without it
+    options: Mapping[str, Any]  # further parameters of each request, e.g. {temperature: 0}
+    repair: str  # what the model is told, once, after an answer of another form
+    timeout: float  # seconds that an answer may take
+    retries: int  # after a time-out, a lost connection, an answer that breaks off, or status 408, 409, 429 or 5xx
+    concurrency: int  # requests under way at once
+    answers: Path  # folder where answers are kept
+    asked: Usage = field(default=Usage(), init=False)  # in this run
+    kept: Usage = field(default=Usage(), init=False)  # from earlier runs
 
     def ask(self, questions: Sequence[Question], form: type[Form], title: str) -> list[Form]:
         """Answer questions, several at once; equal ones are asked once.

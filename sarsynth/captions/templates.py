@@ -14,21 +14,13 @@ Wording = str | Mapping[str, str]  # a template; or one for each class, by name,
 
 @dataclass(frozen=True)
 class Subject:
-    """An image that keywords are wanted for.
+    """An image that keywords are wanted for."""
 
-    Attributes:
-        slot: Which set of the study it belongs to: `data`, `ors` or `regular`.
-        set_name: The name of that set.
-        class_name: Its class, in words.
-        record: Its record.
-        words: Keywords that follow from its annotations and pixels, if the describer looks at images one by one.
-    """
-
-    slot: str
-    set_name: str
-    class_name: str
+    slot: str  # which set of the study it belongs to: `data`, `ors` or `regular`
+    set_name: str  # the name of that set
+    class_name: str  # its class, in words
     record: ImageRecord
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # keywords from its annotations and pixels, if the describer looks at images one by one
 
 
 class Describer(Protocol):

@@ -21,30 +21,19 @@ from sarsynth.data.datamodules import LabelledImages
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a classifier knew at one step.
+    """What a classifier knew at one step."""
 
-    Attributes:
-        step: Optimiser steps until then.
-        validation: Macro-F1 on the validation images; None if there are none.
-        logits: Of the test images, float32 (N, classes).
-    """
-
-    step: int
-    validation: float | None
-    logits: Tensor
+    step: int  # optimiser steps until then
+    validation: float | None  # macro-F1 on the validation images; None if there are none
+    logits: Tensor  # of the test images, float32 (N, classes)
 
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """The checkpoints that were selected, and the classes that they predict.
+    """The checkpoints that were selected, and the classes that they predict."""
 
-    Attributes:
-        checkpoints: The best first.
-        predicted: Labels of the test images, int64 (vectors, N); scores are means over the vectors.
-    """
-
-    checkpoints: list[Checkpoint]
-    predicted: Tensor
+    checkpoints: list[Checkpoint]  # the best first
+    predicted: Tensor  # labels of the test images, int64 (vectors, N); scores are means over the vectors
 
 
 class CheckpointSelection(Callback):

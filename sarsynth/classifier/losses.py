@@ -9,15 +9,10 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Loss:
-    """How much an image weighs.
+    """How much an image weighs."""
 
-    Attributes:
-        beta: From 0, where every class weighs the same, to 1, where it weighs by the inverse of its images.
-        gamma: At least 0; the larger, the less an easy image weighs. 0 is plain cross-entropy.
-    """
-
-    beta: float = 0.0
-    gamma: float = 0.0
+    beta: float = 0.0  # from 0, where every class weighs the same, to 1, where it weighs by the inverse of its images
+    gamma: float = 0.0  # at least 0; the larger, the less an easy image weighs. 0 is plain cross-entropy
 
 
 def class_weights(counts: Tensor, beta: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sarsynth.classifier.augmentation import Augmentation
 from sarsynth.classifier.losses import Loss
+from sarsynth.classifier.oversampling import OverSampling
 from sarsynth.classifier.pretrained import Pretrained
 from sarsynth.data.datamodules import Sampling, step_seed
 from sarsynth.training.precision import FULL, Precision
@@ -25,57 +26,23 @@ WEIGHTS, CONFIG = "classifier.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
-class OverSampling:
-    """The last steps of a training, in which the last layer alone learns, from features.
-
-    First the whole network learns from the real images. Then the features of all images are computed once, and in place
-    of each added image stands a point between its features and those of a neighbour of its class (Dablain et al.,
-    Efficient Augmentation for Imbalanced Deep Learning, doi:10.1109/ICDE55515.2023.00114, with SMOTE).
-
-    Attributes:
-        steps: How many steps; their learning rate starts at the peak and falls as a cosine.
-        neighbours: Nearest neighbours, of which one is drawn.
-    """
-
-    steps: int
-    neighbours: int
-
-
-@dataclass(frozen=True)
 class ClassifierRecipe:
-    """Which network, and how it is trained: the keys of a row in `conf/classifier/`, and what a method changes.
+    """Which network, and how it is trained: the keys of a row in `conf/classifier/`, and what a method changes."""
 
-    Attributes:
-        network: Name of a timm model.
-        options: Further arguments of `timm.create_model`.
-        pretrained: The weights that training starts from; None starts from random ones.
-        image_size: Side of the images in px.
-        max_steps: The training budget, the same for every method.
-        batch_size: Images a step.
-        optimizer: `sgd` (momentum 0.9) or `adamw`.
-        learning_rate: Peak of the schedule: linear warm-up, then cosine to nearly zero.
-        weight_decay: As the optimizer defines it.
-        warmup_steps: Steps until the peak.
-        augmentation: Random views of the training images.
-        loss: What each training image weighs.
-        sampling: Whether every training image comes as often as any other, or every class.
-        oversampling: How the last layer learns alone; None trains the whole network to the end.
-    """
-
-    network: str
-    image_size: int
-    max_steps: int
+    network: str  # name of a timm model
+    image_size: int  # side of the images in px
+    max_steps: int  # the training budget, the same for every method
     batch_size: int
     optimizer: Literal["sgd", "adamw"]
-    learning_rate: float
-    weight_decay: float
-    warmup_steps: int
-    options: Mapping[str, Any] = field(default_factory=dict)
-    pretrained: Pretrained | None = None
+    learning_rate: float  # peak of the schedule: linear warm-up, then cosine to nearly zero
+    weight_decay: float  # as the optimizer defines it
+    warmup_steps: int  # until the peak
+    options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of `timm.create_model`
+    pretrained: Pretrained | None = None  # the weights that training starts from; None starts from random ones
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: Loss = field(default_factory=Loss)
-    sampling: Sampling = "uniform"
-    oversampling: OverSampling | None = None
+    sampling: Sampling = "uniform"  # every training image comes as often as any other; `balanced`: every class
+    oversampling: OverSampling | None = None  # the last layer learns alone in the end; None: the whole network does
 
     @property
     def whole_steps(self) -> int:

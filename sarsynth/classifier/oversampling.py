@@ -1,7 +1,22 @@
 """Over-sampling of a class in feature space: points between neighbours. Torch-free."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
+
+
+@dataclass(frozen=True)
+class OverSampling:
+    """The last steps of a training, in which the last layer alone learns, from features.
+
+    First the whole network learns from the real images. Then the features of all images are computed once, and in place
+    of each added image stands a point between its features and those of a neighbour of its class (Dablain et al.,
+    Efficient Augmentation for Imbalanced Deep Learning, doi:10.1109/ICDE55515.2023.00114, with SMOTE).
+    """
+
+    steps: int  # their learning rate starts at the peak and falls as a cosine
+    neighbours: int  # nearest ones, of which one is drawn
 
 
 def between_neighbours(bases: np.ndarray, samples: np.ndarray, neighbours: int, rng: np.random.Generator) -> np.ndarray:

@@ -30,17 +30,11 @@ NAMED = 3  # layers in a message
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A file of weights.
+    """A file of weights."""
 
-    Attributes:
-        sha256: Of the file; it alone tells weights apart.
-        name: For people: a repository, or the name of the file.
-        file: Where it lies; None where only the sha256 is known.
-    """
-
-    sha256: str
-    name: str = field(default="", compare=False)
-    file: Path | None = field(default=None, compare=False)
+    sha256: str  # it alone tells weights apart
+    name: str = field(default="", compare=False)  # for people: a repository, or the name of the file
+    file: Path | None = field(default=None, compare=False)  # None where only the sha256 is known
 
 
 def find(network: str, pretrained: bool | str, *, fetch: bool = True) -> Pretrained | None:

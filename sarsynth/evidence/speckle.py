@@ -26,17 +26,11 @@ LARGEST_CORRELATION = 0.98  # of neighbours
 
 @dataclass(frozen=True)
 class Moments:
-    """Covariance of clutter intensity over its squared mean: medians over images.
+    """Covariance of clutter intensity over its squared mean: medians over images."""
 
-    Attributes:
-        variance: At lag 0; 1 / variance is an equivalent number of looks.
-        down: From a pixel to the one below.
-        across: From a pixel to the one beside it.
-    """
-
-    variance: float
-    down: float
-    across: float
+    variance: float  # at lag 0
+    down: float  # from a pixel to the one below
+    across: float  # from a pixel to the one beside it
 
     @property
     def looks(self) -> float:
@@ -69,17 +63,11 @@ def moments(images: np.ndarray) -> Moments | None:
 
 @dataclass(frozen=True)
 class Speckle:
-    """A random factor on intensity: gamma distributed, of mean 1.
+    """A random factor on intensity: gamma distributed, of mean 1."""
 
-    Attributes:
-        looks: Its variance is 1 / looks; multiples of a half.
-        down: Correlation of a pixel with the one below, in [0, 1).
-        across: With the one beside it.
-    """
-
-    looks: float
-    down: float = 0.0
-    across: float = 0.0
+    looks: float  # its variance is 1 / looks; multiples of a half
+    down: float = 0.0  # correlation of a pixel with the one below, in [0, 1)
+    across: float = 0.0  # with the one beside it
 
     @classmethod
     def missing(cls, real: Moments, made: Moments) -> Self | None:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from sarsynth.classifier.checkpoint_selection import CHOICES, Checkpoint, CheckpointSelection, Selected
 from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.losses import Loss, class_weights
-from sarsynth.classifier.network import ClassifierRecipe, OverSampling, predict
+from sarsynth.classifier.network import ClassifierRecipe, predict
+from sarsynth.classifier.oversampling import OverSampling
 from sarsynth.classifier.scores import scores
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
