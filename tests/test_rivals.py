@@ -24,7 +24,7 @@ from sarsynth.classifier.network import Classifier
 from sarsynth.classifier.oversampling import OverSampling, between_neighbours
 from sarsynth.cli import CONF
 from sarsynth.config.schema import Settings
-from sarsynth.data.clutter import target_mask
+from sarsynth.data.clutter import cutout_mask
 from sarsynth.data.datamodules import (
     BalancedStream,
     LabelledImages,
@@ -216,17 +216,17 @@ def chip(rng: np.random.Generator, level: float = 40.0) -> tuple[np.ndarray, np.
 def test_a_mask_is_the_target_deck_and_all():
     for seed in range(5):
         image, hull = chip(np.random.default_rng(seed))
-        mask = target_mask(image)
+        mask = cutout_mask(image)
         assert mask is not None
         assert mask[hull].all(), "the dark deck inside it too"
         assert not (mask & (ndimage.distance_transform_edt(~hull) > 7)).any(), "and nothing far from it"
 
 
 def test_what_has_no_target_gives_none():
-    assert target_mask(np.full((1, 64, 64), 7, np.uint8)) is None
+    assert cutout_mask(np.full((1, 64, 64), 7, np.uint8)) is None
     half = np.repeat(np.repeat(np.array([[[10, 200]]]), 64, axis=1), 32, axis=2)
     half[..., 20:] = 200
-    assert target_mask(half.astype(np.uint8)) is None
+    assert cutout_mask(half.astype(np.uint8)) is None
     black = np.zeros((1, 64, 64), np.uint8)
     black[:, 30:34, 30:34] = 255
     assert pasting.background(black) is None, "no clutter to fill the place with"
@@ -237,7 +237,7 @@ def test_pasted_targets_stay_and_clutter_stays_clutter():
     inside, around = [], []
     for _ in range(20):
         (image, hull), (other, _) = chip(rng), chip(rng, level=20.0)
-        mask, background = target_mask(image), pasting.background(other)
+        mask, background = cutout_mask(image), pasting.background(other)
         assert mask is not None and background is not None
         pasted = pasting.paste(image, mask, background)
         assert pasted.dtype == np.uint8

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 from scipy import ndimage
 
-from sarsynth.data.clutter import target_mask
+from sarsynth.data.clutter import cutout_mask
 
 SEAM = 3 / 64  # of the chip's shorter side, over which a target fades into clutter
 SHIFTS = 8  # a side: how finely clutter is looked for that can fill the place of a target
@@ -24,7 +24,7 @@ def background(image: np.ndarray) -> np.ndarray | None:
     Returns:
         Floating, same shape and range; None if no target stands out, the clutter is black, or there is too little.
     """
-    mask = target_mask(image)
+    mask = cutout_mask(image)
     if mask is None:
         return None
     level = clutter_level(image, mask)

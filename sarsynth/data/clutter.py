@@ -4,7 +4,7 @@ A grey value is taken for an amplitude, its square for an intensity. Chips of ei
 display, keep no calibrated intensity, so figures compare chips with chips and are not those of the sensor.
 
 There are two rules for targets. `target_masks` marks whatever is bright in the middle of a chip, so that what remains
-is clutter alone; it serves measurements. `target_mask` marks one connected target without gaps; it serves cutting out.
+is clutter alone; it serves measurements. `cutout_mask` marks one connected target without gaps; it serves cutting out.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ FRAME = 0.125  # its width, of the image's side; nothing that is bright in it al
 EDGE_OF_TARGET = 4.0  # robust standard deviations above the clutter's median
 GROWN = 2  # px by which a mask is grown, for the target's sidelobes
 
-# Of `target_mask`; lengths are shares of the chip's shorter side.
+# Of `cutout_mask`; lengths are shares of the chip's shorter side.
 BLUR = 1 / 64  # standard deviation of the Gaussian that smooths speckle before the threshold
 THRESHOLD = 3.0  # robust standard deviations above the median, where a target begins
 BRIDGE = 4 / 64  # gaps up to about twice this are closed: decks are darker than their edges
@@ -63,7 +63,7 @@ def target_masks(images: np.ndarray) -> np.ndarray:
     return ndimage.binary_dilation(target, np.ones((1, 2 * GROWN + 1, 2 * GROWN + 1), bool))
 
 
-def target_mask(image: np.ndarray) -> np.ndarray | None:
+def cutout_mask(image: np.ndarray) -> np.ndarray | None:
     """Mark the one target of a chip, in one piece and without gaps.
 
     Bright is where the blurred chip lies more than three deviations (1.4826 x the median absolute one) above its

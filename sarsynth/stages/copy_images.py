@@ -11,7 +11,7 @@ from torch import Tensor
 from sarsynth.classifier import pasting
 from sarsynth.classifier.augmentation import Augmentation, augment
 from sarsynth.console import console
-from sarsynth.data.clutter import target_mask
+from sarsynth.data.clutter import cutout_mask
 from sarsynth.data.datamodules import LabelledImages, step_seed
 from sarsynth.errors import UserError
 
@@ -60,7 +60,7 @@ def pasted_images(study: "Study", real: LabelledImages, sizes: Mapping[str, int]
     for label, name in enumerate(study.classes):
         rng = np.random.default_rng(step_seed(study.settings.seed, label))
         members = np.flatnonzero(real.labels.numpy() == label)[: None if sizes[name] else 0]
-        masks = {int(row): mask for row in members if (mask := target_mask(real.images[row].numpy())) is not None}
+        masks = {int(row): mask for row in members if (mask := cutout_mask(real.images[row].numpy())) is not None}
         if sizes[name] and not masks:
             raise UserError(
                 f"copy-paste: no target of class {name} stands out from its clutter; "
