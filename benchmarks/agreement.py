@@ -12,7 +12,7 @@ from measured import Bench
 from measuring import Figure
 from torch import Tensor
 
-from sarsynth.classifier.classification import Classifier, predict
+from sarsynth.classifier.network import Classifier, predict
 from sarsynth.data.transforms import to_uint8
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.sampling import SampleRequest, sample

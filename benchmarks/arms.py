@@ -7,7 +7,9 @@ import hydra
 import torch
 from rich.table import Table
 
-from sarsynth.classifier.classification import fit_classifier, predict, scores
+from sarsynth.classifier.learning import fit_classifier
+from sarsynth.classifier.network import predict
+from sarsynth.classifier.scores import scores
 from sarsynth.config.schema import check
 from sarsynth.console import console
 from sarsynth.data.labelled_images import LabelledImages

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from sarsynth.classifier.classification import Classifier, ClassifierRecipe, fit_classifier, predict, scores
+from sarsynth.classifier.learning import fit_classifier
+from sarsynth.classifier.network import Classifier, ClassifierRecipe, predict
+from sarsynth.classifier.scores import scores
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.radiometry import EightBit
 from sarsynth.data.simulated import Simulated

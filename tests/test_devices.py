@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from elsewhere import CARD, Copies, autocasting, elsewhere, left_behind
-from test_classification import RECIPE
+from test_classifier import RECIPE
 from tiny import LENGTH, WIDTH
 from torch import Tensor
 
-from sarsynth.classifier.classification import Classifier, extract_features, predict
+from sarsynth.classifier.learning import ClassifierTraining
+from sarsynth.classifier.network import Classifier, extract_features, predict
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base, new_controlnet, place_network
@@ -127,7 +129,7 @@ def test_predictions_and_features(precision: Precision):
 # --- A training step waits for nothing
 
 
-def attend(module: Task | Classifier) -> None:
+def attend(module: Task | ClassifierTraining) -> None:
     """Have a module believe that it is in the middle of a training on the card."""
     plugin = SimpleNamespace(scaler=None)
     module._trainer = SimpleNamespace(
@@ -146,7 +148,7 @@ def fed(count: int) -> dict[str, Tensor]:
     return batch | {"text_features": torch.randn(texts, device=CARD)}
 
 
-def steps(module: Task | Classifier, batch: Any, precision: Precision, copies: Copies) -> torch.optim.Optimizer:
+def steps(module: Task | ClassifierTraining, batch: Any, precision: Precision, copies: Copies) -> torch.optim.Optimizer:
     """Take two optimiser steps, of which the second one must not wait; the first one moves tables there.
 
     The backward pass is left out: autograd's engine wants a driver. Gradients are there as if it had made them.
@@ -213,12 +215,13 @@ def test_a_step_of_a_whole_unet(tiny: Base):
 
 
 def test_a_step_of_a_classifier():
-    classifier = Classifier(RECIPE, ["a", "b"], [100.0], [50.0], 0, HALF)
+    images = LabelledImages(GREY, torch.zeros(len(GREY), dtype=torch.int64))
+    training = ClassifierTraining(Classifier(RECIPE, ["a", "b"], [100.0], [50.0], 0, HALF), images, len(images))
     with elsewhere() as copies:
-        classifier.to(CARD)
+        training.to(CARD)
         labels = torch.zeros(3, dtype=torch.int64, device=CARD)
         batch = (GREY.to(CARD), labels, torch.arange(3, device=CARD))
-        in_float32(steps(classifier, batch, HALF, copies))
+        in_float32(steps(training, batch, HALF, copies))
 
 
 def test_what_a_step_needs_is_counted_for_the_card(tiny: Base):

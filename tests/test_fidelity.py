@@ -9,7 +9,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from sarsynth.errors import UserError
-from sarsynth.evidence.fidelity import compare, fid, fidelity, kid, overlaps
+from sarsynth.evidence.fidelity import Pairs, compare, fid, fidelity
 
 
 class Features(nn.Identity):
@@ -76,7 +76,7 @@ def test_fid_and_kid_agree_with_torchmetrics(count: int, width: int) -> None:
         metric.update(a, real=True)
         metric.update(b, real=False)
     assert fid(a, b) == pytest.approx(known_fid.compute().item(), rel=1e-3)
-    assert kid(a, b) == pytest.approx(known_kid.compute()[0].item(), rel=1e-9)
+    assert Pairs(a, b).kid() == pytest.approx(known_kid.compute()[0].item(), rel=1e-9)
     covariances = [np.cov(x.numpy(), rowvar=False) for x in (a, b)]
     expected = frechet(a.mean(0).numpy(), covariances[0], b.mean(0).numpy(), covariances[1])
     assert fid(a, b) == pytest.approx(expected, rel=1e-3)
@@ -85,9 +85,9 @@ def test_fid_and_kid_agree_with_torchmetrics(count: int, width: int) -> None:
 def test_kid_tells_equal_from_different() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 150, 8, generator=generator)
-    assert abs(kid(a, b)) < 0.2
-    assert kid(a, b + 1) > 1
-    assert kid(a, a + 0) < 0, "unbiased, so below zero for one and the same sample"
+    assert abs(Pairs(a, b).kid()) < 0.2
+    assert Pairs(a, b + 1).kid() > 1
+    assert Pairs(a, a + 0).kid() < 0, "unbiased, so below zero for one and the same sample"
 
 
 def test_overlaps_of_points_on_a_line() -> None:
@@ -95,10 +95,10 @@ def test_overlaps_of_points_on_a_line() -> None:
     real, synthetic = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[1.5], [5.5], [40.0]])
     # Real balls: 0 ± 3, 1 ± 2, 3 ± 3. 1.5 lies in all three, 5.5 in the last, 40 in none.
     # Synthetic balls: 1.5 ± 38.5, 5.5 ± 34.5, 40 ± 38.5, and every real point lies in the first.
-    found = overlaps(real, synthetic)
+    found = Pairs(real, synthetic).overlaps()
     assert found == pytest.approx({"precision": 2 / 3, "recall": 1.0, "density": 4 / 3 / 2, "coverage": 1.0})
     # The other way: real points far from all that is synthetic but one.
-    assert overlaps(synthetic, real)["precision"] == 1
+    assert Pairs(synthetic, real).overlaps()["precision"] == 1
 
 
 def test_overlaps_tell_dropped_modes_from_outliers() -> None:
@@ -107,11 +107,11 @@ def test_overlaps_tell_dropped_modes_from_outliers() -> None:
     modes[150:] += 20
     again = torch.randn(300, 4, generator=generator)
     again[150:] += 20
-    same = overlaps(modes, again)
+    same = Pairs(modes, again).overlaps()
     assert min(same.values()) > 0.8
-    collapsed = overlaps(modes, again[:150])
+    collapsed = Pairs(modes, again[:150]).overlaps()
     assert collapsed["precision"] > 0.8 and collapsed["recall"] < 0.6 and collapsed["coverage"] < 0.6
-    noisy = overlaps(modes, torch.cat([again, again + 200]))
+    noisy = Pairs(modes, torch.cat([again, again + 200])).overlaps()
     assert noisy["precision"] == pytest.approx(same["precision"] / 2) and noisy["coverage"] == same["coverage"]
 
 
@@ -138,7 +138,7 @@ def test_figures_name_their_sizes_and_what_they_cannot_tell() -> None:
     per_class = result["per_class"]
     assert list(per_class) == ["a", "b", "c"]
     a = per_class["a"]
-    assert (a["fid"], a["kid"]) == (fid(real[:20], synthetic[:8]), kid(real[:20], synthetic[:8]))
+    assert (a["fid"], a["kid"]) == (fid(real[:20], synthetic[:8]), Pairs(real[:20], synthetic[:8]).kid())
     assert (a["n_real"], a["n_synthetic"], a["fid_reliable"]) == (20, 8, True)
     for name, figure in a["intervals"].items():
         low, high = figure

@@ -9,12 +9,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from processes import run_on_two
-from test_classification import RECIPE
+from test_classifier import RECIPE
 from test_denoising import STEPS, fit
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sarsynth.classifier.classification import fit_classifier
+from sarsynth.classifier.learning import fit_classifier
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.errors import UserError
 from sarsynth.training.finite import EVERY, FiniteWatch

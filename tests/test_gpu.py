@@ -12,12 +12,12 @@ from pathlib import Path
 import processes
 import pytest
 import torch
-from test_classification import RECIPE
+from test_classifier import RECIPE
 from test_pipeline import TINY, Command, artifact, command, python  # noqa: F401
 from test_resuming import run as run_killable
 
 from sarsynth import cli
-from sarsynth.classifier.classification import Classifier, predict
+from sarsynth.classifier.network import Classifier, predict
 from sarsynth.data.transforms import to_float
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.base import NANO, Base

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from sarsynth.data.choosing import evenly
 from sarsynth.errors import UserError
 from sarsynth.evidence.memorisation import (
     Neighbours,
     diversity,
-    evenly,
     memorisation,
     nearest_features,
     nearest_pixels,

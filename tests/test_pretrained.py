@@ -19,13 +19,13 @@ import torchvision
 from huggingface_hub import constants
 from known import a_study_that_knows
 from safetensors.torch import save_file
-from test_classification import CLASSES, RECIPE, TEST, TRAIN, fit, same_weights
+from test_classifier import CLASSES, RECIPE, TEST, TRAIN, fit, same_weights
 from test_conf import settings
 from torch import Tensor, nn
 
 from sarsynth.classifier import pretrained
-from sarsynth.classifier.classification import Classifier, ClassifierRecipe, predict
-from sarsynth.classifier.pretrained import Pretrained, find, start
+from sarsynth.classifier.network import Classifier, ClassifierRecipe, predict
+from sarsynth.classifier.pretrained import Pretrained, find, load_weights
 from sarsynth.commands.preflight import rehearse, trains_classifier
 from sarsynth.errors import UserError
 from sarsynth.stages import sum_up
@@ -95,7 +95,7 @@ def test_weights_are_loaded_as_timm_loads_its_own(tmp_path: Path, naming: str, c
     ours, found = network(in_chans=channels), find("resnet18", str(file))
     assert found is not None and found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     head = ours.get_parameter("fc.weight").detach().clone()
-    start(ours, found, channels)
+    load_weights(ours, found, channels)
     images = torch.rand(4, channels, 32, 32)
     with torch.no_grad():
         assert torch.equal(ours(images), known(images))
@@ -109,7 +109,7 @@ def test_names_of_torchvision_are_those_of_timm(tmp_path: Path) -> None:
     known = torchvision.models.resnet18(weights=None).eval()
     torch.save(known.state_dict(), tmp_path / "resnet18.pth")
     ours = timm.create_model("resnet18", in_chans=3, num_classes=3).eval()
-    start(ours, find("resnet18", str(tmp_path / "resnet18.pth")), 3)  # type: ignore[arg-type]
+    load_weights(ours, find("resnet18", str(tmp_path / "resnet18.pth")), 3)  # type: ignore[arg-type]
     images = torch.rand(2, 3, 64, 64)
     known.fc = nn.Identity()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_as_many_classes_as_the_file_has_change_nothing(weights: Path) -> None:
     found = find("resnet18", str(weights))
     assert found is not None
     ours = network(classes=7)
-    start(ours, found, 1)
+    load_weights(ours, found, 1)
     assert not torch.equal(ours.get_parameter("fc.weight"), stand_in()["fc.weight"])
 
 
@@ -178,7 +178,7 @@ def test_a_pickle_of_more_than_tensors_runs_nothing(tmp_path: Path, monkeypatch)
         with pytest.raises(
             UserError, match=r"classifier.pretrained: .*\.pth cannot be read \(.*torch.save\("
         ) as refusal:
-            start(network(), found, 1)
+            load_weights(network(), found, 1)
         assert "\n" not in str(refusal.value)
     assert not (tmp_path / "touched").exists()
 
@@ -211,7 +211,7 @@ def test_files_that_are_none_of_this_network(tmp_path: Path, weights: Path) -> N
         found = find("resnet18", str(file))
         assert found is not None
         with pytest.raises(UserError, match=said) as refusal:
-            start(network(**options), found, 1)
+            load_weights(network(**options), found, 1)
         assert "\n" not in str(refusal.value)
 
 
@@ -252,7 +252,7 @@ def test_an_address_is_fetched_once_and_checked(served: SimpleNamespace, tmp_pat
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     found = find("resnet18", f"{served.address}/{names[0]}")
     assert found == Pretrained(digest) and found is not None and found.name == names[0]
-    start(network(), found, 1)
+    load_weights(network(), found, 1)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert find("resnet18", f"{served.address}/{names[0]}") == found
     assert len(served.asked) == 1

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from known import a_study_that_knows
-from test_classification import CLASSES, TEST, bright_half, fit, same_weights
+from test_classifier import CLASSES, TEST, bright_half, fit, same_weights
 from torch import Tensor
 
-from sarsynth.classifier.checkpoints import CHOICES, Checkpoint, Checkpoints
-from sarsynth.classifier.classification import Classifier, predict, scores
+from sarsynth.classifier.checkpoint_selection import CHOICES, Checkpoint, CheckpointSelection
+from sarsynth.classifier.network import Classifier, predict
+from sarsynth.classifier.scores import scores
 from sarsynth.config.schema import Evaluate
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.records import ImageRecord
@@ -24,8 +25,8 @@ from sarsynth.stages.score_classifiers import averaged, learning_and_validation,
 VALIDATION = bright_half(20, seed=2)
 
 
-def looker(**more: Any) -> Checkpoints:
-    return Checkpoints(VALIDATION, TEST.images, **{"every": 2, "after": 3, "keep": 2} | more)
+def selection(**more: Any) -> CheckpointSelection:
+    return CheckpointSelection(VALIDATION, TEST.images, **{"every": 2, "after": 3, "keep": 2} | more)
 
 
 # --- Keeping ----------------------------------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ def classifier() -> Classifier:
 
 
 def test_looking_changes_nothing_and_the_best_by_validation_are_kept(classifier: Classifier):
-    every = looker(keep=9)
+    every = selection(keep=9)
     assert same_weights(fit(callbacks=[every]), classifier)
     assert sorted(one.step for one in every.kept) == [4, 6, 8, 10, 12]
     ranks = [(one.validation, one.step) for one in every.kept]
@@ -46,32 +47,32 @@ def test_looking_changes_nothing_and_the_best_by_validation_are_kept(classifier:
     assert torch.equal(final.logits, predict(classifier, TEST.images))
     said = predict(classifier, VALIDATION.images).argmax(dim=1)
     assert final.validation == scores(said, VALIDATION.labels, CLASSES, [])["macro_f1"]
-    two = looker()
+    two = selection()
     fit(callbacks=[two])
     assert [(one.step, one.validation) for one in two.kept] == [(one.step, one.validation) for one in every.kept[:2]]
 
 
 def test_the_last_step_is_always_looked_at(classifier: Classifier):
-    late = looker(every=5, after=100)
+    late = selection(every=5, after=100)
     fit(callbacks=[late])
     assert [one.step for one in late.kept] == [12]
 
 
 def test_a_resumed_training_keeps_what_an_undisturbed_one_does(tmp_path: Path):
-    class Killed(Checkpoints):
+    class Killed(CheckpointSelection):
         def on_train_batch_end(self, trainer, module, *rest):
             super().on_train_batch_end(trainer, module, *rest)
             if trainer.global_step == 9:
                 raise KeyboardInterrupt
 
-    undisturbed = looker(keep=3)
+    undisturbed = selection(keep=3)
     fit(callbacks=[undisturbed])
     options: dict[str, Any] = {"checkpoints": tmp_path, "checkpoint_every": 8}
-    Killed.__qualname__ = "Checkpoints"  # the name under which a checkpoint holds a callback's state
+    Killed.__qualname__ = "CheckpointSelection"  # the name under which a checkpoint holds a callback's state
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(callbacks=[Killed(VALIDATION, TEST.images, every=2, after=3, keep=3)], **options)
     assert (tmp_path / "last.ckpt").exists()
-    resumed = looker(keep=3)
+    resumed = selection(keep=3)
     fit(callbacks=[resumed], **options)
     assert [one.step for one in resumed.kept] == [one.step for one in undisturbed.kept]
     for one, other in zip(resumed.kept, undisturbed.kept, strict=True):

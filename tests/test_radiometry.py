@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_conf import settings
 
-from sarsynth.classifier.classification import channel_statistics
+from sarsynth.classifier.learning import channel_statistics
 from sarsynth.data.chips import Window, centre_crop
 from sarsynth.data.formats import image_size, open_image
 from sarsynth.data.radiometry import (

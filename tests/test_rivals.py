@@ -14,17 +14,19 @@ import yaml
 from known import a_study_that_knows
 from scipy import ndimage
 from sklearn.utils.class_weight import compute_class_weight
-from test_classification import CLASSES, RECIPE, TRAIN, Watch, fit, same_weights
+from test_classifier import CLASSES, RECIPE, TRAIN, Watch, fit, same_weights
 from test_conf import settings
 from torch.nn import functional
 
 from sarsynth.classifier import pasting
 from sarsynth.classifier.augmentation import Augmentation, augment
-from sarsynth.classifier.classification import Classifier, OverSampling, fit_classifier
+from sarsynth.classifier.learning import ClassifierTraining, fit_classifier
 from sarsynth.classifier.losses import Loss, class_weights, focal_losses
-from sarsynth.classifier.oversampling import between_neighbours
+from sarsynth.classifier.network import Classifier
+from sarsynth.classifier.oversampling import OverSampling, between_neighbours
 from sarsynth.cli import CONF
 from sarsynth.config.schema import Settings
+from sarsynth.data.clutter import cutout_mask
 from sarsynth.data.datamodules import shuffled
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.streams import BalancedStream, PackedSampler, Stream, Succession, stream
@@ -212,20 +214,20 @@ def chip(rng: np.random.Generator, level: float = 40.0) -> tuple[np.ndarray, np.
 def test_a_mask_is_the_target_deck_and_all():
     for seed in range(5):
         image, hull = chip(np.random.default_rng(seed))
-        mask = pasting.target_mask(image)
+        mask = cutout_mask(image)
         assert mask is not None
         assert mask[hull].all(), "the dark deck inside it too"
         assert not (mask & (ndimage.distance_transform_edt(~hull) > 7)).any(), "and nothing far from it"
 
 
 def test_what_has_no_target_gives_none():
-    assert pasting.target_mask(np.full((1, 64, 64), 7, np.uint8)) is None
+    assert cutout_mask(np.full((1, 64, 64), 7, np.uint8)) is None
     half = np.repeat(np.repeat(np.array([[[10, 200]]]), 64, axis=1), 32, axis=2)
     half[..., 20:] = 200
-    assert pasting.target_mask(half.astype(np.uint8)) is None
+    assert cutout_mask(half.astype(np.uint8)) is None
     black = np.zeros((1, 64, 64), np.uint8)
     black[:, 30:34, 30:34] = 255
-    assert pasting.clutter(black) is None, "no clutter to fill the place with"
+    assert pasting.background(black) is None, "no clutter to fill the place with"
 
 
 def test_pasted_targets_stay_and_clutter_stays_clutter():
@@ -233,7 +235,7 @@ def test_pasted_targets_stay_and_clutter_stays_clutter():
     inside, around = [], []
     for _ in range(20):
         (image, hull), (other, _) = chip(rng), chip(rng, level=20.0)
-        mask, background = pasting.target_mask(image), pasting.clutter(other)
+        mask, background = cutout_mask(image), pasting.background(other)
         assert mask is not None and background is not None
         pasted = pasting.paste(image, mask, background)
         assert pasted.dtype == np.uint8
@@ -327,11 +329,13 @@ def test_the_last_steps_train_the_last_layer_alone(oversampled: Classifier):
     moved = {name for name, tensor in oversampled.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {"network.fc.weight", "network.fc.bias"}
     assert OVERSAMPLED.whole_steps == 8
-    assert oversampled.described is not None and oversampled.described.shape == (60, 16)
-    ours = oversampled.described[:40][TRAIN.labels == 1]
-    assert not torch.equal(oversampled.described[40:], ours)
-    assert (oversampled.described[40:] <= ours.amax(dim=0)).all(), "between those of their class"
-    assert (oversampled.described[40:] >= ours.amin(dim=0)).all()
+    training = ClassifierTraining(oversampled, TRAIN + TRAIN[TRAIN.labels == 1], len(TRAIN))
+    features = training.oversampled_features()
+    assert features.shape == (60, 16)
+    real = features[:40][TRAIN.labels == 1]
+    assert not torch.equal(features[40:], real)
+    assert (features[40:] <= real.amax(dim=0)).all(), "between those of their class"
+    assert (features[40:] >= real.amin(dim=0)).all()
 
 
 def test_a_last_layer_goes_on_where_it_stopped(oversampled: Classifier, tmp_path: Path):
@@ -367,7 +371,8 @@ def test_losses_and_sampling_change_what_is_learnt():
     }
     for name in ("weighted", "focal", "balanced"):
         assert not same_weights(made["none"], made[name])
-    assert made["weighted"].class_weights.tolist() == pytest.approx([24 / 40, 24 / 8])
+    weights = ClassifierTraining(made["weighted"], few, len(few)).class_weights
+    assert weights.tolist() == pytest.approx([24 / 40, 24 / 8])
 
 
 def test_every_row_differs_from_none_by_what_its_name_says():

@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch import Trainer
 from processes import run, run_on_two
 from safetensors.torch import load_file
-from test_classification import RECIPE, TEST, fit
+from test_classifier import RECIPE, TEST, fit
 from test_conf import settings
 from test_pipeline import TINY
 from torch import distributed
 
 from sarsynth import processes
-from sarsynth.classifier.classification import predict
+from sarsynth.classifier.network import predict
 from sarsynth.commands.session import quieten
 from sarsynth.errors import UserError
 from sarsynth.stages import score_classifiers

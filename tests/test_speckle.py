@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sarsynth.evidence.realism import target_masks
+from sarsynth.data.clutter import target_masks
 from sarsynth.evidence.speckle import Moments, Speckle, moments
 from sarsynth.sim import CLASSES, render
 

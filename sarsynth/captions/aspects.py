@@ -1,4 +1,4 @@
-"""The paper's prompts by a language model (section 4.1, Figure 3): components, four aspects, keywords. Torch-free."""
+"""The paper's keywords by a language model, in three turns (section 4.1, Figure 3): components, aspects, keywords."""
 
 import json
 import re
@@ -16,7 +16,7 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Components(BaseModel):
-    """First answer: what of a class can be seen from above, and what changes how it looks."""
+    """First answer: the parts of a class that can be seen from above, and what changes how they look."""
 
     components: Annotated[list[Words], Field(min_length=1)]
     factors: Annotated[list[Words], Field(min_length=1)]
@@ -38,10 +38,10 @@ class Keywords(BaseModel):
 
 
 class Turns(BaseModel):
-    """What is said to the model, turn by turn; `repair` is what it hears if an answer is of another form.
+    """What the model is told, turn by turn; `repair` follows an answer of another form.
 
-    `{class_name}`, `{source}` (the data set), `{camera}`, `{facts}` (JSON) and `{count}` can stand in braces, which
-    themselves are written twice.
+    `{class_name}`, `{source}` (the data set), `{camera}`, `{facts}` (JSON) and `{count}` are filled in; other braces
+    are written twice.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,7 +63,7 @@ class Turns(BaseModel):
 
 
 class Prices(BaseModel):
-    """Of a million tokens each, in any currency."""
+    """Prices of a million tokens, in any currency."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,30 +73,14 @@ class Prices(BaseModel):
 
 @dataclass(frozen=True)
 class FourAspects:
-    """Keywords of a language model.
-
-    Attributes:
-        base_url: Of any server of OpenAI's chat protocol.
-        model: Its name there.
-        key_variable: Environment variable that holds the key.
-        scope: `image` asks about each image by its annotations, as the paper does; `class` about each class once.
-        camera: What took the images of each set (`data`, `ors`, `regular`), and from where.
-        count: Keywords of an image, at most.
-        turns: What is said to the model.
-        options: More of each request, e.g. {temperature: 0}.
-        timeout: Seconds that an answer may take.
-        retries: How often a request is made again.
-        concurrency: Requests under way at once.
-        prices: Of tokens.
-        answers: Folder where answers are kept.
-    """
+    """Keywords of a language model; what is not explained here is as in `Chat`."""
 
     base_url: str
     model: str
     key_variable: str
-    scope: Literal["image", "class"]
-    camera: dict[str, str]
-    count: Annotated[int, Field(ge=1)]
+    scope: Literal["image", "class"]  # asks about each image by its annotations, as the paper does, or each class once
+    camera: dict[str, str]  # what took the images of each set (`data`, `ors`, `regular`), and from where
+    count: Annotated[int, Field(ge=1)]  # keywords of an image, at most
     turns: Turns
     options: dict[str, Any]
     timeout: Annotated[float, Field(gt=0)]
@@ -121,7 +105,7 @@ class FourAspects:
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """All that decides what it says."""
+        """All that decides which keywords it finds."""
         keys = ("base_url", "model", "scope", "camera", "count", "options")
         return {key: getattr(self, key) for key in keys} | {"turns": self.turns.model_dump()}
 
@@ -130,8 +114,8 @@ class FourAspects:
         """Whether it asks about images one by one."""
         return self.scope == "image"
 
-    def describe(self, subjects: Sequence[Subject], told: Callable[[str], None]) -> list[tuple[str, ...]]:
-        """Ask about each subject, in three turns; what is asked of several is asked once.
+    def describe(self, subjects: Sequence[Subject], report: Callable[[str], None]) -> list[tuple[str, ...]]:
+        """Ask about each subject, in three turns; equal questions are asked once.
 
         Raises:
             UserError: The server does not answer, or not in the form that is asked for.
@@ -147,26 +131,26 @@ class FourAspects:
             concurrency=self.concurrency,
             answers=self.answers.expanduser(),
         )
-        talks: list[list[Message]] = [[_message("system", self._say(self.turns.system, one))] for one in subjects]
+        talks: list[list[Message]] = [[_message("system", self._fill(self.turns.system, s))] for s in subjects]
         answers: Sequence[BaseModel] = []
         for turn, form in (("components", Components), ("description", Description), ("keywords", Keywords)):
             for talk, subject in zip(talks, subjects, strict=True):
-                talk.append(_message("user", self._say(getattr(self.turns, turn), subject)))
-            questions = [Question(one.class_name, tuple(talk)) for one, talk in zip(subjects, talks, strict=True)]
+                talk.append(_message("user", self._fill(getattr(self.turns, turn), subject)))
+            questions = [Question(s.class_name, tuple(talk)) for s, talk in zip(subjects, talks, strict=True)]
             answers = chat.ask(questions, form, f"prompts: {turn}")
             for talk, answer in zip(talks, answers, strict=True):
                 talk.append(_message("assistant", answer.model_dump_json()))
         prices = (self.prices.input, self.prices.output)
-        for what, usage in (("asked now", chat.asked), ("in all", chat.asked + chat.kept)):
-            told(
-                f"{self.model}, {what}: {usage.answers:,} answers, {usage.input_tokens:,} + {usage.output_tokens:,} "
+        for which, usage in (("asked now", chat.asked), ("in all", chat.asked + chat.kept)):
+            report(
+                f"{self.model}, {which}: {usage.answers:,} answers, {usage.input_tokens:,} + {usage.output_tokens:,} "
                 f"tokens in and out, cost {usage.cost(*prices):.4f}"
             )
         return [
             tuple(dict.fromkeys(answer.keywords))[: self.count] for answer in answers if isinstance(answer, Keywords)
         ]
 
-    def _say(self, template: str, subject: Subject) -> str:
+    def _fill(self, template: str, subject: Subject) -> str:
         facts = _facts(subject) if self.looks else {}
         return template.format(
             class_name=subject.class_name,
@@ -178,15 +162,14 @@ class FourAspects:
 
 
 def _facts(subject: Subject) -> dict[str, Any]:
-    """What is known of one image: its objects, the one it is of first, and what was measured."""
+    """What is known of one image: its objects, the one that it shows first, and the keywords that were measured."""
     objects = [
-        {"name": one.name or subject.class_name, "box": [round(edge) for edge in one.box]}
-        | ({"corners": [[round(x), round(y)] for x, y in one.corners]} if one.corners else {})
-        for one in subject.record.instances
+        {"name": instance.name or subject.class_name, "box": [round(edge) for edge in instance.box]}
+        | ({"corners": [[round(x), round(y)] for x, y in instance.corners]} if instance.corners else {})
+        for instance in subject.record.instances
     ]
-    return {"objects": objects, "known": list(subject.words)} | (
-        {"caption": subject.record.text} if subject.record.text else {}
-    )
+    text = subject.record.text
+    return {"objects": objects, "known": list(subject.words)} | ({"caption": text} if text else {})
 
 
 def _message(role: str, content: str) -> Message:

@@ -1,7 +1,8 @@
 """A language model behind OpenAI's chat protocol: questions in, checked answers out, each paid for once. Torch-free.
 
-Every answer is kept in a file named by the hash of its request, so a killed run goes on where it was and a finished one
-asks nothing. Waiting, trying again and Retry-After are the client library's, but for answers that break off.
+Every answer is kept in a file named by the hash of its request, so that a killed run goes on where it stopped and a
+finished one asks nothing. Time-outs, retries and Retry-After are the client library's, except for answers that break
+off. Forms are checked here and not by the server, since not every server can.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,14 +26,14 @@ from sarsynth.errors import UserError, one_line
 
 Form = TypeVar("Form", bound=BaseModel)
 Message = dict[str, str]  # `role` and `content`
-NO_KEY = "none"  # what servers get that want none
-PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before a second try, twice as long before each other one; as the library's
+NO_KEY = "none"  # sent to servers that want no key
+PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before the first retry, doubled before each further one; as in the library
 START = 160  # characters of an answer, in a message
 
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation so far, which ends with what is asked; `about` is the class that it is on, for messages."""
+    """A conversation so far, which ends with the question; `about` is its class, for error messages."""
 
     about: str
     messages: tuple[Message, ...]
@@ -47,57 +48,35 @@ class Usage:
     output_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.answers + other.answers,
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-        )
+        return Usage(*(sum(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
 
     def cost(self, input_price: float, output_price: float) -> float:
-        """What they cost, at so much a million tokens."""
+        """What they cost, at these prices of a million tokens."""
         return (self.input_tokens * input_price + self.output_tokens * output_price) / 1e6
 
 
+@dataclass(kw_only=True, eq=False)
 class Chat:
-    """Conversations with one model.
+    """Conversations with one model."""
 
-    Args:
-        base_url: Of the server, e.g. `http://localhost:11434/v1`.
-        model: Its name there.
-        key_variable: Environment variable that holds the key; without it, servers that want none answer all the same.
-        options: More of the request, e.g. {temperature: 0}.
-        repair: What is said to an answer of another form, once.
-        timeout: Seconds that an answer may take.
-        retries: How often a request is made again after a time-out, a lost connection, an answer that breaks off, or
-            status 408, 409, 429 or 5xx.
-        concurrency: Requests under way at once.
-        answers: Folder where answers are kept.
-    """
-
-    def __init__(
-        self,
-        *,
-        base_url: str,
-        model: str,
-        key_variable: str,
-        options: Mapping[str, Any],
-        repair: str,
-        timeout: float,
-        retries: int,
-        concurrency: int,
-        answers: Path,
-    ) -> None:
-        self.base_url, self.model, self.options, self.repair = base_url, model, dict(options), repair
-        self.key_variable, self.timeout, self.retries, self.concurrency = key_variable, timeout, retries, concurrency
-        self.answers = answers
-        self.asked, self.kept = Usage(), Usage()  # of this run, and of those before
+    base_url: str  # of any server of OpenAI's chat protocol, e.g. `http://localhost:11434/v1`
+    model: str  # its name there
+    key_variable: str  # environment variable that holds the key; servers that want none answer without it
+    options: Mapping[str, Any]  # further parameters of each request, e.g. {temperature: 0}
+    repair: str  # what the model is told, once, after an answer of another form
+    timeout: float  # seconds that an answer may take
+    retries: int  # after a time-out, a lost connection, an answer that breaks off, or status 408, 409, 429 or 5xx
+    concurrency: int  # requests under way at once
+    answers: Path  # folder where answers are kept
+    asked: Usage = field(default=Usage(), init=False)  # in this run
+    kept: Usage = field(default=Usage(), init=False)  # from earlier runs
 
     def ask(self, questions: Sequence[Question], form: type[Form], title: str) -> list[Form]:
         """Answer questions, several at once; equal ones are asked once.
 
         Args:
             questions: What to ask.
-            form: Of the JSON object that each answer must be.
+            form: What the JSON object in each answer must hold.
             title: What the progress bar says.
 
         Raises:
@@ -106,25 +85,25 @@ class Chat:
         """
         names = [self._name(question) for question in questions]
         unique = dict(zip(names, questions, strict=True))
-        found: dict[str, Form] = {}
+        answers: dict[str, Form] = {}
         for name in unique:
             if (read := self._read(name, form)) is not None:
-                found[name], usage = read
+                answers[name], usage = read
                 self.kept += usage
-        missing = {name: question for name, question in unique.items() if name not in found}
+        missing = {name: question for name, question in unique.items() if name not in answers}
         if missing:
-            _ = self._client  # what is wrong with it is told before threads start
+            _ = self._client  # fails here, if at all, and not in a thread
             with progress(title, len(missing)) as advance, ThreadPoolExecutor(self.concurrency) as pool:
                 jobs = {name: pool.submit(self._answer, name, question, form) for name, question in missing.items()}
                 try:
                     for name, job in jobs.items():
-                        found[name], usage = job.result()
+                        answers[name], usage = job.result()
                         self.asked += usage
                         advance()
                 except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)  # those under way end, and are kept
+                    pool.shutdown(wait=False, cancel_futures=True)  # requests under way end, and are kept
                     raise
-        return [found[name] for name in names]
+        return [answers[name] for name in names]
 
     # --- Answers on disk ---------------------------------------------------------------------------------------------
 
@@ -136,13 +115,13 @@ class Chat:
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
     def _read(self, name: str, form: type[Form]) -> tuple[Form, Usage] | None:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # a file that is none of ours is no answer
-            kept = json.loads((self.answers / f"{name}.json").read_text(encoding="utf-8"))
-            return form.model_validate(kept["answer"]), Usage(**kept["usage"])
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is no answer
+            content = json.loads((self.answers / f"{name}.json").read_text(encoding="utf-8"))
+            return form.model_validate(content["answer"]), Usage(**content["usage"])
         return None
 
     def _write(self, file: Path, content: Mapping[str, Any]) -> None:
-        """Write whole or not at all, whoever else writes the same."""
+        """Write whole or not at all, even if several processes write the same."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(
@@ -167,15 +146,20 @@ class Chat:
             from openai import OpenAI
         except ImportError:
             raise UserError("prompt=llm needs the package openai: pip install -e '.[llm]'") from None
-        return OpenAI(base_url=self.base_url, api_key=self._key, timeout=self.timeout, max_retries=self.retries)
+        return OpenAI(
+            base_url=self.base_url,
+            api_key=self._key,
+            timeout=self.timeout,
+            max_retries=self.retries,
+        )
 
     def _answer(self, name: str, question: Question, form: type[Form]) -> tuple[Form, Usage]:
-        """Ask, and ask once more for the right form; keep the answer before anybody sees it."""
+        """Ask, and ask once more for the right form; keep the answer before it is used."""
         first, usage = self._post(question.messages)
         answer = _parse(first, form)
         if answer is None:
-            remark = ({"role": "assistant", "content": first}, {"role": "user", "content": self.repair})
-            second, more = self._post((*question.messages, *remark))
+            reminder = ({"role": "assistant", "content": first}, {"role": "user", "content": self.repair})
+            second, more = self._post((*question.messages, *reminder))
             usage = replace(usage + more, answers=1)
             answer = _parse(second, form)
         if answer is None:
@@ -195,7 +179,7 @@ class Chat:
         return answer, usage
 
     def _post(self, messages: Sequence[Message]) -> tuple[str, Usage]:
-        """Make one request; a refusal is an answer of another form."""
+        """Make one request; the text of a refusal counts as an answer."""
         import openai
 
         try:
@@ -207,9 +191,8 @@ class Chat:
             hint = f"; set the environment variable {self.key_variable}" if error.status_code in (401, 403) else ""
             raise self._error(f"status {error.status_code}: {self._clean(error.message)}{hint}") from None
         except openai.APITimeoutError:
-            raise self._error(
-                f"no answer in {self.timeout:g} s, {1 + self.retries} times; raise prompt.timeout"
-            ) from None
+            tries = 1 + self.retries
+            raise self._error(f"no answer in {self.timeout:g} s, {tries} times; raise prompt.timeout") from None
         except openai.APIConnectionError as error:
             cause = self._clean(str(error.__cause__ or error))
             raise self._error(f"cannot be reached ({cause}); is the server running?") from None
@@ -221,9 +204,12 @@ class Chat:
         return self._clean(text), Usage(1, *(int(count or 0) for count in tokens))
 
     def _create(self, messages: Sequence[Message]) -> Any:
-        """Make one request, and once more where its answer breaks off: the library tries that no second time."""
+        """Make one request, and again where its answer breaks off, which the library does not retry."""
         create = partial(
-            self._client.chat.completions.create, model=self.model, messages=list(messages), extra_body=self.options
+            self._client.chat.completions.create,
+            model=self.model,
+            messages=list(messages),
+            extra_body=self.options,
         )
         for attempt in range(self.retries):
             with suppress(json.JSONDecodeError):
@@ -231,8 +217,8 @@ class Chat:
             time.sleep(min(PAUSE * 2**attempt, LONGEST_PAUSE))
         return create()
 
-    def _error(self, told: str) -> UserError:
-        return UserError(f"prompt.base_url={self.base_url}: {told}; what was answered is kept, run it again to go on")
+    def _error(self, reason: str) -> UserError:
+        return UserError(f"prompt.base_url={self.base_url}: {reason}; what was answered is kept, run it again to go on")
 
     def _clean(self, text: str) -> str:
         """Take the key out of what a server says."""
@@ -241,9 +227,9 @@ class Chat:
 
 def _parse(text: str, form: type[Form]) -> Form | None:
     """Read the JSON object in an answer, whatever stands around it; None if it is not of the form."""
-    found = re.search(r"\{.*\}", text, re.DOTALL)
+    braces = re.search(r"\{.*\}", text, re.DOTALL)
     with suppress(ValidationError):
-        return form.model_validate_json(found[0]) if found else None
+        return form.model_validate_json(braces[0]) if braces else None
     return None
 
 

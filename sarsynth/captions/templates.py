@@ -1,4 +1,4 @@
-"""What is said of an image: templates over class name, text and keywords. Their wording lives in the configuration."""
+"""Captions: templates over class name, text and keywords of an image; their wordings stand in the configuration."""
 
 import hashlib
 import json
@@ -14,21 +14,13 @@ Wording = str | Mapping[str, str]  # a template; or one for each class, by name,
 
 @dataclass(frozen=True)
 class Subject:
-    """An image that keywords are wanted for.
+    """An image that keywords are wanted for."""
 
-    Attributes:
-        slot: Which set of the study it belongs to: `data`, `ors` or `regular`.
-        set_name: The name of that set.
-        class_name: Its class, in words.
-        record: What is known of it.
-        words: Keywords that follow from its annotations and pixels, if the describer looks at images one by one.
-    """
-
-    slot: str
-    set_name: str
-    class_name: str
+    slot: str  # which set of the study it belongs to: `data`, `ors` or `regular`
+    set_name: str  # the name of that set
+    class_name: str  # its class, in words
     record: ImageRecord
-    words: tuple[str, ...]
+    words: tuple[str, ...]  # keywords from its annotations and pixels, if the describer looks at images one by one
 
 
 class Describer(Protocol):
@@ -36,14 +28,14 @@ class Describer(Protocol):
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """All that decides what it says, in plain values, for a fingerprint."""
+        """All that decides which keywords it finds, in plain values, for a fingerprint."""
 
     @property
     def looks(self) -> bool:
-        """Whether what it says differs from image to image of a class."""
+        """Whether keywords differ among the images of a class."""
 
-    def describe(self, subjects: Sequence[Subject], told: Callable[[str], None]) -> list[tuple[str, ...]]:
-        """Find the keywords of each image; `told` takes lines for people."""
+    def describe(self, subjects: Sequence[Subject], report: Callable[[str], None]) -> list[tuple[str, ...]]:
+        """Find the keywords of each image; `report` takes lines for people."""
 
 
 def names_keywords(wording: Wording) -> bool:
@@ -62,7 +54,7 @@ def caption(wording: Wording, class_name: str, text: str | None = None, keywords
         keywords: The image's keywords, if there are some; joined by commas.
 
     Raises:
-        UserError: The template names something else, or what the image has not.
+        UserError: The template names something else, or something that the image does not have.
     """
     template = wording if isinstance(wording, str) else wording.get(class_name, wording.get("default"))
     if template is None:
@@ -81,7 +73,7 @@ def caption(wording: Wording, class_name: str, text: str | None = None, keywords
             f"prompt='{template}': only {{class_name}} and {{text}} can stand in braces, and {{keywords}} in "
             "prompt.captions"
         ) from error
-    return filled.rstrip(", ") if keywords == () else filled  # there may be nothing to say of an image
+    return filled.rstrip(", ") if keywords == () else filled  # no comma without a keyword after it
 
 
 def captions(
@@ -91,18 +83,19 @@ def captions(
     keywords: Sequence[tuple[str, ...]] | None = None,
 ) -> list[str]:
     """Fill a template for each image; `keywords` are those of each, if there are any."""
-    words: Sequence[tuple[str, ...] | None] = keywords if keywords is not None else [None] * len(records)
+    of_each: Sequence[tuple[str, ...] | None] = keywords if keywords is not None else [None] * len(records)
     return [
-        caption(wording, classes[record.label], record.text, own) for record, own in zip(records, words, strict=True)
+        caption(wording, classes[record.label], record.text, words)
+        for record, words in zip(records, of_each, strict=True)
     ]
 
 
 def class_captions(
     wording: Wording, texts: Sequence[str], records: Sequence[ImageRecord], classes: Sequence[str]
 ) -> dict[str, str]:
-    """Give the caption of images yet to be made, for each class.
+    """Give the caption of the images that are to be made, for each class.
 
-    It is the one that all training images of the class have; where these differ, the class's own template says it.
+    It is that of all training images of the class; where these differ, the wording for the class alone.
 
     Args:
         wording: For classes whose images differ, or that have none.
@@ -113,11 +106,11 @@ def class_captions(
     Raises:
         UserError: The wording needs an image's text.
     """
-    heard: dict[int, set[str]] = {label: set() for label in range(len(classes))}
+    different: dict[int, set[str]] = {label: set() for label in range(len(classes))}
     for text, record in zip(texts, records, strict=True):
-        heard[record.label].add(text)
+        different[record.label].add(text)
     return {
-        name: next(iter(heard[label])) if len(heard[label]) == 1 else caption(wording, name)
+        name: different[label].pop() if len(different[label]) == 1 else caption(wording, name)
         for label, name in enumerate(classes)
     }
 

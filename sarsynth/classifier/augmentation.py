@@ -1,4 +1,4 @@
-"""Random views of training images, as a radar might have seen them too."""
+"""Random views of training images, such as a radar might have taken."""
 
 import math
 from dataclasses import dataclass
@@ -15,20 +15,14 @@ class Augmentation:
 
     SAR geometry is not symmetric: layover and shadow point along range, and a flip must leave that direction as it is.
     The data set knows which flip does (`data.flip`).
-
-    Attributes:
-        flip: Mirror half of the images: left-right (`horizontal`), upside down (`vertical`), each or `none`.
-        shift: Move by up to this many px, whole ones, in each direction; what comes in is mirrored.
-        crop_scale: Range of the share of the image's area to cut out and enlarge, e.g. (0.08, 1); None is all of it.
-        crop_ratio: Range of the cut-out's width : height.
-        looks: Multiply the intensity, the square of a grey value, by speckle of this many looks (as Ding et al. do,
-            doi:10.1109/LGRS.2015.2513754): of mean 1 and variance 1 / looks, equal in all channels. None adds none.
     """
 
-    flip: Literal["none", "horizontal", "vertical", "both"] = "none"
-    shift: int = 0
-    crop_scale: tuple[float, float] | None = None
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: Literal["none", "horizontal", "vertical", "both"] = "none"  # left-right, upside down; half of the images
+    shift: int = 0  # by up to this many whole px in each direction; the image is mirrored at its borders
+    crop_scale: tuple[float, float] | None = None  # share of the area that is cut out and enlarged, e.g. (0.08, 1)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width : height of what is cut out
+    # The intensity, the square of a grey value, is multiplied by speckle of this many looks (as Ding et al. do,
+    # doi:10.1109/LGRS.2015.2513754), of mean 1 and variance 1 / looks, equal in all channels. None adds none.
     looks: int | None = None
 
 
@@ -40,7 +34,7 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
 
     Args:
         images: Any dtype, shape (B, C, H, W).
-        augmentation: What may happen.
+        augmentation: Which views.
         generator: On the CPU, whatever the images' device, so that views do not depend on it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the classifier minimises: cross-entropy, in which rare classes or hard images may weigh more than others."""
+"""The classifier's loss: cross-entropy, in which rare classes or hard images may weigh more than others."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,10 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Loss:
-    """How much an image weighs.
+    """How much an image weighs."""
 
-    Attributes:
-        beta: From 0, where every class weighs the same, to 1, where it weighs by the inverse of its images.
-        gamma: How much less an easy image weighs, at least 0; 0 is plain cross-entropy.
-    """
-
-    beta: float = 0.0
-    gamma: float = 0.0
+    beta: float = 0.0  # from 0, where every class weighs the same, to 1, where it weighs by the inverse of its images
+    gamma: float = 0.0  # at least 0; the larger, the less an easy image weighs. 0 is plain cross-entropy
 
 
 def class_weights(counts: Tensor, beta: float) -> Tensor:
@@ -54,5 +49,5 @@ def focal_losses(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
         Shape (B,).
     """
     losses = functional.cross_entropy(logits, labels, reduction="none")
-    missing = -torch.expm1(-losses)  # 1 - p without cancellation
-    return missing.clamp_min(torch.finfo(losses.dtype).tiny) ** gamma * losses  # a power below 1 has no slope at 0
+    error = -torch.expm1(-losses)  # 1 - p without cancellation
+    return error.clamp_min(torch.finfo(losses.dtype).tiny) ** gamma * losses  # a power below 1 has no slope at 0

@@ -1,22 +1,22 @@
-"""Weights that a classifier starts from: found before anything is trained, known by content, fitted to its images.
+"""Weights that a classifier starts from: found before anything is trained, told apart by content, fitted to its images.
 
-Files are safetensors, or `.pth` files as torch writes them. Of these torch's restricted unpickler reads tensors and
-plain containers and refuses everything else, so that no file can run code (`weights_only=True`, of torch >= 2.6).
-Layers are named as timm or torchvision name them; what comes before these names in files of data-parallel trainings
-(`module.`) and of mmpretrain and mmclassification (`backbone.`) is dropped.
+Files are safetensors, or `.pth` files as torch writes them. Of these torch's restricted unpickler (`weights_only=True`)
+reads tensors and plain containers alone, so that no file can run code. Layers are named as timm or torchvision name
+them; the prefixes of data-parallel trainings (`module.`) and of mmpretrain and mmclassification (`backbone.`) are
+dropped. timm reads the file and fits the first layer; hub and torch keep the caches.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import timm.models
 import torch
 from filelock import FileLock
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from torch import Tensor, nn
+from torch import Tensor
 
 from sarsynth import hashes
 from sarsynth.console import console
@@ -30,17 +30,11 @@ NAMED = 3  # layers in a message
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A file of weights.
+    """A file of weights."""
 
-    Attributes:
-        sha256: Of the file; it alone tells weights apart.
-        name: What people call them.
-        file: Where they lie; None of weights that are known from a card alone.
-    """
-
-    sha256: str
-    name: str = field(default="", compare=False)
-    file: Path | None = field(default=None, compare=False)
+    sha256: str  # it alone tells weights apart
+    name: str = field(default="", compare=False)  # for people: a repository, or the name of the file
+    file: Path | None = field(default=None, compare=False)  # None where only the sha256 is known
 
 
 def find(network: str, pretrained: bool | str, *, fetch: bool = True) -> Pretrained | None:
@@ -50,26 +44,24 @@ def find(network: str, pretrained: bool | str, *, fetch: bool = True) -> Pretrai
         network: Name of a timm model.
         pretrained: True for those that timm has for it on the hub; or a file, a folder with one safetensors file, or
             the address of a file. False is none.
-        fetch: Whether a network may be asked.
+        fetch: Whether they may be downloaded.
 
     Returns:
         None where the network starts from random weights.
 
     Raises:
-        NotFetchedError: They are not here, and no network may be asked.
-        UserError: There are none, or they cannot be fetched.
+        NotFetchedError: They are not here, and may not be downloaded.
+        UserError: There are none, or the download fails.
     """
     if not pretrained:
         return None
     if pretrained is True:
-        name, file = _of_timm(network, fetch)
-    elif urlsplit(str(pretrained)).scheme in ("http", "https"):
-        file = _fetched(str(pretrained), fetch)
-        name = file.name
-    else:
-        file = _local(Path(str(pretrained)))
-        name = file.name
-    return Pretrained(hashes.of_file(file), name, file)
+        repository = _repository(network)
+        file = _from_hub(repository, fetch)
+        return Pretrained(hashes.of_file(file), repository, file)
+    is_address = urlsplit(str(pretrained)).scheme in ("http", "https")
+    file = _from_web(str(pretrained), fetch) if is_address else _local(Path(str(pretrained)))
+    return Pretrained(hashes.of_file(file), file.name, file)
 
 
 def _local(path: Path) -> Path:
@@ -85,8 +77,8 @@ def _local(path: Path) -> Path:
     return path
 
 
-def _of_timm(network: str, fetch: bool) -> tuple[str, Path]:
-    """Weights that timm publishes, by the name of the repository."""
+def _repository(network: str) -> str:
+    """Where on the hub timm has weights for a network."""
     source, name = timm.models.parse_model_name(network)
     published = timm.models.get_pretrained_cfg(name) if source is None else None
     repository = name if source == "hf-hub" else published and published.hf_hub_id
@@ -95,13 +87,17 @@ def _of_timm(network: str, fetch: bool) -> tuple[str, Path]:
             f"{KEY}=true: timm has no weights of classifier.network={network} on the hub; name a file, or say "
             f"{KEY}=false to start from random ones"
         )
+    return repository
+
+
+def _from_hub(repository: str, fetch: bool) -> Path:
     if not fetch and not isinstance(try_to_load_from_cache(repository, SAFE), str):
         raise NotFetchedError(KEY, repository)
-    return repository, _attempt(f"true ({repository})", lambda: Path(hf_hub_download(repository, SAFE)))
+    return _attempt(f"true ({repository})", lambda: Path(hf_hub_download(repository, SAFE)))
 
 
-def _fetched(url: str, fetch: bool) -> Path:
-    """A file of the web, in the cache of torch.hub; a sha256 whose beginning its name ends in is checked."""
+def _from_web(url: str, fetch: bool) -> Path:
+    """A file in the cache of torch.hub; where its name ends in the beginning of its sha256, that is checked."""
     file = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(url).path).name)
     if not fetch and not file.is_file():
         raise NotFetchedError(KEY, url)
@@ -131,10 +127,10 @@ def _attempt(what: str, fetch: Callable[[], Path]) -> Path:
         ) from error
 
 
-def start(network: nn.Module, pretrained: Pretrained, channels: int) -> None:
-    """Give a timm network these weights; its last layer keeps its own.
+def load_weights(network: Any, pretrained: Pretrained, channels: int) -> None:
+    """Give a timm network these weights, in all layers but the last, which keeps its own.
 
-    The first layer is fitted to the channels of the images as timm does: of one channel it is the sum over RGB.
+    timm fits the first layer to the channels of the images: for one channel it is the sum over RGB.
 
     Args:
         network: As `timm.create_model` makes it.
@@ -144,36 +140,30 @@ def start(network: nn.Module, pretrained: Pretrained, channels: int) -> None:
     Raises:
         UserError: The file cannot be read, or holds no weights of this network.
     """
-    state, published = _read(pretrained), _published(network)
-    heads = published.get("classifier") or ()
-    head = tuple(f"{layer}." for layer in ([heads] if isinstance(heads, str) else heads))
-    ours = {name for name in network.state_dict() if not name.startswith(head)}
-    theirs = {name for name in state if not name.startswith(head)}
-    # Files from before torch 0.4.1 do not count batches, and nothing asks for it.
-    if differ := sorted(name for name in ours ^ theirs if not name.endswith("num_batches_tracked")):
+    state, published = _read(pretrained), network.pretrained_cfg  # which names the first and last layer
+    last = published.get("classifier") or ()
+    prefixes = tuple(f"{layer}." for layer in ([last] if isinstance(last, str) else last))
+    expected, given = (
+        {name for name in names if not name.startswith(prefixes)} for names in (network.state_dict(), state)
+    )
+    # Files from before torch 0.4.1 do not count batches, and nothing needs the count.
+    if differ := sorted(name for name in expected ^ given if not name.endswith("num_batches_tracked")):
         more = f" and {len(differ) - NAMED} more" if len(differ) > NAMED else ""
         raise UserError(_unfit(network, pretrained, f"only one of the two has {', '.join(differ[:NAMED])}{more}"))
+    # timm leaves out the last layer of another number of classes; no network has -1.
+    weights = published | {"source": "", "state_dict": state, "num_classes": -1}
     try:
-        timm.models.load_pretrained(
-            network,
-            # No number of classes is this one, so that the head is left out.
-            published | {"source": "", "state_dict": state, "num_classes": -1},
-            in_chans=channels,
-        )
+        timm.models.load_pretrained(network, weights, in_chans=channels)
     except RuntimeError as error:
         raise UserError(_unfit(network, pretrained, one_line(error))) from error
 
 
-def _unfit(network: nn.Module, pretrained: Pretrained, why: str) -> str:
+def _unfit(network: Any, pretrained: Pretrained, why: str) -> str:
+    architecture = network.pretrained_cfg["architecture"]
     return (
-        f"{KEY}: {pretrained.name} holds no weights of this {_published(network)['architecture']} ({why}); name those "
-        f"of this network, or say {KEY}=false"
+        f"{KEY}: {pretrained.name} holds no weights of this {architecture} ({why}); name those of this network, or say "
+        f"{KEY}=false"
     )
-
-
-def _published(network: nn.Module) -> dict[str, Any]:
-    """What timm knows of the published weights of a network: among others the names of its first and last layer."""
-    return cast(dict[str, Any], network.pretrained_cfg)
 
 
 def _read(pretrained: Pretrained) -> dict[str, Tensor]:

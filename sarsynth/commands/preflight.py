@@ -30,7 +30,7 @@ def rehearse(settings: Settings, script: str = "evaluate") -> None:
         chosen, fetch = settings.classifier, settings.build != "plan"
         with suppress(NotFetchedError):
             if weights := pretrained.find(chosen.network, chosen.pretrained, fetch=fetch):
-                pretrained.start(network, weights, channels=1)
+                pretrained.load_weights(network, weights, channels=1)
 
 
 def trains_classifier(settings: Settings, script: str) -> bool:

@@ -1,18 +1,18 @@
 """How close synthetic images are to real ones, class by class and in all, in the study's own feature space.
 
-Features come from a frozen extractor, by design the SAR classifier and not ImageNet's Inception; figures compare within
-a study but not with those of another extractor. FID is biased upwards, the more so the fewer the images per
-feature: with fewer images than features no covariance has full rank, and the figure is marked as unreliable. KID has no
-such bias and decides there.
+Features come from the SAR classifier, not from ImageNet's Inception; figures compare within a study but not with those
+of another extractor. FID is biased upwards, the more so the fewer images there are per feature: with fewer images than
+features no covariance has full rank, and the figure is marked as unreliable. KID has no such bias and decides there.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sarsynth.data.choosing import evenly
 from sarsynth.errors import UserError
 
 NEIGHBOURS = 5  # of precision, recall, density and coverage, as Naeem et al. choose
@@ -20,36 +20,8 @@ MOST = 2000  # images of a set in what compares every pair; larger sets are thin
 ROUNDS = 25  # sub-samples behind an interval
 MOST_IN_ROUND = 500  # images of a set in one of them
 NORMAL_95 = 1.96
+FIGURES = ("fid", "kid", "precision", "recall", "density", "coverage")
 RANGES = {"fid": (0.0, np.inf), "kid": (-np.inf, np.inf), "density": (0.0, np.inf)}  # the others lie in [0, 1]
-
-
-class Fidelity(TypedDict):
-    """Distances and overlaps of two sets; None where there are too few images to tell.
-
-    `fid` and `kid` are lower the closer; `fid_reliable` says whether both sets have as many images as features. Of
-    `precision` (how many synthetic images are like real ones) and `recall` (how many real images are like synthetic
-    ones), and of `density` and `coverage`, which outliers move less, more is better. `intervals` holds [low, high],
-    95 %, of each figure that has one.
-    """
-
-    fid: float | None
-    fid_reliable: bool
-    kid: float | None
-    precision: float | None
-    recall: float | None
-    density: float | None
-    coverage: float | None
-    intervals: dict[str, list[float]]
-    n_real: int
-    n_synthetic: int
-
-
-class StudyFidelity(TypedDict):
-    """`width` is the number of features; `pooled` has equally many images of both sets in every class."""
-
-    width: int
-    pooled: Fidelity | None
-    per_class: dict[str, Fidelity]
 
 
 def fid(real: Tensor, synthetic: Tensor) -> float:
@@ -78,38 +50,41 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.linalg.qr(centred, mode="r").R if len(centred) > centred.shape[1] else centred
 
 
-def kid(real: Tensor, synthetic: Tensor) -> float:
-    """Kernel distance: squared MMD, cubic kernel, unbiased (Bińkowski et al., arXiv 1801.01401), over all pairs.
-
-    Its expectation does not depend on the number of images, so unlike `fid` it can be compared between classes.
+class Pairs:
+    """Kernels and distances of all pairs of two sets, computed once; figures of sub-samples only choose among them.
 
     Args:
         real: Shape (N, F), N >= 2.
         synthetic: Shape (M, F), M >= 2.
-
-    Returns:
-        About 0 for equal distributions; slightly negative values occur.
     """
-    return _Pairs(real, synthetic).kid()
-
-
-class _Pairs:
-    """Kernels and distances of all pairs of two sets, computed once; figures of sub-samples only choose among them."""
 
     def __init__(self, real: Tensor, synthetic: Tensor) -> None:
         real, synthetic = real.double(), synthetic.double()
-        self.rows = torch.cat([torch.zeros(len(real)), torch.ones(len(synthetic))]).bool()  # whether synthetic
+        self.is_synthetic = torch.cat([torch.zeros(len(real)), torch.ones(len(synthetic))]).bool()
         both = torch.cat([real, synthetic])
         self.kernel = (both @ both.T / both.shape[1] + 1) ** 3
         centred = both - both.mean(dim=0)  # digits of small distances far from the origin
         self.distance = torch.cdist(centred, centred).fill_diagonal_(0)
 
     def kid(self, chosen: Tensor | None = None) -> float:
+        """Kernel distance: squared MMD, cubic kernel, unbiased (Bińkowski et al., arXiv 1801.01401), over all pairs.
+
+        Its expectation does not depend on the number of images, so unlike `fid` it can be compared between classes. It
+        is about 0 for equal distributions; slightly negative values occur. `chosen` are rows of both sets, one after
+        the other; None is all of them.
+        """
         rr, ss, rs = self._blocks(self.kernel, chosen)
         within = [(block.sum() - block.trace()) / (len(block) * (len(block) - 1)) for block in (rr, ss)]
         return (within[0] + within[1] - 2 * rs.mean()).item()
 
     def overlaps(self, chosen: Tensor | None = None) -> dict[str, float]:
+        """Precision, recall (Kynkäänniemi et al., arXiv 1904.06991), density, coverage (Naeem et al., 2002.09797).
+
+        The manifold of a set is the union of the balls around its features that reach to the k-th nearest of the
+        others, k = 5, or as many as there are. Precision: share of synthetic features in the real manifold; recall: the
+        reverse; density: how many real balls hold a synthetic feature, over k; coverage: share of real balls that hold
+        one. `chosen` is as in `kid`.
+        """
         rr, ss, rs = self._blocks(self.distance, chosen)
         radius_r, radius_s = (
             block.kthvalue(min(NEIGHBOURS, len(block) - 1) + 1, dim=1).values for block in (rr, ss)
@@ -124,27 +99,13 @@ class _Pairs:
 
     def _blocks(self, matrix: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         chosen = torch.arange(len(matrix)) if chosen is None else chosen
-        synthetic = self.rows[chosen]
+        synthetic = self.is_synthetic[chosen]
         r, s = chosen[~synthetic], chosen[synthetic]
         return matrix[r][:, r], matrix[s][:, s], matrix[r][:, s]
 
 
-def overlaps(real: Tensor, synthetic: Tensor) -> dict[str, float]:
-    """Precision and recall (Kynkäänniemi et al., arXiv 1904.06991), density and coverage (Naeem et al., 2002.09797).
-
-    The manifold of a set is the union of the balls around its features that reach to the k-th nearest of the others,
-    k = 5, or as many as there are. Precision: share of synthetic features in the real manifold; recall: the reverse;
-    density: how many real balls hold a synthetic feature, over k; coverage: share of real balls that hold one.
-
-    Args:
-        real: Shape (N, F), N >= 2.
-        synthetic: Shape (M, F), M >= 2.
-    """
-    return _Pairs(real, synthetic).overlaps()
-
-
-def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> Fidelity:
-    """Measure all that there is between two sets of features, with intervals.
+def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> dict[str, Any]:
+    """Measure distances and overlaps of two sets of features, with intervals.
 
     Intervals come from sub-samples without replacement: a bootstrap repeats images, which lowers the rank of a
     covariance and shortens distances to neighbours, so it is biased for all of these figures. Over sub-samples of a
@@ -157,66 +118,78 @@ def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> Fidelity:
         synthetic: Shape (M, F).
         seed: Of the sub-samples.
 
+    Returns:
+        * `fid` and `kid`: lower the closer; `fid_reliable`: whether both sets have as many images as features;
+        * `precision` (how many synthetic images are like real ones) and `recall` (how many real images are like
+          synthetic ones), `density` and `coverage`, which outliers move less: the higher the better;
+        * `intervals`: [low, high], 95 %, of each figure that has one; `n_real`, `n_synthetic`.
+
+        Figures are None where there are too few images to tell.
+
     Raises:
         UserError: A feature is not finite.
     """
-    for what, features in {"real": real, "synthetic": synthetic}.items():
+    for kind, features in {"real": real, "synthetic": synthetic}.items():
         if bad := int((~features.isfinite()).any(dim=1).sum()):
             raise UserError(
-                f"features of {bad} of {len(features)} {what} images are not finite; the classifier they come from "
+                f"features of {bad} of {len(features)} {kind} images are not finite; the classifier they come from "
                 "diverged: lower classifier.learning_rate"
             )
     sizes = len(real), len(synthetic)
-    figures: dict[str, float] = {}
-    intervals: dict[str, list[float]] = {}
-    if min(sizes) >= 2:
-        thin = [features[_evenly(len(features), MOST)] for features in (real, synthetic)]
-        pairs = _Pairs(*thin)
-        figures = {"fid": fid(real, synthetic), "kid": pairs.kid()} | pairs.overlaps()
-    if min(sizes) >= 4:  # halves need two
-        errors = _standard_errors(lambda r, s: {"fid": fid(real[r], synthetic[s])}, sizes, seed)
-
-        def of_pairs(r: Tensor, s: Tensor) -> dict[str, float]:
-            chosen = torch.cat([r, s + len(thin[0])])
-            return {"kid": pairs.kid(chosen)} | pairs.overlaps(chosen)
-
-        errors |= _standard_errors(of_pairs, (len(thin[0]), len(thin[1])), seed)
-        for name, error in errors.items():
-            low, high = figures[name] - NORMAL_95 * error, figures[name] + NORMAL_95 * error
-            lowest, highest = RANGES.get(name, (0.0, 1.0))
-            intervals[name] = [max(lowest, low), min(highest, high)]
+    figures, errors = _figures(real, synthetic, seed)
+    intervals = {}
+    for name, error in errors.items():
+        low, high = figures[name] - NORMAL_95 * error, figures[name] + NORMAL_95 * error
+        lowest, highest = RANGES.get(name, (0.0, 1.0))
+        intervals[name] = [max(lowest, low), min(highest, high)]
     return {
-        "fid": figures.get("fid"),
+        "fid": None,
         "fid_reliable": min(sizes) >= real.shape[1],
-        "kid": figures.get("kid"),
-        "precision": figures.get("precision"),
-        "recall": figures.get("recall"),
-        "density": figures.get("density"),
-        "coverage": figures.get("coverage"),
+        **dict.fromkeys(FIGURES),
+        **figures,
         "intervals": intervals,
         "n_real": sizes[0],
         "n_synthetic": sizes[1],
     }
 
 
+def _figures(real: Tensor, synthetic: Tensor, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Figures of two sets and their standard errors; nothing where there are too few images."""
+    sizes = len(real), len(synthetic)
+    if min(sizes) < 2:
+        return {}, {}
+    thin_real, thin_synthetic = (features[evenly(len(features), MOST)] for features in (real, synthetic))
+    pairs = Pairs(thin_real, thin_synthetic)
+    figures = {"fid": fid(real, synthetic), "kid": pairs.kid()} | pairs.overlaps()
+    if min(sizes) < 4:  # halves need two
+        return figures, {}
+
+    def of_pairs(r: Tensor, s: Tensor) -> dict[str, float]:
+        chosen = torch.cat([r, s + len(thin_real)])
+        return {"kid": pairs.kid(chosen)} | pairs.overlaps(chosen)
+
+    errors = _standard_errors(lambda r, s: {"fid": fid(real[r], synthetic[s])}, sizes, seed)
+    return figures, errors | _standard_errors(of_pairs, (len(thin_real), len(thin_synthetic)), seed)
+
+
 def _standard_errors(
-    figures: Callable[[Tensor, Tensor], dict[str, float]], sizes: tuple[int, int], seed: int
+    measure: Callable[[Tensor, Tensor], dict[str, float]], sizes: tuple[int, int], seed: int
 ) -> dict[str, float]:
     """Standard error of each figure of two sets of these sizes, by the delete-d jackknife."""
     rng = np.random.default_rng(seed)
     share = min(0.5, MOST_IN_ROUND / max(sizes))
     keep = [max(2, int(share * size)) for size in sizes]
     rounds = [
-        figures(*(torch.from_numpy(rng.permutation(size)[:kept]) for size, kept in zip(sizes, keep, strict=True)))
+        measure(*(torch.from_numpy(rng.permutation(size)[:kept]) for size, kept in zip(sizes, keep, strict=True)))
         for _ in range(ROUNDS)
     ]
     scale = (share / (1 - share)) ** 0.5
-    return {name: scale * float(np.std([one[name] for one in rounds], ddof=1)) for name in rounds[0]}
+    return {name: scale * float(np.std([figures[name] for figures in rounds], ddof=1)) for name in rounds[0]}
 
 
 def fidelity(
     real: Tensor, real_labels: Tensor, synthetic: Tensor, synthetic_labels: Tensor, classes: Sequence[str]
-) -> StudyFidelity:
+) -> dict[str, Any]:
     """Measure every class that has synthetic images, and all of them together.
 
     Args:
@@ -227,21 +200,18 @@ def fidelity(
         classes: Names of the labels 0, 1, …
 
     Returns:
-        Figures by class name, in the order of `classes`; pooled ones are of equally many images of both sets in each
-        class, evenly spread over those that there are, lest a difference in class shares pass for one in images.
+        `width`: number of features; `per_class`: figures (`compare`) by class name, in the order of `classes`;
+        `pooled`: those of equally many images of both sets in each class, evenly spread over the class, lest a
+        difference in class shares pass for one in images; None without synthetic images.
     """
-    per_class: dict[str, Fidelity] = {}
-    pool: list[tuple[Tensor, Tensor]] = []
+    per_class: dict[str, Any] = {}
+    pools: tuple[list[Tensor], list[Tensor]] = [], []
     for label, name in enumerate(classes):
-        ours, theirs = real[real_labels == label], synthetic[synthetic_labels == label]
-        if len(theirs):
-            per_class[name] = compare(ours, theirs)
-            fewer = min(len(ours), len(theirs))
-            pool.append((ours[_evenly(len(ours), fewer)], theirs[_evenly(len(theirs), fewer)]))
-    pooled = compare(torch.cat([ours for ours, _ in pool]), torch.cat([theirs for _, theirs in pool])) if pool else None
+        of_class = real[real_labels == label], synthetic[synthetic_labels == label]
+        if len(of_class[1]):
+            per_class[name] = compare(*of_class)
+            fewer = min(map(len, of_class))
+            for pool, features in zip(pools, of_class, strict=True):
+                pool.append(features[evenly(len(features), fewer)])
+    pooled = compare(torch.cat(pools[0]), torch.cat(pools[1])) if per_class else None
     return {"width": real.shape[1], "pooled": pooled, "per_class": per_class}
-
-
-def _evenly(size: int, most: int) -> Tensor:
-    """Choose up to `most` of `size` rows, evenly spread: neighbours in a data set are often views of one object."""
-    return torch.linspace(0, size - 1, min(size, most)).round().long() if size else torch.empty(0, dtype=torch.long)

@@ -1,10 +1,9 @@
 """Whether synthetic images are copies of real ones, and whether they differ among themselves.
 
-The nearest real neighbour of each synthetic image is looked for in two spaces: the classifier's features, and pixels,
-where mirror images and small shifts are tried too. What is near is calibrated by the real images, each against all
-others: a *near-copy* is nearer to a real image than all but one in a hundred real images are to another. Where images
-follow the contours of real ones, they resemble these by design, and shares above one in a hundred are to be expected;
-so the pairs are there to be looked at.
+The nearest real neighbour of each synthetic image is found in two spaces: the classifier's features, and pixels, where
+mirror images and small shifts are tried too. Distances among the real images say what is near: a *near-copy* is nearer
+to a real image than all but one in a hundred real images are to another. Images that follow the contours of real ones
+resemble them by design, and shares above one in a hundred are to be expected; so the pairs are there to be looked at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sarsynth.data.choosing import evenly
 from sarsynth.errors import UserError
 
 SPACES = ("features", "pixels")
 PERCENTILE = 0.01  # of the real images' own distances
-MOST = 1000  # images of a set whose neighbours are looked for; a larger set is thinned evenly
+MOST = 1000  # images of a set whose neighbours are found; a larger set is thinned evenly
 SIDE = 64  # px to which images are brought before they are shifted
 SHIFT = 3  # px of those, at most, in each direction
 CELL = 4  # px a side that are averaged, so that speckle is: 16 x 16 values are compared
@@ -28,7 +28,7 @@ MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))  # axes
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The nearest of some images to each of others: rows into the former, int64 (N,), and distances, float32 (N,)."""
+    """The nearest real image of each of N images: its row, int64 (N,), and its distance, float32 (N,)."""
 
     rows: Tensor
     distances: Tensor
@@ -40,8 +40,7 @@ def nearest_features(queries: Tensor, real: Tensor, *, same: bool = False) -> Ne
     Args:
         queries: Shape (N, F).
         real: Shape (M, F).
-        same: The queries are the real images themselves, or an even choice (`evenly`) of them, which are not their own
-            neighbours.
+        same: The queries are the real images themselves, or some of them by `evenly`; none is its own neighbour.
 
     Raises:
         UserError: There are no real images to be near to.
@@ -63,7 +62,7 @@ def nearest_pixels(queries: Tensor, real: Tensor, *, same: bool = False) -> Neig
         same: As in `nearest_features`.
     """
     vectors, grey = _unit(functional.avg_pool2d(_grey(queries), CELL)), _grey(real)
-    likeness = torch.full((len(queries), len(real)), -1.0)
+    cosines = torch.full((len(queries), len(real)), -1.0)
     span = SIDE - CELL + 1  # from the first cell's beginning to the last one's
     for axes in MIRRORS:
         mirrored = functional.pad(grey.flip(axes) if axes else grey, [SHIFT] * 4, mode="circular")
@@ -71,8 +70,8 @@ def nearest_pixels(queries: Tensor, real: Tensor, *, same: bool = False) -> Neig
         for down in range(2 * SHIFT + 1):
             for right in range(2 * SHIFT + 1):
                 view = cells[..., down : down + span : CELL, right : right + span : CELL]
-                likeness = torch.maximum(likeness, vectors @ _unit(view).T)
-    return _nearest((2 - 2 * likeness).clamp(min=0).sqrt(), len(real), same)
+                cosines = torch.maximum(cosines, vectors @ _unit(view).T)
+    return _nearest((2 - 2 * cosines).clamp(min=0).sqrt(), len(real), same)
 
 
 def _nearest(distances: Tensor, real: int, same: bool) -> Neighbours:
@@ -80,8 +79,8 @@ def _nearest(distances: Tensor, real: int, same: bool) -> Neighbours:
         raise UserError(f"nearest neighbours need {1 + same} real training images and more; there are {real}")
     if same:
         distances[torch.arange(len(distances)), evenly(real, len(distances))] = torch.inf
-    found = distances.min(dim=1)
-    return Neighbours(found.indices, found.values)
+    nearest = distances.min(dim=1)
+    return Neighbours(nearest.indices, nearest.values)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -92,11 +91,6 @@ def _unit(images: Tensor) -> Tensor:
     """Rows of length one and mean zero; zeros for a constant image, which is like nothing."""
     vectors = images.flatten(1)
     return functional.normalize(vectors - vectors.mean(dim=1, keepdim=True), eps=1e-3)
-
-
-def evenly(size: int, most: int) -> Tensor:
-    """Choose up to `most` of `size` rows, evenly spread."""
-    return torch.linspace(0, size - 1, min(size, most)).round().long() if size else torch.empty(0, dtype=torch.long)
 
 
 def threshold(real: Neighbours) -> float:
@@ -115,7 +109,7 @@ def memorisation(
     labels: Tensor,
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Sum neighbours up.
+    """Say how many synthetic images are near-copies, and how far synthetic and real images lie from real ones.
 
     Args:
         synthetic: By space, the nearest real image of each synthetic one.

@@ -1,7 +1,7 @@
 """Put back the speckle that an autoencoder smooths away, so that synthetic clutter is as rough as real clutter.
 
-A classifier tells rough chips from smooth ones sooner than ships from ships; where synthetic images join minor classes
-alone, smooth comes to mean minor. Speckle multiplies, so what is missing is a factor, independent of the image, and
+A classifier tells rough chips from smooth ones sooner than ships from ships; where synthetic images join only minor
+classes, smooth comes to mean minor. Speckle multiplies, so what is missing is a factor, independent of the image, and
 second moments of intensity say which: with C the covariance of clutter over its squared mean at some lag,
 
     1 + C_real = (1 + C_made) (1 + C_factor)
@@ -17,7 +17,7 @@ from typing import Self
 
 import numpy as np
 
-from sarsynth.evidence.realism import clutter_blocks, target_masks
+from sarsynth.data.clutter import clutter_blocks, target_masks
 
 FEWEST_LOOKS = 0.5  # of a factor: the roughest that squares of Gaussians make
 MOST_LOOKS = 50.0  # a smoother one changes nothing that is seen
@@ -26,17 +26,11 @@ LARGEST_CORRELATION = 0.98  # of neighbours
 
 @dataclass(frozen=True)
 class Moments:
-    """Covariance of clutter intensity over its squared mean: medians over images.
+    """Covariance of clutter intensity over its squared mean: medians over images."""
 
-    Attributes:
-        variance: At lag 0; 1 / variance is an equivalent number of looks.
-        down: From a pixel to the one below.
-        across: From a pixel to the one beside it.
-    """
-
-    variance: float
-    down: float
-    across: float
+    variance: float  # at lag 0
+    down: float  # from a pixel to the one below
+    across: float  # from a pixel to the one beside it
 
     @property
     def looks(self) -> float:
@@ -53,7 +47,7 @@ def moments(images: np.ndarray) -> Moments | None:
     Returns:
         None if no image has clutter that varies.
     """
-    found = []
+    covariances = []  # of each image, at the three lags
     for image in images:  # one at a time: floats of hundreds of large images would fill the memory
         (target,) = target_masks(image[None])
         blocks = clutter_blocks(image.mean(axis=0, dtype=np.float64) ** 2, ~target)
@@ -62,52 +56,46 @@ def moments(images: np.ndarray) -> Moments | None:
             continue
         rest = blocks - means
         pairs = (rest, rest), (rest[:, 1:], rest[:, :-1]), (rest[:, :, 1:], rest[:, :, :-1])
-        found.append([(one * other).mean() / level for one, other in pairs])
-    middle = np.median(found, axis=0) if found else np.zeros(3)
-    return Moments(*middle.tolist()) if middle[0] > 0 else None
+        covariances.append([(pixels * shifted).mean() / level for pixels, shifted in pairs])
+    medians = np.median(covariances, axis=0) if covariances else np.zeros(3)
+    return Moments(*medians.tolist()) if medians[0] > 0 else None
 
 
 @dataclass(frozen=True)
 class Speckle:
-    """A random factor on intensity: gamma distributed, of mean 1.
+    """A random factor on intensity: gamma distributed, of mean 1."""
 
-    Attributes:
-        looks: Its variance is 1 / looks; multiples of a half.
-        down: Correlation of a pixel with the one below, in [0, 1).
-        across: With the one beside it.
-    """
-
-    looks: float
-    down: float = 0.0
-    across: float = 0.0
+    looks: float  # its variance is 1 / looks; multiples of a half
+    down: float = 0.0  # correlation of a pixel with the one below, in [0, 1)
+    across: float = 0.0  # with the one beside it
 
     @classmethod
     def missing(cls, real: Moments, made: Moments) -> Self | None:
         """What takes images from the moments `made` to those of `real` ones; None where they are as rough already."""
 
-        def lacking(theirs: float, ours: float) -> float:
-            return (1 + theirs) / (1 + ours) - 1
+        def lacking(of_real: float, of_made: float) -> float:
+            return (1 + of_real) / (1 + of_made) - 1
 
         variance = lacking(real.variance, made.variance)
         if variance <= 1 / MOST_LOOKS:
             return None
-        down, across = (
-            min(max(lacking(theirs, ours) / variance, 0.0), LARGEST_CORRELATION)
-            for theirs, ours in ((real.down, made.down), (real.across, made.across))
+        correlations = (
+            min(max(lacking(of_real, of_made) / variance, 0.0), LARGEST_CORRELATION)
+            for of_real, of_made in ((real.down, made.down), (real.across, made.across))
         )
-        return cls(max(FEWEST_LOOKS, round(2 / variance) / 2), down, across)
+        return cls(max(FEWEST_LOOKS, round(2 / variance) / 2), *correlations)
 
     def draw(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """Draw the factor of one image, shape (H, W): the mean of 2 x looks squared Gaussian fields.
 
         The square of a Gaussian field of correlation r has correlation r²; over a lag of d px, r falls as r(1)^(d²).
         """
-        near = [np.minimum(np.arange(side), side - np.arange(side)) for side in shape]  # on a torus
-        falls = [
-            np.sqrt(correlation) ** (lags.astype(float) ** 2)
-            for correlation, lags in zip((self.down, self.across), near, strict=True)
+        lags = [np.minimum(np.arange(side), side - np.arange(side)) for side in shape]  # on a torus
+        correlations = [
+            np.sqrt(neighbours) ** (lag.astype(float) ** 2)
+            for neighbours, lag in zip((self.down, self.across), lags, strict=True)
         ]
-        response = np.sqrt(np.maximum(np.fft.fft2(np.outer(*falls)).real, 0))
+        response = np.sqrt(np.maximum(np.fft.fft2(np.outer(*correlations)).real, 0))
         white = np.fft.fft2(rng.standard_normal((round(2 * self.looks), *shape)))
         return (np.fft.ifft2(response * white).real ** 2).mean(axis=0)
 

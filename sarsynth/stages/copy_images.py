@@ -10,6 +10,7 @@ from torch import Tensor
 from sarsynth.classifier import pasting
 from sarsynth.classifier.augmentation import Augmentation, augment
 from sarsynth.console import console
+from sarsynth.data.clutter import cutout_mask
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.seeds import step_seed
 from sarsynth.errors import UserError
@@ -58,9 +59,7 @@ def pasted_images(study: Study, real: LabelledImages, sizes: Mapping[str, int]) 
     for label, name in enumerate(classes(study)):
         rng = np.random.default_rng(step_seed(study.settings.seed, label))
         members = np.flatnonzero(real.labels.numpy() == label)[: None if sizes[name] else 0]
-        masks = {
-            int(row): mask for row in members if (mask := pasting.target_mask(real.images[row].numpy())) is not None
-        }
+        masks = {int(row): mask for row in members if (mask := cutout_mask(real.images[row].numpy())) is not None}
         if sizes[name] and not masks:
             raise UserError(
                 f"copy-paste: no target of class {name} stands out from its clutter; "
@@ -94,6 +93,6 @@ def _clutter(real: LabelledImages, row: int, rng: np.random.Generator) -> tuple[
     """Draw another image, and take its target out."""
     others: Sequence[int] = rng.permutation(len(real)).tolist()
     for other in others:
-        if other != row and (clutter := pasting.clutter(real.images[other].numpy())) is not None:
+        if other != row and (clutter := pasting.background(real.images[other].numpy())) is not None:
             return other, clutter
     raise UserError("copy-paste: no training image has clutter of its own; choose method=resample")

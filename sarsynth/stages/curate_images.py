@@ -11,7 +11,7 @@ from typing import Any
 from rich.panel import Panel
 from rich.text import Text
 
-from sarsynth.classifier.plan import added
+from sarsynth.classifier.added_images import added_per_class
 from sarsynth.console import console
 from sarsynth.data.curated import Curated, Pair
 from sarsynth.data.duplicates import groups
@@ -97,7 +97,7 @@ def minor(study: Study) -> list[str]:
 def planned(study: Study) -> dict[str, int]:
     """Images that are to join each class."""
     augment = study.settings.augment
-    return added(augment.plan, counts(study), minor(study), augment.ratio)
+    return added_per_class(augment.plan, counts(study), minor(study), augment.ratio)
 
 
 def synthetic_sizes(study: Study) -> dict[str, int]:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from sarsynth.classifier.classification import Classifier, extract_features, predict
+from sarsynth.classifier.network import Classifier, extract_features, predict
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.transforms import resize
 from sarsynth.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from sarsynth.classifier.classification import extract_features
+from sarsynth.classifier.network import extract_features
 from sarsynth.console import console
 from sarsynth.diffusion import partitions
 from sarsynth.diffusion.latents import Latents

@@ -9,15 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sarsynth.evidence.memorisation import (
-    MOST,
-    Neighbours,
-    diversity,
-    evenly,
-    memorisation,
-    nearest_features,
-    nearest_pixels,
-)
+from sarsynth.data.choosing import evenly
+from sarsynth.evidence.memorisation import MOST, Neighbours, diversity, memorisation, nearest_features, nearest_pixels
 from sarsynth.report import pictures
 from sarsynth.stages.curate_images import classes, synthetic_sizes, training
 from sarsynth.stages.extract_features import (

@@ -44,7 +44,7 @@ def quality(study: Study) -> tuple[dict[str, Any], dict[str, str]]:
         Four parts of `result.json`, and the fingerprints of what they rest on by role:
 
         * `fidelity`: `preprocess`, and what `fidelity.fidelity` returns (`width`, `pooled`, `per_class`);
-        * `realism`: what `realism.realism` returns, and `shortcut` (`realism.shortcut`), None where targets leave no
+        * `realism`: what `realism.realism` returns, and `shortcut` (`shortcut.shortcut`), None where targets leave no
           clutter;
         * `memorisation`: what `memorisation.memorisation` returns, in `per_class` also `diversity` (mean distance of
           two images of the class in features, `real` and `synthetic`), and `pairs`: the nearest few of each class and

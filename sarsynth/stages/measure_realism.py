@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sarsynth.classifier.classification import predict
+from sarsynth.classifier.network import predict
+from sarsynth.data.choosing import evenly
 from sarsynth.data.transforms import load_images, resize, to_channels, to_float, to_uint8
-from sarsynth.evidence.memorisation import evenly
-from sarsynth.evidence.realism import Traits, realism, shortcut, traits, without_target
+from sarsynth.evidence.realism import Traits, realism, traits
+from sarsynth.evidence.shortcut import hide_targets, shortcut
 from sarsynth.stages.curate_images import classes, counts, records, source, synthetic_sizes, training
 from sarsynth.stages.extract_features import evaluation, synthetic_images
 from sarsynth.stages.filter_images import filter_inputs, kept
@@ -119,7 +120,7 @@ def probed(study: Study) -> Artifact:
 
     def build(folder: Path) -> None:
         network, test = load_classifier(study), labelled(study, "test")
-        masked = without_target(test.images.numpy())
+        masked = hide_targets(test.images.numpy())
         figures = None
         if masked is not None:
             whole, without = (

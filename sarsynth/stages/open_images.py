@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from sarsynth.classifier.plan import added
+from sarsynth.classifier.added_images import added_per_class
 from sarsynth.config.schema import Component, Encoded, Images, Slot, nearest
 from sarsynth.console import progress
 from sarsynth.data.duplicates import AGREEMENT, HASHES, near_duplicates
@@ -41,7 +41,7 @@ def opened(study: Study) -> dict[Role, Source]:
     """
     sources = {role: built(slot, image_settings(study, role).reader) for role, slot in SLOTS.items()}
     settings, none = study.settings, dict.fromkeys(sources["sar"].classes, 0)
-    added(settings.augment.plan, none, minor_classes(none, settings.data.minor), settings.augment.ratio)
+    added_per_class(settings.augment.plan, none, minor_classes(none, settings.data.minor), settings.augment.ratio)
     if settings.class_name is not None and settings.class_name not in none:
         raise UserError(f"class_name={settings.class_name}: {nearest(settings.class_name, none)}")
     return sources

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from sarsynth.classifier.checkpoints import CHOICES, Checkpoint, Checkpoints, Chosen
-from sarsynth.classifier.classification import ClassifierRecipe, OverSampling, fit_classifier, predict, scores
+from sarsynth.classifier.checkpoint_selection import CHOICES, Checkpoint, CheckpointSelection, Selected
+from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.losses import Loss
+from sarsynth.classifier.network import ClassifierRecipe, predict
+from sarsynth.classifier.oversampling import OverSampling
+from sarsynth.classifier.scores import scores
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.errors import UserError
@@ -161,7 +164,7 @@ def _train(study: Study, seed: int, folder: Path) -> None:
     test = labelled(study, "test")
     selection = None
     if validation is not None:
-        selection = Checkpoints(
+        selection = CheckpointSelection(
             validation,
             test.images,
             every=max(1, round(settings.every * len(training(study, "sar")) / how.batch_size)),
@@ -185,7 +188,7 @@ def _train(study: Study, seed: int, folder: Path) -> None:
     _write(study, CHOICES[settings.topk](kept, test.labels, classes(study), settings.k), test, folder)
 
 
-def _write(study: Study, chosen: Chosen, test: LabelledImages, folder: Path) -> None:
+def _write(study: Study, chosen: Selected, test: LabelledImages, folder: Path) -> None:
     tensors = {
         "logits": torch.stack([checkpoint.logits for checkpoint in chosen.checkpoints]),
         "predicted": chosen.predicted,

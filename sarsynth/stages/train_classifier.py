@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sarsynth.classifier import pretrained
 from sarsynth.classifier.augmentation import Augmentation
-from sarsynth.classifier.classification import Classifier, ClassifierRecipe, fit_classifier
+from sarsynth.classifier.learning import fit_classifier
+from sarsynth.classifier.network import Classifier, ClassifierRecipe
 from sarsynth.classifier.pretrained import Pretrained
 from sarsynth.errors import NotFetchedError
 from sarsynth.stages.curate_images import classes, training

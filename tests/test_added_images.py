@@ -2,7 +2,7 @@
 
 import pytest
 
-from sarsynth.classifier.plan import added
+from sarsynth.classifier.added_images import added_per_class
 from sarsynth.errors import UserError
 
 COUNTS = {"cargo": 40, "tanker": 5, "dredger": 3}
@@ -23,9 +23,9 @@ MINOR = ["tanker", "dredger"]
     ],
 )
 def test_the_plan_times_its_ratio(plan, ratio: float, expected: list[int]):
-    assert added(plan, COUNTS, MINOR, ratio) == dict(zip(COUNTS, expected, strict=True))
+    assert added_per_class(plan, COUNTS, MINOR, ratio) == dict(zip(COUNTS, expected, strict=True))
 
 
 def test_a_class_that_is_not_there_is_named():
     with pytest.raises(UserError, match="`tankr` is not a class"):
-        added({"tankr": 1}, COUNTS, MINOR, 1.0)
+        added_per_class({"tankr": 1}, COUNTS, MINOR, 1.0)

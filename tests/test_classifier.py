@@ -12,16 +12,10 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from sarsynth.classifier.augmentation import Augmentation, augment
-from sarsynth.classifier.classification import (
-    Classifier,
-    ClassifierRecipe,
-    OverSampling,
-    channel_statistics,
-    extract_features,
-    fit_classifier,
-    predict,
-    scores,
-)
+from sarsynth.classifier.learning import ClassifierTraining, channel_statistics, fit_classifier
+from sarsynth.classifier.network import Classifier, ClassifierRecipe, extract_features, predict
+from sarsynth.classifier.oversampling import OverSampling
+from sarsynth.classifier.scores import scores
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.seeds import step_seed
 from sarsynth.data.streams import PackedSampler, Stream
@@ -138,14 +132,15 @@ def test_save_and_load(classifier: Classifier, tmp_path: Path) -> None:
 def test_nothing_of_a_classifier_stays_behind(classifier: Classifier, tmp_path: Path, loaded: bool) -> None:
     """Neither when it moves nor when it is read to where it computes."""
     classifier.save(tmp_path)
-    moved = Classifier.load(tmp_path, "meta" if loaded else "cpu")
-    moved.described = torch.zeros(3, 16, device=moved.device)
+    moved = ClassifierTraining(Classifier.load(tmp_path, "meta" if loaded else "cpu"), TRAIN, len(TRAIN))
+    moved.last_layer_inputs = torch.zeros(3, 16, device=moved.classifier.device)
     moved.to("meta")
     tensors = dict([*moved.named_parameters(), *moved.named_buffers()])
     tensors |= {
         key: value for module in moved.modules() for key, value in vars(module).items() if torch.is_tensor(value)
     }
-    assert {"mean", "std", "class_weights", "described", "network.fc.weight"} <= tensors.keys()
+    assert {"classifier.mean", "classifier.std", "classifier.network.fc.weight"} <= tensors.keys()
+    assert {"class_weights", "last_layer_inputs"} <= tensors.keys()
     assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
     views = augment(
         torch.zeros(2, 1, 8, 8, device="meta"), Augmentation("both", 1, (0.5, 1.0), looks=2), torch.Generator()
@@ -156,23 +151,24 @@ def test_nothing_of_a_classifier_stays_behind(classifier: Classifier, tmp_path: 
 def test_a_step_mixes_no_devices(monkeypatch) -> None:
     """On a card that is not there: of tensors without values, torch checks the devices all the same."""
     card, step = torch.device("cuda", 1), 0
-    monkeypatch.setattr(Classifier, "global_step", property(lambda _: step))
+    monkeypatch.setattr(ClassifierTraining, "global_step", property(lambda _: step))
     recipe = replace(RECIPE, augmentation=Augmentation("both", 2, (0.5, 1.0)), oversampling=OverSampling(4, 3))
-    with FakeTensorMode():
-        with card:
-            classifier = Classifier(recipe, CLASSES, [1.0], [2.0], 0)
-        classifier.log = lambda *_: None  # type: ignore[method-assign]
-        classifier.watch = FiniteWatch(every=50)  # as on a card; a look needs values
-        classifier.describe = lambda: torch.zeros(20, 16)
-        images, labels = torch.zeros(8, 1, 32, 32, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+    images, labels = torch.zeros(8, 1, 32, 32, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)
+    classifier = Classifier(recipe, CLASSES, [1.0], [2.0], 0)
+    training = ClassifierTraining(classifier, LabelledImages(images, labels), 8)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        training.to(card)
+        training.log = lambda *_: None  # type: ignore[method-assign]
+        training.watch = FiniteWatch(every=50)  # as on a card; a look needs values
+        training.oversampled_features = lambda: torch.zeros(20, 16)  # type: ignore[method-assign]
         for look, width in ((predict, 2), (extract_features, 16)):
             found = look(classifier, images, batch_size=5)
             assert (found.device.type, found.shape) == ("cpu", (8, width))
         batch = (images.to(card), labels.to(card), labels.to(card))
         for step in (0, recipe.whole_steps):  # noqa: B007  # what `global_step` gives
-            classifier.on_train_batch_start(batch, 0)
-            assert classifier.training_step(batch, 0).device == card
-        assert classifier.described is not None and classifier.described.device == card
+            training.on_train_batch_start(batch, 0)
+            assert training.training_step(batch, 0).device == card
+        assert training.last_layer_inputs is not None and training.last_layer_inputs.device == card
 
 
 def test_what_is_predicted_in_half_precision_is_float32(classifier: Classifier, tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ from typing import Literal
 
 from sarsynth.errors import UserError
 
-Plan = Literal["double", "balance"] | Mapping[str, int]
 
-
-def added(plan: Plan, counts: Mapping[str, int], minor: Sequence[str], ratio: float) -> dict[str, int]:
+def added_per_class(
+    plan: Literal["double", "balance"] | Mapping[str, int],
+    counts: Mapping[str, int],
+    minor: Sequence[str],
+    ratio: float,
+) -> dict[str, int]:
     """Count the images to add, class by class, in the order of `counts`.
 
     Args:
@@ -19,7 +22,7 @@ def added(plan: Plan, counts: Mapping[str, int], minor: Sequence[str], ratio: fl
         ratio: Multiple of the plan, at least 0; halves of images are rounded up.
 
     Raises:
-        UserError: The plan names a class that the data has not.
+        UserError: The plan names a class that the data set does not have.
     """
     if isinstance(plan, Mapping):
         for name in plan:
