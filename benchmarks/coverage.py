@@ -16,7 +16,8 @@ import numpy as np
 from rich.table import Table
 
 from sarsynth.console import console
-from sarsynth.evidence.significance import Comparison, Predictions, compare, figures
+from sarsynth.evidence.predictions import Predictions, figures
+from sarsynth.evidence.significance import Comparison, compare
 
 REPLICATES = 500
 CLASSES = ("cargo", "other", "fishing", "tanker", "dredger")

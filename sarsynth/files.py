@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,25 @@ FLUSHERS = 16  # threads that wait for the disk
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON as `write_text` writes text."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write whole or not at all, and on disk when it returns."""
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("w") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.write("\n")
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(draft, path)
     sync(path.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a draft beside a file that takes its place when the context ends; if that fails, the file stays as it is."""
+    draft = path.with_name(f"{path.name}.draft")
+    yield draft
+    os.replace(draft, path)
 
 
 def sync_all(folder: Path) -> None:

@@ -37,7 +37,7 @@ from sarsynth.data.transforms import load_images, resize, to_float
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.contours import canny
 from sarsynth.errors import BadImage, UserError
-from sarsynth.report.pages import Note
+from sarsynth.report.pieces import Note
 from sarsynth.stages.inspect_images import Health, outlines
 from sarsynth.stages.score_classifiers import about
 from sarsynth.stages.study import Study

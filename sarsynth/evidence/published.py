@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from sarsynth.evidence.significance import Predictions
+from sarsynth.evidence.predictions import Predictions
 
 TABLE3 = Path(__file__).parents[1] / "assets/published/table3.csv"
 
@@ -32,12 +32,12 @@ def table3() -> dict[tuple[str, str], Predictions]:
 
 
 def from_counts(classes: list[str], support: np.ndarray, hits: np.ndarray, predicted: np.ndarray) -> Predictions:
-    """Give predictions that have these counts of each class: one of the many, if errors may go different ways.
+    """Make predictions with these counts of each class: one way of several in which the errors may fall.
 
     Args:
         classes: Names.
         support: Images of each class.
-        hits: Those that are recognised.
+        hits: Images of each class that are recognised.
         predicted: Images that are taken for each class.
 
     Raises:

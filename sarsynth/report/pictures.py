@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
+from sarsynth.files import replacing
+
 COLUMNS = 6  # images of a class on each side of a comparison
 TILE = 160  # px: images are enlarged by the largest whole factor that keeps them within, larger ones stay as they are
 GAP, GROUP_GAP, MARGIN = 3, 21, 24  # px between tiles, between groups of columns, around the picture
@@ -30,9 +32,8 @@ def read_png(file: Path) -> np.ndarray:
 def save_png(image: np.ndarray, file: Path) -> None:
     """Write what `read_png` reads, whole or not at all."""
     pixels = image.transpose(1, 2, 0)
-    staged = file.with_suffix(".part")
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(staged, format="png")
-    staged.replace(file)
+    with replacing(file) as draft:
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(draft, format="png")
 
 
 def real_vs_synthetic_grid(
@@ -93,12 +94,17 @@ def sample_grid(
     return compose([("", _by_class(images, labels, len(classes), columns))], classes, title)
 
 
+def evenly(size: int, most: int) -> np.ndarray:
+    """Choose up to `most` of `size` places, evenly spread: neighbours in a data set are often views of one object."""
+    return np.linspace(0, size - 1, min(most, size)).round().astype(int)
+
+
 def _by_class(images: ArrayLike, labels: ArrayLike, classes: int, most: int) -> list[list[np.ndarray]]:
-    """Choose up to `most` images a class, evenly spread: neighbours in a data set are often views of one object."""
+    """Choose up to `most` images a class, evenly spread."""
     pixels, chosen = np.asarray(images), []
     for label in range(classes):
         members = pixels[np.asarray(labels) == label]
-        chosen.append(list(members[np.linspace(0, len(members) - 1, min(most, len(members))).round().astype(int)]))
+        chosen.append(list(members[evenly(len(members), most)]))
     return chosen
 
 

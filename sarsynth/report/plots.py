@@ -1,22 +1,27 @@
-"""Plots of a report: arrays in, a matplotlib figure out, readable on light and dark once `pages.figure_svg` shows it.
+"""Plots of a report: arrays in, a matplotlib figure out, readable on light and dark once `Plot` puts it on a page.
 
 Text is in the colours that a page replaces by its own; what carries meaning has a colour readable on both, and where
 it can a place or a shape besides. Torch-free, and without pyplot's global state.
 """
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
-from typing import Any, ParamSpec
+from functools import cached_property, partial, wraps
+from pathlib import Path
+from typing import Any, ClassVar, ParamSpec
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sarsynth.report.pages import INK, MUTED, PAPER, RULE
+from sarsynth.files import write_text
+from sarsynth.report.html import INK, MUTED, PAPER, RULE, inline_svg
+from sarsynth.report.pieces import Cell, Piece
 
 COLOURS = ("#1a8f96", "#d0693a", "#7b6fd0", "#5c9a3d", "#c2457d", "#a88a2c", "#4b8fd6", "#8f7466", "#6b8792", "#b0522f")
 RIGHT, WRONG = COLOURS[0], COLOURS[1]
@@ -70,14 +75,40 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     return drawn
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval, if it has one, and the measurements that it sums up."""
+@dataclass(frozen=True, eq=False)
+class Plot(Piece):
+    """A figure of a page, which can be enlarged, and can be kept as files.
 
-    value: float
-    low: float | None = None
-    high: float | None = None
-    points: Sequence[float] = ()
+    Attributes:
+        name: Of its files.
+        figure: As the functions here make them.
+        alt: What it shows, for those who do not see it.
+        caption: Text below it.
+    """
+
+    kind: ClassVar = "picture"
+    name: str
+    figure: Figure
+    alt: str
+    caption: str = ""
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as a file of its own, text as text; the same figure gives the same file."""
+        buffer = io.StringIO()
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sarsynth"}):
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None})
+        return buffer.getvalue()
+
+    @cached_property
+    def content(self) -> Markup:
+        """The figure as a page shows it."""
+        return inline_svg(self.svg, self.alt)
+
+    def save(self, folder: Path) -> None:
+        """Write it as PNG and as SVG, on white."""
+        self.figure.savefig(folder / f"{self.name}.png", dpi=160)
+        write_text(folder / f"{self.name}.svg", self.svg)
 
 
 def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -100,10 +131,11 @@ def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
 
 @styled
 def estimates(
-    panels: Mapping[str, Sequence[Estimate | None]],
+    panels: Mapping[str, Sequence[Cell]],
     rows: Sequence[str],
     label: str,
     *,
+    scale: float = 1,
     every: Sequence[str] = (),
     bars: bool = False,
     zero: bool = False,
@@ -111,27 +143,19 @@ def estimates(
     """Draw a panel for each quantity, in it a line for each row: dots with whiskers and single points, or bars.
 
     Args:
-        panels: Estimates of each quantity, one a row; None where there is none.
+        panels: The cells of each quantity, one a row; one without a value has an empty line.
         rows: Names of the rows.
         label: What the horizontal axes show.
+        scale: Of values: 100 for percent.
         every: Names of all rows of the page, which decide the colours; none if these are all.
         bars: From zero, for quantities of which zero is the best.
         zero: Draw a line there, for differences.
     """
     figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), sharey=True, sharex=not bars)
     looks = [list(every or rows).index(name) for name in rows]
-    for place, (title, values) in zip(axes, panels.items(), strict=True):
-        for row, estimate in enumerate(values):
-            if estimate is None:
-                continue
-            colour = COLOURS[looks[row] % len(COLOURS)]
-            if bars:
-                place.barh(row, estimate.value, height=0.62, color=colour)
-            else:
-                place.plot(estimate.points, [row] * len(estimate.points), "|", color=colour, alpha=0.6, markersize=9)
-                place.plot(estimate.value, row, MARKERS[looks[row] % len(MARKERS)], color=colour, markersize=6)
-            if estimate.low is not None and estimate.high is not None:
-                place.hlines(row, estimate.low, estimate.high, color=INK if bars else colour, linewidth=1.6)
+    for place, (title, cells) in zip(axes, panels.items(), strict=True):
+        for row, cell in enumerate(cells):
+            _estimate(place, row, cell, scale, looks[row], bars)
         place.set_title(title)
         place.grid(visible=False, axis="y")
         place.margins(x=0.08)
@@ -144,6 +168,21 @@ def estimates(
     axes[0].set_yticks(range(len(rows)), rows)
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
     return figure
+
+
+def _estimate(place: Axes, row: int, cell: Cell, scale: float, look: int, bars: bool) -> None:
+    if not isinstance(cell.value, int | float):
+        return
+    value, colour = scale * cell.value, COLOURS[look % len(COLOURS)]
+    if bars:
+        place.barh(row, value, height=0.62, color=colour)
+    else:
+        samples = [scale * sample for sample in cell.samples]
+        place.plot(samples, [row] * len(samples), "|", color=colour, alpha=0.6, markersize=9)
+        place.plot(value, row, MARKERS[look % len(MARKERS)], color=colour, markersize=6)
+    if cell.interval:
+        low, high = cell.interval
+        place.hlines(row, scale * low, scale * high, color=INK if bars else colour, linewidth=1.6)
 
 
 @styled

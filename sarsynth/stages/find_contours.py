@@ -31,7 +31,7 @@ from sarsynth.diffusion.denoising import Track
 from sarsynth.diffusion.latents import open_encoded
 from sarsynth.diffusion.samples import Contours, DenoisingSamples
 from sarsynth.diffusion.sampling import Control
-from sarsynth.report.tables import contours_table
+from sarsynth.report.terminal import contours_table
 from sarsynth.stages import image_sets, work
 from sarsynth.store.artifacts import Artifact
 

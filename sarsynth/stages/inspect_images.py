@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,11 @@ from PIL import Image
 from sarsynth.data.health import by_class, edges
 from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts
 from sarsynth.errors import UserError
-from sarsynth.report import pages, pictures, plots
-from sarsynth.report.pages import Cell, Gallery, Note, Picture, Piece, Plot, Section, Table
+from sarsynth.files import write_text
+from sarsynth.report import html, pictures, plots
+from sarsynth.report.html import REPORT
+from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Picture, Piece, Section, Table
+from sarsynth.report.plots import Plot
 from sarsynth.stages import image_sets
 from sarsynth.stages.describe import captions_of, keywords_of
 from sarsynth.stages.find_contours import outlined
@@ -24,7 +28,7 @@ from sarsynth.store.artifacts import Artifact
 if TYPE_CHECKING:
     from sarsynth.stages.study import Role, Study
 
-HEALTH, REPORT = "health.json", "report.html"
+HEALTH = "health.json"
 ROLES: tuple["Role", ...] = ("sar", "ors")
 SHEET = 24  # images of a class on its contact sheet
 COLUMNS = 12  # of it
@@ -130,7 +134,7 @@ def write(study: "Study", folder: Path) -> list[Path]:
     looks = {study.slot(role): Health.of(study, role) for role in ROLES}
     content = {slot: look.plain() for slot, look in looks.items()}
     text = json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-    pages.write(text + "\n", folder / HEALTH)
+    write_text(folder / HEALTH, text + "\n")
     known = {"images": f"{sum(len(study.scans[role].paths) for role in ROLES):,}"} | {
         f"{what} in {slot}": f"{count:,}"
         for slot, look in looks.items()
@@ -139,14 +143,14 @@ def write(study: "Study", folder: Path) -> list[Path]:
             ("near-duplicates across splits", content[slot]["near_duplicates_across_splits"]),
         )
     }
-    page = pages.render(
+    page = html.render(
         "report.html",
         title=f"Health of data={study.settings.data.name} and ors={study.settings.ors.name}",
         lead="What the images of a study are, before anything is trained on them.",
         known=known,
         parts=[section for look in looks.values() for section in sections(look)],
     )
-    pages.write(page.encode("utf-8", "backslashreplace").decode(), folder / REPORT)
+    write_text(folder / REPORT, page.encode("utf-8", "backslashreplace").decode())
     for look in looks.values():
         study.say_counts(look.role, look.counts, "train")
     return [folder / REPORT, folder / HEALTH]
@@ -189,13 +193,12 @@ def figures(look: Health) -> list[Piece]:
     rows: list[list[Cell | str]] = []
     for name, facts in look.summary.items():
         sizes = Counter(facts["sizes"])
-        common = ", ".join(f"{size} ({count:,})" for size, count in sizes.most_common(2))
         rows.append(
             [
                 name,
                 f"{facts['images']:,}",
-                Cell(common + (f" and {len(sizes) - 2} more" if len(sizes) > 2 else ""), len(sizes)),
-                "" if (share := facts["saturated"]) is None else Cell(f"{100 * share:.2f} %", share),
+                Cell(len(sizes), partial(_common, sizes)),
+                Cell(facts["saturated"], lambda share: f"{100 * share:.2f} %"),
                 ", ".join(facts["histograms"]),
             ]
         )
@@ -226,6 +229,12 @@ def figures(look: Health) -> list[Piece]:
         figure = plots.histograms(panels, "root of the area, px")
         pieces.append(Plot("sizes", figure, "Histograms of image sizes by class", "Sizes of the images"))
     return pieces
+
+
+def _common(sizes: Counter[str], number: float) -> str:
+    """Name the commonest of a number of sizes."""
+    common = ", ".join(f"{size} ({count:,})" for size, count in sizes.most_common(2))
+    return common + (f" and {number - 2} more" if number > 2 else "")
 
 
 def bad(look: Health) -> list[Piece]:
@@ -287,7 +296,7 @@ def sheets(look: Health) -> list[Piece]:
             tiles = [scan.thumbs[row][None] for row in chosen]
             lines = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
             sheet = pictures.compose([("", lines)], [""] * len(lines), f"{name}: {len(rows):,} images")
-            pieces.append(Picture(pages.image(sheet, f"Images of {name}"), f"{len(chosen)} of {len(rows):,} of {name}"))
+            pieces.append(Picture(html.image(sheet, f"Images of {name}"), f"{len(chosen)} of {len(rows):,} of {name}"))
     return [Gallery("By class", pieces)] if pieces else [Note("There are no images.")]
 
 
@@ -303,14 +312,14 @@ def outlines(look: Health) -> list[Piece]:
                 return [Note(str(error))]
             lines = [[image.transpose(2, 0, 1) for image, *_ in drawn], [edge[None] for _, edge, _ in drawn]]
             sheet = pictures.compose([("", lines)], ["image", "contour"], name)
-            shown.append(Picture(pages.image(sheet, f"Images and contours of {name}"), name))
+            shown.append(Picture(html.image(sheet, f"Images and contours of {name}"), name))
     return [Gallery("By class", shown)] if shown else [Note("There are no training images.")]
 
 
 def spoken(look: Health) -> list[Piece]:
     """List the commonest captions of each class."""
     rows: list[list[Cell | str]] = [
-        [name, text, Cell(f"{count:,}", count), f"{len(counted):,}"]
+        [name, text, Cell(count, COUNT), f"{len(counted):,}"]
         for name, counted in look.captions.items()
         for text, count in list(counted.items())[:CAPTIONS]
     ]
@@ -321,8 +330,8 @@ def spoken(look: Health) -> list[Piece]:
 
 def _spread(items: Sequence[Any], most: int) -> list[Any]:
     """Choose up to `most`, evenly spread."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)]
+    return [items[place] for place in pictures.evenly(len(items), most)]
 
 
 def _picture(pixels: np.ndarray, alt: str) -> Any:
-    return pages.image(Image.fromarray(pixels), alt)
+    return html.image(Image.fromarray(pixels), alt)

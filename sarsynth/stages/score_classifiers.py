@@ -19,7 +19,7 @@ from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.diffusion.partitions import Partition
 from sarsynth.errors import UserError
-from sarsynth.evidence.results import LEAKS, RESULT_VERSION
+from sarsynth.evidence.results import FIGURES, LEAKS, RESULT_VERSION
 from sarsynth.report import pictures
 from sarsynth.stages import work
 from sarsynth.stages.copy_images import COPIES
@@ -30,7 +30,6 @@ from sarsynth.stages.study import Study
 from sarsynth.stages.train_adapters import budget
 from sarsynth.store.artifacts import CHECKPOINTS, Artifact, Request
 
-FIGURES = ("precision", "recall", "f1", "support")
 LARGEST = 5  # classes of a prototype that its picture names
 
 

@@ -42,7 +42,7 @@ from sarsynth.diffusion.partitions import Partition
 from sarsynth.diffusion.sampling import Control, SampleRequest, sample
 from sarsynth.errors import NotFetchedError, UserError
 from sarsynth.report import pictures
-from sarsynth.report.tables import counts_table, partition_table
+from sarsynth.report.terminal import counts_table, partition_table
 from sarsynth.stages import describe, find_contours, fit_radiometry, image_sets, match_speckle, train_adapters, work
 from sarsynth.stages.find_contours import Guides
 from sarsynth.store.artifacts import CHECKPOINTS, UNKNOWN, Artifact
