@@ -66,13 +66,6 @@ def test_small_pictures_keep_every_pixel_and_large_ones_are_made_smaller():
     assert 'width="1000" height="500"' in large and "pixels" not in large
 
 
-def test_a_picture_on_disk_and_its_bytes_have_one_address(tmp_path):
-    file = tmp_path / "a.png"
-    Image.new("L", (3, 3)).save(file)
-    assert html.data_uri(file) == html.data_uri(file.read_bytes())
-    assert html.data_uri(file).startswith("data:image/png;base64,")
-
-
 def test_a_figure_is_text_in_the_pages_colours(figure):
     shown = Plot("rise", figure, 'rise "of" a').content
     assert isinstance(shown, Markup)

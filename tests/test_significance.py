@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
 from sarsynth.errors import UserError
-from sarsynth.evidence.comparison import ScoredJob, significance
+from sarsynth.evidence.comparison import SIGNIFICANCE, ScoredJob, read_or_compare
 from sarsynth.evidence.predictions import Predictions, figures
 from sarsynth.evidence.published import TABLE3, from_counts, table3
 from sarsynth.evidence.results import LEAKS, MEANS, RESULT_VERSION, read_result
@@ -323,7 +323,7 @@ def test_rows_are_compared_with_the_baseline_of_their_own_overrides(tmp_path: Pa
         stored(tmp_path, guesses(0.85, seed=3), "control", 3, "data.split=train"),
         stored(tmp_path, guesses(0.85, seed=3), "lora", 4, "data.split=other"),
     ]
-    found = significance(rows, tmp_path)
+    found = read_or_compare(rows, tmp_path, tmp_path / SIGNIFICANCE)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert [row["baseline"] for row in found["rows"]] == [None, "0", None, "2", None]
     none, lora, _, control, alone = found["rows"]
@@ -368,7 +368,7 @@ def test_what_cannot_be_compared_is_said_in_a_line(tmp_path: Path):
     (gone / "logits.safetensors").unlink()
     damaged = tmp_path / "evaluation" / f"clora-seed-0-{3:08x}{0:08x}" / "logits.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-9])
-    notes = [row["note"] for row in significance(rows, tmp_path)["rows"]]
+    notes = [row["note"] for row in read_or_compare(rows, tmp_path, tmp_path / SIGNIFICANCE)["rows"]]
     assert notes[0] is None and notes[4] is None
     assert notes[1] == "lora and none cannot be compared: the test images differ"
     assert "has no predictions -0000000200000003; run the sweep again" in notes[2]
@@ -384,10 +384,10 @@ def test_one_seed_is_said_to_know_nothing_of_seeds(tmp_path: Path):
         stored(tmp_path, guesses(right, seeds=1), name, job)
         for job, (name, right) in enumerate([("none", 0.5), ("lora", 0.6)])
     ]
-    found = significance(rows, tmp_path)["rows"][1]
+    found = read_or_compare(rows, tmp_path, tmp_path / SIGNIFICANCE)["rows"][1]
     assert found["note"].startswith("one seed each: intervals know of the images alone, and nothing is called")
     assert found["gains"]["macro_f1"]["seeds"] is None
-    (line,) = significance(rows, tmp_path)["open"]
+    (line,) = read_or_compare(rows, tmp_path, tmp_path / SIGNIFICANCE)["open"]
     assert line.endswith("is open: one seed does not tell how far seeds part; two or more do")
 
 

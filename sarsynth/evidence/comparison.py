@@ -94,9 +94,10 @@ Known = Mapping[str, Predictions | UserError]  # the predictions of each job, or
 
 
 def read_or_compare(jobs: Sequence[ScoredJob], store: Path, file: Path) -> dict[str, Any]:
-    """Read significance.json if it is of these jobs, else compare them and write it.
+    """Compare each job with that of its baseline which has the same overrides: the content of significance.json.
 
-    It is not written where predictions are missing, and one that is of other jobs is removed.
+    It is read if it is of these jobs, else written anew; it is not written where predictions are missing, and one that
+    is of other jobs is removed.
 
     Args:
         jobs: The jobs of a sweep.
@@ -115,16 +116,6 @@ def read_or_compare(jobs: Sequence[ScoredJob], store: Path, file: Path) -> dict[
     if not any(isinstance(predictions, Absent) for predictions in known.values()):
         write_json(file, content)
     return content
-
-
-def significance(jobs: Sequence[ScoredJob], store: Path) -> dict[str, Any]:
-    """Compare each job with that of its baseline which has the same overrides: the content of significance.json.
-
-    Args:
-        jobs: The jobs of a sweep.
-        store: Of the artifacts, their predictions among them.
-    """
-    return _content(jobs, _read_all(jobs, store))
 
 
 def _origins(jobs: Sequence[ScoredJob]) -> dict[str, Any]:

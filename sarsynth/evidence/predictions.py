@@ -46,12 +46,11 @@ class Predictions:
         Raises:
             UserError: They are not the same test images.
         """
-        same = list(self.classes) == list(other.classes) and np.array_equal(self.support, other.support)
         if self.images is not None and other.images is not None:
             if list(self.images) != list(other.images) or not np.array_equal(self.labels, other.labels):
                 raise UserError("the test images differ")
             return True
-        if not same:
+        if list(self.classes) != list(other.classes) or not np.array_equal(self.support, other.support):
             raise UserError("the classes or their numbers of test images differ")
         return False
 

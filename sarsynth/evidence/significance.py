@@ -121,8 +121,7 @@ def compare(
     of_seeds = seed_variances(scores, base)
     drawn = scores.replicates(of_seeds[0], rng) - base.replicates(of_seeds[1], rng)
     variance = Variance.of(drawn, [scores, base], of_seeds, min(method.support))
-    gains = _gains(scores.mean - base.mean, drawn, variance, len(method.classes))
-    *by_class, minor_f1, macro_f1, accuracy = gains
+    *by_class, minor_f1, macro_f1, accuracy = _gains(scores.mean - base.mean, drawn, variance, len(method.classes))
     return Comparison(
         dict(zip(method.classes, by_class, strict=True)),
         minor_f1 if minor else None,
@@ -152,20 +151,9 @@ def _gains(delta: np.ndarray, drawn: np.ndarray, variance: Variance, classes: in
     is_open = ~significant & several & (delta != 0)
     seeds = is_open * _least(lambda seeds: settles(variance.scaled(seeds=seeds)), max(variance.seeds), len(delta))
     tenths = is_open * _least(lambda tenths: settles(variance.scaled(images=tenths / 10)), 10, len(delta))
-    return [
-        Gain(
-            delta=float(delta[index]),
-            low=float(low[index]),
-            high=float(high[index]),
-            p=float(p[index]),
-            p_holm=float(p_holm[index]),
-            significant=bool(significant[index]),
-            detectable=float(detectable[index]) if detectable[index] > 0 else None,
-            seeds=int(seeds[index]) or None,
-            images=float(tenths[index] / 10) or None,
-        )
-        for index in range(len(delta))
-    ]
+    tests = zip(*(column.tolist() for column in (delta, low, high, p, p_holm, significant)), strict=True)
+    needs = zip(*(column.tolist() for column in (np.maximum(0, detectable), seeds, tenths / 10)), strict=True)
+    return [Gain(*test, *(need or None for need in some)) for test, some in zip(tests, needs, strict=True)]
 
 
 def estimate(predictions: Predictions, minor: Sequence[str], *, replicates: int, seed: int) -> dict[str, Estimate]:

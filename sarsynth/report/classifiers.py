@@ -1,7 +1,8 @@
-"""Sections on classifiers: what they reached in each row, and whether a gain over the baseline is real."""
+"""Sections on what the classifiers of each row reached, and whether a gain over the baseline is real."""
 
 import numpy as np
 
+from sarsynth.evidence.chance import LEVEL, POWER
 from sarsynth.report import plots, rows
 from sarsynth.report.pieces import Gallery, Note, Piece
 from sarsynth.report.plots import Plot
@@ -9,7 +10,12 @@ from sarsynth.report.sweep import MOST_ROWS, Sweep
 
 
 def scores(sweep: Sweep) -> list[Piece]:
-    """The table in the paper's form."""
+    """F1 on the real test set.
+
+    The interval tells how far other test images and other seeds would move a figure. FID and KID compare synthetic with
+    real training images in the features of the study's own classifier, all classes together: less is closer. There is
+    no FID of fewer images than features.
+    """
     table = rows.scores_table(
         sweep.rows,
         "F1 in %, mean over classifier seeds; small: ± sd and the 95 % interval; * minor classes; ▲ ▼ significant",
@@ -20,26 +26,31 @@ def scores(sweep: Sweep) -> list[Piece]:
 
 
 def f1_by_class(sweep: Sweep) -> list[Piece]:
-    """F1 of each class and method, and what it is made of."""
+    """A mark is the mean, a tick one seed, a line the 95 % interval over test images and seeds."""
     panels = {title: [row[column] for row in sweep.rows] for column, title in rows.scored(sweep.rows).items()}
     drawn = plots.estimates(panels, sweep.names, "%", scale=100)
-    caption = "A mark is the mean, a tick one seed, a line the 95 % interval over test images and seeds."
     every = "Precision, recall and F1 of each class in %, mean and ± sd over seeds, and its test images"
-    return [
-        Plot("f1", drawn, "F1 of each class and method, as in the table", caption),
-        rows.classes_table(sweep.rows, every),
-    ]
+    plot = Plot("f1", drawn, "F1 of each class and method, as in the table")
+    return [plot, rows.classes_table(sweep.rows, every)]
 
 
 def gains(sweep: Sweep) -> list[Piece]:
-    """Whether a gain over the baseline is real, and what would settle it."""
+    """Points of F1 (and of accuracy) over the baseline on the same test images.
+
+    ▲ ▼: significant, for classes after Holm's correction; it takes two seeds or more to call anything that. Small: the
+    interval over images and seeds, the smallest gain that this test set and these seeds would show, and how many seeds,
+    or times the test images, would show an open one, were it the truth.
+    """
     notes: list[Piece] = [Note(line) for line in sweep.significance["open"]]
     reasons: dict[str, list[str]] = {}
     for row in sweep.rows:
         if row.entry and row.entry["note"]:
             reasons.setdefault(row.entry["note"], []).append(row.name)
     notes += [Note(f"{', '.join(names)}: {reason}") for reason, names in reasons.items()]
-    caption = "Gain over the baseline in points, its interval, the smallest gain to be seen; p: McNemar, accuracy"
+    caption = (
+        f"Gain over the baseline in points, its {100 * (1 - LEVEL):.0f} % interval, the smallest gain to be seen with "
+        f"a chance of {100 * POWER:.0f} %; p: McNemar, accuracy"
+    )
     table = rows.gains_table(sweep.rows, caption)
     if table is None:
         return [Note("No row has a baseline: evaluate.baseline=…"), *notes]
@@ -55,7 +66,7 @@ def _gains_plot(sweep: Sweep) -> Plot:
 
 
 def confusions(sweep: Sweep) -> list[Piece]:
-    """Which classes are taken for which."""
+    """Of all images of a class (a line), how many percent are called what; over all seeds."""
     matrices = [
         Plot(
             f"confusion_{index}",

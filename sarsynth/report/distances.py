@@ -9,7 +9,7 @@ from scipy import stats
 
 from sarsynth.evidence.results import MEANS
 from sarsynth.report import plots, rows
-from sarsynth.report.pieces import COUNT, SHORT, TWO_DIGITS, Cell, Note, Piece, Table
+from sarsynth.report.pieces import COUNT, SHORT, Cell, Note, Piece, Table, decimals
 from sarsynth.report.plots import Plot
 from sarsynth.report.rows import RELEASE, Row
 from sarsynth.report.sweep import Sweep
@@ -24,7 +24,10 @@ LEVEL = 0.95  # of its interval
 
 
 def fidelity(sweep: Sweep) -> list[Piece]:
-    """FID and KID of each class and method."""
+    """Distance of synthetic from real training images, less is closer.
+
+    FID grows as images get fewer, so compare it within a class, not between classes; KID has no such bias.
+    """
     with_sets = [row for row in sweep.uncompared if row.result["fidelity"]["per_class"]]
     if not with_sets:
         return [Note("No row has synthetic images.")]
@@ -66,7 +69,7 @@ def _class_distances(row: Row, name: str) -> Cell:
 def _overlaps(pooled: Mapping[str, Any]) -> list[Cell]:
     intervals = pooled.get("intervals", {})
     sizes = [Cell(pooled.get(key, 0), COUNT) for key in ("n_real", "n_synthetic")]
-    return [*(Cell(pooled.get(name), TWO_DIGITS, interval=intervals.get(name)) for name in OVERLAPS), *sizes]
+    return [*(Cell(pooled.get(name), decimals(2), interval=intervals.get(name)) for name in OVERLAPS), *sizes]
 
 
 def _too_few(with_sets: Iterable[Row]) -> str:
@@ -76,7 +79,12 @@ def _too_few(with_sets: Iterable[Row]) -> str:
 
 
 def realism(sweep: Sweep) -> list[Piece]:
-    """How far synthetic images are from real ones as radar images, beside two floors."""
+    """Distances from real training images, less is closer.
+
+    Floors: two halves of the real images from each other, and real images from themselves after a way through the
+    base's autoencoder, whose marks every synthetic image bears. A set may lie nearer all the same, where other faults
+    make up for them.
+    """
     known = [(row.name, row.result["realism"]) for row in sweep.uncompared if row.result["realism"]]
     if not known:
         return [Note("No row has synthetic images.")]
@@ -134,7 +142,11 @@ def _shape(shape: float) -> str:
 
 
 def decoupling(sweep: Sweep) -> list[Piece]:
-    """Whether FID or KID says which row's classifier is better."""
+    """Does a closer set of images make a better classifier? Each point is a row.
+
+    A useful cheap measure has a rank correlation near -1 (less distance, more F1); near 0 it says nothing about the
+    gain.
+    """
     with_sets = [row for row in sweep.uncompared if row["kid"].value is not None]
     if len(with_sets) < 3:
         return [Note(f"Needs three rows with synthetic images; there are {len(with_sets)}.")]

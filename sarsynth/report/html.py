@@ -10,7 +10,6 @@ import io
 import re
 import zlib
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,14 +22,6 @@ INK, MUTED, RULE, PAPER = "#1d232b", "#66707c", "#d8dde3", "#ffffff"
 _THEMED = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--card"}
 LOSSLESS_UP_TO = 65536  # pixels: small pictures of chips stay what they are, larger ones are compressed
 QUALITY = 82  # of WebP
-
-
-def data_uri(content: Path | bytes) -> str:
-    """Put an image file (PNG, JPEG, WebP, GIF), or its bytes, into an address that holds all of it."""
-    raw = content.read_bytes() if isinstance(content, Path) else content
-    with Image.open(io.BytesIO(raw)) as picture:
-        media_type = Image.MIME[str(picture.format)]
-    return f"data:{media_type};base64,{base64.b64encode(raw).decode()}"
 
 
 def image(picture: Image.Image, alt: str, *, largest: int | None = None) -> Markup:
@@ -48,10 +39,9 @@ def image(picture: Image.Image, alt: str, *, largest: int | None = None) -> Mark
     small = width * height <= LOSSLESS_UP_TO
     buffer = io.BytesIO()
     picture.save(buffer, format="webp", lossless=small, quality=QUALITY, method=4)
-    kind = ' class="pixels"' if small else ""
-    return Markup('<img{} src="{}" width="{}" height="{}" alt="{}">').format(
-        Markup(kind), data_uri(buffer.getvalue()), width, height, alt
-    )
+    kind = Markup(' class="pixels"' if small else "")
+    content = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Markup('<img{} src="{}" width="{}" height="{}" alt="{}">').format(kind, content, width, height, alt)
 
 
 def inline_svg(svg: str, alt: str) -> Markup:

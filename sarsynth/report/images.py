@@ -28,7 +28,7 @@ FILTERED = ("method", "images", "FID", "KID", "near-copies by features", "by pix
 
 
 def samples(sweep: Sweep) -> list[Piece]:
-    """Images of each class and method, real ones first."""
+    """The first images of each set, not chosen by anybody. Equal places start from equal noise."""
     strips: dict[str, dict[str, np.ndarray]] = {name: {} for name in sweep.classes}
     seen: set[str] = set()
     wrong: dict[str, None] = {}
@@ -90,7 +90,7 @@ def contact_strip(images: np.ndarray, alt: str) -> Markup:
 
 
 def strips(sweep: Sweep) -> list[Piece]:
-    """What the scale of the adapters does."""
+    """One noise a row, the scale of the whole stack of adapters from none to full."""
     galleries: list[Piece] = []
     for name, job in zip(sweep.names, sweep.jobs, strict=True):
         pictures = []
@@ -103,7 +103,11 @@ def strips(sweep: Sweep) -> list[Piece]:
 
 
 def memorisation(sweep: Sweep) -> list[Piece]:
-    """Whether synthetic images are copies, and how varied they are; what a filter dropped."""
+    """Nearest real training image of each synthetic one.
+
+    A near-copy is nearer than all but a few real images are to each other. Diversity is the mean distance of two images
+    of a class in features.
+    """
     with_sets = [
         (name, result) for name, result in zip(sweep.names, sweep.results, strict=True) if result["memorisation"]
     ]
@@ -212,7 +216,10 @@ def _first(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def feature_map(sweep: Sweep) -> list[Piece]:
-    """Real and synthetic features in two dimensions."""
+    """t-SNE of the classifier's features: crosses are synthetic images, dots real training images of the same class.
+
+    Large classes are thinned. Neighbourhoods mean something, distances and sizes of clusters do not.
+    """
     real: tuple[np.ndarray, np.ndarray] | None = None
     sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     notes: list[Piece] = []

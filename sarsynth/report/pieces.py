@@ -7,14 +7,15 @@ from typing import ClassVar
 from markupsafe import Markup
 
 WARNING = "!"  # the mark of what compares with nothing else
-Form = Callable[[float], str]
+Form = Callable[[float], str]  # how a number is written
 
-# How numbers are written.
-TWO_DIGITS: Form = "{:.2f}".format
-THREE_DIGITS: Form = "{:.3f}".format
-FOUR_DIGITS: Form = "{:.4f}".format
 SHORT: Form = "{:.3g}".format
 COUNT: Form = "{:,.0f}".format
+
+
+def decimals(count: int) -> Form:
+    """Write numbers with so many decimals."""
+    return f"{{:.{count}f}}".format
 
 
 def percent(share: float) -> str:

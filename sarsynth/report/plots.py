@@ -111,6 +111,11 @@ class Plot(Piece):
         write_text(folder / f"{self.name}.svg", self.svg)
 
 
+def _look(index: int) -> tuple[str, str]:
+    """Colour and marker of a row, or colour of a class, by its place."""
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+
+
 def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
     """Lay `count` panels of a height in inches out in rows that are as even as can be."""
     down = math.ceil(count / ACROSS)
@@ -152,7 +157,7 @@ def estimates(
         zero: Draw a line there, for differences.
     """
     figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), sharey=True, sharex=not bars)
-    looks = [list(every or rows).index(name) for name in rows]
+    looks = [_look(list(every or rows).index(name)) for name in rows]
     for place, (title, cells) in zip(axes, panels.items(), strict=True):
         for row, cell in enumerate(cells):
             _estimate(place, row, cell, scale, looks[row], bars)
@@ -170,16 +175,16 @@ def estimates(
     return figure
 
 
-def _estimate(place: Axes, row: int, cell: Cell, scale: float, look: int, bars: bool) -> None:
+def _estimate(place: Axes, row: int, cell: Cell, scale: float, look: tuple[str, str], bars: bool) -> None:
     if not isinstance(cell.value, int | float):
         return
-    value, colour = scale * cell.value, COLOURS[look % len(COLOURS)]
+    value, (colour, marker) = scale * cell.value, look
     if bars:
         place.barh(row, value, height=0.62, color=colour)
     else:
         samples = [scale * sample for sample in cell.samples]
         place.plot(samples, [row] * len(samples), "|", color=colour, alpha=0.6, markersize=9)
-        place.plot(value, row, MARKERS[look % len(MARKERS)], color=colour, markersize=6)
+        place.plot(value, row, marker, color=colour, markersize=6)
     if cell.interval:
         low, high = cell.interval
         place.hlines(row, scale * low, scale * high, color=INK if bars else colour, linewidth=1.6)
@@ -272,7 +277,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Seque
     handles = {}
     for place, (title, by_row) in zip(axes, panels.items(), strict=True):
         for name, lines in by_row.items():
-            colour = COLOURS[rows.index(name) % len(COLOURS)]
+            colour, _ = _look(rows.index(name))
             for line in lines:
                 place.plot(*line.T, color=colour, alpha=0.25, linewidth=0.8)
                 handles[name] = place.plot(line[:, 0], smoothed(line[:, 1]), color=colour, linewidth=1.5)[0]
@@ -314,17 +319,10 @@ def scatter(
     figure, axes = _panels(len(panels), 2.6)
     handles = {}
     for place, label, (title, (across, up)) in zip(axes, x, panels.items(), strict=True):
-        for row, name in enumerate(rows):
-            look = every.index(name)
-            if np.isfinite(across[row]) and np.isfinite(up[row]):
-                handles[name] = place.plot(
-                    across[row],
-                    up[row],
-                    MARKERS[look % len(MARKERS)],
-                    color=COLOURS[look % len(COLOURS)],
-                    markersize=7,
-                    linestyle="",
-                )[0]
+        for name, *point in zip(rows, across, up, strict=True):
+            if np.isfinite(point).all():
+                colour, marker = _look(every.index(name))
+                handles[name] = place.plot(*point, marker, color=colour, markersize=7, linestyle="")[0]
         place.set_title(title)
         place.set_xlabel(label)
         place.set_ylabel(y)
@@ -351,7 +349,7 @@ def embedding(
     figure, axes = _panels(len(synthetic), 2.6, sharex=True, sharey=True)
     for place, (title, (points, labels)) in zip(axes, synthetic.items(), strict=True):
         for label in range(len(classes)):
-            colour = COLOURS[label % len(COLOURS)]
+            colour, _ = _look(label)
             x, y = real[real_labels == label].T
             place.scatter(x, y, s=9, color=colour, alpha=0.3, linewidths=0)
             x, y = points[labels == label].T
@@ -359,7 +357,7 @@ def embedding(
         place.set_title(title)
         place.set(xticks=[], yticks=[])
     dot = partial(axes[0].scatter, [], [])
-    handles = {name: dot(s=24, color=COLOURS[label % len(COLOURS)]) for label, name in enumerate(classes)}
+    handles = {name: dot(s=24, color=_look(label)[0]) for label, name in enumerate(classes)}
     _legend(figure, handles | {"real": dot(s=16, color=MUTED), "synthetic": dot(s=20, color=MUTED, marker="x")})
     return figure
 
@@ -375,7 +373,7 @@ def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, 
     """
     figure, axes = _panels(len(panels), 1.9, sharex=True, sharey=True)
     for index, (place, (title, (limits, counts))) in enumerate(zip(axes, panels.items(), strict=True)):
-        place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=COLOURS[index % len(COLOURS)])
+        place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=_look(index)[0])
         place.set_title(title)
         if doubling:
             place.set_xscale("log", base=2)

@@ -22,7 +22,11 @@ KINDS = {"images": {"synthetic"}, "classifiers": {"evaluation", "classifier"}}  
 
 
 def prototypes(sweep: Sweep) -> list[Piece]:
-    """Class x cluster counts and the weights that follow."""
+    """K-means on features of the SAR training images (prototypes.features).
+
+    When a class is made, the adapters of the clusters are mixed by its bias scores: its share of each cluster,
+    normalised. With a mutual information of 1 the clusters are the classes, and nothing is shared.
+    """
     clusters: dict[str, Plot] = {}
     for name, result in zip(sweep.names, sweep.results, strict=True):
         for fingerprint, card in sweep.lineage(result["inputs"].values()).items():
@@ -43,7 +47,7 @@ def _clusters(name: str, fingerprint: str, partition: Partition) -> Plot:
 
 
 def learning(sweep: Sweep) -> list[Piece]:
-    """Learning curves of what these jobs trained themselves."""
+    """Faint: as logged; strong: averaged over a tenth of a run. What a row found in the store it has no curve of."""
     panels: dict[str, dict[str, list[np.ndarray]]] = {}
     for name, job in zip(sweep.names, sweep.jobs, strict=True):
         for file in sorted(job.folder.glob("lightning_logs/*/metrics.csv")):
@@ -58,7 +62,7 @@ def learning(sweep: Sweep) -> list[Piece]:
 
 
 def settings(sweep: Sweep) -> list[Piece]:
-    """Settings that are not the same in every row."""
+    """Every setting that is not the same in all rows, whatever it follows from."""
     flat = [_flat(job.folder / ".hydra/config.yaml") for job in sweep.jobs]
     known = dict.fromkeys(key for job in flat for key in job if key != "method.name")  # the rows have that name
     keys = [key for key in known if len({str(job.get(key)) for job in flat}) > 1]
@@ -87,7 +91,11 @@ def _flat(file: Path) -> dict[str, Any]:
 
 
 def costs(sweep: Sweep) -> list[Piece]:
-    """What each row took, and all of them together."""
+    """Time of everything that a row rests on, by the cards of the store, as if it had been made for this row alone.
+
+    Rows share parts, so the last line is less than their sum. Peak memory is that of the accelerator where one was
+    used, else of the process.
+    """
     lines: list[list[Cell | str]] = []
     everything: dict[str, dict[str, Any]] = {}
     for name, result in zip(sweep.names, sweep.results, strict=True):
@@ -122,7 +130,7 @@ def _gibibytes(size: float) -> str:
 
 
 def commands(sweep: Sweep) -> list[Piece]:
-    """What a person types to make each row again, and this report."""
+    """Each line makes one row; what the store holds already is not made again."""
     lines = [Command(name, remake(job)) for name, job in zip(sweep.names, sweep.jobs, strict=True)]
     asked = [f"report={sweep.folder}", *([] if sweep.store == STORE else [f"paths.store={sweep.store}"])]
     return [*lines, Command("this report", f"python evaluate.py {shlex.join(asked)}")]

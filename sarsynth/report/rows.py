@@ -11,18 +11,7 @@ from typing import Any
 
 from sarsynth.evidence.comparison import settling
 from sarsynth.evidence.results import FIGURES, MEANS, leaks
-from sarsynth.report.pieces import (
-    COUNT,
-    FOUR_DIGITS,
-    SHORT,
-    THREE_DIGITS,
-    TWO_DIGITS,
-    WARNING,
-    Cell,
-    Table,
-    percent,
-    points,
-)
+from sarsynth.report.pieces import COUNT, SHORT, WARNING, Cell, Table, decimals, percent, points
 
 TITLES = {
     "precision": "precision",
@@ -127,7 +116,7 @@ class Row:
             cells[f"gain_{column}"] = gain_cell(gain)
             cells |= {f"gain_{key}_{column}": Cell(gain[key], form) for key, form in OF_GAIN.items()}
         if cells and (mcnemar := (self.entry or {})["gains"]["mcnemar"]):
-            cells["mcnemar_p"] = Cell(mcnemar["p"], THREE_DIGITS)
+            cells["mcnemar_p"] = Cell(mcnemar["p"], decimals(3))
         return cells
 
 
@@ -170,10 +159,10 @@ def _distances(fidelity: Mapping[str, Any], figures: Mapping[str, Any] | None, s
     if figures is None:
         return dict.fromkeys(columns, Cell())
     release = fidelity["preprocess"] == "release"
-    kid = Cell(figures["kid"], FOUR_DIGITS, missing="too few")
+    kid = Cell(figures["kid"], decimals(4), missing="too few")
     fid = Cell(
         figures["fid"] if figures["fid_reliable"] else None,
-        TWO_DIGITS,
+        decimals(2),
         missing=f"n < {fidelity['width']}",
         meaning="fewer images than features",
     )
