@@ -24,10 +24,10 @@ def table3() -> dict[tuple[str, str], Predictions]:
             rows.setdefault((row["method"], row["split"]), []).append(row)
     return {
         key: from_counts(
-            [row["class"] for row in found],
-            *(np.array([int(row[column]) for row in found]) for column in ("support", "hits", "predicted")),
+            [row["class"] for row in lines],
+            *(np.array([int(row[column]) for row in lines]) for column in ("support", "hits", "predicted")),
         )
-        for key, found in rows.items()
+        for key, lines in rows.items()
     }
 
 
@@ -52,6 +52,6 @@ def from_counts(classes: list[str], support: np.ndarray, hits: np.ndarray, predi
     rows, columns = linear_sum_assignment(own)
     if own[rows, columns].any():
         raise ValueError("errors cannot be shared out among other classes")
-    said = np.concatenate([np.repeat(labels, hits), wrong[columns]])
+    named = np.concatenate([np.repeat(labels, hits), wrong[columns]])
     true = np.concatenate([np.repeat(labels, hits), missed[rows]])
-    return Predictions(said[None, None], true, classes)
+    return Predictions(named[None, None], true, classes)

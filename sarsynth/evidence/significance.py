@@ -174,7 +174,7 @@ def estimate(predictions: Predictions, minor: Sequence[str], *, replicates: int,
 
 def mcnemar(method: Predictions, baseline: Predictions) -> McNemar:
     """Test whether two methods are right on equally many images, a pair of classifiers after the other."""
-    right, base_right = (one.predicted == one.labels for one in (method, baseline))
+    right, base_right = (arm.predicted == arm.labels for arm in (method, baseline))
     pairs = list(product(*(range(min(sizes)) for sizes in zip(right.shape[:2], base_right.shape[:2], strict=True))))
     only_method = [int((right[pair] & ~base_right[pair]).sum()) for pair in pairs]
     only_baseline = [int((~right[pair] & base_right[pair]).sum()) for pair in pairs]

@@ -44,7 +44,7 @@ def gains(sweep: Sweep) -> list[Piece]:
     notes: list[Piece] = [Note(line) for line in sweep.significance["open"]]
     reasons: dict[str, list[str]] = {}
     for row in sweep.rows:
-        if row.entry and row.entry["note"]:
+        if row.entry["note"]:
             reasons.setdefault(row.entry["note"], []).append(row.name)
     notes += [Note(f"{', '.join(names)}: {reason}") for reason, names in reasons.items()]
     caption = (

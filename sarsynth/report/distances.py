@@ -90,11 +90,11 @@ def realism(sweep: Sweep) -> list[Piece]:
         return [Note("No row has synthetic images.")]
     first = known[0][1]
     measures = first["measures"]
-    sets = [(name, found, "synthetic") for name, found in known]
+    sets = [(name, figures, "synthetic") for name, figures in known]
     floors = [("real halves", first, "halves"), ("real, autoencoder", first, "autoencoder")]
     table = [
-        [Cell(name), *(Cell(found["measures"][measure]["distance"][key], SHORT) for measure in measures)]
-        for name, found, key in [*sets, *floors]
+        [Cell(name), *(Cell(figures["measures"][measure]["distance"][key], SHORT) for measure in measures)]
+        for name, figures, key in [*sets, *floors]
     ]
     units = "; ".join(f"{name}: {measure['unit']}" for name, measure in measures.items())
     pieces: list[Piece] = [Note(first["note"]), Table(f"Distances. {units}", ["images", *measures], table)]
@@ -106,7 +106,7 @@ def realism(sweep: Sweep) -> list[Piece]:
         )
         pieces.append(Note(older))
     references = [(key, first, key) for key in ("real", "autoencoder")]
-    fits = [[Cell(name), *_clutter(found, key)] for name, found, key in [*sets, *references]]
+    fits = [[Cell(name), *_clutter(figures, key)] for name, figures, key in [*sets, *references]]
     caption = (
         "Clutter. Medians of the equivalent number of looks and of the target-to-clutter ratio of an image; of models "
         "fitted to all clutter of a set, the shape of K (the larger, the more even) and Kolmogorov-Smirnov distances"
@@ -123,12 +123,12 @@ def realism(sweep: Sweep) -> list[Piece]:
     return pieces
 
 
-def _clutter(found: Mapping[str, Any], key: str) -> list[Cell]:
+def _clutter(figures: Mapping[str, Any], key: str) -> list[Cell]:
     """Medians of a set's images, and what was fitted to its clutter; empty where a result does not have it."""
     looks, contrast = (
-        ((found["measures"].get(name) or {}).get("median") or {}).get(key) for name in ("looks", "contrast")
+        ((figures["measures"].get(name) or {}).get("median") or {}).get(key) for name in ("looks", "contrast")
     )
-    models = found["fits"][key] or {}
+    models = figures["fits"][key] or {}
     return [
         Cell(None if looks is None else float(np.exp(looks)), SHORT),
         Cell(contrast, SHORT),
@@ -157,8 +157,8 @@ def decoupling(sweep: Sweep) -> list[Piece]:
     for column, title in means.items():
         for measure in drawn:
             x, y = _column(with_sets, measure), 100 * _column(with_sets, column)
-            found = rank_correlation(x, y)
-            rho = "" if found is None else f"\nrank correlation {found[0]:+.2f}"
+            correlation = rank_correlation(x, y)
+            rho = "" if correlation is None else f"\nrank correlation {correlation[0]:+.2f}"
             panels[f"{measure.upper()} and {title}{rho}"] = x, y
             axes.append(f"{measure.upper()}, all classes")
     table = [
@@ -188,10 +188,10 @@ def _column(with_sets: Sequence[Row], column: str) -> np.ndarray:
 
 
 def _correlation(with_sets: Sequence[Row], distance: str, score: str) -> Cell:
-    found = rank_correlation(_column(with_sets, distance), 100 * _column(with_sets, score))
-    if found is None:
+    correlation = rank_correlation(_column(with_sets, distance), 100 * _column(with_sets, score))
+    if correlation is None:
         return Cell()
-    rho, *ends = found
+    rho, *ends = correlation
     return Cell(rho, "{:+.2f}".format, interval=None if np.isnan(ends[0]) else (ends[0], ends[1]))
 
 

@@ -116,8 +116,8 @@ def memorisation(sweep: Sweep) -> list[Piece]:
         return [Note("No row has synthetic images.")]
     diverse, joined = [], []
     for name, result in with_sets:
-        found, kept = result["memorisation"]["per_class"], result["filter"]
-        diverse.append([Cell(name), *(_diversity(found.get(class_name)) for class_name in sweep.classes)])
+        figures, kept = result["memorisation"]["per_class"], result["filter"]
+        diverse.append([Cell(name), *(_diversity(figures.get(class_name)) for class_name in sweep.classes)])
         counts = [_joined(kept["per_class"].get(class_name)) for class_name in sweep.classes]
         joined.append([Cell(name, detail=kept["name"]), *counts])
     filtered = [(name, result) for name, result in with_sets if result["filter"]["name"] != "none"]
@@ -134,7 +134,7 @@ def memorisation(sweep: Sweep) -> list[Piece]:
     return [*tables, *notes, *_first([piece for name, result in with_sets for piece in _pairs(sweep, name, result)])]
 
 
-def _nearest(name: str, found: Mapping[str, Any]) -> list[list[Cell]]:
+def _nearest(name: str, memorised: Mapping[str, Any]) -> list[list[Cell]]:
     """How far the images of a set are from the nearest real ones, a line for each space."""
     return [
         [
@@ -142,7 +142,7 @@ def _nearest(name: str, found: Mapping[str, Any]) -> list[list[Cell]]:
             Cell(figures["near_copies"], percent_sign),
             *(Cell(figures[key], SHORT) for key in ("synthetic", "real")),
         ]
-        for space, figures in found["spaces"].items()
+        for space, figures in memorised["spaces"].items()
     ]
 
 
@@ -150,11 +150,11 @@ def _before_and_after(name: str, result: Mapping[str, Any]) -> list[list[Cell]]:
     """What a filter does to the numbers: a line for all images, if the result has it, and one for those kept."""
     before, counts = result["filter"].get("before"), result["filter"]["per_class"].values()
     lines = []
-    for found, title, key in ((before, "all", "made"), (result, f"kept by {result['filter']['name']}", "kept")):
-        if found:
+    for figures, title, key in ((before, "all", "made"), (result, f"kept by {result['filter']['name']}", "kept")):
+        if figures:
             number = sum(by_class[key] for by_class in counts)
-            near = distances(found["fidelity"])
-            spaces = found["memorisation"]["spaces"]
+            near = distances(figures["fidelity"])
+            spaces = figures["memorisation"]["spaces"]
             shares = [(spaces.get(space) or {}).get("near_copies") for space in ("features", "pixels")]
             lines.append(
                 [

@@ -132,8 +132,8 @@ def _gibibytes(size: float) -> str:
 def commands(sweep: Sweep) -> list[Piece]:
     """Each line makes one row; what the store holds already is not made again."""
     lines = [Command(name, remake(job)) for name, job in zip(sweep.names, sweep.jobs, strict=True)]
-    asked = [f"report={sweep.folder}", *([] if sweep.store == STORE else [f"paths.store={sweep.store}"])]
-    return [*lines, Command("this report", f"python evaluate.py {shlex.join(asked)}")]
+    keys = [f"report={sweep.folder}", *([] if sweep.store == STORE else [f"paths.store={sweep.store}"])]
+    return [*lines, Command("this report", f"python evaluate.py {shlex.join(keys)}")]
 
 
 def remake(job: Job) -> str:

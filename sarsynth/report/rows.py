@@ -5,7 +5,7 @@ of HTML (a template), terminal, CSV and LaTeX renders tables and knows nothing o
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,14 +35,14 @@ class Row:
         name: Short, and its own among the rows.
         result: The content of result.json.
         overrides: What sets the job apart besides its method, as on the command line.
-        entry: Its entry in significance.json; None if there is none yet.
+        entry: Its entry in significance.json; empty if there is none yet.
         baseline: Name of the row that it is compared with.
     """
 
     name: str
     result: Mapping[str, Any]
     overrides: str = ""
-    entry: Mapping[str, Any] | None = None
+    entry: Mapping[str, Any] = field(default_factory=dict)
     baseline: str = ""
 
     def __getitem__(self, column: str) -> Cell:
@@ -76,7 +76,7 @@ class Row:
     @property
     def _gains_by_column(self) -> dict[str, Mapping[str, Any]]:
         """The gains over the baseline, by the column of the score."""
-        gains = (self.entry or {}).get("gains") or {}
+        gains = self.entry.get("gains") or {}
         by_column = {f"f1_{name}": gain for name, gain in gains.get("per_class", {}).items()}
         return by_column | {name: gains[name] for name in MEANS if gains.get(name)}
 
@@ -97,7 +97,7 @@ class Row:
     def _score(self, column: str, figure: Mapping[str, Any]) -> Cell:
         if figure["mean"] is None:
             return Cell()
-        intervals = (self.entry or {}).get("scores") or {}
+        intervals = self.entry.get("scores") or {}
         interval, gain = intervals.get(column.removeprefix("f1_")), self._gains_by_column.get(column)
         return Cell(
             figure["mean"],
@@ -115,7 +115,7 @@ class Row:
         for column, gain in self._gains_by_column.items():
             cells[f"gain_{column}"] = gain_cell(gain)
             cells |= {f"gain_{key}_{column}": Cell(gain[key], form) for key, form in OF_GAIN.items()}
-        if cells and (mcnemar := (self.entry or {})["gains"]["mcnemar"]):
+        if cells and (mcnemar := self.entry["gains"]["mcnemar"]):
             cells["mcnemar_p"] = Cell(mcnemar["p"], decimals(3))
         return cells
 
@@ -158,25 +158,13 @@ def _distances(fidelity: Mapping[str, Any], figures: Mapping[str, Any] | None, s
     columns = [f"{key}{suffix}" for key in ("kid", "fid", "n_real", "n_synthetic")]
     if figures is None:
         return dict.fromkeys(columns, Cell())
-    release = fidelity["preprocess"] == "release"
-    kid = Cell(figures["kid"], decimals(4), missing="too few")
-    fid = Cell(
-        figures["fid"] if figures["fid_reliable"] else None,
-        decimals(2),
-        missing=f"n < {fidelity['width']}",
-        meaning="fewer images than features",
-    )
-    both = [
-        replace(
-            cell,
-            interval=figures.get("intervals", {}).get(measure),
-            mark=WARNING if release else "",
-            meaning=RELEASE if release else cell.meaning,
-        )
-        for measure, cell in (("kid", kid), ("fid", fid))
-    ]
+    mark, meaning = (WARNING, RELEASE) if fidelity["preprocess"] == "release" else ("", "")
+    low_high, too_few = figures.get("intervals", {}).get, "fewer images than features"
+    kid = Cell(figures["kid"], decimals(4), None, low_high("kid"), (), mark, meaning, "too few")
+    value = figures["fid"] if figures["fid_reliable"] else None
+    fid = Cell(value, decimals(2), None, low_high("fid"), (), mark, meaning or too_few, f"n < {fidelity['width']}")
     sizes = [Cell(figures.get(key), COUNT) for key in ("n_real", "n_synthetic")]
-    return dict(zip(columns, [*both, *sizes], strict=True))
+    return dict(zip(columns, [kid, fid, *sizes], strict=True))
 
 
 def classes(rows: Iterable[Row]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sarsynth.console import console
+from sarsynth.evidence.results import MEANS
 from sarsynth.files import write_text
 from sarsynth.report import csv, html, latex, rows
 from sarsynth.report.classifiers import confusions, f1_by_class, gains, scores
@@ -122,5 +123,5 @@ def _latex(sweep: Sweep) -> str:
         "Precision, recall and F1 of each class in %, means over classifier seeds, as in the paper's Table 3.",
     )
     over = [Cell(""), *(Cell(title, span=len(rows.SHARES)) for title in sweep.classes.values())]
-    over += [Cell("")] * len(rows.MEANS)
+    over += [Cell("")] * len(MEANS)
     return "\n".join(["% Needs package booktabs.", latex.tabular(with_intervals), latex.tabular(papers, over)])

@@ -339,16 +339,14 @@ def draw(study: Study, folder: Path) -> list[Path]:
     real = study.labelled("train")
     if adds != "synthetic":
         copies = COPIES[adds](study, real, study.plan)
-        shown = (real.images, real.labels, copies.images, copies.labels)
-        title = f"{name}: real and added"
-        grid = pictures.real_vs_synthetic_grid(*shown, study.classes, title=title, heading=adds)
+        sides = {"real": (real.images, real.labels), adds: (copies.images, copies.labels)}
+        grid = pictures.class_grid(sides, study.classes, title=f"{name}: real and added")
         grid.save(folder / "real_vs_added.png")
         return [folder / "real_vs_added.png"]
     first = {class_name: range(min(pictures.COLUMNS, size)) for class_name, size in study.synthetic_sizes.items()}
     made = synthetic_images(study, first)
-    grid = pictures.real_vs_synthetic_grid(
-        real.images, real.labels, made.images, made.labels, study.classes, title=f"{name}: real and synthetic"
-    )
+    sides = {"real": (real.images, real.labels), "synthetic": (made.images, made.labels)}
+    grid = pictures.class_grid(sides, study.classes, title=f"{name}: real and synthetic")
     files = [folder / "real_vs_synthetic.png"]
     grid.save(files[0])
     if study.settings.method.tunes == "adapter":
@@ -375,7 +373,6 @@ def draw_prototypes(study: Study, folder: Path) -> Path:
         names.append("\n".join([f"prototype {part}", *(f"{name} {count}" for count, name in largest if count)]))
     file = folder / "prototypes.png"
     title = f"real images of each prototype (normalised mutual information with the classes: {partition.nmi:.2f})"
-    pictures.sample_grid(real.images, partition.assignments, names, title=title, columns=2 * pictures.COLUMNS).save(
-        file
-    )
+    sides = {"": (real.images, partition.assignments)}
+    pictures.class_grid(sides, names, title=title, columns=2 * pictures.COLUMNS).save(file)
     return file
