@@ -201,15 +201,10 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    texts = [
-        [f"{100 * share:.0f}" if count else "" for share, count in zip(*pair, strict=True)]
-        for pair in zip(shares, counts, strict=True)
-    ]
-    colours = np.where(np.eye(len(classes), dtype=bool), RIGHT, WRONG)
+    texts = np.vectorize(lambda share, count: f"{100 * share:.0f}" if count else "", otypes="O")(shares, counts)
+    colours = np.where(np.eye(len(classes), dtype=bool), RIGHT, WRONG).astype(object)
     figure = _matrix(shares, texts, colours, classes, classes, size=0.46)
-    figure.axes[0].set_title(title)
-    figure.axes[0].set_xlabel("is called")
-    figure.axes[0].set_ylabel("true class")
+    figure.axes[0].set(title=title, xlabel="is called", ylabel="true class")
     return figure
 
 
@@ -223,44 +218,30 @@ def clusters(counts: np.ndarray, weights: np.ndarray, classes: Sequence[str], na
         classes: Names of the rows.
         names: Names of the columns.
     """
-    texts = [
-        [f"{count}\n{weight:.2f}" for count, weight in zip(*pair, strict=True)]
-        for pair in zip(counts, weights, strict=True)
-    ]
-    figure = _matrix(weights, texts, np.full(counts.shape, RIGHT), classes, names, size=0.66)
+    texts = np.vectorize(lambda count, weight: f"{count}\n{weight:.2f}", otypes="O")(counts, weights)
+    figure = _matrix(weights, texts, np.full(counts.shape, RIGHT, object), classes, names, size=0.66)
     figure.axes[0].set_xlabel("count, and weight when the class is made")
     return figure
 
 
 def _matrix(
-    shades: np.ndarray,
-    texts: Sequence[Sequence[str]],
-    colours: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    size: float,
+    shades: np.ndarray, texts: np.ndarray, colours: np.ndarray, rows: Sequence[str], columns: Sequence[str], size: float
 ) -> Figure:
     """Draw a table of squares, each as opaque as its shade in [0, 1] says, with text."""
-    named = 0.09 * max(map(len, rows))
-    figure = Figure(
-        figsize=(len(columns) * size + named + 0.5, len(rows) * size + 0.09 * max(map(len, columns)) + 0.7),
-        layout="constrained",
-    )
+    left, below = (0.09 * max(map(len, names)) for names in (rows, columns))  # inches for the names
+    figsize = (len(columns) * size + left + 0.5, len(rows) * size + below + 0.7)
+    figure = Figure(figsize=figsize, layout="constrained")
     place = figure.subplots()
     for (row, column), shade in np.ndenumerate(shades):
         corner = (column - 0.48, row - 0.48)
-        place.add_patch(Rectangle(corner, 0.96, 0.96, facecolor=str(colours[row, column]), alpha=0.06 + 0.56 * shade))
-        place.text(column, row, texts[row][column], ha="center", va="center", fontsize=9, linespacing=1.4)
-    place.set_xlim(-0.5, len(columns) - 0.5)
-    place.set_ylim(len(rows) - 0.5, -0.5)
-    place.set_aspect("equal")
+        place.add_patch(Rectangle(corner, 0.96, 0.96, facecolor=colours[row, column], alpha=0.06 + 0.56 * shade))
+        place.text(column, row, str(texts[row, column]), ha="center", va="center", fontsize=9, linespacing=1.4)
+    place.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), aspect="equal")
     place.grid(visible=False)
-    for side in place.spines.values():
-        side.set_visible(False)
-    place.set_yticks(range(len(rows)), rows)
-    slanted = max(map(len, columns)) * 0.085 > size
+    place.spines[:].set_visible(False)
     place.set_xticks(range(len(columns)), columns)
-    if slanted:
+    place.set_yticks(range(len(rows)), rows)
+    if max(map(len, columns)) * 0.085 > size:
         place.tick_params("x", rotation=40)
     return figure
 
@@ -284,8 +265,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Seque
         values = np.concatenate([line[:, 1] for lines in by_row.values() for line in lines])
         if (values > 0).all() and values.max() > 20 * values.min():
             place.set_yscale("log")
-        place.set_title(title)
-        place.set_xlabel("step")
+        place.set(title=title, xlabel="step")
     _legend(figure, {name: handles[name] for name in rows if name in handles})
     return figure
 
@@ -323,9 +303,7 @@ def scatter(
             if np.isfinite(point).all():
                 colour, marker = _look(every.index(name))
                 handles[name] = place.plot(*point, marker, color=colour, markersize=7, linestyle="")[0]
-        place.set_title(title)
-        place.set_xlabel(label)
-        place.set_ylabel(y)
+        place.set(title=title, xlabel=label, ylabel=y)
         place.margins(0.1)
     _legend(figure, handles)
     return figure
@@ -354,8 +332,7 @@ def embedding(
             place.scatter(x, y, s=9, color=colour, alpha=0.3, linewidths=0)
             x, y = points[labels == label].T
             place.scatter(x, y, s=16, color=colour, marker="x", linewidths=1)
-        place.set_title(title)
-        place.set(xticks=[], yticks=[])
+        place.set(title=title, xticks=[], yticks=[])
     dot = partial(axes[0].scatter, [], [])
     handles = {name: dot(s=24, color=_look(label)[0]) for label, name in enumerate(classes)}
     _legend(figure, handles | {"real": dot(s=16, color=MUTED), "synthetic": dot(s=20, color=MUTED, marker="x")})
