@@ -54,7 +54,8 @@ def main(folder: Path) -> None:
             made.append(to_uint8(images))
             advance(len(images))
     samples, labels = torch.cat(made), torch.arange(len(CLASSES)).repeat_interleave(SAMPLES)
-    pictures.sample_grid(samples, labels, CLASSES, title="sd-nano: a photo of a … ship").save(folder / "samples.png")
+    grid = pictures.class_grid({"": (samples, labels)}, CLASSES, title="sd-nano: a photo of a … ship", columns=8)
+    grid.save(folder / "samples.png")
 
     by_class = to_float(samples).unflatten(0, (len(CLASSES), SAMPLES))
     between_classes = torch.stack([(a - b).abs().mean() for a, b in combinations(by_class, 2)]).mean().item()

@@ -1,4 +1,4 @@
-"""What the intervals of sarsynth/significance.py are worth: coverage on simulated test sets whose true gains are known.
+"""What the intervals of sarsynth.evidence.significance are worth: coverage on simulated test sets of known true gains.
 
     OMP_NUM_THREADS=1 python benchmarks/coverage.py [test sets a world [worlds whose name holds this]]
 
@@ -16,7 +16,8 @@ import numpy as np
 from rich.table import Table
 
 from sarsynth.console import console
-from sarsynth.evidence.significance import Comparison, Predictions, compare, figures
+from sarsynth.evidence.predictions import Predictions, figures
+from sarsynth.evidence.significance import Comparison, compare
 
 REPLICATES = 500
 CLASSES = ("cargo", "other", "fishing", "tanker", "dredger")

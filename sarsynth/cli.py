@@ -94,7 +94,7 @@ def job(config: DictConfig) -> None:
 def _run(script: str, config: DictConfig, folder: Path) -> None:
     settings = check(config)
     if settings.report:
-        importlib.import_module("sarsynth.report.page").run(settings, folder)
+        importlib.import_module("sarsynth.report.writing").run(Path(settings.report), Path(settings.paths.store))
         return
     record = HydraConfig.get()
     log = cast(dict[str, Any], OmegaConf.to_container(record.job_logging, resolve=True))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sarsynth.report.pictures import compose, real_vs_synthetic_grid, sample_grid, strip
+from sarsynth.report.pictures import class_grid, compose, strip
 
 
 def flat(count: int, channels: int = 1, size: int = 64) -> torch.Tensor:
@@ -24,14 +24,14 @@ def flat_tiles(picture: Image.Image, side: int, count: int) -> set[int]:
 def test_grid_shows_every_class_from_both_sides(channels: int) -> None:
     real, synthetic = flat(6, channels), flat(12, channels)[6:]
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    picture = real_vs_synthetic_grid(
-        real, labels, synthetic, labels, ["cargo", "Schlepper größer", "c"], title="t", columns=3
-    )
+    sides = {"real": (real, labels), "synthetic": (synthetic, labels)}
+    picture = class_grid(sides, ["cargo", "Schlepper größer", "c"], title="t", columns=3)
     assert flat_tiles(picture, 128, 12) == set(range(1, 13))
 
 
 def test_grid_spreads_over_a_class_and_survives_an_empty_one() -> None:
-    picture = sample_grid(flat(9), torch.zeros(9, dtype=torch.long), ["a", "none"], title="t", columns=3)
+    sides = {"": (flat(9), torch.zeros(9, dtype=torch.long))}
+    picture = class_grid(sides, ["a", "none"], title="t", columns=3)
     assert flat_tiles(picture, 128, 9) == {1, 5, 9}
 
 
@@ -45,7 +45,7 @@ def test_strip_has_scales_across_and_seeds_down() -> None:
 
 def test_large_images_keep_their_size_and_long_titles_fit() -> None:
     images, labels = flat(1, size=256), torch.tensor([0])
-    picture = sample_grid(images, labels, ["a"], title="a very long title " * 5)
+    picture = class_grid({"": (images, labels)}, ["a"], title="a very long title " * 5)
     assert picture.width > 900
     assert flat_tiles(picture, 256, 1) == {1}
 

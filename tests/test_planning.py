@@ -15,7 +15,7 @@ from test_pipeline import Command
 from test_sweeps import TINY
 
 from sarsynth.errors import UserError
-from sarsynth.report.tables import duration
+from sarsynth.report.pieces import duration
 from sarsynth.store.costs import Machine
 from sarsynth.training.compute import Compute
 

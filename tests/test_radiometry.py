@@ -37,7 +37,7 @@ from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.contours import canny
 from sarsynth.errors import BadImage, UserError
 from sarsynth.report.image_health import _outlines
-from sarsynth.report.pages import Note
+from sarsynth.report.pieces import Note
 from sarsynth.stages.curate_images import source
 from sarsynth.stages.curate_images import training as trained_on
 from sarsynth.stages.encode_images import latents

@@ -19,16 +19,18 @@ from safetensors.numpy import save_file
 from sklearn.metrics import confusion_matrix, f1_score
 from test_sweeps import here
 
-from sarsynth.commands.summary import side_by_side
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import LEAKS, RESULT, RESULT_VERSION
-from sarsynth.report import page, plots
-from sarsynth.report.distances import MODELS, OVERLAPS
-from sarsynth.report.images import evenly
-from sarsynth.report.jobs import cells
-from sarsynth.report.page import write
-from sarsynth.report.provenance import duration, remake
-from sarsynth.report.sweep import Sweep, distance, distance_cells, rank_correlation
+from sarsynth.report import plots, writing
+from sarsynth.report.distances import MODELS, OVERLAPS, rank_correlation
+from sarsynth.report.images import evenly_by_class
+from sarsynth.report.jobs import read_jobs
+from sarsynth.report.pieces import duration
+from sarsynth.report.provenance import remake
+from sarsynth.report.rows import Row
+from sarsynth.report.side_by_side import side_by_side
+from sarsynth.report.sweep import Sweep
+from sarsynth.report.writing import write
 
 CLASSES = ["cargo", "tanker", "<b>buoy & co</b>"]
 MINOR = CLASSES[1:]
@@ -199,7 +201,7 @@ def sweep(tmp_path_factory) -> Path:
     made = fabricate(folder)
     run = here(folder, "evaluate", "report=logs/sweeps/evaluate/then")
     assert run.code == 0, run.err
-    assert f"logs/sweeps/evaluate/then/{page.REPORT}" in run.out
+    assert f"logs/sweeps/evaluate/then/{writing.REPORT}" in run.out
     return made
 
 
@@ -212,22 +214,23 @@ def texts(table) -> list[list[str]]:
 
 
 def piece(sweep: Path, section, kind: str, index: int = 0):
-    return [one for one in section(read(sweep)).pieces if one.kind == kind][index]
+    return [one for one in section(read(sweep)) if one.kind == kind][index]
 
 
 def test_everything_lies_beside_it_and_is_small(sweep: Path):
     assert {"report.html", "results.csv", "results.tex", "significance.json"} <= {file.name for file in sweep.iterdir()}
-    drawn = {file.name for file in (sweep / page.PLOTS).iterdir()}
+    drawn = {file.name for file in (sweep / writing.PLOTS).iterdir()}
     names = {"f1", "gains", "confusion_0", "fid", "kid", "clusters_bb01", "learning", "features"}
     assert {f"{name}.{ending}" for name in names for ending in ("png", "svg")} <= drawn
     html = (sweep / "report.html").read_text()
     assert len(html) < 2e6
+    assert html.count('<p class="why">') == len(writing.SECTIONS), "each says how to read it"
     assert "<b>buoy" not in html and "&lt;b&gt;buoy &amp; co&lt;/b&gt;" in html
     assert str(sweep) not in html, "no path of this machine"
 
 
 def test_the_table_says_what_the_results_say(sweep: Path):
-    table = piece(sweep, page.scores, "table")
+    table = piece(sweep, writing.scores, "table")
     assert list(table.columns) == [
         *("method", "cargo", "tanker*", "<b>buoy & co</b>*", "minor*", "macro", "accuracy", "FID", "KID")
     ]
@@ -236,9 +239,8 @@ def test_the_table_says_what_the_results_say(sweep: Path):
     results = [json.loads((sweep / str(job) / RESULT).read_text()) for job in range(3)]
     for row, result in zip(table.cells, results, strict=True):
         assert row[1].value == result["classifier"]["per_class"]["cargo"]["f1"]["mean"]
-        deviation, interval = row[1].detail.split("\n")
-        assert deviation == f"± {100 * result['classifier']['per_class']['cargo']['f1']['std']:.1f}"
-        low, high = (float(end) for end in interval.split("…"))
+        assert row[1].spread == f"{100 * result['classifier']['per_class']['cargo']['f1']['std']:.1f}"
+        low, high = map(float, row[1].ends)
         assert low <= 100 * row[1].value <= high
     assert [row[7:] for row in texts(table)] == [["", ""], ["", ""], ["3.00", "0.0200"]]
     marks = [row[6].mark for row in table.cells]
@@ -251,24 +253,24 @@ def test_the_table_says_what_the_results_say(sweep: Path):
 
 def test_a_cheap_row_that_wins_is_told_beside_the_results(sweep: Path):
     def notes(of: Sweep) -> list[str]:
-        return [one.text for one in page.scores(of).pieces if one.kind == "note"]
+        return [one.text for one in writing.scores(of) if one.kind == "note"]
 
+    assert notes(read(sweep)) == [], "plora is ahead"
     of = read(sweep)
-    assert notes(of) == [], "plora is ahead"
     of.results[1]["classifier"]["minor_f1"] = {"mean": 0.99, "std": 0.0, "values": [0.99, 0.99]}
     (line,) = notes(of)
     assert line.startswith("no generator is needed here: minor-class F1 of resample is 99.0")
 
 
 def test_gains_are_told_with_what_would_settle_them(sweep: Path):
-    table = piece(sweep, page.gains, "table")
+    table = piece(sweep, writing.gains, "table")
     assert [row[0] for row in texts(table)] == ["resample", "plora"]
     assert table.cells[0][0].detail == "over none"
     assert all("≥" in cell.detail for cell in table.cells[1][1:7])
-    found = read(sweep).compared[1]["gains"]
+    found = read(sweep).rows[1].entry["gains"]
     for cell, gain in zip(table.cells[0][1:4], found["per_class"].values(), strict=True):
-        assert (f"\n{gain['seeds']} seeds" in cell.detail) == bool(gain["seeds"])
-        assert (f"\n{gain['images']} x images" in cell.detail) == bool(gain["images"])
+        assert (f"{gain['seeds']} seeds" in cell.detail) == bool(gain["seeds"])
+        assert (f"{gain['images']} x images" in cell.detail) == bool(gain["images"])
     assert any(gain["seeds"] for gain in found["per_class"].values())
     with (sweep / "results.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
@@ -276,7 +278,7 @@ def test_gains_are_told_with_what_would_settle_them(sweep: Path):
 
 
 def test_cost_counts_everything_below_a_row_and_shared_parts_once(sweep: Path):
-    table = piece(sweep, page.costs, "table")
+    table = piece(sweep, writing.costs, "table")
     seconds = {row[0].text: row[1].value for row in table.cells}
     assert seconds["none"] == 1 + 2 * 10
     quality = 4 + 4 + 5
@@ -287,10 +289,11 @@ def test_cost_counts_everything_below_a_row_and_shared_parts_once(sweep: Path):
 
 def test_fid_of_fewer_images_than_features_is_not_shown(sweep: Path):
     result = read(sweep).results[2]
-    assert distance(result, "fid", "cargo") == 3.0
-    assert distance(result, "fid", "tanker") is None and distance(result, "kid", "tanker") == 0.02
+    row = Row("plora", result)
+    assert row["fid_cargo"].value == 3.0
+    assert row["fid_tanker"].value is None and row["kid_tanker"].value == 0.02
     result["fidelity"]["pooled"]["fid_reliable"] = False
-    assert [cell.text for cell in distance_cells(result)] == ["n < 8", "0.0200"]
+    assert [cell.text for cell in Row("plora", result).distances] == ["n < 8", "0.0200"]
 
 
 def three_sets(sweep: Path, folder: Path, **pooled) -> Path:
@@ -304,14 +307,14 @@ def three_sets(sweep: Path, folder: Path, **pooled) -> Path:
 
 
 def test_kid_is_set_against_f1_where_there_is_no_fid(sweep: Path, tmp_path: Path):
-    assert piece(sweep, page.decoupling, "note").text == "Needs three rows with synthetic images; there are 1."
+    assert piece(sweep, writing.decoupling, "note").text == "Needs three rows with synthetic images; there are 1."
     few = Sweep.read(three_sets(sweep, tmp_path, fid_reliable=False), tmp_path)
-    shown = page.decoupling(few).pieces
+    shown = writing.decoupling(few)
     assert [one.alt for one in shown if one.kind == "picture"] == ["Distances against F1, a point a row"]
     assert [axes.get_xlabel() for axes in shown[0].figure.axes] == ["KID, all classes"] * 2
     assert "as many images as features, 8, of both kinds" in shown[2].text
     both = Sweep.read(three_sets(sweep, tmp_path / "both"), tmp_path)
-    assert len(page.decoupling(both).pieces[0].figure.axes) == 4
+    assert len(writing.decoupling(both)[0].figure.axes) == 4
 
 
 def test_labels_of_a_scatter_are_inside_and_apart():
@@ -327,24 +330,24 @@ def test_labels_of_a_scatter_are_inside_and_apart():
 def test_plots_of_an_earlier_report_go(sweep: Path, tmp_path: Path):
     shutil.copytree(sweep, tmp_path / "then")
     shutil.rmtree(tmp_path / "then/2")
-    (tmp_path / "then" / page.PLOTS / "fidelity_f1.png").touch()
+    (tmp_path / "then" / writing.PLOTS / "fidelity_f1.png").touch()
     write(tmp_path / "then", sweep.parents[2] / "store")
-    left = {file.name for file in (tmp_path / "then" / page.PLOTS).iterdir()}
+    left = {file.name for file in (tmp_path / "then" / writing.PLOTS).iterdir()}
     assert "f1.png" in left and not left & {"fidelity_f1.png", "kid.svg", "confusion_2.png"}
 
 
 def test_realism_stands_beside_its_floors_and_copies_beside_their_originals(sweep: Path):
-    assert texts(piece(sweep, page.realism, "table")) == [
+    assert texts(piece(sweep, writing.realism, "table")) == [
         *(["plora", "0.9", "0.9"], ["real halves", "0.1", "0.1"], ["real, autoencoder", "0.4", "0.4"])
     ]
     clutter = ["3", "", "7.5", "0.2", "0.2", "0.2"]
-    assert texts(piece(sweep, page.realism, "table", 1)) == [
+    assert texts(piece(sweep, writing.realism, "table", 1)) == [
         [name, *clutter] for name in ("plora", "real", "autoencoder")
     ]
-    assert "30.0 % [20.0, 40.0]" in piece(sweep, page.realism, "note", 1).text
-    copies = [texts(piece(sweep, page.memorisation, "table", index))[0] for index in range(3)]
+    assert "30.0 % [20.0, 40.0]" in piece(sweep, writing.realism, "note", 1).text
+    copies = [texts(piece(sweep, writing.memorisation, "table", index))[0] for index in range(3)]
     assert copies == [["plora", "25.0 %", "3", "2"], ["plora", "", "0.5", ""], ["plora", "", "7", ""]]
-    (pair,) = piece(sweep, page.memorisation, "gallery").pictures
+    (pair,) = piece(sweep, writing.memorisation, "gallery").pictures
     assert 'width="64" height="16"' in pair.content, "two pairs of 16 px"
 
 
@@ -352,7 +355,7 @@ def test_a_floor_of_other_class_shares_is_said_to_be_one(sweep: Path, tmp_path: 
     shutil.copytree(sweep, tmp_path / "then")
     for through, told in ((30, True), (60, False)):
         spoiled(tmp_path / "then", 2, realism=REALISM | {"n": {"real": 60, "autoencoder": through}})
-        notes = [one.text for one in page.realism(Sweep.read(tmp_path / "then", tmp_path)).pieces if one.kind == "note"]
+        notes = [one.text for one in writing.realism(Sweep.read(tmp_path / "then", tmp_path)) if one.kind == "note"]
         assert any("an older result" in note for note in notes) == told
 
 
@@ -363,40 +366,40 @@ def test_what_a_filter_does_to_the_numbers_stands_there(sweep: Path, tmp_path: P
     card(store / "cache/plora-filter-density-fa01", "cache", 1.0)
     told = {"name": "density", "per_class": {"tanker": KEPT}}
     spoiled(again, 2, filter=told, inputs=result["inputs"] | {"filter": "fa01"})
-    notes = [one.text for one in page.memorisation(Sweep.read(again, store)).pieces if one.kind == "note"]
+    notes = [one.text for one in writing.memorisation(Sweep.read(again, store)) if one.kind == "note"]
     assert notes[0].endswith("cache/plora-filter-density-fa01/filter.jsonl.")
     assert "older and has no numbers of all images" in notes[1]
 
     whole = result["fidelity"] | {"pooled": result["fidelity"]["pooled"] | {"kid": 0.5}}
     near = {"spaces": {"pixels": {"near_copies": 0.75}, "features": {"near_copies": 0.5}}}
     spoiled(again, 2, filter=told | {"before": {"fidelity": whole, "memorisation": near}})
-    assert texts(piece(again, page.memorisation, "table", 3)) == [
-        *(["plora", "9", "0.5000", "3.00", "50.0 %", "75.0 %"], ["plora", "8", "0.0200", "3.00", "", "25.0 %"])
+    assert texts(piece(again, writing.memorisation, "table", 3)) == [
+        *(["plora", "9", "3.00", "0.5000", "50.0 %", "75.0 %"], ["plora", "8", "3.00", "0.0200", "", "25.0 %"])
     ]
 
 
 def test_the_map_of_features_shows_small_classes():
     labels = np.array([0] * 600 + [1] * 24 + [2] * 3)
-    chosen = labels[evenly(labels, 40)]
+    chosen = labels[evenly_by_class(labels, 40)]
     assert np.bincount(chosen).tolist() == [40, 24, 3]
 
 
 def test_the_command_of_the_report_names_another_store(sweep: Path, monkeypatch):
-    line = page.commands(read(sweep)).pieces[-1].line
+    line = writing.commands(read(sweep))[-1].line
     assert line == f"python evaluate.py report={sweep} paths.store={sweep.parents[2] / 'store'}"
     monkeypatch.chdir(sweep.parents[3])
     usual = Sweep.read(Path("logs/sweeps/evaluate/then"), Path("logs/store"))
-    assert page.commands(usual).pieces[-1].line == "python evaluate.py report=logs/sweeps/evaluate/then"
+    assert writing.commands(usual)[-1].line == "python evaluate.py report=logs/sweeps/evaluate/then"
 
 
 def test_only_settings_that_differ_are_shown(sweep: Path):
-    table = piece(sweep, page.settings, "table")
+    table = piece(sweep, writing.settings, "table")
     assert list(table.columns) == ["method", "method.rank"]
     assert texts(table) == [["none", "0"], ["resample", "1"], ["plora", "2"]]
 
 
 def test_a_row_is_made_again_by_its_own_command(sweep: Path):
-    line = remake(cells(sweep)[2])
+    line = remake(read_jobs(sweep)[2])
     assert line == "python evaluate.py method=plora experiment=demo 'data.root=a b' hydra.mode=RUN"
 
 
@@ -413,12 +416,12 @@ def test_latex_has_a_line_a_row_and_no_special_sign(sweep: Path):
 def test_latex_has_the_papers_form_too(sweep: Path):
     table = (sweep / "results.tex").read_text().split(r"\begin{tabular}")[2]
     assert "method & P & R & F & P & R & F & P & R & F & minor* & macro & accuracy" in table
-    assert "\nplora & 30.0 & 60.0 & " in table
-    assert rf"test images & \multicolumn{{3}}{{c}}{{{EACH}}}" in table
+    assert "\nplora & $30.0$ & $60.0$ & " in table
+    assert rf"test images & \multicolumn{{3}}{{c}}{{${EACH}$}}" in table
 
 
 def test_every_class_has_precision_recall_and_test_images(sweep: Path):
-    table = piece(sweep, page.f1_plot, "table")
+    table = piece(sweep, writing.f1_by_class, "table")
     assert table.folded
     assert [row[:3] for row in texts(table)[:4]] == [
         *(["none", "precision", "30.0"], ["none", "recall", "60.0"]),
@@ -441,9 +444,9 @@ def test_figures_that_compare_with_nothing_are_marked_everywhere(sweep: Path, tm
     spoiled(tmp_path / "then", 2, protocol=protocol, fidelity=fidelity, leaks=data)
     write(tmp_path / "then", sweep.parents[2] / "store")
     marked = Sweep.read(tmp_path / "then", tmp_path)
-    notes = [one.text for one in page.scores(marked).pieces if one.kind == "note"]
+    notes = [one.text for one in writing.scores(marked) if one.kind == "note"]
     assert notes[0].startswith("! checkpoints chosen on the test set") and len(notes) == 3
-    table = next(one for one in page.scores(marked).pieces if one.kind == "table")
+    table = next(one for one in writing.scores(marked) if one.kind == "table")
     assert [row[0].mark for row in table.cells] == ["", "", "!"]
     assert [cell.mark for cell in table.cells[2][7:]] == ["!", "!"] and table.cells[2][7].text == "n < 8"
     text = (tmp_path / "then/results.tex").read_text()
@@ -456,9 +459,9 @@ def test_figures_that_compare_with_nothing_are_marked_everywhere(sweep: Path, tm
 
 
 def test_numbers_of_images_stand_by_class_and_why_there_is_no_fid(sweep: Path):
-    table = piece(sweep, page.fidelity, "table")
+    table = piece(sweep, writing.fidelity, "table")
     assert [cell.detail for cell in table.cells[0]] == ["", "FID 3.00\n20 / 2", "n < 8\n20 / 2", ""]
-    assert "as many images as features, 8, of both kinds. KID" in piece(sweep, page.fidelity, "note").text
+    assert "as many images as features, 8, of both kinds. KID" in piece(sweep, writing.fidelity, "note").text
 
 
 def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_path: Path):
@@ -517,7 +520,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(spoil, told: str, sweep:
 
 def test_pictures_of_a_set_that_is_gone_are_left_out_at_the_end_of_a_sweep(sweep: Path, tmp_path: Path, capsys):
     (tmp_path / "synthetic/plora-dd01").mkdir(parents=True)
-    assert side_by_side(cells(sweep), tmp_path, tmp_path) == []
+    assert side_by_side(read_jobs(sweep), tmp_path, tmp_path) == []
     assert "metadata.jsonl is missing" in "".join(capsys.readouterr().out.split("\n"))
 
 
@@ -592,7 +595,7 @@ def old_version(sweep: Path) -> Path:
 
 
 def test_a_single_run_is_a_sweep_of_one(sweep: Path):
-    (job,) = cells(sweep / "0")
+    (job,) = read_jobs(sweep / "0")
     assert job.name == "none" and job.result is not None
     with pytest.raises(UserError, match="not a folder"):
         Sweep.read(sweep / "9", sweep)
@@ -602,8 +605,8 @@ def test_torch_is_not_needed(sweep: Path):
     code = f"""
 import sys
 from pathlib import Path
-from sarsynth.report import page
-page.Sweep.read(Path({str(sweep)!r}), Path("x")).significance
+from sarsynth.report import writing
+writing.Sweep.read(Path({str(sweep)!r}), Path("x")).significance
 sys.exit("torch" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -13,15 +13,24 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
 from sarsynth.errors import UserError
-from sarsynth.evidence.comparison import Row, columns, significance
+from sarsynth.evidence.comparison import SIGNIFICANCE, ScoredJob, read_or_compare
+from sarsynth.evidence.predictions import Predictions, figures
 from sarsynth.evidence.published import TABLE3, from_counts, table3
-from sarsynth.evidence.results import LEAKS, RESULT_VERSION, read_result
-from sarsynth.evidence.significance import MEANS, Predictions, compare, estimate, figures, holm, mcnemar, mid_p
-from sarsynth.report.tables import gains_table, results_table
+from sarsynth.evidence.results import LEAKS, MEANS, RESULT_VERSION, read_result
+from sarsynth.evidence.significance import compare, estimate, holm, mcnemar, mid_p
+from sarsynth.report import terminal
+from sarsynth.report.pieces import Table
+from sarsynth.report.rows import Row, gains_table, scores_table
 
 CLASSES = ["cargo", "tanker", "dredger"]
 LABELS = np.repeat([0, 1, 2], [60, 30, 20])
 MINOR = ["tanker", "dredger"]
+FIGURE = {"mean": 0.5, "std": 0.0, "values": [0.5]}
+UNSCORED = {  # what a result has beside that which its gains rest on
+    **dict.fromkeys(("base", "data", "split"), "some"),
+    "classifier": {"per_class": {"cargo": {"f1": FIGURE}}} | dict.fromkeys(MEANS, FIGURE),
+    "fidelity": {"preprocess": "normalised", "width": None, "pooled": None, "per_class": {}},
+}
 
 
 def guesses(right: float, seeds: int = 5, checkpoints: int = 1, seed: int = 0) -> Predictions:
@@ -30,6 +39,13 @@ def guesses(right: float, seeds: int = 5, checkpoints: int = 1, seed: int = 0) -
     shape = (seeds, checkpoints, len(LABELS))
     said = np.where(rng.random(shape) < right, LABELS, rng.integers(3, size=shape))
     return Predictions(said, LABELS, CLASSES, [f"{row}.png" for row in range(len(LABELS))])
+
+
+def printed(table: Table) -> str:
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(terminal.render(table))
+    return captured.get()
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
@@ -275,7 +291,7 @@ def test_counts_that_no_predictions_have_are_refused():
 # --- A sweep's rows ---------------------------------------------------------------------------------------------------
 
 
-def stored(store: Path, given: Predictions, method: str, job: int, overrides: str = "", **more: object) -> Row:
+def stored(store: Path, given: Predictions, method: str, job: int, overrides: str = "", **more: object) -> ScoredJob:
     """Put predictions into a store as an evaluation leaves them, and give the row that rests on them."""
     inputs = {}
     for seed, said in enumerate(given.predicted):
@@ -296,7 +312,7 @@ def stored(store: Path, given: Predictions, method: str, job: int, overrides: st
         "inputs": inputs,
         "protocol": protocol,
     }
-    return Row(str(job), overrides, result)
+    return ScoredJob(str(job), overrides, result)
 
 
 def test_rows_are_compared_with_the_baseline_of_their_own_overrides(tmp_path: Path):
@@ -307,7 +323,7 @@ def test_rows_are_compared_with_the_baseline_of_their_own_overrides(tmp_path: Pa
         stored(tmp_path, guesses(0.85, seed=3), "control", 3, "data.split=train"),
         stored(tmp_path, guesses(0.85, seed=3), "lora", 4, "data.split=other"),
     ]
-    found = significance(rows, tmp_path)
+    found = read_or_compare(rows, tmp_path, tmp_path / SIGNIFICANCE)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert [row["baseline"] for row in found["rows"]] == [None, "0", None, "2", None]
     none, lora, _, control, alone = found["rows"]
@@ -319,17 +335,19 @@ def test_rows_are_compared_with_the_baseline_of_their_own_overrides(tmp_path: Pa
     (line,) = found["open"]
     assert line.startswith("control data.split=train: minor_f1 ")
 
-    flat = columns(lora)
+    shown = [
+        Row(row.name, UNSCORED | row.result, entry=entry, baseline=entry["baseline"] and "none")
+        for row, entry in zip(rows, found["rows"], strict=True)
+    ]
+    flat = shown[1].values
     assert flat["gain_macro_f1"] == lora["gains"]["macro_f1"]["delta"]
     assert flat["gain_p_holm_f1_tanker"] == lora["gains"]["per_class"]["tanker"]["p_holm"]
-    assert columns(none) == {}
-    table = gains_table(found)
+    assert not any(column.startswith("gain_") for column in shown[0].values)
+    table = gains_table(shown, "Gain in F1 over none")
     assert table is not None
-    console = Console(width=160)
-    with console.capture() as captured:
-        console.print(table)
-    assert "lora !" in captured.get() and "control !" not in captured.get(), "what leaks is marked"
-    assert "▲" in captured.get() and "Gain in F1 over none" in captured.get()
+    text = printed(table)
+    assert "data.split=deci !" in text and "data.split=train !" not in text, "what leaks is marked"
+    assert "▲" in text and "Gain in F1 over none" in text
 
 
 def test_what_cannot_be_compared_is_said_in_a_line(tmp_path: Path):
@@ -350,7 +368,7 @@ def test_what_cannot_be_compared_is_said_in_a_line(tmp_path: Path):
     (gone / "logits.safetensors").unlink()
     damaged = tmp_path / "evaluation" / f"clora-seed-0-{3:08x}{0:08x}" / "logits.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-9])
-    notes = [row["note"] for row in significance(rows, tmp_path)["rows"]]
+    notes = [row["note"] for row in read_or_compare(rows, tmp_path, tmp_path / SIGNIFICANCE)["rows"]]
     assert notes[0] is None and notes[4] is None
     assert notes[1] == "lora and none cannot be compared: the test images differ"
     assert "has no predictions -0000000200000003; run the sweep again" in notes[2]
@@ -366,10 +384,10 @@ def test_one_seed_is_said_to_know_nothing_of_seeds(tmp_path: Path):
         stored(tmp_path, guesses(right, seeds=1), name, job)
         for job, (name, right) in enumerate([("none", 0.5), ("lora", 0.6)])
     ]
-    found = significance(rows, tmp_path)["rows"][1]
+    found = read_or_compare(rows, tmp_path, tmp_path / SIGNIFICANCE)["rows"][1]
     assert found["note"].startswith("one seed each: intervals know of the images alone, and nothing is called")
     assert found["gains"]["macro_f1"]["seeds"] is None
-    (line,) = significance(rows, tmp_path)["open"]
+    (line,) = read_or_compare(rows, tmp_path, tmp_path / SIGNIFICANCE)["open"]
     assert line.endswith("is open: one seed does not tell how far seeds part; two or more do")
 
 
@@ -394,20 +412,10 @@ def test_a_result_of_another_version_or_a_damaged_one_is_refused(content: str, m
 
 
 def test_scores_that_leak_are_marked():
-    figure = {"mean": 0.5, "std": 0.0, "values": [0.5]}
-    result = {
-        "method": "lora",
-        "classes": ["cargo"],
-        "minor": [],
-        "seeds": [0],
-        "protocol": {"leaks": LEAKS["release_vote"]},
-        "classifier": {"per_class": {"cargo": {"f1": figure}}, "minor_f1": figure, "macro_f1": figure},
-        "fidelity": {"preprocess": "normalised", "width": None, "pooled": None, "per_class": {}},
-    }
-    console = Console(width=160)
-    with console.capture() as captured:
-        console.print(results_table([result, result | {"method": "2lora", "protocol": {"leaks": None}}]))
-    lines = captured.get().splitlines()
+    result = UNSCORED | {"method": "lora", "classes": ["cargo"], "minor": [], "seeds": [0]}
+    leaky, fine = ({"protocol": {"leaks": leaks}} for leaks in (LEAKS["release_vote"], None))
+    table = scores_table([Row("lora", result | leaky), Row("2lora", result | fine)], "F1")
+    lines = printed(table).splitlines()
     assert any(line.split()[:2] == ["lora", "!"] for line in lines)
     assert not any(line.split()[:2] == ["2lora", "!"] for line in lines)
     assert any("! checkpoints chosen on the test set" in line for line in lines)

@@ -25,7 +25,7 @@ from sarsynth import cli, console
 from sarsynth.config.schema import Settings, check
 from sarsynth.errors import ERROR_FILE, UserError
 from sarsynth.evidence.results import RESULT, RESULT_VERSION
-from sarsynth.report.jobs import cells
+from sarsynth.report.jobs import read_jobs
 
 ROOT = Path(__file__).parents[1]
 TABLE2 = ("2lora", "clora", "plora_uniform", "plora")
@@ -222,7 +222,7 @@ def test_cells_that_share_a_method_are_told_apart(study: SimpleNamespace):
     run = here(study.folder, "generate", "-m", *TINY, "method=2lora", "sweep=scales", scales)
     assert run.code == 0, run.err
     assert not [name for name in made(run.out) if name.startswith("adapter/")], "w2 trains nothing"
-    found = cells(newest(study.folder, "generate"))
+    found = read_jobs(newest(study.folder, "generate"))
     assert [cell.name for cell in found] == ["2lora generate.scales=[0.9,0]", "2lora generate.scales=[0.9,0.5]"]
     assert [cell.heading for cell in found] == ["2lora scales=[0.9,0]", "2lora scales=[0.9,0.5]"]
     assert "  2lora generate.scales=[0.9,0.5]: logs/sweeps/generate/" in run.out
@@ -315,7 +315,7 @@ def test_a_failed_job_takes_no_other_with_it(scripted, tmp_path: Path):
         f"  none seed=1: {folder}/1/ images/ has no tankers; add some",
         f"  none seed=2: {folder}/2/ ZeroDivisionError: by nothing; traceback in evaluate.log",
     ]
-    assert [cell.overrides for cell in cells(sweep) if cell.error] == ["seed=1", "seed=2"]
+    assert [job.overrides for job in read_jobs(sweep) if job.error] == ["seed=1", "seed=2"]
     assert (sweep / "1" / ERROR_FILE).read_text() == "images/ has no tankers; add some\n"
     log = (sweep / "2/evaluate.log").read_text()
     assert "Traceback" in log and "ZeroDivisionError: by nothing" in log
@@ -323,7 +323,7 @@ def test_a_failed_job_takes_no_other_with_it(scripted, tmp_path: Path):
 
 
 def test_a_report_that_cannot_be_made_hides_nothing(scripted, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr("sarsynth.report.page.write", lambda *_: 1 / 0)
+    monkeypatch.setattr("sarsynth.report.writing.write", lambda *_: 1 / 0)
     run = here(tmp_path, "evaluate", "-m", "method=none", "prototypes.k=3", "seed=0,1")
     assert run.code == 1
     assert "none seed=1" in run.out and "images/ has no tankers" in run.out

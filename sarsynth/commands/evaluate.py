@@ -11,14 +11,14 @@ from scipy.special import softmax
 from sarsynth.commands.session import session
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
-from sarsynth.evidence.results import write_result
-from sarsynth.report.jobs import row
-from sarsynth.report.tables import results_table
+from sarsynth.evidence.results import FIGURES, write_result
+from sarsynth.report.closing import show_results
+from sarsynth.report.rows import Row
 from sarsynth.stages.draw_images import draw, draw_quality, drawn
 from sarsynth.stages.measure_images import measured
 from sarsynth.stages.score_classifiers import check_tested, seeds_of, trained
 from sarsynth.stages.study import Study
-from sarsynth.stages.sum_up import FIGURES, result
+from sarsynth.stages.sum_up import result
 from sarsynth.store.artifacts import Artifact
 
 
@@ -32,10 +32,11 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
             study.tracker.picture(file.stem, file)
             console.print(f"  {file}")
         show(study, figures)
-        flat = row(figures)
+        row = Row(settings.method.name, figures)
+        flat = row.values
         study.tracker.table("results", list(flat), [list(flat.values())])
         study.tracker.scalars({key: value for key, value in flat.items() if isinstance(value, float)})
-    console.print(results_table([figures]))
+    show_results([row])
 
 
 def artifacts(study: Study) -> list[Artifact]:

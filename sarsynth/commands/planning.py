@@ -40,7 +40,7 @@ from sarsynth.config.schema import Settings, scale_warning
 from sarsynth.console import console
 from sarsynth.errors import NotFetchedError, UserError, one_line
 from sarsynth.files import write_json
-from sarsynth.report.tables import plan_summary, plan_table, size
+from sarsynth.report.terminal import plan_summary, plan_table, size
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact, Request
 from sarsynth.store.costs import Cost, Machine, Rates

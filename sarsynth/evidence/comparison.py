@@ -1,9 +1,9 @@
-"""The rows of a sweep against its baseline: significance.json, columns of results.csv, a table. Torch-free.
+"""The jobs of a sweep against their baseline: significance.json. Torch-free.
 
 `significance.json` holds, all figures in [0, 1] and gains in [-1, 1]:
 
     version: 2
-    of: {<job>: what its comparison follows from: method, overrides, classes, minor, leaks, baseline, replicates, and of
+    of: {<job>: what its comparison rests on: method, overrides, classes, minor, leaks, baseline, replicates, and of
         each seed the fingerprint of its predictions}
     level, power: 0.05, 0.8
     rows: a row a job that has scores
@@ -11,7 +11,7 @@
         method, overrides: as in results.csv
         seeds, images: how many classifiers, how many test images
         baseline: the job that it is compared with; null if none is
-        leaks: what is wrong with how its checkpoints are chosen; null if nothing
+        leaks: what is wrong with how its checkpoints are chosen; null if nothing is
         note: why it is compared with none, or what else to know; null if nothing
         scores: {<class>, minor_f1, macro_f1, accuracy: {value, low, high}}; null if its predictions cannot be read;
             F1 of a class by its name, no minor_f1 without a minor class
@@ -33,25 +33,25 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from sarsynth.errors import UserError
-from sarsynth.evidence.significance import LEVEL, MEANS, POWER, Gain, Predictions, compare, estimate
-from sarsynth.report import pages
+from sarsynth.evidence.chance import LEVEL, POWER
+from sarsynth.evidence.predictions import Predictions
+from sarsynth.evidence.significance import Gain, compare, estimate
+from sarsynth.files import write_json
 
 SIGNIFICANCE = "significance.json"
 VERSION = 2
-OF_GAIN = ("low", "high", "p_holm", "detectable", "seeds", "images")
-PARTS = [("delta", []), *((key, [key]) for key in OF_GAIN)]  # of a gain, in results.csv
 ONE_SEED = "one seed each: intervals know of the images alone, and nothing is called significant of less than two seeds"
-SEED = 0  # of the bootstrap: who looks at the same results again sees the same intervals
+SEED = 0  # of the bootstrap: the same results always have the same intervals
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredJob:
     """A job with scores.
 
     Attributes:
         job: Name of its folder.
         overrides: What sets it apart besides its method.
-        result: What its result.json holds.
+        result: The content of its result.json.
     """
 
     job: str
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What it is called in a line."""
+        """Its name in a line of text."""
         return f"{self.method} {self.overrides}".strip()
 
     @property
@@ -75,156 +75,146 @@ class Row:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """All that its comparison follows from, beside the other rows."""
-        result, asked = self.result, self.result["protocol"]
+        """Everything that its comparison rests on, beside the other jobs."""
+        result, protocol = self.result, self.result["protocol"]
         return {
             "method": self.method,
             "overrides": self.overrides,
             **{key: list(result[key]) for key in ("classes", "minor")},
-            **{key: asked[key] for key in ("leaks", "baseline", "replicates")},
+            **{key: protocol[key] for key in ("leaks", "baseline", "replicates")},
             "predictions": self.predictions,
         }
 
 
 class Absent(UserError):
-    """Predictions that are not in this store, or damaged there; in another one they may well be."""
+    """Predictions that are missing or damaged in this store; another store may have them."""
 
 
-def read_or_compare(rows: Sequence[Row], store: Path, file: Path) -> dict[str, Any]:
-    """Read what significance.json holds if it is of these rows, else compare them and write it.
+Known = Mapping[str, Predictions | UserError]  # the predictions of each job, or why there are none
 
-    What is found without all predictions is not written, and what the file held of other rows is removed.
+
+def read_or_compare(jobs: Sequence[ScoredJob], store: Path, file: Path) -> dict[str, Any]:
+    """Compare each job with that of its baseline which has the same overrides: the content of significance.json.
+
+    It is read if it is of these jobs, else written anew; it is not written where predictions are missing, and one that
+    is of other jobs is removed.
 
     Args:
-        rows: The jobs of a sweep.
-        store: Where the predictions lie that they rest on.
+        jobs: The jobs of a sweep.
+        store: Of the artifacts, their predictions among them.
         file: The significance.json of the sweep.
     """
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # a damaged one is as good as none
         stored = None
-    if isinstance(stored, dict) and (stored.get("version"), stored.get("of")) == (VERSION, _origins(rows)):
+    if isinstance(stored, dict) and (stored.get("version"), stored.get("of")) == (VERSION, _origins(jobs)):
         return stored
     file.unlink(missing_ok=True)
-    known = _known(rows, store)
-    found = _compared_all(rows, known)
-    if not any(isinstance(one, Absent) for one in known.values()):
-        pages.write(json.dumps(found, indent=2) + "\n", file)
-    return found
+    known = _read_all(jobs, store)
+    content = _content(jobs, known)
+    if not any(isinstance(predictions, Absent) for predictions in known.values()):
+        write_json(file, content)
+    return content
 
 
-def _origins(rows: Sequence[Row]) -> dict[str, Any]:
-    return {row.job: row.origin for row in rows}
+def _origins(jobs: Sequence[ScoredJob]) -> dict[str, Any]:
+    return {job.job: job.origin for job in jobs}
 
 
-def significance(rows: Sequence[Row], store: Path) -> dict[str, Any]:
-    """Compare each row with the row of its baseline that has the same overrides.
-
-    Args:
-        rows: The jobs of a sweep.
-        store: Where the predictions lie that they rest on.
-
-    Returns:
-        What significance.json holds.
-    """
-    return _compared_all(rows, _known(rows, store))
+def _content(jobs: Sequence[ScoredJob], known: Known) -> dict[str, Any]:
+    entries = [_compared(job, jobs, known) for job in jobs]
+    lines = [line for job, entry in zip(jobs, entries, strict=True) if (line := _open(job, entry))]
+    about = {"version": VERSION, "of": _origins(jobs), "level": LEVEL, "power": POWER}
+    return about | {"rows": entries, "open": lines}
 
 
-def _known(rows: Sequence[Row], store: Path) -> dict[str, Predictions | UserError]:
-    """The predictions of each job, or why there are none."""
+def _read_all(jobs: Sequence[ScoredJob], store: Path) -> Known:
     known: dict[str, Predictions | UserError] = {}
-    for row in rows:
+    for job in jobs:
         try:
-            known[row.job] = predictions(row, store)
+            known[job.job] = read_predictions(job, store)
         except UserError as error:
-            known[row.job] = error
+            known[job.job] = error
     return known
 
 
-def _compared_all(rows: Sequence[Row], known: Mapping[str, Predictions | UserError]) -> dict[str, Any]:
-    found = [_compared(row, rows, known) for row in rows]
-    lines = [line for row, one in zip(rows, found, strict=True) if (line := _open(row, one))]
-    about = {"version": VERSION, "of": _origins(rows), "level": LEVEL, "power": POWER}
-    return about | {"rows": found, "open": lines}
-
-
-def predictions(row: Row, store: Path) -> Predictions:
-    """Read what the classifiers of a job said of the test images.
+def read_predictions(job: ScoredJob, store: Path) -> Predictions:
+    """Read what the classifiers of a job took the test images for.
 
     Raises:
-        Absent: The store has them no longer, or they are damaged.
-        UserError: Chance cannot be told from so few images.
+        Absent: The predictions are missing in the store, or damaged there.
+        UserError: There are too few test images to tell chance.
     """
-    said: list[np.ndarray] = []
+    predicted: list[np.ndarray] = []
     labels, images = np.empty(0, dtype=int), None
-    for fingerprint in row.predictions.values():
+    for fingerprint in job.predictions.values():
         file = next((store / "evaluation").glob(f"[!.]*-{fingerprint}/logits.safetensors"), None)
         if file is None:
             raise Absent(f"{store}/evaluation has no predictions -{fingerprint}; run the sweep again to make them")
         try:
             with safe_open(file, "np") as tensors:
-                said.append(tensors.get_tensor("predicted"))
+                predicted.append(tensors.get_tensor("predicted"))
                 labels = tensors.get_tensor("labels")
                 about = {key: json.loads(text) for key, text in (tensors.metadata() or {}).items()}
-                images = [" ".join(one) for one in zip(about["images"], about["digests"], strict=True)]
+                images = [" ".join(pair) for pair in zip(about["images"], about["digests"], strict=True)]
         except (SafetensorError, KeyError, ValueError) as error:
             raise Absent(f"{file}: cannot be read ({error}); delete its folder and run the sweep again") from error
-    return Predictions(np.stack(said), labels, row.result["classes"], images)
+    return Predictions(np.stack(predicted), labels, job.result["classes"], images)
 
 
-def _compared(row: Row, rows: Sequence[Row], known: Mapping[str, Predictions | UserError]) -> dict[str, Any]:
-    """Compare one row: an entry of `rows`."""
-    ours, asked = known[row.job], row.result["protocol"]
-    about: dict[str, Any] = {
-        "job": row.job,
-        "method": row.method,
-        "overrides": row.overrides,
-        "seeds": len(row.result["seeds"]),
-        "images": None if isinstance(ours, UserError) else len(ours.labels),
+def _compared(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known) -> dict[str, Any]:
+    """Compare one job: an entry of `rows`."""
+    predictions, protocol = known[job.job], job.result["protocol"]
+    entry: dict[str, Any] = {
+        "job": job.job,
+        "method": job.method,
+        "overrides": job.overrides,
+        "seeds": len(job.result["seeds"]),
+        "images": None if isinstance(predictions, UserError) else len(predictions.labels),
         "baseline": None,
         "note": None,
-        "leaks": asked["leaks"],
+        "leaks": protocol["leaks"],
         "scores": None,
         "gains": None,
     }
-    if isinstance(ours, UserError):
-        return about | {"note": str(ours)}
-    settings = {"replicates": asked["replicates"], "seed": SEED}
-    minor = row.result["minor"]
-    about["scores"] = {name: asdict(one) for name, one in estimate(ours, minor, **settings).items()}
-    if asked["baseline"] in (None, row.method):
-        return about
-    base = next((one for one in rows if (one.method, one.overrides) == (asked["baseline"], row.overrides)), None)
+    if isinstance(predictions, UserError):
+        return entry | {"note": str(predictions)}
+    bootstrap = {"replicates": protocol["replicates"], "seed": SEED}
+    minor, name = job.result["minor"], protocol["baseline"]
+    entry["scores"] = {figure: asdict(score) for figure, score in estimate(predictions, minor, **bootstrap).items()}
+    if name in (None, job.method):
+        return entry
+    base = next((other for other in jobs if (other.method, other.overrides) == (name, job.overrides)), None)
     if base is None:
-        return about | {"note": f"nothing to compare with: add {asked['baseline']} to the sweep's methods"}
-    theirs = known[base.job]
-    if isinstance(theirs, UserError):
-        return about | {"note": str(theirs)}
+        return entry | {"note": f"nothing to compare with: add {name} to the sweep's methods"}
+    of_base = known[base.job]
+    if isinstance(of_base, UserError):
+        return entry | {"note": str(of_base)}
     try:
-        found = compare(ours, theirs, minor, **settings)
+        comparison = compare(predictions, of_base, minor, **bootstrap)
     except UserError as error:
-        return about | {"note": f"{row.name} and {base.name} cannot be compared: {error}"}
-    note = ONE_SEED if min(len(ours.predicted), len(theirs.predicted)) == 1 else None
-    return about | {"baseline": base.job, "note": note, "gains": asdict(found)}
+        return entry | {"note": f"{job.name} and {base.name} cannot be compared: {error}"}
+    note = ONE_SEED if min(len(predictions.predicted), len(of_base.predicted)) == 1 else None
+    return entry | {"baseline": base.job, "note": note, "gains": asdict(comparison)}
 
 
-def _open(row: Row, found: Mapping[str, Any]) -> str | None:
-    """Say what would settle the question that the study is about: the minor mean, or the macro one if there is none."""
-    if found["gains"] is None:
+def _open(job: ScoredJob, entry: Mapping[str, Any]) -> str | None:
+    """Say what would settle the question of the study: the gain in the minor mean, or in the macro one without it."""
+    if entry["gains"] is None:
         return None
-    figure = "minor_f1" if found["gains"]["minor_f1"] else "macro_f1"
-    gain = Gain(**found["gains"][figure])
+    figure = "minor_f1" if entry["gains"]["minor_f1"] else "macro_f1"
+    gain = Gain(**entry["gains"][figure])
     if gain.significant or gain.detectable is None:
         return None
-    begun = f"{row.name}: {figure} {100 * gain.delta:+.1f} is open"
-    if found["note"] == ONE_SEED:
+    begun = f"{job.name}: {figure} {100 * gain.delta:+.1f} is open"
+    if entry["note"] == ONE_SEED:
         return f"{begun}: one seed does not tell how far seeds part; two or more do"
     ways = settling(asdict(gain), "times the test images")
     settled = f"would be settled by {' or '.join(ways)}" if ways else "would not be settled by seeds or images alone"
     return (
         f"{begun} and, were it the truth, {settled}; "
-        f"what {found['seeds']} seeds and {found['images']:,} images show is {100 * gain.detectable:.1f} or more"
+        f"what {entry['seeds']} seeds and {entry['images']:,} images show is {100 * gain.detectable:.1f} or more"
     )
 
 
@@ -233,13 +223,3 @@ def settling(gain: Mapping[str, Any], images: str) -> list[str]:
     ways = [f"{gain['seeds']:,} seeds"] if gain["seeds"] else []
     ways += [f"{gain['images']:,.1f} {images}"] if gain["images"] else []
     return ways
-
-
-def columns(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten the gains of one row for results.csv; nothing without a baseline."""
-    gains = found["gains"]
-    if gains is None:
-        return {}
-    named = {f"f1_{name}": gain for name, gain in gains["per_class"].items()} | {name: gains[name] for name in MEANS}
-    flat = {"_".join(["gain", *part, name]): gain[key] for name, gain in named.items() if gain for key, part in PARTS}
-    return flat | ({"mcnemar_p": gains["mcnemar"]["p"]} if gains["mcnemar"] else {})

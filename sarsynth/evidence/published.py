@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from sarsynth.evidence.significance import Predictions
+from sarsynth.evidence.predictions import Predictions
 
 TABLE3 = Path(__file__).parents[1] / "assets/published/table3.csv"
 
@@ -24,20 +24,20 @@ def table3() -> dict[tuple[str, str], Predictions]:
             rows.setdefault((row["method"], row["split"]), []).append(row)
     return {
         key: from_counts(
-            [row["class"] for row in found],
-            *(np.array([int(row[column]) for row in found]) for column in ("support", "hits", "predicted")),
+            [row["class"] for row in lines],
+            *(np.array([int(row[column]) for row in lines]) for column in ("support", "hits", "predicted")),
         )
-        for key, found in rows.items()
+        for key, lines in rows.items()
     }
 
 
 def from_counts(classes: list[str], support: np.ndarray, hits: np.ndarray, predicted: np.ndarray) -> Predictions:
-    """Give predictions that have these counts of each class: one of the many, if errors may go different ways.
+    """Make predictions with these counts of each class: one way of several in which the errors may fall.
 
     Args:
         classes: Names.
         support: Images of each class.
-        hits: Those that are recognised.
+        hits: Images of each class that are recognised.
         predicted: Images that are taken for each class.
 
     Raises:
@@ -52,6 +52,6 @@ def from_counts(classes: list[str], support: np.ndarray, hits: np.ndarray, predi
     rows, columns = linear_sum_assignment(own)
     if own[rows, columns].any():
         raise ValueError("errors cannot be shared out among other classes")
-    said = np.concatenate([np.repeat(labels, hits), wrong[columns]])
+    named = np.concatenate([np.repeat(labels, hits), wrong[columns]])
     true = np.concatenate([np.repeat(labels, hits), missed[rows]])
-    return Predictions(said[None, None], true, classes)
+    return Predictions(named[None, None], true, classes)

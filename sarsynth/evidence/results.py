@@ -1,4 +1,4 @@
-"""The file that a run leaves its figures in, as others read it. Torch-free."""
+"""result.json, the file in which a run leaves its figures: its version, its parts, how it is read. Torch-free."""
 
 import json
 from collections.abc import Mapping
@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from sarsynth.errors import UserError
+from sarsynth.files import write_text
 
 RESULT = "result.json"
-REASONS = "filter.jsonl"  # of a filter's artifact: a line an image
+REASONS = "filter.jsonl"  # in a filter's artifact: a line an image
+FIGURES = ("precision", "recall", "f1", "support")  # of a class; support is its number of test images
+MEANS = ("minor_f1", "macro_f1", "accuracy")  # figures over several classes
 RESULT_VERSION = 2  # 1 had no protocol and no confusion matrix, and its predictions no names
-PARTS = (  # of what evaluate.py finds
+PARTS = (  # of a result of evaluate.py
     *("method", "base", "data", "split", "minor", "classes", "seeds", "protocol", "classifier"),
     *("fidelity", "realism", "memorisation", "filter", "inputs"),
 )
@@ -20,16 +23,16 @@ LEAKS = {  # what is wrong with a way to choose checkpoints
 
 
 def leaks(result: Mapping[str, Any]) -> list[str]:
-    """Say what makes the scores of a result too good: how checkpoints are chosen, what is learnt from."""
-    data = result.get("leaks", {})
-    learnt = [f"{slot}: {found['count']} held-out images are learnt from" for slot, found in data.items()]
-    return [one for one in (result["protocol"]["leaks"], *learnt) if one]
+    """Say what makes the scores of a result too good: how checkpoints are chosen, or which images are learnt from."""
+    slots = result.get("leaks", {})
+    learnt = [f"{slot}: {leak['count']} held-out images are learnt from" for slot, leak in slots.items()]
+    return [leak for leak in (result["protocol"]["leaks"], *learnt) if leak]
 
 
 def write_result(result: Mapping[str, Any], folder: Path) -> None:
-    """Write a run's result.json; what is no text in the name of a file becomes an escape of JSON's."""
+    """Write a run's result.json; bytes of a file name that are no text are written as JSON escapes."""
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    (folder / RESULT).write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(folder / RESULT, text.encode("utf-8", "backslashreplace").decode())
 
 
 def read_result(file: Path) -> dict[str, Any] | None:

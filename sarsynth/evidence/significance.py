@@ -3,76 +3,22 @@
 A figure of a method (F1 of a class, minor mean, macro, accuracy) is its mean over classifiers of several seeds; a gain
 is that of one method less that of another on the same test images. Both change by chance with the images and with the
 seeds, so both are drawn again (bootstrap): images within each class, the same ones for both methods; seeds for each
-method apart.
-
-Drawing images and seeds at once counts three times what is due to a seed and an image together, such as an image that
-one seed gets right and another does not (Owen 2007, doi:10.1214/07-AOAS122). Here that part is told from the seeds'
-own, and only the latter is drawn for seeds; deviations are then those of Student's t with as many degrees of freedom as
-the parts of the variance leave (Satterthwaite 1946, doi:10.2307/3002019). What coverage that gives: docs/evaluation.md.
+method apart. How the two are kept from being counted twice: `sarsynth.evidence.chance`. Intervals and tests are
+Student's t; the coverage that they reach is in docs/evaluation.md.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from sarsynth.errors import UserError
+from sarsynth.evidence.chance import LEVEL, Scores, Variance, image_weights, ratio, seed_variances
+from sarsynth.evidence.predictions import Predictions
+from sarsynth.evidence.results import MEANS
 
-LEVEL = 0.05  # a gain is called significant below this p, and intervals hold 1 - LEVEL
-POWER = 0.8  # the chance to find a gain that is there
-MOST = 1000  # times the seeds or images: what takes more settles nothing
-MEANS = ("minor_f1", "macro_f1", "accuracy")  # the figures beside F1 of each class
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What the classifiers of one method said of the test images.
-
-    Attributes:
-        predicted: Labels, int (seeds, checkpoints, images); a seed's figure is the mean over its checkpoints.
-        labels: True labels, int (images,).
-        classes: Names of the labels 0, 1, …
-        images: Names of the images, in their order; None where it is not known which is which, as in a published table.
-
-    Raises:
-        UserError: A class has fewer than two images, so chance cannot be told.
-    """
-
-    predicted: np.ndarray
-    labels: np.ndarray
-    classes: Sequence[str]
-    images: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        for name, size in zip(self.classes, self.support, strict=True):
-            if size < 2:
-                images = f"{size or 'no'} image{'' if size == 1 else 's'}"
-                raise UserError(
-                    f"the test set has {images} of class {name}, and chance is told from two or more; add test images"
-                )
-
-    @property
-    def support(self) -> np.ndarray:
-        """Images of each class, int (classes,)."""
-        return np.bincount(self.labels, minlength=len(self.classes))
-
-    def paired(self, other: "Predictions") -> bool:
-        """Whether it is known which image is which for both.
-
-        Raises:
-            UserError: They are not the same test images.
-        """
-        same = list(self.classes) == list(other.classes) and np.array_equal(self.support, other.support)
-        if self.images is not None and other.images is not None:
-            if list(self.images) != list(other.images) or not np.array_equal(self.labels, other.labels):
-                raise UserError("the test images differ")
-            return True
-        if not same:
-            raise UserError("the classes or their numbers of test images differ")
-        return False
+MOST_TIMES = 1000  # the seeds or images: what takes more settles nothing
 
 
 @dataclass(frozen=True)
@@ -92,15 +38,15 @@ class Gain:
         delta: The gain.
         low: Its interval begins here.
         high: And ends here.
-        p: Chance of a gain at least this far from none, were there none; by Student's t, the interval by replicates.
-        p_holm: The same after Holm's correction over the classes, and with fewer degrees of freedom, for seeds that may
-            agree by chance; p itself for a figure that is no class's.
-        significant: Whether p_holm is below `LEVEL`, of two seeds or more: one does not tell how far seeds part.
+        p: Chance of a gain at least this far from zero if the true one is zero, by Student's t.
+        p_holm: For a class, the same after Holm's correction over the classes and with fewer degrees of freedom, since
+            few seeds may agree by chance; p itself for a mean.
+        significant: Whether p_holm is below `LEVEL`, of two seeds or more: one does not show how much seeds differ.
         detectable: The smallest gain that this test set and these seeds make significant with a chance of `POWER`, for
             a class by Bonferroni's correction, the worst case of Holm's; of one seed what its images alone would. None
-            where nothing varied, as between classifiers that never name a class, so that chance cannot be told.
-        seeds: How many seeds of each method would, were the gain this large; None if up to `MOST` times as many would
-            not, if it is significant already, or of one seed.
+            where nothing varied, as between classifiers that never name a class.
+        seeds: How many seeds of each method would, were the gain this large; None if up to `MOST_TIMES` times as many
+            would not, if it is significant already, or of one seed.
         images: How many times the test images would, in tenths; None likewise.
     """
 
@@ -152,187 +98,83 @@ class Comparison:
     mcnemar: McNemar | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Arm:
-    """One method: each figure for each seed, and for each replicate of the images.
-
-    Attributes:
-        seen: Shape (seeds, figures), NaN for a figure that is not there: the minor mean without minor classes.
-        drawn: Shape (replicates, seeds, figures).
-    """
-
-    seen: np.ndarray
-    drawn: np.ndarray
-
-    @property
-    def value(self) -> np.ndarray:
-        return self.seen.mean(axis=0)
-
-    @property
-    def mixed(self) -> np.ndarray:
-        """Variance of the mean over seeds due to seed and image together, from how far seeds part in each replicate."""
-        seeds = len(self.seen)
-        if seeds == 1:
-            return np.zeros(self.seen.shape[1])
-        parted = self.drawn - self.drawn.mean(axis=1, keepdims=True)
-        return parted.var(axis=0).sum(axis=0) / (seeds * (seeds - 1))
-
-    @property
-    def left(self) -> np.ndarray:
-        """What is left of the variance between seeds: an estimate of what is due to them alone, by chance below 0."""
-        seeds = len(self.seen)
-        if seeds == 1:
-            return np.zeros(self.seen.shape[1])
-        return self.seen.var(axis=0, ddof=1) / seeds - self.mixed
-
-    def replicates(self, own: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draw the seeds of each replicate too, which bring the variance `own`: (R, figures)."""
-        count, seeds, _ = self.drawn.shape
-        if seeds == 1:
-            return self.drawn[:, 0]
-        # Drawn in full, seeds would bring (own + 2 mixed) (seeds - 1) / seeds; own is what they are to bring.
-        share = np.sqrt(_ratio(own, (own + 2 * self.mixed) * (seeds - 1) / seeds, otherwise=0.0))
-        times = rng.multinomial(seeds, [1 / seeds] * seeds, size=count)
-        return self.drawn.mean(axis=1) + share * np.einsum("rs,rsf->rf", times - 1, self.drawn) / seeds
-
-
-@dataclass(frozen=True, eq=False)
-class _Chance:
-    """What brings about the variance of a figure, or of its gain: seeds, images, and both together.
-
-    Attributes:
-        alone: Variance due to the images alone, (figures,); an estimate, by chance below 0.
-        owns: That due to the seeds alone, for each arm.
-        mixed: That due to a seed and an image together, for each arm.
-        seeds: Seeds of each arm, numbers or (figures,).
-        images: Of the smallest class; a number or (figures,).
-    """
-
-    alone: np.ndarray
-    owns: list[np.ndarray]
-    mixed: list[np.ndarray]
-    seeds: list[Any]
-    images: Any
-
-    @property
-    def variance(self) -> np.ndarray:
-        return np.maximum(0.0, self.alone + sum(self.owns) + sum(self.mixed))
-
-    def freedom(self, *, wary: bool = False) -> np.ndarray:
-        """Degrees of freedom of the variance, of which each arm's seeds bring a part, and the images the rest."""
-        rest, doubt = self.variance, np.zeros_like(self.alone)
-        for own, mixed, seeds in zip(self.owns, self.mixed, self.seeds, strict=True):
-            rest = rest - own
-            # What is known of the seeds' own part is the variance between seeds, from which the mixed part was taken.
-            known = np.where((own > 0) | wary, own + mixed, 0.0)
-            doubt += known**2 / np.maximum(1, np.asarray(seeds) - 1)  # of one seed 0: nothing is known
-        doubt += np.maximum(0.0, rest) ** 2 / (self.images - 1)
-        fewest = np.min(np.broadcast_arrays(*self.seeds), axis=0) - 1
-        fewest = np.where(fewest > 0, fewest, self.images - 1)
-        return np.maximum(_ratio(self.variance**2, doubt, otherwise=self.images - 1), fewest)
-
-    def detectable(self, classes: int) -> np.ndarray:
-        """The gain that is significant with a chance of `POWER`; the first figures are those of so many classes."""
-        one = np.arange(len(self.alone)) < classes
-        freedom = np.where(one, self.freedom(wary=True), self.freedom())
-        level = np.where(one, LEVEL / classes, LEVEL)
-        return (stats.t.ppf(1 - level / 2, freedom) + stats.t.ppf(POWER, freedom)) * np.sqrt(self.variance)
-
-    def scaled(self, seeds: np.ndarray | None = None, images: np.ndarray | float = 1.0) -> "_Chance":
-        """The same with so many seeds of each arm, (figures,), and so many times the images."""
-        counts = self.seeds if seeds is None else [seeds] * len(self.seeds)
-        fewer = [before / now for before, now in zip(self.seeds, counts, strict=True)]
-        owns = [own * share for own, share in zip(self.owns, fewer, strict=True)]
-        mixed = [part * share / images for part, share in zip(self.mixed, fewer, strict=True)]
-        return _Chance(np.maximum(0.0, self.alone) / images, owns, mixed, counts, self.images * images)
-
-
 def compare(
     method: Predictions, baseline: Predictions, minor: Sequence[str], *, replicates: int, seed: int
 ) -> Comparison:
     """Compare a method with the baseline.
 
     Args:
-        method: What its classifiers said.
-        baseline: What those of the baseline said of the same images.
+        method: Predictions of its classifiers.
+        baseline: Those of the baseline's classifiers, of the same images.
         minor: Names of the minor classes.
         replicates: Bootstrap replicates, at least some hundreds.
-        seed: Of what is drawn.
+        seed: Of the random draws.
 
     Raises:
         UserError: They are not the same test images.
     """
     rng = np.random.default_rng(seed)
     paired = method.paired(baseline)
-    weights = _image_weights(method.labels, replicates, rng)
-    ours = _arm(method, minor, weights)
-    theirs = _arm(baseline, minor, weights if paired else _image_weights(baseline.labels, replicates, rng))
-
-    delta = ours.value - theirs.value
-    owns = _of_seeds(ours, theirs)
-    drawn = ours.replicates(owns[0], rng) - theirs.replicates(owns[1], rng)
-    chance = _chance(drawn, [ours, theirs], owns, min(method.support))
-    freedom = chance.freedom()
-    spread = np.clip(_widened(delta, drawn, freedom), -1, 1)
-    low, high = _interval(spread)
-    # Student's t, since so many replicates do not tell the far tails that Holm's correction asks about.
-    size = _ratio(np.abs(delta), drawn.std(axis=0))
-    p = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, freedom))
-    # In those tails it also counts that few seeds may agree by chance where more would not.
-    count = len(method.classes)
-    p_holm = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, chance.freedom(wary=True)))
-    p_holm = np.concatenate([holm(p_holm[:count]), p[count:]])
-
-    several = min(chance.seeds) > 1
-    found = (p_holm < LEVEL) & several
-    detectable = chance.detectable(count)
-    fewest = max(chance.seeds)
-    seeds = _least(lambda seeds: chance.scaled(seeds=seeds).detectable(count) <= np.abs(delta), fewest, len(delta))
-    tenths = _least(lambda tenths: chance.scaled(images=tenths / 10).detectable(count) <= np.abs(delta), 10, len(delta))
-    asked = ~found & several & (delta != 0)
-
-    def gain(index: int) -> Gain:
-        more_seeds, more_tenths = seeds[index] if asked[index] else 0, tenths[index] if asked[index] else 0
-        return Gain(
-            delta=float(delta[index]),
-            low=float(low[index]),
-            high=float(high[index]),
-            p=float(p[index]),
-            p_holm=float(p_holm[index]),
-            significant=bool(found[index]),
-            detectable=float(detectable[index]) if detectable[index] > 0 else None,
-            seeds=int(more_seeds) or None,
-            images=float(more_tenths / 10) or None,
-        )
-
+    weights = image_weights(method.labels, replicates, rng)
+    scores = Scores.of(method, minor, weights)
+    base = Scores.of(baseline, minor, weights if paired else image_weights(baseline.labels, replicates, rng))
+    of_seeds = seed_variances(scores, base)
+    drawn = scores.replicates(of_seeds[0], rng) - base.replicates(of_seeds[1], rng)
+    variance = Variance.of(drawn, [scores, base], of_seeds, min(method.support))
+    *by_class, minor_f1, macro_f1, accuracy = _gains(scores.mean - base.mean, drawn, variance, len(method.classes))
     return Comparison(
-        {name: gain(index) for index, name in enumerate(method.classes)},
-        gain(count) if minor else None,
-        gain(count + 1),
-        gain(count + 2),
+        dict(zip(method.classes, by_class, strict=True)),
+        minor_f1 if minor else None,
+        macro_f1,
+        accuracy,
         mcnemar(method, baseline) if paired else None,
     )
 
 
+def _gains(delta: np.ndarray, drawn: np.ndarray, variance: Variance, classes: int) -> list[Gain]:
+    """Test each gain, (figures,), by its replicates, (replicates, figures); the first are those of so many classes."""
+    freedom = variance.freedom()
+    low, high = _interval(delta, drawn, freedom, limit=1)
+    # Student's t, since so many replicates do not tell the far tails that Holm's correction asks about.
+    size = ratio(np.abs(delta), drawn.std(axis=0))
+    p = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, freedom))
+    # In those tails it also counts that few seeds may agree by chance where more would not.
+    cautious = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, variance.freedom(cautious=True)))
+    p_holm = np.concatenate([holm(cautious[:classes]), p[classes:]])
+    several = min(variance.seeds) > 1
+    significant = (p_holm < LEVEL) & several
+    detectable = variance.detectable(classes)
+
+    def settles(scaled: Variance) -> np.ndarray:
+        return scaled.detectable(classes) <= np.abs(delta)
+
+    is_open = ~significant & several & (delta != 0)
+    seeds = is_open * _least(lambda seeds: settles(variance.scaled(seeds=seeds)), max(variance.seeds), len(delta))
+    tenths = is_open * _least(lambda tenths: settles(variance.scaled(images=tenths / 10)), 10, len(delta))
+    tests = zip(*(column.tolist() for column in (delta, low, high, p, p_holm, significant)), strict=True)
+    needs = zip(*(column.tolist() for column in (np.maximum(0, detectable), seeds, tenths / 10)), strict=True)
+    return [Gain(*test, *(need or None for need in some)) for test, some in zip(tests, needs, strict=True)]
+
+
 def estimate(predictions: Predictions, minor: Sequence[str], *, replicates: int, seed: int) -> dict[str, Estimate]:
-    """Give each figure of one method its interval: F1 by class name, then `MEANS`, of which those that there are."""
+    """Give each figure of one method its interval: F1 by class name, then those of `MEANS` that exist."""
     rng = np.random.default_rng(seed)
-    arm = _arm(predictions, minor, _image_weights(predictions.labels, replicates, rng))
-    owns = _of_seeds(arm)
-    drawn = arm.replicates(owns[0], rng)
-    spread = _widened(arm.value, drawn, _chance(drawn, [arm], owns, min(predictions.support)).freedom())
-    low, high = _interval(spread)
+    scores = Scores.of(predictions, minor, image_weights(predictions.labels, replicates, rng))
+    of_seeds = seed_variances(scores)
+    drawn = scores.replicates(of_seeds[0], rng)
+    variance = Variance.of(drawn, [scores], of_seeds, min(predictions.support))
+    low, high = _interval(scores.mean, drawn, variance.freedom())
     names = [*predictions.classes, *MEANS]
     return {
         name: Estimate(float(value), max(0.0, float(lowest)), min(1.0, float(highest)))
-        for name, value, lowest, highest in zip(names, arm.value, low, high, strict=True)
+        for name, value, lowest, highest in zip(names, scores.mean, low, high, strict=True)
         if not np.isnan(value)
     }
 
 
 def mcnemar(method: Predictions, baseline: Predictions) -> McNemar:
     """Test whether two methods are right on equally many images, a pair of classifiers after the other."""
-    right, base_right = (one.predicted == one.labels for one in (method, baseline))
+    right, base_right = (arm.predicted == arm.labels for arm in (method, baseline))
     pairs = list(product(*(range(min(sizes)) for sizes in zip(right.shape[:2], base_right.shape[:2], strict=True))))
     only_method = [int((right[pair] & ~base_right[pair]).sum()) for pair in pairs]
     only_baseline = [int((~right[pair] & base_right[pair]).sum()) for pair in pairs]
@@ -359,72 +201,15 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def figures(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray, minor: Sequence[int]) -> np.ndarray:
-    """Score counts: F1 of each class, then `MEANS`, the minor mean NaN where no class is minor.
-
-    Args:
-        hits: Images of each class that are recognised, (..., classes).
-        predicted: Images that are taken for each class, (..., classes).
-        support: Images of each class, (classes,), each > 0.
-        minor: Labels of the minor classes.
-
-    Returns:
-        Shape (..., classes + 3).
-    """
-    f1 = 2 * hits / (predicted + support)
-    minor_f1 = f1[..., list(minor)].mean(axis=-1) if len(minor) else np.full(f1.shape[:-1], np.nan)
-    accuracy = hits.sum(axis=-1) / support.sum()
-    return np.concatenate([f1, np.stack([minor_f1, f1.mean(axis=-1), accuracy], axis=-1)], axis=-1)
-
-
-def _arm(predictions: Predictions, minor: Sequence[str], weights: np.ndarray) -> _Arm:
-    """Count hits and predictions of each class under every row of weights, (R, images), and under equal ones."""
-    seeds, checkpoints, images = predictions.predicted.shape
-    classes = len(predictions.classes)
-    said = np.eye(classes, dtype=np.float32)[predictions.predicted.reshape(-1, images)]  # (vectors, images, classes)
-    right = said * (predictions.predicted.reshape(-1, images) == predictions.labels)[..., None]
-    columns = np.concatenate([right, said], axis=-1).transpose(1, 0, 2).reshape(images, -1)
-    every = np.concatenate([np.ones((1, images), dtype=np.float32), weights])
-    counts = (every @ columns).reshape(len(every), seeds, checkpoints, 2, classes).astype(np.float64)
-    labels = [list(predictions.classes).index(name) for name in minor]
-    scored = figures(counts[..., 0, :], counts[..., 1, :], predictions.support, labels).mean(axis=2)
-    return _Arm(scored[0], scored[1:])
-
-
-def _image_weights(labels: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw how often each image is in each replicate, float32 (replicates, images); each class keeps its size."""
-    weights = np.zeros((replicates, len(labels)), dtype=np.float32)
-    for label in np.unique(labels):
-        (rows,) = np.nonzero(labels == label)
-        places = rng.integers(len(rows), size=(replicates, len(rows))) + len(rows) * np.arange(replicates)[:, None]
-        weights[:, rows] = np.bincount(places.ravel(), minlength=replicates * len(rows)).reshape(replicates, -1)
-    return weights
-
-
-def _of_seeds(*arms: _Arm) -> list[np.ndarray]:
-    """Variance of each arm's mean that is due to its seeds alone; what is below 0 for one is taken off the other."""
-    above = [np.maximum(0.0, arm.left) for arm in arms]
-    together = np.maximum(0.0, sum(arm.left for arm in arms))
-    return [own * _ratio(together, sum(above, np.zeros_like(own)), otherwise=0.0) for own in above]
-
-
-def _chance(drawn: np.ndarray, arms: Sequence[_Arm], owns: Sequence[np.ndarray], images: int) -> _Chance:
-    """Take the variance of replicates, (R, figures), apart; `images` are those of the smallest class."""
-    mixed = [arm.mixed for arm in arms]
-    return _Chance(
-        drawn.var(axis=0) - sum(owns) - sum(mixed), list(owns), mixed, [len(arm.seen) for arm in arms], images
-    )
-
-
 def _least(enough: Callable[[np.ndarray], np.ndarray], above: int, figures: int) -> np.ndarray:
-    """Find the least whole number from `above` + 1 to `above` * `MOST` that is enough for each figure; 0 if none is.
+    """Find the least whole number in (`above`, `above` * `MOST_TIMES`] that is enough for each figure; 0 if none is.
 
     Args:
-        enough: Tells for a number each, (figures,), whether it is; what is more than enough is enough.
-        above: What is not enough.
-        figures: How many.
+        enough: Whether a number for each figure, (figures,), is enough; so is every larger one.
+        above: Not enough for any.
+        figures: How many figures there are.
     """
-    low, high = np.full(figures, above), np.full(figures, above * MOST)
+    low, high = np.full(figures, above), np.full(figures, above * MOST_TIMES)
     reached = enough(high)
     while (high - low > 1).any():
         middle = (low + high) // 2
@@ -433,17 +218,8 @@ def _least(enough: Callable[[np.ndarray], np.ndarray], above: int, figures: int)
     return np.where(reached, high, 0)
 
 
-def _widened(value: np.ndarray, drawn: np.ndarray, freedom: np.ndarray) -> np.ndarray:
-    """Stretch replicates about the value so that a normal spread becomes Student's."""
+def _interval(value: np.ndarray, drawn: np.ndarray, freedom: np.ndarray, limit: float = np.inf) -> np.ndarray:
+    """Ends of each figure's interval, (2, figures): replicates, stretched about the value from normal to Student's."""
     upper = 1 - LEVEL / 2
-    return value + (drawn - value) * stats.t.ppf(upper, freedom) / stats.norm.ppf(upper)
-
-
-def _interval(spread: np.ndarray) -> Any:
-    return np.quantile(spread, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
-
-
-def _ratio(above: np.ndarray, below: np.ndarray, otherwise: float = np.inf) -> np.ndarray:
-    """Divide where the divisor is positive."""
-    below = np.broadcast_to(below, above.shape)
-    return np.divide(above, below, out=np.full_like(above, otherwise, dtype=float), where=below > 0)
+    spread = value + (drawn - value) * stats.t.ppf(upper, freedom) / stats.norm.ppf(upper)
+    return np.quantile(np.clip(spread, -limit, limit), [LEVEL / 2, upper], axis=0)

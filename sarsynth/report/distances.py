@@ -1,217 +1,222 @@
-"""How near synthetic images come to real ones, and what that says of the gain."""
+"""Sections on how near synthetic images come to real ones, and what that says of the gain."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from sarsynth.report import plots
-from sarsynth.report.pages import Cell, Note, Piece, Plot, Section, Table
-from sarsynth.report.plots import Estimate
-from sarsynth.report.sweep import FEW, MEANS, RELEASE, Sweep, distance, f1, figure_cell, is_release, rank_correlation
+from sarsynth.evidence.results import MEANS
+from sarsynth.report import plots, rows
+from sarsynth.report.pieces import COUNT, SHORT, Cell, Note, Piece, Table, decimals
+from sarsynth.report.plots import Plot
+from sarsynth.report.rows import RELEASE, Row
+from sarsynth.report.sweep import Sweep
 
 DISTANCES = ("fid", "kid")
 OVERLAPS = ("precision", "recall", "density", "coverage")
 MODELS = ("gamma", "k", "lognormal")  # of clutter
 EVEN = 1e5  # shape of a K distribution that no sample tells from a gamma distribution
+FEW = 10  # rows below which a rank correlation has no interval
+REPLICATES = 2000  # of a bootstrap over rows
+LEVEL = 0.95  # of its interval
 
 
-def fidelity(sweep: Sweep) -> Section:
-    """FID and KID of each class and method."""
-    about = (
-        "Distance of synthetic from real training images, less is closer. FID grows as images get fewer, so compare it "
-        "within a class, not between classes; KID has no such bias."
-    )
-    made = [index for index, result in enumerate(sweep.results) if result["fidelity"]["per_class"]]
+def fidelity(sweep: Sweep) -> list[Piece]:
+    """Distance of synthetic from real training images, less is closer.
+
+    FID grows as images get fewer, so compare it within a class, not between classes; KID has no such bias.
+    """
+    with_sets = [row for row in sweep.uncompared if row.result["fidelity"]["per_class"]]
+    if not with_sets:
+        return [Note("No row has synthetic images.")]
+    names = [row.name for row in with_sets]
     pieces: list[Piece] = []
     for measure in DISTANCES:
-        panels = {
-            sweep.title(name): [_distance_estimate(sweep.results[index], measure, name) for index in made]
-            for name in sweep.classes
-        }
-        pooled = [_distance_estimate(sweep.results[index], measure) for index in made]
-        panels = {title: values for title, values in (panels | {"all": pooled}).items() if any(values)}
+        columns = {title: f"{measure}_{name}" for name, title in sweep.classes.items()} | {"all": measure}
+        panels = {title: [row[column] for row in with_sets] for title, column in columns.items()}
+        panels = {title: cells for title, cells in panels.items() if any(cell.value is not None for cell in cells)}
         if panels:
-            figure = plots.estimates(
-                panels, [sweep.rows[index] for index in made], measure.upper(), every=sweep.rows, bars=True
-            )
+            figure = plots.estimates(panels, names, measure.upper(), every=sweep.names, bars=True)
             pieces.append(Plot(measure, figure, f"{measure.upper()} of each class and method"))
-    if made:
-        by_class = [
-            [sweep.rows[index], *(_class_distances(sweep.results[index]["fidelity"], name) for name in sweep.classes)]
-            for index in made
-        ]
-        caption = "KID of each class; small: FID, and how many real and synthetic images"
-        pieces.append(Table(caption, ["method", *map(sweep.title, sweep.classes)], by_class))
-        results = [sweep.results[index] for index in made]
-        if any(distance(result, "fid", name) is None for result in results for name in [None, *sweep.classes]):
-            reason = f"Where no FID is shown, there are too few images: {_too_few(results)}. KID stands for it there."
-            pieces.append(Note(reason))
-        table = [[sweep.rows[index], *_overlap_cells(sweep.results[index]["fidelity"])] for index in made]
-        caption = (
-            "All classes together. Precision, density: whether synthetic images are like real ones; recall, coverage: "
-            "whether they show all that real ones do"
-        )
-        pieces.append(Table(caption, ["method", *OVERLAPS, "real", "synthetic"], table))
-        pieces += [Note(f"{RELEASE}.")] * any(is_release(sweep.results[index]) for index in made)
-    return Section("fidelity", "Fidelity", about, pieces or [Note("No row has synthetic images.")])
+    by_class = [[Cell(row.name), *(_class_distances(row, name) for name in sweep.classes)] for row in with_sets]
+    caption = "KID of each class; small: FID, and how many real and synthetic images"
+    pieces.append(Table(caption, ["method", *sweep.classes.values()], by_class))
+    if any(row[key].value is None for row in with_sets for key in ("fid", *(f"fid_{name}" for name in sweep.classes))):
+        reason = f"Where no FID is shown, there are too few images: {_too_few(with_sets)}. KID stands for it there."
+        pieces.append(Note(reason))
+    caption = (
+        "All classes together. Precision, density: whether synthetic images are like real ones; recall, coverage: "
+        "whether they show all that real ones do"
+    )
+    overlaps = [[Cell(row.name), *_overlaps(row.result["fidelity"]["pooled"] or {})] for row in with_sets]
+    pieces.append(Table(caption, ["method", *OVERLAPS, "real", "synthetic"], overlaps))
+    pieces += [Note(f"{RELEASE}.")] * any(row["kid"].meaning == RELEASE for row in with_sets)
+    return pieces
 
 
-def _class_distances(fidelity: Mapping[str, Any], name: str) -> Cell | str:
-    figures = fidelity["per_class"].get(name)
-    if figures is None:
-        return ""
-    fid = f"FID {figures['fid']:.2f}" if figures["fid_reliable"] else f"n < {fidelity['width']}"
-    kid = "too few" if figures["kid"] is None else f"{figures['kid']:.4f}"
-    detail = f"{fid}\n{figures['n_real']:,} / {figures['n_synthetic']:,}"
-    return Cell(kid, "" if figures["kid"] is None else figures["kid"], detail)
+def _class_distances(row: Row, name: str) -> Cell:
+    """KID of a class, below it FID and numbers of images."""
+    kid, fid, *sizes = (row[f"{key}_{name}"] for key in ("kid", "fid", "n_real", "n_synthetic"))
+    if not kid.text:
+        return Cell()
+    shown = fid.text if fid.value is None else f"FID {fid.text}"
+    detail = f"{shown}\n{' / '.join(size.text for size in sizes)}"
+    return replace(kid, interval=None, mark="", meaning="", detail=detail)
 
 
-def _distance_estimate(result: Mapping[str, Any], measure: str, class_name: str | None = None) -> Estimate | None:
-    value, fidelity = distance(result, measure, class_name), result["fidelity"]
-    if value is None:
-        return None
-    figures = fidelity["pooled"] if class_name is None else fidelity["per_class"][class_name]
-    low, high = figures["intervals"].get(measure, (None, None))
-    return Estimate(value, low, high)
+def _overlaps(pooled: Mapping[str, Any]) -> list[Cell]:
+    intervals = pooled.get("intervals", {})
+    sizes = [Cell(pooled.get(key, 0), COUNT) for key in ("n_real", "n_synthetic")]
+    return [*(Cell(pooled.get(name), decimals(2), interval=intervals.get(name)) for name in OVERLAPS), *sizes]
 
 
-def _overlap_cells(fidelity: Mapping[str, Any]) -> list[Cell | str]:
-    pooled = fidelity["pooled"] or {}
-    found: list[Cell | str] = []
-    for name in OVERLAPS:
-        value, interval = pooled.get(name), pooled.get("intervals", {}).get(name)
-        detail = f"[{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
-        found.append("" if value is None else Cell(f"{value:.2f}", value, detail))
-    sizes = [pooled.get("n_real", 0), pooled.get("n_synthetic", 0)]
-    return [*found, *(Cell(f"{size:,}", size) for size in sizes)]
-
-
-def _too_few(results: Iterable[Mapping[str, Any]]) -> str:
+def _too_few(with_sets: Iterable[Row]) -> str:
     """Say why sets have no FID."""
-    widths = sorted({result["fidelity"]["width"] for result in results if result["fidelity"]["width"]})
+    widths = sorted({width for row in with_sets if (width := row.result["fidelity"]["width"])})
     return f"it needs as many images as features, {' or '.join(f'{width:,}' for width in widths)}, of both kinds"
 
 
-def realism(sweep: Sweep) -> Section:
-    """How far synthetic images are from real ones as radar images, beside two floors."""
-    about = (
-        "Distances from real training images, less is closer. Floors: two halves of the real images from each other, "
-        "and real images from themselves after a way through the base's autoencoder, whose marks every synthetic image "
-        "bears. A set may lie nearer all the same, where other faults make up for them."
-    )
-    both = zip(sweep.rows, sweep.results, strict=True)
-    known = [(row, result["realism"]) for row, result in both if result["realism"]]
+def realism(sweep: Sweep) -> list[Piece]:
+    """Distances from real training images, less is closer.
+
+    Floors: two halves of the real images from each other, and real images from themselves after a way through the
+    base's autoencoder, whose marks every synthetic image bears. A set may lie nearer all the same, where other faults
+    make up for them.
+    """
+    known = [(row.name, row.result["realism"]) for row in sweep.uncompared if row.result["realism"]]
     if not known:
-        return Section("realism", "Radar realism", about, [Note("No row has synthetic images.")])
-    measures = known[0][1]["measures"]
-    lines = [(row, found, "synthetic") for row, found in known]
-    lines += [("real halves", known[0][1], "halves"), ("real, autoencoder", known[0][1], "autoencoder")]
+        return [Note("No row has synthetic images.")]
+    first = known[0][1]
+    measures = first["measures"]
+    sets = [(name, figures, "synthetic") for name, figures in known]
+    floors = [("real halves", first, "halves"), ("real, autoencoder", first, "autoencoder")]
     table = [
-        [row, *(figure_cell(found["measures"][name]["distance"][key]) for name in measures)]
-        for row, found, key in lines
+        [Cell(name), *(Cell(figures["measures"][measure]["distance"][key], SHORT) for measure in measures)]
+        for name, figures, key in [*sets, *floors]
     ]
-    sizes = known[0][1].get("n", {})
-    older = Note(
-        "The images through the autoencoder are fewer than the real ones here, in other class shares, so their "
-        "distance is too large: an older result; run the sweep again."
-    )
-    units = "; ".join(f"{name}: {one['unit']}" for name, one in measures.items())
-    pieces: list[Piece] = [Note(known[0][1]["note"]), Table(f"Distances. {units}", ["images", *measures], table)]
-    pieces += [older] * (sizes.get("real") != sizes.get("autoencoder"))
-    fits = [
-        [row, *_clutter_cells(found, key)]
-        for row, found, key in [(row, found, "synthetic") for row, found in known]
-        + [(key, known[0][1], key) for key in ("real", "autoencoder")]
-    ]
+    units = "; ".join(f"{name}: {measure['unit']}" for name, measure in measures.items())
+    pieces: list[Piece] = [Note(first["note"]), Table(f"Distances. {units}", ["images", *measures], table)]
+    sizes = first.get("n", {})
+    if sizes.get("real") != sizes.get("autoencoder"):
+        older = (
+            "The images through the autoencoder are fewer than the real ones here, in other class shares, so their "
+            "distance is too large: an older result; run the sweep again."
+        )
+        pieces.append(Note(older))
+    references = [(key, first, key) for key in ("real", "autoencoder")]
+    fits = [[Cell(name), *_clutter(figures, key)] for name, figures, key in [*sets, *references]]
     caption = (
         "Clutter. Medians of the equivalent number of looks and of the target-to-clutter ratio of an image; of models "
         "fitted to all clutter of a set, the shape of K (the larger, the more even) and Kolmogorov-Smirnov distances"
     )
     headings = ["looks", "target to clutter, dB", "shape of K", *(f"KS, {model}" for model in MODELS)]
     pieces.append(Table(caption, ["images", *headings], fits))
-    if probe := known[0][1]["shortcut"]:
+    if probe := first["shortcut"]:
         low, high = (100 * end for end in probe["interval"])
-        pieces.append(
-            Note(
-                f"Clutter alone: {100 * probe['masked_accuracy']:.1f} % [{low:.1f}, {high:.1f}], with targets "
-                f"{100 * probe['accuracy']:.1f} %, chance {100 * probe['chance']:.1f} %: {probe['meaning']}."
-            )
+        shortcut = (
+            f"Clutter alone: {100 * probe['masked_accuracy']:.1f} % [{low:.1f}, {high:.1f}], with targets "
+            f"{100 * probe['accuracy']:.1f} %, chance {100 * probe['chance']:.1f} %: {probe['meaning']}."
         )
-    return Section("realism", "Radar realism", about, pieces)
+        pieces.append(Note(shortcut))
+    return pieces
 
 
-def _clutter_cells(found: Mapping[str, Any], key: str) -> list[Cell | str]:
+def _clutter(figures: Mapping[str, Any], key: str) -> list[Cell]:
     """Medians of a set's images, and what was fitted to its clutter; empty where a result does not have it."""
-    medians = [((found["measures"].get(name) or {}).get("median") or {}).get(key) for name in ("looks", "contrast")]
-    models = found["fits"][key] or {}
-    shape = (models.get("k") or {}).get("shape")
+    looks, contrast = (
+        ((figures["measures"].get(name) or {}).get("median") or {}).get(key) for name in ("looks", "contrast")
+    )
+    models = figures["fits"][key] or {}
     return [
-        figure_cell(None if medians[0] is None else float(np.exp(medians[0]))),
-        figure_cell(medians[1]),
-        Cell("∞", shape) if shape is not None and shape >= EVEN else figure_cell(shape),
-        *(figure_cell((models.get(model) or {}).get("ks")) for model in MODELS),
+        Cell(None if looks is None else float(np.exp(looks)), SHORT),
+        Cell(contrast, SHORT),
+        Cell((models.get("k") or {}).get("shape"), _shape),
+        *(Cell((models.get(model) or {}).get("ks"), SHORT) for model in MODELS),
     ]
 
 
-def decoupling(sweep: Sweep) -> Section:
-    """Whether FID or KID says which row's classifier is better."""
-    about = (
-        "Does a closer set of images make a better classifier? Each point is a row. A useful cheap measure has a rank "
-        "correlation near -1 (less distance, more F1); near 0 it says nothing about the gain."
-    )
-    with_sets = [index for index, result in enumerate(sweep.results) if distance(result, "kid") is not None]
+def _shape(shape: float) -> str:
+    return "∞" if shape >= EVEN else SHORT(shape)
+
+
+def decoupling(sweep: Sweep) -> list[Piece]:
+    """Does a closer set of images make a better classifier? Each point is a row.
+
+    A useful cheap measure has a rank correlation near -1 (less distance, more F1); near 0 it says nothing about the
+    gain.
+    """
+    with_sets = [row for row in sweep.uncompared if row["kid"].value is not None]
     if len(with_sets) < 3:
-        few = Note(f"Needs three rows with synthetic images; there are {len(with_sets)}.")
-        return Section("decoupling", "Fidelity against F1", about, [few])
-    chosen = [sweep.results[index] for index in with_sets]
-    names = [sweep.rows[index] for index in with_sets]
-    scored = {title: _column(chosen, name) for name, title in MEANS.items() if name != "accuracy"}
-    scored |= {sweep.title(name): _column(chosen, name) for name in sweep.classes}
-    drawn = [measure for measure in DISTANCES if sum(distance(result, measure) is not None for result in chosen) >= 3]
-    panels, axes, table = {}, [], []
-    for title, y in scored.items():
-        cells: list[Cell | str] = [title]
-        own = next((name for name in sweep.classes if sweep.title(name) == title), None)
-        for measure in DISTANCES:
-            x = np.array([_or_nan(distance(result, measure, own)) for result in chosen])
-            found = rank_correlation(x, y)
-            cells.append("" if found is None else _correlation(found))
-            if own is None and measure in drawn:
-                rho = "" if found is None else f"\nrank correlation {found[0]:+.2f}"
-                panels[f"{measure.upper()} and {title}{rho}"] = x, y
-                axes.append(f"{measure.upper()}, all classes")
-        table.append(cells)
-    notes = [] if "fid" in drawn else [Note(f"No plot of FID, which fewer than three rows have: {_too_few(chosen)}.")]
-    notes += [Note(f"{len(chosen)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote.")] * (
-        len(chosen) < FEW
-    )
+        return [Note(f"Needs three rows with synthetic images; there are {len(with_sets)}.")]
+    titles = {column: title for column, title in rows.scored(sweep.uncompared).items() if column != "accuracy"}
+    means = {column: title for column, title in titles.items() if column in MEANS}
+    drawn = [measure for measure in DISTANCES if np.isfinite(_column(with_sets, measure)).sum() >= 3]
+    panels, axes = {}, []
+    for column, title in means.items():
+        for measure in drawn:
+            x, y = _column(with_sets, measure), 100 * _column(with_sets, column)
+            correlation = rank_correlation(x, y)
+            rho = "" if correlation is None else f"\nrank correlation {correlation[0]:+.2f}"
+            panels[f"{measure.upper()} and {title}{rho}"] = x, y
+            axes.append(f"{measure.upper()}, all classes")
+    table = [
+        [Cell(title), *(_correlation(with_sets, _own(measure, column), column) for measure in DISTANCES)]
+        for column, title in (means | titles).items()
+    ]
+    notes = [f"No plot of FID, which fewer than three rows have: {_too_few(with_sets)}."] * ("fid" not in drawn)
+    few = f"{len(with_sets)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote."
+    notes += [few] * (len(with_sets) < FEW)
+    figure = plots.scatter(panels, [row.name for row in with_sets], axes, "F1 in %", sweep.names)
     caption = "Spearman's rank correlation of F1 with the distance of the same class, or of all of them"
-    return Section(
-        "decoupling",
-        "Fidelity against F1",
-        about,
-        [
-            Plot(
-                "fidelity_f1",
-                plots.scatter(panels, names, axes, "F1 in %", sweep.rows),
-                "Distances against F1, a point a row",
-            ),
-            Table(caption, ["F1 of", *(f"with {measure.upper()}" for measure in DISTANCES)], table),
-            *notes,
-        ],
-    )
+    return [
+        Plot("fidelity_f1", figure, "Distances against F1, a point a row"),
+        Table(caption, ["F1 of", *(f"with {measure.upper()}" for measure in DISTANCES)], table),
+        *map(Note, notes),
+    ]
 
 
-def _column(chosen: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    found = [f1(result, name) for result in chosen]
-    return np.array([100 * _or_nan(figure["mean"] if figure else None) for figure in found])
+def _own(measure: str, column: str) -> str:
+    """The column of a distance that belongs to one of F1: of the same class, or of all of them."""
+    return measure if column in MEANS else f"{measure}_{column.removeprefix('f1_')}"
 
 
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
+def _column(with_sets: Sequence[Row], column: str) -> np.ndarray:
+    """The values of a column, NaN where a row has none."""
+    return np.array([row[column].value for row in with_sets], dtype=float)
 
 
-def _correlation(found: tuple[float, float, float]) -> Cell:
-    rho, low, high = found
-    return Cell(f"{rho:+.2f}", rho, "" if np.isnan(low) else f"[{low:+.2f}, {high:+.2f}]")
+def _correlation(with_sets: Sequence[Row], distance: str, score: str) -> Cell:
+    correlation = rank_correlation(_column(with_sets, distance), 100 * _column(with_sets, score))
+    if correlation is None:
+        return Cell()
+    rho, *ends = correlation
+    return Cell(rho, "{:+.2f}".format, interval=None if np.isnan(ends[0]) else (ends[0], ends[1]))
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float] | None:
+    """Spearman's rho of finite pairs with a 95 % interval, by a bootstrap over pairs.
+
+    Args:
+        x: Shape (N,).
+        y: Shape (N,).
+
+    Returns:
+        rho and its interval; NaN for the interval of fewer than `FEW` pairs. None if there are fewer than three, or if
+        one of the two never changes.
+    """
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    rho = float(stats.spearmanr(x, y).statistic)
+    if len(x) < FEW:
+        return rho, float("nan"), float("nan")
+    drawn = np.random.default_rng(0).integers(len(x), size=(REPLICATES, len(x)))
+    ranks = [stats.rankdata(values[drawn], axis=1) for values in (x, y)]
+    centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
+    norm = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    rhos = (centred[0] * centred[1]).sum(axis=1)[norm > 0] / norm[norm > 0]
+    low, high = np.quantile(rhos, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return rho, float(low), float(high)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 from sarsynth.data.curated import Pair
 from sarsynth.data.health import Scan, edges
 from sarsynth.data.records import ImageRecord, Split, class_counts
-from sarsynth.report import pages, pictures, plots
-from sarsynth.report.pages import Cell, Gallery, Note, Picture, Piece, Plot, Section, Table
+from sarsynth.report import html, pictures, plots
+from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Picture, Piece, Section, Table
+from sarsynth.report.plots import Plot
 
 HEALTH = "health.json"
 SHEET = 24  # images of a class on its contact sheet
@@ -108,7 +110,7 @@ def page(healths: Sequence[Health], title: str) -> str:
         known[f"near-duplicates across splits in {health.slot}"] = f"{len(health.crossing):,}"
     lead = "What the images of a study are, before anything is trained on them."
     parts = [section for health in healths for section in sections(health)]
-    return pages.render("report.html", title=title, lead=lead, known=known, parts=parts)
+    return html.render("report.html", title=title, lead=lead, known=known, parts=parts)
 
 
 def sections(health: Health) -> list[Section]:
@@ -158,19 +160,24 @@ def _values(health: Health) -> Piece:
     rows: list[list[Cell | str]] = []
     for name, facts in health.summary.items():
         sizes = Counter(facts["sizes"])
-        common = ", ".join(f"{size} ({count:,})" for size, count in sizes.most_common(2))
         rows.append(
             [
                 name,
                 f"{facts['images']:,}",
-                Cell(common + (f" and {len(sizes) - 2} more" if len(sizes) > 2 else ""), len(sizes)),
-                "" if (share := facts["saturated"]) is None else Cell(f"{100 * share:.2f} %", share),
+                Cell(len(sizes), partial(_common, sizes)),
+                Cell(facts["saturated"], lambda share: f"{100 * share:.2f} %"),
                 ", ".join(facts["histograms"]),
             ]
         )
     columns = ["class", "images", "sizes, height x width", "saturated pixels", "type of pixels"]
     caption = "What the images of each class are; saturated are 255 of 8 bits and 65,535 of 16, other types have no end"
     return Table(caption, columns, rows)
+
+
+def _common(sizes: Counter[str], number: float) -> str:
+    """Name the commonest of a number of sizes."""
+    common = ", ".join(f"{size} ({count:,})" for size, count in sizes.most_common(2))
+    return common + (f" and {number - 2} more" if number > 2 else "")
 
 
 def _histograms(health: Health) -> list[Piece]:
@@ -251,12 +258,12 @@ def _sheets(health: Health) -> list[Piece]:
     sheets = []
     for label, name in enumerate(health.classes):
         rows = health.rows(label)
-        chosen = spread(rows, SHEET)
+        chosen = [rows[place] for place in pictures.evenly(len(rows), SHEET)]
         if chosen:
             tiles = [health.scan.thumbs[row][None] for row in chosen]
             lines = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
             sheet = pictures.compose([("", lines)], [""] * len(lines), f"{name}: {len(rows):,} images")
-            sheets.append(Picture(pages.image(sheet, f"Images of {name}"), f"{len(chosen)} of {len(rows):,} of {name}"))
+            sheets.append(Picture(html.image(sheet, f"Images of {name}"), f"{len(chosen)} of {len(rows):,} of {name}"))
     return [Gallery("By class", sheets)] if sheets else [Note("There are no images.")]
 
 
@@ -268,14 +275,14 @@ def _outlines(health: Health) -> list[Piece]:
     for name, outlined in health.outlines.items():
         lines = [[image.transpose(2, 0, 1) for image, _ in outlined], [contour[None] for _, contour in outlined]]
         sheet = pictures.compose([("", lines)], ["image", "contour"], name)
-        shown.append(Picture(pages.image(sheet, f"Images and contours of {name}"), name))
+        shown.append(Picture(html.image(sheet, f"Images and contours of {name}"), name))
     return [Gallery("By class", shown)] if shown else [Note("There are no training images.")]
 
 
 def _captions(health: Health) -> list[Piece]:
     """List the commonest captions of each class."""
     rows: list[list[Cell | str]] = [
-        [name, text, Cell(f"{count:,}", count), f"{len(counted):,}"]
+        [name, text, Cell(count, COUNT), f"{len(counted):,}"]
         for name, counted in health.captions.items()
         for text, count in list(counted.items())[:CAPTIONS]
     ]
@@ -283,10 +290,5 @@ def _captions(health: Health) -> list[Piece]:
     return [Table(caption, ["class", "caption", "images", "different captions"], rows, numeric=False)]
 
 
-def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """Choose up to `most`, evenly spread."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)]
-
-
 def _picture(pixels: np.ndarray, alt: str) -> Any:
-    return pages.image(Image.fromarray(pixels), alt)
+    return html.image(Image.fromarray(pixels), alt)

@@ -1,31 +1,34 @@
-"""The images themselves: samples, scale strips, nearest real neighbours, a map of features."""
+"""Sections on the images themselves: samples, scale strips, nearest real neighbours, a map of features."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
-from safetensors import safe_open
 
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import REASONS
-from sarsynth.report import jobs, pages, plots
-from sarsynth.report.jobs import reading
-from sarsynth.report.pages import Cell, Gallery, Note, Picture, Piece, Plot, Section, Table
-from sarsynth.report.sweep import ROWS, Sweep, distance_cells, figure_cell
+from sarsynth.report import html, plots
+from sarsynth.report.pictures import evenly
+from sarsynth.report.pieces import COUNT, SHORT, Cell, Gallery, Note, Picture, Piece, Table, percent_sign
+from sarsynth.report.plots import Plot
+from sarsynth.report.rows import distances
+from sarsynth.report.stored import open_tensors, read_set, reading
+from sarsynth.report.sweep import MOST_ROWS, Sweep
 
 SHOWN = 6  # images of a class in a strip
 TILE = 128  # px: larger images are made smaller in strips
 STRIP = 900  # px of the longer side of a picture that a job left
 POINTS = 200  # images of a set in the map of features, as many of each class
-_FILTERED = ("method", "images", "KID", "FID", "near-copies by features", "by pixels")
+NEAREST = ("method", "near-copies", "median distance", "of real images")
+FILTERED = ("method", "images", "FID", "KID", "near-copies by features", "by pixels")
 
 
-def samples(sweep: Sweep) -> Section:
-    """Images of each class and method, real ones first."""
-    about = "The first images of each set, not chosen by anybody. Equal places start from equal noise."
+def samples(sweep: Sweep) -> list[Piece]:
+    """The first images of each set, not chosen by anybody. Equal places start from equal noise."""
     strips: dict[str, dict[str, np.ndarray]] = {name: {} for name in sweep.classes}
     seen: set[str] = set()
     wrong: dict[str, None] = {}
@@ -35,43 +38,43 @@ def samples(sweep: Sweep) -> Section:
                 strips[class_name].setdefault("real", images)
         except UserError as error:
             wrong[f"Without real images: {error}."] = None
-    for name, result in zip(sweep.rows, sweep.results, strict=True):
-        made = result["inputs"].get("synthetic")
-        folder = sweep.artifact(made)
-        if folder is not None and made not in seen:
-            seen.add(made)
+    for name, result in zip(sweep.names, sweep.results, strict=True):
+        fingerprint = result["inputs"].get("synthetic")
+        folder = sweep.artifact(fingerprint)
+        if folder is not None and fingerprint not in seen:
+            seen.add(fingerprint)
             try:
-                for a_class in jobs.read_set(folder, SHOWN):
-                    strips[a_class.name][name] = np.stack(a_class.images)
+                for members in read_set(folder, SHOWN):
+                    strips[members.name][name] = np.stack(members.images)
             except UserError as error:
                 wrong[f"Without {name}: {error}."] = None
-    pieces: list[Piece] = [*map(Note, wrong)]
-    pieces += [
+    galleries = [
         Gallery(
-            sweep.title(class_name),
+            sweep.classes[class_name],
             [Picture(contact_strip(images, f"{class_name}: {name}"), name) for name, images in by_name.items()],
         )
         for class_name, by_name in strips.items()
         if by_name
     ]
-    return Section("samples", "Images", about, pieces or [sweep.absent])
+    return [*map(Note, wrong), *galleries] or [sweep.absent]
 
 
 def _real_images(sweep: Sweep, result: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The first real training images of each class, from the cache that a classifier was trained on."""
-    if (train := _train(sweep, result)) is not None:
-        with _tensors(train / "images.safetensors") as file:
-            labels, images = file.get_tensor("labels"), file.get_slice("images")
-            return {
-                name: np.stack([images[int(index)] for index in np.flatnonzero(labels == label)[:SHOWN]])
-                for label, name in enumerate(result["classes"])
-                if (labels == label).any()
-            }
-    return {}
+    train = _train(sweep, result)
+    if train is None:
+        return {}
+    with open_tensors(train / "images.safetensors") as file:
+        labels, images = file.get_tensor("labels"), file.get_slice("images")
+        return {
+            name: np.stack([images[int(index)] for index in np.flatnonzero(labels == label)[:SHOWN]])
+            for label, name in enumerate(result["classes"])
+            if (labels == label).any()
+        }
 
 
 def _train(sweep: Sweep, result: Mapping[str, Any]) -> Path | None:
-    """The real training images of a row, as its classifiers saw them."""
+    """The folder of the real training images of a row, as its classifiers saw them."""
     for seed in result["seeds"]:
         card = sweep.card(result["inputs"].get(f"seed_{seed}", ""))
         if card and (folder := sweep.artifact(card["inputs"].get("train"))):
@@ -79,167 +82,155 @@ def _train(sweep: Sweep, result: Mapping[str, Any]) -> Path | None:
     return None
 
 
-@contextmanager
-def _tensors(file: Path) -> Iterator[Any]:
-    """Open a file of tensors that is right inside an artifact."""
-    with reading(file, file.parent), safe_open(file, framework="numpy") as tensors:
-        yield tensors
-
-
-def contact_strip(images: np.ndarray, alt: str) -> pages.Markup:
+def contact_strip(images: np.ndarray, alt: str) -> Markup:
     """Put images, uint8 (N, 1 or 3, H, W), side by side."""
     joined = np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1)
     picture = Image.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined)
-    return pages.image(picture, alt, largest=TILE * len(images))
+    return html.image(picture, alt, largest=TILE * len(images))
 
 
-def strips(sweep: Sweep) -> Section:
-    """What the scale of the adapters does."""
-    about = "One noise a row, the scale of the whole stack of adapters from none to full."
-    pieces = [
-        gallery
-        for name, job in zip(sweep.rows, sweep.jobs, strict=True)
-        if (gallery := _left(job.folder, "strip_*.png", name, "scales of "))
+def strips(sweep: Sweep) -> list[Piece]:
+    """One noise a row, the scale of the whole stack of adapters from none to full."""
+    galleries: list[Piece] = []
+    for name, job in zip(sweep.names, sweep.jobs, strict=True):
+        pictures = []
+        for file in sorted(job.folder.glob("strip_*.png")):
+            subject = file.stem.removeprefix("strip_")
+            with Image.open(file) as picture:
+                pictures.append(Picture(html.image(picture, f"scales of {name}, {subject}", largest=STRIP), subject))
+        galleries += [Gallery(name, pictures, folded=True)] if pictures else []
+    return _first(galleries) or [Note("No row here has adapters.")]
+
+
+def memorisation(sweep: Sweep) -> list[Piece]:
+    """Nearest real training image of each synthetic one.
+
+    A near-copy is nearer than all but a few real images are to each other. Diversity is the mean distance of two images
+    of a class in features.
+    """
+    with_sets = [
+        (name, result) for name, result in zip(sweep.names, sweep.results, strict=True) if result["memorisation"]
     ]
-    return Section("strips", "Scale strips", about, _some(pieces) or [Note("No row here has adapters.")])
+    nearest = [line for name, result in with_sets for line in _nearest(name, result["memorisation"])]
+    if not nearest:
+        return [Note("No row has synthetic images.")]
+    diverse, joined = [], []
+    for name, result in with_sets:
+        figures, kept = result["memorisation"]["per_class"], result["filter"]
+        diverse.append([Cell(name), *(_diversity(figures.get(class_name)) for class_name in sweep.classes)])
+        counts = [_joined(kept["per_class"].get(class_name)) for class_name in sweep.classes]
+        joined.append([Cell(name, detail=kept["name"]), *counts])
+    filtered = [(name, result) for name, result in with_sets if result["filter"]["name"] != "none"]
+    dropped = [line for name, result in filtered for line in _before_and_after(name, result)]
+    by_class = ["method", *sweep.classes.values()]
+    tables = [
+        Table("Distance to the nearest real image", NEAREST, nearest),
+        Table("Diversity of synthetic images, and of real ones", by_class, diverse),
+        Table("Images that joined the real ones, by filter", by_class, joined),
+    ]
+    if dropped:
+        tables.append(Table("All images of a set, and those that its filter keeps", FILTERED, dropped))
+    notes = [note for name, result in filtered for note in _reasons(sweep, name, result)]
+    return [*tables, *notes, *_first([piece for name, result in with_sets for piece in _pairs(sweep, name, result)])]
 
 
-def _left(folder: Path, pattern: str, name: str, what: str) -> Gallery | None:
-    """Pictures that a job left in its folder."""
-    found = []
-    for file in sorted(folder.glob(pattern)):
-        subject = file.stem.partition("_")[2] or file.stem
-        with Image.open(file) as picture:
-            found.append(Picture(pages.image(picture, f"{what}{name}, {subject}", largest=STRIP), subject))
-    return Gallery(name, found, folded=True) if found else None
-
-
-def memorisation(sweep: Sweep) -> Section:
-    """Whether synthetic images are copies, and how varied they are; what a filter dropped."""
-    about = (
-        "Nearest real training image of each synthetic one. A near-copy is nearer than all but a few real images are "
-        "to each other. Diversity is the mean distance of two images of a class in features."
-    )
-    table: list[list[Cell | str]] = []
-    diverse: list[list[Cell | str]] = []
-    joined: list[list[Cell | str]] = []
-    dropped: list[list[Cell | str]] = []
-    notes: list[Piece] = []
-    pairs: list[Piece] = []
-    for row, result in zip(sweep.rows, sweep.results, strict=True):
-        if found := result["memorisation"]:
-            for space, figures in found["spaces"].items():
-                values = [figures[key] for key in ("near_copies", "synthetic", "real")]
-                cells = [Cell(f"{100 * values[0]:.1f} %", values[0]), *(figure_cell(value) for value in values[1:])]
-                table.append([Cell(row, detail=space), *cells])
-            diverse.append([row, *(_diversity(found["per_class"].get(name)) for name in sweep.classes)])
-            kept = result["filter"]["per_class"]
-            joined.append([Cell(row, detail=result["filter"]["name"]), *(_joined(kept.get(n)) for n in sweep.classes)])
-            pairs += _pairs(sweep, row, result)
-            if result["filter"]["name"] != "none":
-                dropped += _before_and_after(row, result)
-                notes += _reasons(sweep, row, result)
-    if not table:
-        return Section("memorisation", "Copies and diversity", about, [Note("No row has synthetic images.")])
-    columns = ["method", "near-copies", "median distance", "of real images"]
-    by_class = ["method", *map(sweep.title, sweep.classes)]
-    return Section(
-        "memorisation",
-        "Copies and diversity",
-        about,
+def _nearest(name: str, memorised: Mapping[str, Any]) -> list[list[Cell]]:
+    """How far the images of a set are from the nearest real ones, a line for each space."""
+    return [
         [
-            Table("Distance to the nearest real image", columns, table),
-            Table("Diversity of synthetic images, and of real ones", by_class, diverse),
-            Table("Images that joined the real ones, by filter", by_class, joined),
-            *([Table("All images of a set, and those that its filter keeps", _FILTERED, dropped)] if dropped else []),
-            *notes,
-            *_some(pairs),
-        ],
-    )
+            Cell(name, detail=space),
+            Cell(figures["near_copies"], percent_sign),
+            *(Cell(figures[key], SHORT) for key in ("synthetic", "real")),
+        ]
+        for space, figures in memorised["spaces"].items()
+    ]
 
 
-def _before_and_after(row: str, result: Mapping[str, Any]) -> list[list[Cell | str]]:
+def _before_and_after(name: str, result: Mapping[str, Any]) -> list[list[Cell]]:
     """What a filter does to the numbers: a line for all images, if the result has it, and one for those kept."""
     before, counts = result["filter"].get("before"), result["filter"]["per_class"].values()
-    lines: list[list[Cell | str]] = []
-    for found, title, key in ((before, "all", "made"), (result, f"kept by {result['filter']['name']}", "kept")):
-        if found:
-            number = sum(one[key] for one in counts)
-            fid, kid = distance_cells(found)
-            spaces = found["memorisation"]["spaces"]
-            near = [(spaces.get(space) or {}).get("near_copies") for space in ("features", "pixels")]
-            shares = ["" if one is None else Cell(f"{100 * one:.1f} %", one) for one in near]
-            lines.append([Cell(row, detail=title), Cell(f"{number:,}", number), kid, fid, *shares])
+    lines = []
+    for figures, title, key in ((before, "all", "made"), (result, f"kept by {result['filter']['name']}", "kept")):
+        if figures:
+            number = sum(by_class[key] for by_class in counts)
+            near = distances(figures["fidelity"])
+            spaces = figures["memorisation"]["spaces"]
+            shares = [(spaces.get(space) or {}).get("near_copies") for space in ("features", "pixels")]
+            lines.append(
+                [
+                    Cell(name, detail=title),
+                    Cell(number, COUNT),
+                    *(replace(near[measure], interval=None) for measure in ("fid", "kid")),
+                    *(Cell(share, percent_sign) for share in shares),
+                ]
+            )
     return lines
 
 
-def _reasons(sweep: Sweep, row: str, result: Mapping[str, Any]) -> list[Piece]:
+def _reasons(sweep: Sweep, name: str, result: Mapping[str, Any]) -> list[Note]:
     verdicts = sweep.artifact(result["inputs"].get("filter"))
-    told = [
-        sweep.absent if verdicts is None else Note(f"{row}: why an image was dropped stands in {verdicts}/{REASONS}.")
-    ]
-    before = Note(f"{row}: its result is older and has no numbers of all images; run the sweep again.")
-    return [*told, *([] if result["filter"].get("before") else [before])]
+    note = Note(f"{name}: why an image was dropped stands in {verdicts}/{REASONS}.") if verdicts else sweep.absent
+    older = Note(f"{name}: its result is older and has no numbers of all images; run the sweep again.")
+    return [note] if result["filter"].get("before") else [note, older]
 
 
-def _diversity(figures: Mapping[str, Any] | None) -> Cell | str:
+def _diversity(figures: Mapping[str, Any] | None) -> Cell:
     if figures is None:
-        return ""
+        return Cell()
     own, real = (figures["diversity"][side] for side in ("synthetic", "real"))
-    return "" if own is None else Cell(f"{own:.3g}", own, "" if real is None else f"real {real:.3g}")
+    return Cell(own, SHORT, detail="" if own is None or real is None else f"real {SHORT(real)}")
 
 
-def _joined(counts: Mapping[str, int] | None) -> Cell | str:
+def _joined(counts: Mapping[str, int] | None) -> Cell:
     if counts is None:
-        return ""
+        return Cell()
     detail = f"of {counts['planned']} planned\n{counts['kept']} of {counts['made']} kept"
-    return Cell(str(counts["joined"]), counts["joined"], detail)
+    return Cell(counts["joined"], detail=detail)
 
 
-def _pairs(sweep: Sweep, row: str, result: Mapping[str, Any]) -> list[Piece]:
+def _pairs(sweep: Sweep, name: str, result: Mapping[str, Any]) -> list[Piece]:
     """The nearest pairs of a row: synthetic on the left, real on the right of each."""
     folder, train = sweep.artifact(result["inputs"].get("synthetic")), _train(sweep, result)
     if folder is None or train is None:
         return [sweep.absent]
     groups: dict[str, list[np.ndarray]] = {}
     try:
-        with _tensors(train / "images.safetensors") as stored:
-            images = stored.get_slice("images")
+        with open_tensors(train / "images.safetensors") as tensors:
+            images = tensors.get_slice("images")
             for pair in result["memorisation"]["pairs"]:
                 real, file = images[pair["real_row"]], folder / pair["synthetic"]
                 with reading(file, folder), Image.open(file) as picture:
-                    made = np.asarray(picture.resize(real.shape[:0:-1])).reshape(*real.shape[1:], -1).transpose(2, 0, 1)
-                groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([made, real])
+                    pixels = np.asarray(picture.resize(real.shape[:0:-1]))
+                synthetic = pixels.reshape(*real.shape[1:], -1).transpose(2, 0, 1)
+                groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([synthetic, real])
     except UserError as error:
-        return [Note(f"No nearest pairs of {row}: {error}.")]
-    shown = [Picture(contact_strip(np.stack(both), f"{name}: {row}"), name) for name, both in groups.items()]
-    return [Gallery(f"{row}: nearest pairs, synthetic and real", shown, folded=True)]
+        return [Note(f"No nearest pairs of {name}: {error}.")]
+    shown = [Picture(contact_strip(np.stack(both), f"{group}: {name}"), group) for group, both in groups.items()]
+    return [Gallery(f"{name}: nearest pairs, synthetic and real", shown, folded=True)]
 
 
-def _some(pieces: Sequence[Piece]) -> list[Piece]:
+def _first(pieces: Sequence[Piece]) -> list[Piece]:
     """The first pieces with pictures of a row each; a page holds no more than it can carry."""
-    more = [Note(f"Of the first {ROWS} rows; those of the others lie in their folders.")] * (len(pieces) > ROWS)
-    return [*pieces[:ROWS], *more]
+    more = [Note(f"Of the first {MOST_ROWS} rows; those of the others lie in their folders.")]
+    return [*pieces[:MOST_ROWS], *more * (len(pieces) > MOST_ROWS)]
 
 
-def feature_map(sweep: Sweep) -> Section:
-    """Real and synthetic features in two dimensions."""
-    about = (
-        "t-SNE of the classifier's features: crosses are synthetic images, dots the real training images of the same "
-        "class; large classes are thinned. Neighbourhoods mean something, distances and sizes of clusters do not."
-    )
+def feature_map(sweep: Sweep) -> list[Piece]:
+    """t-SNE of the classifier's features: crosses are synthetic images, dots real training images of the same class.
+
+    Large classes are thinned. Neighbourhoods mean something, distances and sizes of clusters do not.
+    """
     real: tuple[np.ndarray, np.ndarray] | None = None
     sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     notes: list[Piece] = []
-    for name, result in zip(sweep.rows, sweep.results, strict=True):
+    for name, result in zip(sweep.names, sweep.results, strict=True):
         try:
             if (stored := _features(sweep, result)) is not None:
                 real, sets[name] = stored
         except UserError as error:
             notes.append(Note(f"Without {name}: {error}."))
     if real is None:
-        nothing = Note("No row has stored features of synthetic images.")
-        return Section("features", "Features", about, notes or [nothing])
+        return notes or [Note("No row has stored features of synthetic images.")]
     from sklearn.manifold import TSNE  # a second to import, and only here
 
     blocks = [real[0], *(features for features, _ in sets.values())]
@@ -249,34 +240,31 @@ def feature_map(sweep: Sweep) -> Section:
     split = np.split(places, np.cumsum([len(block) for block in blocks])[:-1])
     placed = {name: (points, labels) for points, (name, (_, labels)) in zip(split[1:], sets.items(), strict=True)}
     figure = plots.embedding(split[0], real[1], placed, sweep.results[0]["classes"])
-    return Section(
-        "features",
-        "Features",
-        about,
-        [*notes, Plot("features", figure, "Map of real and synthetic features, a panel a method")],
-    )
+    return [*notes, Plot("features", figure, "Map of real and synthetic features, a panel a method")]
 
 
 def _features(sweep: Sweep, result: Mapping[str, Any]) -> Any:
+    """Features and labels of some real and some synthetic images; None if the store lacks them.
+
+    Raises:
+        UserError: They are damaged.
+    """
     card = sweep.card(result["inputs"].get("fidelity", ""))
     folders = [sweep.artifact(card["inputs"].get(side)) for side in ("real", "synthetic")] if card else []
     sides = []
     for folder in folders:
         if folder is None:
             return None
-        file = folder / "features.safetensors"
-        with _tensors(file) as tensors:
+        with open_tensors(folder / "features.safetensors") as tensors:
             features, labels = tensors.get_tensor("features"), tensors.get_tensor("labels")
             if bad := int((~np.isfinite(features)).any(axis=1).sum()):
                 raise ValueError(f"features of {bad} of {len(features)} images are not finite")
-        few = evenly(labels, POINTS // len(result["classes"]))
+        few = evenly_by_class(labels, POINTS // len(result["classes"]))
         sides.append((features[few], labels[few]))
     return sides or None
 
 
-def evenly(labels: np.ndarray, most: int) -> np.ndarray:
+def evenly_by_class(labels: np.ndarray, most: int) -> np.ndarray:
     """Choose up to `most` images of each class, evenly spread, so that a small one is seen as well; rows, int (M,)."""
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    return np.concatenate(
-        [rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)] for rows in members]
-    )
+    return np.concatenate([rows[evenly(len(rows), most)] for rows in members])

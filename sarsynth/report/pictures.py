@@ -5,7 +5,7 @@ heading over each, and a title. Small images are enlarged by whole factors witho
 what it is. Torch-free: images are arrays, or tensors on the CPU, which become arrays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-COLUMNS = 6  # images of a class on each side of a comparison
+from sarsynth.files import replacing
+
+COLUMNS = 6  # images of a class and set beside each other
 TILE = 160  # px: images are enlarged by the largest whole factor that keeps them within, larger ones stay as they are
 GAP, GROUP_GAP, MARGIN = 3, 21, 24  # px between tiles, between groups of columns, around the picture
 PAPER, INK, MUTED, RULE, EMPTY = "#ffffff", "#1d232b", "#69727d", "#d5dae0", "#f1f3f5"
@@ -30,37 +32,31 @@ def read_png(file: Path) -> np.ndarray:
 def save_png(image: np.ndarray, file: Path) -> None:
     """Write what `read_png` reads, whole or not at all."""
     pixels = image.transpose(1, 2, 0)
-    staged = file.with_suffix(".part")
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(staged, format="png")
-    staged.replace(file)
+    with replacing(file) as draft:
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(draft, format="png")
 
 
-def real_vs_synthetic_grid(
-    real: ArrayLike,
-    real_labels: ArrayLike,
-    synthetic: ArrayLike,
-    synthetic_labels: ArrayLike,
-    classes: Sequence[str],
-    *,
-    title: str,
-    heading: str = "synthetic",
-    columns: int = COLUMNS,
+def class_grid(
+    sides: Mapping[str, tuple[ArrayLike, ArrayLike]], classes: Sequence[str], *, title: str, columns: int = COLUMNS
 ) -> Image.Image:
-    """Show, class by class, real images on the left and synthetic ones on the right.
+    """Show images of each class, a class a row: those of one set, or of several beside each other.
 
     Args:
-        real: In 0..255, uint8 or float32, shape (N, 1 or 3, H, W).
-        real_labels: Their labels, (N,).
-        synthetic: The same, of same H and W.
-        synthetic_labels: The classes they were made for.
-        classes: Names of the labels 0, 1, …; each is a row.
+        sides: Images, in 0..255, uint8 or float32, shape (N, 1 or 3, H, W), and their labels, (N,), of each set, by its
+            heading; H and W are the same in all.
+        classes: Names of the labels 0, 1, …
         title: Heading of the picture.
-        heading: What stands over the right side.
-        columns: At most this many images on each side, evenly spread over those of a class.
+        columns: At most this many images of a class and set, evenly spread over those that there are.
     """
-    sides = {"real": (real, real_labels), heading: (synthetic, synthetic_labels)}
-    groups = [(side, _by_class(images, labels, len(classes), columns)) for side, (images, labels) in sides.items()]
+    groups = [
+        (heading, [_some(np.asarray(images)[np.asarray(labels) == label], columns) for label in range(len(classes))])
+        for heading, (images, labels) in sides.items()
+    ]
     return compose(groups, classes, title)
+
+
+def _some(images: np.ndarray, most: int) -> list[np.ndarray]:
+    return list(images[evenly(len(images), most)])
 
 
 def strip(images: ArrayLike, scales: Sequence[float], *, title: str, seeds: Sequence[int] | None = None) -> Image.Image:
@@ -78,28 +74,9 @@ def strip(images: ArrayLike, scales: Sequence[float], *, title: str, seeds: Sequ
     return compose(groups, [f"seed {seed}" for seed in seeds] if seeds is not None else [""] * len(rows), title)
 
 
-def sample_grid(
-    images: ArrayLike, labels: ArrayLike, classes: Sequence[str], *, title: str, columns: int = 8
-) -> Image.Image:
-    """Show some images of each class, a class a row.
-
-    Args:
-        images: In 0..255, uint8 or float32, shape (N, 1 or 3, H, W).
-        labels: Shape (N,).
-        classes: Names of the labels 0, 1, …
-        title: Heading of the picture.
-        columns: At most this many images a row, evenly spread over those of a class.
-    """
-    return compose([("", _by_class(images, labels, len(classes), columns))], classes, title)
-
-
-def _by_class(images: ArrayLike, labels: ArrayLike, classes: int, most: int) -> list[list[np.ndarray]]:
-    """Choose up to `most` images a class, evenly spread: neighbours in a data set are often views of one object."""
-    pixels, chosen = np.asarray(images), []
-    for label in range(classes):
-        members = pixels[np.asarray(labels) == label]
-        chosen.append(list(members[np.linspace(0, len(members) - 1, min(most, len(members))).round().astype(int)]))
-    return chosen
+def evenly(size: int, most: int) -> np.ndarray:
+    """Choose up to `most` of `size` places, evenly spread: neighbours in a data set are often views of one object."""
+    return np.linspace(0, size - 1, min(most, size)).round().astype(int)
 
 
 def compose(

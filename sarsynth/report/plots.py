@@ -1,22 +1,27 @@
-"""Plots of a report: arrays in, a matplotlib figure out, readable on light and dark once `pages.figure_svg` shows it.
+"""Plots of a report: arrays in, a matplotlib figure out, readable on light and dark once `Plot` puts it on a page.
 
 Text is in the colours that a page replaces by its own; what carries meaning has a colour readable on both, and where
 it can a place or a shape besides. Torch-free, and without pyplot's global state.
 """
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
-from typing import Any, ParamSpec
+from functools import cached_property, partial, wraps
+from pathlib import Path
+from typing import Any, ClassVar, ParamSpec
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sarsynth.report.pages import INK, MUTED, PAPER, RULE
+from sarsynth.files import write_text
+from sarsynth.report.html import INK, MUTED, PAPER, RULE, inline_svg
+from sarsynth.report.pieces import Cell, Piece
 
 COLOURS = ("#1a8f96", "#d0693a", "#7b6fd0", "#5c9a3d", "#c2457d", "#a88a2c", "#4b8fd6", "#8f7466", "#6b8792", "#b0522f")
 RIGHT, WRONG = COLOURS[0], COLOURS[1]
@@ -70,14 +75,45 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     return drawn
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval, if it has one, and the measurements that it sums up."""
+@dataclass(frozen=True, eq=False)
+class Plot(Piece):
+    """A figure of a page, which can be enlarged, and can be kept as files.
 
-    value: float
-    low: float | None = None
-    high: float | None = None
-    points: Sequence[float] = ()
+    Attributes:
+        name: Of its files.
+        figure: As the functions here make them.
+        alt: What it shows, for those who do not see it.
+        caption: Text below it.
+    """
+
+    kind: ClassVar = "picture"
+    name: str
+    figure: Figure
+    alt: str
+    caption: str = ""
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as a file of its own, text as text; the same figure gives the same file."""
+        buffer = io.StringIO()
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sarsynth"}):
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None})
+        return buffer.getvalue()
+
+    @cached_property
+    def content(self) -> Markup:
+        """The figure as a page shows it."""
+        return inline_svg(self.svg, self.alt)
+
+    def save(self, folder: Path) -> None:
+        """Write it as PNG and as SVG, on white."""
+        self.figure.savefig(folder / f"{self.name}.png", dpi=160)
+        write_text(folder / f"{self.name}.svg", self.svg)
+
+
+def _look(index: int) -> tuple[str, str]:
+    """Colour and marker of a row, or colour of a class, by its place."""
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
 
 
 def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -100,10 +136,11 @@ def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
 
 @styled
 def estimates(
-    panels: Mapping[str, Sequence[Estimate | None]],
+    panels: Mapping[str, Sequence[Cell]],
     rows: Sequence[str],
     label: str,
     *,
+    scale: float = 1,
     every: Sequence[str] = (),
     bars: bool = False,
     zero: bool = False,
@@ -111,27 +148,19 @@ def estimates(
     """Draw a panel for each quantity, in it a line for each row: dots with whiskers and single points, or bars.
 
     Args:
-        panels: Estimates of each quantity, one a row; None where there is none.
+        panels: The cells of each quantity, one a row; one without a value has an empty line.
         rows: Names of the rows.
         label: What the horizontal axes show.
+        scale: Of values: 100 for percent.
         every: Names of all rows of the page, which decide the colours; none if these are all.
         bars: From zero, for quantities of which zero is the best.
         zero: Draw a line there, for differences.
     """
     figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), sharey=True, sharex=not bars)
-    looks = [list(every or rows).index(name) for name in rows]
-    for place, (title, values) in zip(axes, panels.items(), strict=True):
-        for row, estimate in enumerate(values):
-            if estimate is None:
-                continue
-            colour = COLOURS[looks[row] % len(COLOURS)]
-            if bars:
-                place.barh(row, estimate.value, height=0.62, color=colour)
-            else:
-                place.plot(estimate.points, [row] * len(estimate.points), "|", color=colour, alpha=0.6, markersize=9)
-                place.plot(estimate.value, row, MARKERS[looks[row] % len(MARKERS)], color=colour, markersize=6)
-            if estimate.low is not None and estimate.high is not None:
-                place.hlines(row, estimate.low, estimate.high, color=INK if bars else colour, linewidth=1.6)
+    looks = [_look(list(every or rows).index(name)) for name in rows]
+    for place, (title, cells) in zip(axes, panels.items(), strict=True):
+        for row, cell in enumerate(cells):
+            _estimate(place, row, cell, scale, looks[row], bars)
         place.set_title(title)
         place.grid(visible=False, axis="y")
         place.margins(x=0.08)
@@ -146,6 +175,21 @@ def estimates(
     return figure
 
 
+def _estimate(place: Axes, row: int, cell: Cell, scale: float, look: tuple[str, str], bars: bool) -> None:
+    if not isinstance(cell.value, int | float):
+        return
+    value, (colour, marker) = scale * cell.value, look
+    if bars:
+        place.barh(row, value, height=0.62, color=colour)
+    else:
+        samples = [scale * sample for sample in cell.samples]
+        place.plot(samples, [row] * len(samples), "|", color=colour, alpha=0.6, markersize=9)
+        place.plot(value, row, marker, color=colour, markersize=6)
+    if cell.interval:
+        low, high = cell.interval
+        place.hlines(row, scale * low, scale * high, color=INK if bars else colour, linewidth=1.6)
+
+
 @styled
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """Draw a confusion matrix: the share of each true class in percent, right ones and wrong ones in two colours.
@@ -157,15 +201,10 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    texts = [
-        [f"{100 * share:.0f}" if count else "" for share, count in zip(*pair, strict=True)]
-        for pair in zip(shares, counts, strict=True)
-    ]
-    colours = np.where(np.eye(len(classes), dtype=bool), RIGHT, WRONG)
+    texts = np.vectorize(lambda share, count: f"{100 * share:.0f}" if count else "", otypes="O")(shares, counts)
+    colours = np.where(np.eye(len(classes), dtype=bool), RIGHT, WRONG).astype(object)
     figure = _matrix(shares, texts, colours, classes, classes, size=0.46)
-    figure.axes[0].set_title(title)
-    figure.axes[0].set_xlabel("is called")
-    figure.axes[0].set_ylabel("true class")
+    figure.axes[0].set(title=title, xlabel="is called", ylabel="true class")
     return figure
 
 
@@ -179,44 +218,30 @@ def clusters(counts: np.ndarray, weights: np.ndarray, classes: Sequence[str], na
         classes: Names of the rows.
         names: Names of the columns.
     """
-    texts = [
-        [f"{count}\n{weight:.2f}" for count, weight in zip(*pair, strict=True)]
-        for pair in zip(counts, weights, strict=True)
-    ]
-    figure = _matrix(weights, texts, np.full(counts.shape, RIGHT), classes, names, size=0.66)
+    texts = np.vectorize(lambda count, weight: f"{count}\n{weight:.2f}", otypes="O")(counts, weights)
+    figure = _matrix(weights, texts, np.full(counts.shape, RIGHT, object), classes, names, size=0.66)
     figure.axes[0].set_xlabel("count, and weight when the class is made")
     return figure
 
 
 def _matrix(
-    shades: np.ndarray,
-    texts: Sequence[Sequence[str]],
-    colours: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    size: float,
+    shades: np.ndarray, texts: np.ndarray, colours: np.ndarray, rows: Sequence[str], columns: Sequence[str], size: float
 ) -> Figure:
     """Draw a table of squares, each as opaque as its shade in [0, 1] says, with text."""
-    named = 0.09 * max(map(len, rows))
-    figure = Figure(
-        figsize=(len(columns) * size + named + 0.5, len(rows) * size + 0.09 * max(map(len, columns)) + 0.7),
-        layout="constrained",
-    )
+    left, below = (0.09 * max(map(len, names)) for names in (rows, columns))  # inches for the names
+    figsize = (len(columns) * size + left + 0.5, len(rows) * size + below + 0.7)
+    figure = Figure(figsize=figsize, layout="constrained")
     place = figure.subplots()
     for (row, column), shade in np.ndenumerate(shades):
         corner = (column - 0.48, row - 0.48)
-        place.add_patch(Rectangle(corner, 0.96, 0.96, facecolor=str(colours[row, column]), alpha=0.06 + 0.56 * shade))
-        place.text(column, row, texts[row][column], ha="center", va="center", fontsize=9, linespacing=1.4)
-    place.set_xlim(-0.5, len(columns) - 0.5)
-    place.set_ylim(len(rows) - 0.5, -0.5)
-    place.set_aspect("equal")
+        place.add_patch(Rectangle(corner, 0.96, 0.96, facecolor=colours[row, column], alpha=0.06 + 0.56 * shade))
+        place.text(column, row, str(texts[row, column]), ha="center", va="center", fontsize=9, linespacing=1.4)
+    place.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), aspect="equal")
     place.grid(visible=False)
-    for side in place.spines.values():
-        side.set_visible(False)
-    place.set_yticks(range(len(rows)), rows)
-    slanted = max(map(len, columns)) * 0.085 > size
+    place.spines[:].set_visible(False)
     place.set_xticks(range(len(columns)), columns)
-    if slanted:
+    place.set_yticks(range(len(rows)), rows)
+    if max(map(len, columns)) * 0.085 > size:
         place.tick_params("x", rotation=40)
     return figure
 
@@ -233,15 +258,14 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Seque
     handles = {}
     for place, (title, by_row) in zip(axes, panels.items(), strict=True):
         for name, lines in by_row.items():
-            colour = COLOURS[rows.index(name) % len(COLOURS)]
+            colour, _ = _look(rows.index(name))
             for line in lines:
                 place.plot(*line.T, color=colour, alpha=0.25, linewidth=0.8)
                 handles[name] = place.plot(line[:, 0], smoothed(line[:, 1]), color=colour, linewidth=1.5)[0]
         values = np.concatenate([line[:, 1] for lines in by_row.values() for line in lines])
         if (values > 0).all() and values.max() > 20 * values.min():
             place.set_yscale("log")
-        place.set_title(title)
-        place.set_xlabel("step")
+        place.set(title=title, xlabel="step")
     _legend(figure, {name: handles[name] for name in rows if name in handles})
     return figure
 
@@ -275,20 +299,11 @@ def scatter(
     figure, axes = _panels(len(panels), 2.6)
     handles = {}
     for place, label, (title, (across, up)) in zip(axes, x, panels.items(), strict=True):
-        for row, name in enumerate(rows):
-            look = every.index(name)
-            if np.isfinite(across[row]) and np.isfinite(up[row]):
-                handles[name] = place.plot(
-                    across[row],
-                    up[row],
-                    MARKERS[look % len(MARKERS)],
-                    color=COLOURS[look % len(COLOURS)],
-                    markersize=7,
-                    linestyle="",
-                )[0]
-        place.set_title(title)
-        place.set_xlabel(label)
-        place.set_ylabel(y)
+        for name, *point in zip(rows, across, up, strict=True):
+            if np.isfinite(point).all():
+                colour, marker = _look(every.index(name))
+                handles[name] = place.plot(*point, marker, color=colour, markersize=7, linestyle="")[0]
+        place.set(title=title, xlabel=label, ylabel=y)
         place.margins(0.1)
     _legend(figure, handles)
     return figure
@@ -312,15 +327,14 @@ def embedding(
     figure, axes = _panels(len(synthetic), 2.6, sharex=True, sharey=True)
     for place, (title, (points, labels)) in zip(axes, synthetic.items(), strict=True):
         for label in range(len(classes)):
-            colour = COLOURS[label % len(COLOURS)]
+            colour, _ = _look(label)
             x, y = real[real_labels == label].T
             place.scatter(x, y, s=9, color=colour, alpha=0.3, linewidths=0)
             x, y = points[labels == label].T
             place.scatter(x, y, s=16, color=colour, marker="x", linewidths=1)
-        place.set_title(title)
-        place.set(xticks=[], yticks=[])
+        place.set(title=title, xticks=[], yticks=[])
     dot = partial(axes[0].scatter, [], [])
-    handles = {name: dot(s=24, color=COLOURS[label % len(COLOURS)]) for label, name in enumerate(classes)}
+    handles = {name: dot(s=24, color=_look(label)[0]) for label, name in enumerate(classes)}
     _legend(figure, handles | {"real": dot(s=16, color=MUTED), "synthetic": dot(s=20, color=MUTED, marker="x")})
     return figure
 
@@ -336,7 +350,7 @@ def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, 
     """
     figure, axes = _panels(len(panels), 1.9, sharex=True, sharey=True)
     for index, (place, (title, (limits, counts))) in enumerate(zip(axes, panels.items(), strict=True)):
-        place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=COLOURS[index % len(COLOURS)])
+        place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=_look(index)[0])
         place.set_title(title)
         if doubling:
             place.set_xscale("log", base=2)

@@ -17,7 +17,7 @@ from sarsynth.data.curated import Curated, Pair
 from sarsynth.data.duplicates import groups
 from sarsynth.data.records import SPLITS, ImageRecord, Source, Split, class_counts, deci, minor_classes
 from sarsynth.errors import UserError
-from sarsynth.report.tables import counts_table
+from sarsynth.report.terminal import counts_table
 from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, near_paths, opened, scan_of, scanned
 from sarsynth.stages.study import Study, first, once
 

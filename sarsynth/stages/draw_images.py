@@ -50,10 +50,10 @@ def draw_quality(study: Study, folder: Path) -> list[Path]:
 def _draw_copies(study: Study, folder: Path) -> Path:
     adds, real = study.settings.method.adds, labelled(study, "train")
     copies = COPIES[adds](study, real, planned(study))
-    shown = (real.images, real.labels, copies.images, copies.labels)
-    title = f"{study.settings.method.name}: real and added"
+    sides = {"real": (real.images, real.labels), str(adds): (copies.images, copies.labels)}
     file = folder / "real_vs_added.png"
-    pictures.real_vs_synthetic_grid(*shown, classes(study), title=title, heading=adds).save(file)
+    title = f"{study.settings.method.name}: real and added"
+    pictures.class_grid(sides, classes(study), title=title).save(file)
     return file
 
 
@@ -61,8 +61,8 @@ def _draw_synthetic(study: Study, folder: Path) -> Path:
     real = labelled(study, "train")
     first = {name: range(min(pictures.COLUMNS, size)) for name, size in synthetic_sizes(study).items()}
     made = synthetic_images(study, first)
-    shown = (real.images, real.labels, made.images, made.labels)
-    title = f"{study.settings.method.name}: real and synthetic"
+    sides = {"real": (real.images, real.labels), "synthetic": (made.images, made.labels)}
     file = folder / "real_vs_synthetic.png"
-    pictures.real_vs_synthetic_grid(*shown, classes(study), title=title).save(file)
+    title = f"{study.settings.method.name}: real and synthetic"
+    pictures.class_grid(sides, classes(study), title=title).save(file)
     return file

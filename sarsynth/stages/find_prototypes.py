@@ -12,7 +12,7 @@ from sarsynth.diffusion import partitions
 from sarsynth.diffusion.latents import Latents
 from sarsynth.diffusion.partitions import Partition
 from sarsynth.report import pictures
-from sarsynth.report.tables import partition_table
+from sarsynth.report.terminal import partition_table
 from sarsynth.stages.curate_images import classes, minor, training
 from sarsynth.stages.encode_images import latents
 from sarsynth.stages.resize_images import images, labelled
@@ -98,5 +98,5 @@ def draw_prototypes(study: Study, folder: Path) -> Path:
     file = folder / "prototypes.png"
     title = f"real images of each prototype (normalised mutual information with the classes: {found.nmi:.2f})"
     columns = 2 * pictures.COLUMNS
-    pictures.sample_grid(real.images, found.assignments, names, title=title, columns=columns).save(file)
+    pictures.class_grid({"": (real.images, found.assignments)}, names, title=title, columns=columns).save(file)
     return file

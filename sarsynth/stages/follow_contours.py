@@ -13,7 +13,7 @@ from torch import Tensor
 from sarsynth.console import console
 from sarsynth.data.records import ImageRecord
 from sarsynth.diffusion.contours import Maps, assign, check_reuse, pack, read_maps, unpack, usable
-from sarsynth.report.tables import contours_table
+from sarsynth.report.terminal import contours_table
 from sarsynth.stages.curate_images import classes, held_out, leak, source, synthetic_sizes, training
 from sarsynth.stages.find_contours import contours, outlined, read_contours
 from sarsynth.stages.open_images import Role

@@ -10,8 +10,10 @@ import numpy as np
 from sarsynth.data.health import by_class
 from sarsynth.data.records import SPLITS, ImageRecord
 from sarsynth.errors import UserError
-from sarsynth.report import pages
-from sarsynth.report.image_health import HEALTH, Health, page, spread
+from sarsynth.files import write_text
+from sarsynth.report.html import REPORT
+from sarsynth.report.image_health import HEALTH, Health, page
+from sarsynth.report.pictures import evenly
 from sarsynth.stages.curate_images import COPY, check_bad, pairs, say_across, say_counts, source
 from sarsynth.stages.describe_images import captions_of, keywords_of
 from sarsynth.stages.find_contours import outlined
@@ -19,7 +21,6 @@ from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, pai
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
 
-REPORT = "report.html"
 ROLES: tuple[Role, ...] = ("sar", "ors")
 OUTLINED = 4  # images of a class whose contours are shown
 
@@ -36,9 +37,9 @@ def inspect(study: Study, folder: Path) -> Iterator[Path]:
     healths = {role: health(study, role) for role in ROLES}
     content = {look.slot: look.plain() for look in healths.values()}
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    pages.write(_printable(text) + "\n", folder / HEALTH)
+    write_text(folder / HEALTH, _printable(text) + "\n")
     title = f"Health of data={study.settings.data.name} and ors={study.settings.ors.name}"
-    pages.write(_printable(page(list(healths.values()), title)), folder / REPORT)
+    write_text(folder / REPORT, _printable(page(list(healths.values()), title)))
     for role, look in healths.items():
         say_counts(study, role, look.counts, "train")
     yield from (folder / REPORT, folder / HEALTH)
@@ -88,9 +89,10 @@ def _outlines(
     """A few training images of each class and their contours; or why there are none."""
     outlines = {}
     for label, name in enumerate(source(study, role).classes):
-        chosen = spread([record for record in records if record.label == label], OUTLINED)
+        of_class = [record for record in records if record.label == label]
         try:
-            if chosen:
+            if of_class:
+                chosen = [of_class[row] for row in evenly(len(of_class), OUTLINED)]
                 outlines[name] = [outlined(study, role, record)[:2] for record in chosen]
         except UserError as error:  # no grey levels yet, for want of a mapping or of images to fit it to
             return str(error)

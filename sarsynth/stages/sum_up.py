@@ -10,7 +10,7 @@ import torch
 
 from sarsynth.classifier.losses import class_weights
 from sarsynth.console import console
-from sarsynth.evidence.results import LEAKS, RESULT_VERSION
+from sarsynth.evidence.results import FIGURES, LEAKS, RESULT_VERSION
 from sarsynth.stages.adapt_to_sar import budget
 from sarsynth.stages.curate_images import classes, counts, minor, planned
 from sarsynth.stages.describe_images import caption_samples
@@ -27,8 +27,6 @@ from sarsynth.stages.score_classifiers import (
     trained,
 )
 from sarsynth.stages.study import Study
-
-FIGURES = ("precision", "recall", "f1", "support")
 
 
 def about(study: Study) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""What a sweep ends with: its table, its report, the pictures of its jobs side by side, and what failed. Torch-free."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from sarsynth.console import console
+from sarsynth.evidence.chance import LEVEL
+from sarsynth.report import rows, terminal, writing
+from sarsynth.report.jobs import read_jobs
+from sarsynth.report.rows import Row
+from sarsynth.report.side_by_side import side_by_side
+from sarsynth.report.sweep import Sweep
+
+
+def sum_up(folder: Path, store: Path) -> bool:
+    """Print the results of a sweep, write its report and pictures beside its jobs, and name what failed.
+
+    Returns:
+        Whether nothing failed, the report included.
+    """
+    jobs, reported = read_jobs(folder), True
+    if any(job.is_scored for job in jobs):
+        sweep = Sweep.read(folder, store)
+        console.rule("[bold]results", align="left")
+        show_results(sweep.uncompared)
+        reported = report(sweep)
+    for file in side_by_side(jobs, store, folder):
+        console.print(f"  {file}")
+    for job in jobs:
+        if files := sorted(job.folder.glob("*.png")):
+            console.print(f"  {job.name}: {job.folder}/ {' '.join(file.name for file in files)}", markup=False)
+    if failed := [job for job in jobs if job.error]:
+        console.rule(f"[bold red]{len(failed)} of {len(jobs)} jobs failed", align="left")
+        for job in failed:
+            console.print(f"  {job.name}: {job.folder}/ {job.error}", markup=False)
+    return reported and not failed
+
+
+def show_results(results: Sequence[Row]) -> None:
+    """Print the scores of each row, and whether a generator was needed."""
+    seeds = ", ".join(sorted({row["seeds"].text for row in results}))
+    title = f"F1 in % on the real test set, mean ± sd over {seeds} seeds; FID and KID of the synthetic images"
+    console.print(terminal.render(rows.scores_table(results, title, without=["accuracy"])))
+    if line := rows.cheaper(results):
+        console.print(f"  {line}", markup=False)
+
+
+def report(sweep: Sweep) -> bool:
+    """Write the report of a sweep and print its gains; a defect in it hides nothing of what else there is to say."""
+    try:
+        files = writing.write(sweep.folder, sweep.store)
+        show_gains(sweep)
+    except Exception:
+        logging.getLogger(__name__).exception("no report: a defect")
+        return False
+    for file in files:
+        console.print(f"  {file}")
+    return True
+
+
+def show_gains(sweep: Sweep) -> None:
+    """Print the gains, what would settle those that are open, and why a row has none."""
+    over = ", ".join(dict.fromkeys(row.baseline for row in sweep.rows if row.baseline))
+    interval = f"its {100 * (1 - LEVEL):.0f} % interval over test images and seeds"
+    title = f"Gain in F1 over {over}, in points of a percent, and {interval}"
+    holm = f"▲ ▼ significant at {100 * LEVEL:.0f} %, for classes after Holm's correction, of two seeds or more"
+    note = f"{holm}; p is McNemar's of accuracy"
+    if table := rows.gains_table(sweep.rows, title, [note]):
+        console.print(terminal.render(table))
+    reasons = {row.entry["note"]: row.name for row in reversed(sweep.rows) if row.entry["note"]}
+    for line in [*sweep.significance["open"], *(f"{name}: {reason}" for reason, name in reasons.items())]:
+        console.print(f"  {line}", markup=False)

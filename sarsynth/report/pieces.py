@@ -1,0 +1,194 @@
+"""What pages and tables are made of; how they look is up to those who render them. Torch-free."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from markupsafe import Markup
+
+WARNING = "!"  # the mark of what compares with nothing else
+Form = Callable[[float], str]  # how a number is written
+
+SHORT: Form = "{:.3g}".format
+COUNT: Form = "{:,.0f}".format
+
+
+def decimals(count: int) -> Form:
+    """Write numbers with so many decimals."""
+    return f"{{:.{count}f}}".format
+
+
+def percent(share: float) -> str:
+    """Write a share in percent, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+def percent_sign(share: float) -> str:
+    """Write a share in percent, with the sign."""
+    return f"{100 * share:.1f} %"
+
+
+def points(gain: float) -> str:
+    """Write the difference of two shares in points of a percent."""
+    return f"{100 * gain:+.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in two units at most."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table holds in one place: a text, or a number and how it is written.
+
+    Attributes:
+        value: By which its column is sorted; None, which comes last, if there is none.
+        form: Writes the value, its standard deviation and its interval.
+        std: Standard deviation of the value.
+        interval: Of the value: its lower and upper end.
+        samples: The measurements of which the value is the mean.
+        mark: A sign behind the value.
+        meaning: What the mark says, or why there is no value.
+        missing: What stands in place of a value.
+        detail: A smaller line below, left out where there is little room.
+        span: Number of columns that it covers.
+    """
+
+    value: float | str | None = None
+    form: Form = str
+    std: float | None = None
+    interval: tuple[float, float] | None = None
+    samples: Sequence[float] = ()
+    mark: str = ""
+    meaning: str = ""
+    missing: str = ""
+    detail: str = ""
+    span: int = 1
+
+    @property
+    def text(self) -> str:
+        """The value as it is written, or what stands in its place."""
+        if self.value is None:
+            return self.missing
+        return self.value if isinstance(self.value, str) else self.form(self.value)
+
+    @property
+    def spread(self) -> str:
+        """The standard deviation as it is written."""
+        return "" if self.std is None else self.form(self.std)
+
+    @property
+    def ends(self) -> Sequence[str]:
+        """The two ends of the interval as they are written; none without one."""
+        return [self.form(end) for end in self.interval or ()]
+
+    @property
+    def line(self) -> str:
+        """The value with its standard deviation."""
+        return f"{self.text}±{self.spread}" if self.spread else self.text
+
+
+class Piece:
+    """Something that a page shows.
+
+    Attributes:
+        kind: Name of the macro of `templates/pieces.html` that shows it.
+    """
+
+    kind: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Table(Piece):
+    """A table; the first column names the rows.
+
+    Attributes:
+        caption: What it shows.
+        columns: Headings.
+        rows: As many cells each; a text is a cell of its own.
+        numeric: Whether columns after the first are figures, which stand to the right.
+        folded: Whether it is folded away until somebody looks.
+        notes: Lines that belong to it.
+    """
+
+    kind: ClassVar = "table"
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    numeric: bool = True
+    folded: bool = False
+    notes: Sequence[str] = ()
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows, all of cells."""
+        return [[Cell(cell) if isinstance(cell, str) else cell for cell in row] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Picture(Piece):
+    """A picture of a page, which can be enlarged.
+
+    Attributes:
+        content: Made by `sarsynth.report.html.image`.
+        caption: Text below it.
+    """
+
+    kind: ClassVar = "picture"
+    content: Markup
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery(Piece):
+    """Pictures beside each other under a heading; folded away until somebody looks, if there are many.
+
+    Attributes:
+        heading: Above them.
+        pictures: Pictures and plots.
+        folded: Whether they are folded away.
+    """
+
+    kind: ClassVar = "gallery"
+    heading: str
+    pictures: Sequence[Piece]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Note(Piece):
+    """One sentence that sets something right: why a part is missing, how a figure must not be read."""
+
+    kind: ClassVar = "note"
+    text: str
+
+
+@dataclass(frozen=True)
+class Command(Piece):
+    """A command line, with what it makes."""
+
+    kind: ClassVar = "command"
+    makes: str
+    line: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page that its contents list.
+
+    Attributes:
+        anchor: Its address within the page.
+        heading: Its title.
+        about: A sentence or two on how to read it.
+        pieces: What it holds.
+    """
+
+    anchor: str
+    heading: str
+    about: str
+    pieces: Sequence[Piece]

@@ -1,0 +1,127 @@
+"""The report of a sweep, from what its jobs stored and nothing else: report.html, plots, results.csv, results.tex.
+
+A section is a row of `SECTIONS` and a function of the sweep that gives the pieces it shows; readers see its docstring
+below the heading. One whose data are missing says so in a line. Torch-free.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from sarsynth.console import console
+from sarsynth.evidence.results import MEANS
+from sarsynth.files import write_text
+from sarsynth.report import csv, html, latex, rows
+from sarsynth.report.classifiers import confusions, f1_by_class, gains, scores
+from sarsynth.report.distances import decoupling, fidelity, realism
+from sarsynth.report.html import REPORT
+from sarsynth.report.images import feature_map, memorisation, samples, strips
+from sarsynth.report.pieces import Cell, Gallery, Piece, Section
+from sarsynth.report.plots import Plot
+from sarsynth.report.provenance import commands, costs, learning, prototypes, settings
+from sarsynth.report.sweep import Sweep
+
+PLOTS = "plots"
+
+SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # address within the page, heading
+    ("results", "Results", scores),
+    ("f1", "F1 by class", f1_by_class),
+    ("gains", "Gains", gains),
+    ("samples", "Images", samples),
+    ("confusion", "Confusion", confusions),
+    ("fidelity", "Fidelity", fidelity),
+    ("realism", "Radar realism", realism),
+    ("memorisation", "Copies and diversity", memorisation),
+    ("decoupling", "Fidelity against F1", decoupling),
+    ("features", "Features", feature_map),
+    ("strips", "Scale strips", strips),
+    ("prototypes", "Prototypes", prototypes),
+    ("learning", "Learning curves", learning),
+    ("settings", "Settings that differ", settings),
+    ("cost", "Cost", costs),
+    ("commands", "Make it again", commands),
+)
+
+
+def write(folder: Path, store: Path) -> list[Path]:
+    """Write the report of a sweep, its plots and its tables beside its jobs.
+
+    Args:
+        folder: Of the sweep, or of a single run.
+        store: Of the artifacts.
+
+    Returns:
+        report.html, results.csv and results.tex.
+
+    Raises:
+        UserError: The folder holds no results, or one that this version cannot read.
+    """
+    sweep = Sweep.read(folder, store)
+    parts = [
+        Section(anchor, heading, " ".join(str(pieces.__doc__).split()), pieces(sweep))
+        for anchor, heading, pieces in SECTIONS
+    ]
+    (folder / PLOTS).mkdir(exist_ok=True)
+    for stale in [*(folder / PLOTS).glob("*.png"), *(folder / PLOTS).glob("*.svg")]:
+        stale.unlink()
+    for plot in _plots(piece for part in parts for piece in part.pieces):
+        plot.save(folder / PLOTS)
+    table = [{"method": row.result["method"], "overrides": row.overrides} | row.values for row in sweep.rows]
+    page = html.render("report.html", **_head(sweep), parts=parts)
+    contents = {REPORT: page, "results.csv": csv.text(table), "results.tex": _latex(sweep)}
+    for name, content in contents.items():
+        write_text(folder / name, content)
+    return [folder / name for name in contents]
+
+
+def run(folder: Path, store: Path) -> None:
+    """Write the report of a sweep again, from what is stored, and name its files."""
+    for file in write(folder, store):
+        console.print(f"  {file}")
+
+
+def _plots(pieces: Iterable[Piece]) -> Iterable[Plot]:
+    for piece in pieces:
+        if isinstance(piece, Gallery):
+            yield from _plots(piece.pictures)
+        elif isinstance(piece, Plot):
+            yield piece
+
+
+def _head(sweep: Sweep) -> dict[str, Any]:
+    def named(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(result[key]) for result in sweep.results))
+
+    seeds = sorted({len(result["seeds"]) for result in sweep.results})
+    sizes = dict.fromkeys(f"{sum(result['counts'].values()):,}" for result in sweep.results if "counts" in result)
+    failed = f" {len(sweep.failed)} jobs failed and are not shown." if sweep.failed else ""
+    minor = {name for result in sweep.results for name in result["minor"]}
+    return {
+        "title": f"What synthetic images are worth on {named('data')}",
+        "lead": f"Classifiers on real and added images, scored on real test images.{failed}",
+        "known": {
+            "sweep": sweep.folder.name,
+            "rows": len(sweep.jobs),
+            "classifier seeds": ", ".join(map(str, seeds)),
+            "base": named("base"),
+            "split": named("split"),
+            "training images": ", ".join(sizes),
+            "minor classes": ", ".join(name for name in sweep.classes if name in minor) or "none",
+        },
+    }
+
+
+def _latex(sweep: Sweep) -> str:
+    """Two tables: F1 with intervals, and the paper's form."""
+    with_intervals = rows.scores_table(
+        sweep.rows,
+        "F1 (and accuracy) in %, mean and standard deviation over classifier seeds, below it the 95 % interval over "
+        "test images and seeds; * minor classes; arrows: significant, for classes after Holm's correction.",
+    )
+    papers = rows.papers_table(
+        sweep.rows,
+        "Precision, recall and F1 of each class in %, means over classifier seeds, as in the paper's Table 3.",
+    )
+    over = [Cell(""), *(Cell(title, span=len(rows.SHARES)) for title in sweep.classes.values())]
+    over += [Cell("")] * len(MEANS)
+    return "\n".join(["% Needs package booktabs.", latex.tabular(with_intervals), latex.tabular(papers, over)])
