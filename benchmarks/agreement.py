@@ -66,7 +66,7 @@ def _compute(study: Study, classifier: Path, shown: Tensor) -> Computed:
     chosen = study.settings.generate
     batches = sample(
         study.base,
-        study.settings.sampler.load().from_config(study.base.noise_scheduler.config),
+        study.settings.sampler.from_config(study.base.noise_scheduler.config),
         [SampleRequest("a photo of a cargo ship", (0, index)) for index in range(chosen.batch_size)],
         image_size=study.settings.base.image_size,
         guidance_scale=chosen.guidance_scale,

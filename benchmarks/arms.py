@@ -8,7 +8,7 @@ import torch
 from rich.table import Table
 
 from sarsynth.classifier.classification import fit_classifier, predict, scores
-from sarsynth.config.schema import check
+from sarsynth.config.checks import check
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.radiometry import EightBit

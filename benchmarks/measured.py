@@ -14,7 +14,8 @@ from measuring import Clock, Effort, EnoughError, Figure, TooLongError, synchron
 
 from sarsynth.cli import CONF
 from sarsynth.commands.train import made
-from sarsynth.config.schema import Settings, check
+from sarsynth.config.checks import check
+from sarsynth.config.schema import Settings
 from sarsynth.diffusion.base import new_controlnet, place_network
 from sarsynth.diffusion.latents import encode_images
 from sarsynth.diffusion.sampling import Control, SampleRequest, sample
@@ -116,7 +117,7 @@ def generation(bench: Bench, overrides: tuple[str, ...], *, contours: bool = Fal
     ]
     batches = sample(
         base,
-        settings.sampler.load().from_config(base.noise_scheduler.config, **settings.sampler.options),
+        settings.sampler.from_config(base.noise_scheduler.config),
         requests,
         image_size=size,
         guidance_scale=chosen.guidance_scale,

@@ -32,9 +32,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from sarsynth.config.schema import Settings, check, nearest
+from sarsynth.config.checks import check
+from sarsynth.config.schema import Settings
 from sarsynth.console import tag_lines
-from sarsynth.errors import ERROR_FILE, UserError, one_line
+from sarsynth.errors import ERROR_FILE, UserError, nearest, one_line
 from sarsynth.processes import rank
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -15,7 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from sarsynth import cli
-from sarsynth.config.schema import Component, Settings, check, scale_warning, signature
+from sarsynth.config.checks import check, scale_warning
+from sarsynth.config.components import Component
+from sarsynth.config.schema import Settings
+from sarsynth.config.signatures import signature
 from sarsynth.errors import UserError
 
 ROOT = Path(__file__).parents[1]

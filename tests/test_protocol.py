@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sarsynth.classifier.checkpoints import CHOICES, Checkpoint, Checkpoints
 from sarsynth.classifier.classification import Classifier, predict, scores
-from sarsynth.config.schema import Evaluate
+from sarsynth.config.classifier_sections import Evaluate
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import ImageRecord
 from sarsynth.errors import UserError

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from sarsynth import cli
-from sarsynth.config.schema import Data, Encoded
+from sarsynth.config.image_sections import Data, Encoded
 from sarsynth.data.chips import Window
 from sarsynth.data.found import Found, split_off
 from sarsynth.data.image_files import Files

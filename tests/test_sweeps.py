@@ -22,7 +22,8 @@ from hydra._internal.utils import get_args_parser
 from PIL import Image
 
 from sarsynth import cli, console
-from sarsynth.config.schema import Settings, check
+from sarsynth.config.checks import check
+from sarsynth.config.schema import Settings
 from sarsynth.errors import ERROR_FILE, UserError
 from sarsynth.evidence.results import RESULT, RESULT_VERSION
 from sarsynth.report.jobs import cells

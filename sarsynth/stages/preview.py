@@ -41,7 +41,7 @@ def previews(
             choose([index])
             batches = sample(
                 study.base,
-                settings.sampler.load().from_config(study.base.noise_scheduler.config, **settings.sampler.options),
+                settings.sampler.from_config(study.base.noise_scheduler.config),
                 requests,
                 image_size=settings.base.image_size,
                 guidance_scale=settings.generate.guidance_scale,

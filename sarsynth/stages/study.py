@@ -27,7 +27,9 @@ from sarsynth.classifier.augmentation import Augmentation
 from sarsynth.classifier.classification import Classifier, ClassifierRecipe, extract_features, fit_classifier
 from sarsynth.classifier.plan import added
 from sarsynth.classifier.pretrained import Pretrained
-from sarsynth.config.schema import Component, Encoded, Images, Settings, Slot, nearest
+from sarsynth.config.components import Component
+from sarsynth.config.image_sections import Encoded, Images, Slot
+from sarsynth.config.schema import Settings
 from sarsynth.console import console, progress
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.health import Scan
@@ -40,7 +42,7 @@ from sarsynth.diffusion.base import Base, architecture, resolve
 from sarsynth.diffusion.latents import Latents, write_latents, write_texts
 from sarsynth.diffusion.partitions import Partition
 from sarsynth.diffusion.sampling import Control, SampleRequest, sample
-from sarsynth.errors import NotFetchedError, UserError
+from sarsynth.errors import NotFetchedError, UserError, nearest
 from sarsynth.report import pictures
 from sarsynth.report.tables import counts_table, partition_table
 from sarsynth.stages import describe, find_contours, fit_radiometry, image_sets, match_speckle, train_adapters, work
@@ -728,7 +730,7 @@ class Study:
         with folded(base.unet, stack):
             batches = sample(
                 base,
-                self.settings.sampler.load().from_config(base.noise_scheduler.config, **self.settings.sampler.options),
+                self.settings.sampler.from_config(base.noise_scheduler.config),
                 [
                     SampleRequest(prompt, (self.settings.seed, label, index), self.guides.contour(label, index))
                     for index in indices

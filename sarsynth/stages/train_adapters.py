@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from sarsynth import hashes, processes
-from sarsynth.config.schema import AdapterTraining
+from sarsynth.config.training_sections import AdapterTraining
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
 from sarsynth.diffusion import adapters, partitions
 from sarsynth.diffusion.adapters import AdapterSpec

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sarsynth.classifier.classification import ClassifierRecipe
-from sarsynth.config.schema import Optimisation
+from sarsynth.config.training_sections import Optimisation
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.store.costs import PER_SAMPLE, Work
