@@ -87,7 +87,7 @@ def _explain(error: ValidationError) -> str:
 
     first = min(error.errors(include_url=False), key=rank)
     keys = [str(part) for part in first["loc"] if "[" not in str(part)]  # `dict[str,int]` names a branch, not a key
-    key, value = ".".join(keys).replace(".target", "._target_"), first["input"]
+    key, value = ".".join(keys), first["input"]
     match first["type"]:
         case "extra_forbidden":
             section = keys[:-1]

@@ -1,10 +1,11 @@
 """A class that the configuration names by `_target_`, with the arguments that its constructor gets.
 
-Classes come from `PACKAGES` alone, and from those that the environment variable SARSYNTH_PACKAGES adds: a configuration
-can come from somebody else, and must not start what it likes. All is checked from source, before anything is imported.
+Classes come from `PACKAGES` alone, and from those that the environment variable SARSYNTH_PACKAGES adds, so that a
+configuration from somebody else cannot start what it likes. All is checked from source, before anything is imported.
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -82,12 +83,14 @@ def check_package(key: str, target: Any, *more: str) -> None:
         UserError: It may not.
     """
     package = str(target).partition(".")[0]
-    allowed = {*PACKAGES, *more, *os.environ.get(VARIABLE, "").replace(",", " ").split()}
-    if package not in allowed:
-        raise UserError(
-            f"{key}={target} is not of a package that a configuration may name ({', '.join(sorted(allowed))}); "
-            f"if {package} is yours, or you trust all of it, set the environment variable {VARIABLE}={package}"
-        )
+    allowed = {*PACKAGES, *more, *os.environ.get(VARIABLE, "").replace(",", " ").split()} - sys.stdlib_module_names
+    if package in allowed:
+        return
+    remedy = f"to allow one of your own, or one that you trust, set the environment variable {VARIABLE}={package}"
+    raise UserError(
+        f"{key}={target} is of no package that a configuration may name ({', '.join(sorted(allowed))}); "
+        + ("nothing of Python itself can be named" if package in sys.stdlib_module_names else remedy)
+    )
 
 
 def check_component(
