@@ -349,7 +349,6 @@ def own_data(tmp_path, monkeypatch):
     (tmp_path / "own_readers.py").write_text(READER)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/mine.yaml").write_text(f"_target_: own_readers.Reader{OWN_DATA}")
-    (tmp_path / "data/made.yaml").write_text("{_target_: own_readers.reader, name: made, root: here, prompt: a}")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     sys.modules.pop("own_readers", None)
@@ -374,7 +373,7 @@ def test_a_reader_of_ones_own_is_built_with_what_it_names_inside(own_data, monke
         },
     }
     with pytest.raises(UserError, match="data._target_=own_readers.reader is a function; name a class"):
-        of_user(own_data, "data=made")
+        of_user(own_data, "data=mine", "data._target_=own_readers.reader")
 
 
 @pytest.mark.parametrize(
@@ -384,12 +383,12 @@ def test_a_reader_of_ones_own_is_built_with_what_it_names_inside(own_data, monke
         ("+data.inner._target_=subprocess.run", "data.inner._target_=subprocess.run is of no package"),
         ("data.inner.deep=[{a: {_target_: builtins.eval}}]", "data.inner.deep.0.a._target_=builtins.eval is of no "),
         (
-            "+data.inner={_target_: own_readers.Reader, rot: 3}",
-            "unknown key data.inner.rot; the nearest is data.inner.root",
+            "data.inner.deep=[{_target_: own_readers.Reader, rot: 3}]",
+            "unknown key data.inner.deep.0.rot; the nearest is data.inner.deep.0.root",
         ),
         (
-            "+data.inner={_target_: own_readers.Reader}",
-            "key data.inner.root is missing, which own_readers.Reader needs",
+            "data.inner.deep=[{_target_: own_readers.Reader}]",
+            "key data.inner.deep.0.root is missing, which own_readers.Reader needs",
         ),
         ("+data.inner={_target_: null}", "data.inner._target_=None is of no package"),
         *((f"+data._{key}_=true", f"data._{key}_ is a key of Hydra's") for key in ("partial", "args", "recursive")),
