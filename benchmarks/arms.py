@@ -10,7 +10,7 @@ from rich.table import Table
 from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.network import predict
 from sarsynth.classifier.scores import scores
-from sarsynth.config.schema import check
+from sarsynth.config.checks import check
 from sarsynth.console import console
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.radiometry import EightBit

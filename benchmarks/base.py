@@ -16,7 +16,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from reference import macro_f1, recognised, reference
 
-from sarsynth.config.schema import check
+from sarsynth.config.checks import check
 from sarsynth.console import console, progress
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.diffusion.base import NANO, Base

@@ -15,7 +15,8 @@ from measuring import Clock, Effort, EnoughError, Figure, TooLongError, synchron
 
 from sarsynth.cli import CONF
 from sarsynth.commands.train import artifacts
-from sarsynth.config.schema import Settings, check
+from sarsynth.config.checks import check
+from sarsynth.config.schema import Settings
 from sarsynth.diffusion.base import new_controlnet, place_network
 from sarsynth.diffusion.latents import encode_images
 from sarsynth.diffusion.sampling import Control, SampleRequest, sample

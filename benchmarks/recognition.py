@@ -16,7 +16,7 @@ from PIL import Image
 from reference import recognised, reference
 from rich.table import Table
 
-from sarsynth.config.schema import check
+from sarsynth.config.checks import check
 from sarsynth.console import console
 from sarsynth.sim import CLASSES
 from sarsynth.stages.study import Study

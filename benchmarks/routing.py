@@ -18,7 +18,7 @@ from rich.table import Table
 from sd15 import sd15_unet
 
 from sarsynth.cli import CONF
-from sarsynth.config.schema import check
+from sarsynth.config.checks import check
 from sarsynth.console import console
 from sarsynth.diffusion.adapters import AdapterSpec, fresh
 from sarsynth.diffusion.base import NANO, Base

@@ -1,4 +1,7 @@
-"""The one exception that a person at the command line is meant to read."""
+"""The one exception that a person at the command line is meant to read, and how its message is worded."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 ERROR_FILE = "error.txt"  # one line in the folder of a sweep's job that failed
 
@@ -39,3 +42,16 @@ class BadImage(UserError):
 def one_line(error: BaseException) -> str:
     """Shorten a library's message to its first paragraph, on one line."""
     return " ".join(str(error).strip().split("\n\n")[0].split())
+
+
+def nearest(word: str, valid: Iterable[str], section: str = "") -> str:
+    """Name the valid word nearest to a wrong one, and all of them if they are few.
+
+    Args:
+        word: The wrong one.
+        valid: What could have been said.
+        section: Dotted key of the section whose keys these are, if they are keys.
+    """
+    words = sorted(valid)
+    closest = ".".join(filter(None, [section, *get_close_matches(word, words, n=1, cutoff=0.0)]))
+    return f"the nearest is {closest}" + (f" (of {', '.join(words)})" if 1 < len(words) <= 12 else "")

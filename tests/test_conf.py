@@ -15,7 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from sarsynth import cli
-from sarsynth.config.schema import Component, Settings, check, scale_warning, signature
+from sarsynth.config import composition
+from sarsynth.config.checks import check, scale_warning
+from sarsynth.config.components import Component
+from sarsynth.config.hydra_internals import parse_arguments
+from sarsynth.config.schema import Settings
+from sarsynth.config.signatures import signature
 from sarsynth.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -38,11 +43,12 @@ GROUPS = (
     "experiment",
     "sweep",
 )
-OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((cli.CONF / group).glob("*.yaml"))]
+OF_BASE = ("adapter", "train", "generate")  # chosen with the base
+OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((composition.CONF / group).glob("*.yaml"))]
 
 
 def compose(script: str, *overrides: str) -> DictConfig:
-    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
         composed = hydra.compose(script, list(overrides))
         with contextlib.suppress(InterpolationResolutionError):  # left for `check` to tell
             OmegaConf.resolve(composed.method)  # what a control repeats is composed too
@@ -61,15 +67,15 @@ def needed(group: str, option: str) -> list[str]:
 
 
 def test_every_group_is_tested():
-    folders = {path.name for path in cli.CONF.iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "hydra"}
-    assert {path.stem for path in cli.CONF.glob("*.yaml")} == {*SCRIPTS, "study"}
+    folders = {path.name for path in composition.CONF.iterdir() if path.is_dir()}
+    assert folders == {*GROUPS, *OF_BASE, "hydra"}
+    assert {path.stem for path in composition.CONF.glob("*.yaml")} == {*SCRIPTS, "study"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_shares_the_groups(script):
     """So that an option which composes in one of them composes in all."""
-    assert OmegaConf.load(cli.CONF / f"{script}.yaml").defaults == ["study", "_self_"]
+    assert OmegaConf.load(composition.CONF / f"{script}.yaml").defaults == ["study", "_self_"]
     assert check(compose(script, *(["stage=sar"] if script == "train" else []))).method.name == "plora"
 
 
@@ -86,20 +92,33 @@ def test_every_option_composes_and_its_target_resolves(group, option):
         assert {parameter.name for parameter in signature(component.target)} >= set(component.options)
 
 
+@pytest.mark.parametrize("base", ["sd-nano", "sd15"])
+def test_a_base_chooses_what_goes_with_it(base):
+    with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
+        choices = hydra.compose("evaluate", [f"base={base}"], return_hydra_config=True).hydra.runtime.choices
+    assert {choices[group] for group in (*OF_BASE, "contours/edges@contours")} == {base}
+
+
+def test_trainings_of_one_base_go_with_another_if_so_chosen():
+    mixed, whole = settings("train=sd15"), settings("base=sd15")
+    assert (mixed.base.name, mixed.train) == ("sd-nano", whole.train.model_copy(update={"sar": mixed.train.sar}))
+    assert mixed.train.sar == whole.train.sar.model_copy(update={"scale_below": mixed.generate.scales[0]})
+
+
 @pytest.mark.parametrize("stage", ["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"])
 def test_every_stage_composes(stage):
     assert check(compose("train", f"stage={stage}")).stage == stage
 
 
 def test_the_callback_of_sweeps_resolves():
-    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
         record = hydra.compose("evaluate", return_hydra_config=True).hydra
     for callback in record.callbacks.values():
         assert callable(Component.model_validate(dict(callback)).load())
 
 
 def test_the_demo_is_a_sweep_over_every_method_so_far():
-    with hydra.initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
         record = hydra.compose("evaluate", ["experiment=demo"], return_hydra_config=True).hydra
     assert record.sweeper.params.method.split(",") == ["none", "resample", "lora", "2lora", "plora"]
 
@@ -227,9 +246,9 @@ def test_the_stage_must_be_said():
     [
         ("method/plora.yaml", "rank:", "rnak:", "unknown key method.rnak; the nearest is method.rank"),
         (
-            "base/sd-nano.yaml",
-            "  per_class:",
-            "  per_klass:",
+            "generate/sd-nano.yaml",
+            "per_class:",
+            "per_klass:",
             "unknown key generate.per_klass; the nearest is generate.per_class",
         ),
         (
@@ -250,12 +269,144 @@ def test_the_stage_must_be_said():
     ],
 )
 def test_a_typo_in_a_file_is_refused(file, old, new, message, tmp_path, monkeypatch, capsys):
-    shutil.copytree(cli.CONF, tmp_path / "conf")
+    shutil.copytree(composition.CONF, tmp_path / "conf")
     text = (tmp_path / "conf" / file).read_text()
     assert old in text
     (tmp_path / "conf" / file).write_text(text.replace(old, new, 1))
-    monkeypatch.setattr(cli, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
     test_refusals_name_the_key_and_the_nearest([], message, monkeypatch, capsys)
+
+
+# --- Options and classes of one's own ---------------------------------------------------------------------------------
+
+
+def of_user(folder: Path, *overrides: str) -> Settings:
+    """The settings of `evaluate` with options of one's own in a folder."""
+    arguments = parse_arguments(["--config-dir", str(folder), *overrides])
+    [(result, _)] = composition.check_jobs("evaluate", arguments)
+    return result
+
+
+HEIR = "defaults: [sd15, _self_]\nname: mine\npath: my/weights\n"
+PROFILE = """# @package _global_
+defaults: [sd15, _self_]
+base: {name: mine, path: my/weights}
+train: {sar: {max_steps: 7}}
+"""
+OWN_TRAINING = "defaults: [sd15, _self_]\nsar: {max_steps: 7}\n"
+CHOOSING = "defaults: [sd15, override /train@_global_.train: mine, _self_]\nname: mine\npath: my/weights\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "max_steps"),
+    [
+        ({"base/mine.yaml": HEIR}, 20000),
+        ({"base/mine.yaml": PROFILE}, 7),
+        ({"base/mine.yaml": CHOOSING, "train/mine.yaml": OWN_TRAINING}, 7),
+    ],
+    ids=["inherits", "profile", "brings a training"],
+)
+def test_a_base_of_ones_own_takes_what_goes_with_another(files, max_steps, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    own, sd15 = of_user(tmp_path, "base=mine"), settings("base=sd15")
+    assert own.base == sd15.base.model_copy(update={"name": "mine", "path": "my/weights"})
+    assert own.train == sd15.train.model_copy(update={"sar": own.train.sar})
+    assert own.train.sar == sd15.train.sar.model_copy(update={"max_steps": max_steps})
+    assert (own.adapter, own.contours, own.generate) == (sd15.adapter, sd15.contours, sd15.generate)
+
+
+def test_a_base_with_nothing_that_goes_with_it_is_told_what_to_say(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/mine.yaml").write_text("{name: mine, path: null, config: null, controlnet: null, image_size: 64}")
+    with pytest.raises(UserError, match=r"key adapter.targets is missing; .*begins with `defaults: \[sd15, _self_\]`"):
+        of_user(tmp_path, "base=mine")
+
+
+READER = """
+class Reader:
+    def __init__(self, root: str, inner: object = None, level: int = 1) -> None:
+        self.root, self.inner, self.level = root, inner, level
+
+def reader(root: str) -> Reader:
+    return Reader(root)
+"""
+OWN_DATA = """
+name: mine
+root: here
+prompt: a {class_name}
+split: train
+minor: auto
+flip: none
+inner: {deep: [{_target_: own_readers.Reader, root: there}]}
+"""
+
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch):
+    """A folder of options, of which data=mine names a reader in a module of the user's own."""
+    (tmp_path / "own_readers.py").write_text(READER)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.yaml").write_text(f"_target_: own_readers.Reader{OWN_DATA}")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("own_readers", None)
+
+
+def test_a_reader_of_ones_own_is_built_with_what_it_names_inside(own_data, monkeypatch):
+    with pytest.raises(UserError, match="data._target_=own_readers.Reader is of .* SARSYNTH_PACKAGES=own_readers"):
+        of_user(own_data, "data=mine")
+    monkeypatch.setenv("SARSYNTH_PACKAGES", "other, own_readers")
+    own = of_user(own_data, "data=mine", "+data.level=2")
+    assert "own_readers" not in sys.modules, "nothing is imported to check it"
+    reader = own.data.reader.build()
+    (inner,) = reader.inner["deep"]
+    assert (reader.root, reader.level, inner.root, inner.level) == ("here", 2, "there", 1)
+    assert type(inner) is type(reader) is own.data.reader.load()
+    assert own.data.reader.model_dump(by_alias=True) == {
+        "_target_": "own_readers.Reader",
+        "options": {
+            "root": "here",
+            "inner": {"deep": [{"_target_": "own_readers.Reader", "root": "there"}]},
+            "level": 2,
+        },
+    }
+    with pytest.raises(UserError, match="data._target_=own_readers.reader is a function; name a class"):
+        of_user(own_data, "data=mine", "data._target_=own_readers.reader")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data._target_=os.system", "data._target_=os.system is of no .*; nothing of Python itself can be named"),
+        ("+data.inner._target_=subprocess.run", "data.inner._target_=subprocess.run is of no package"),
+        ("data.inner.deep=[{a: {_target_: builtins.eval}}]", "data.inner.deep.0.a._target_=builtins.eval is of no "),
+        (
+            "data.inner.deep=[{_target_: own_readers.Reader, rot: 3}]",
+            "unknown key data.inner.deep.0.rot; the nearest is data.inner.deep.0.root",
+        ),
+        (
+            "data.inner.deep=[{_target_: own_readers.Reader}]",
+            "key data.inner.deep.0.root is missing, which own_readers.Reader needs",
+        ),
+        ("+data.inner={_target_: null}", "data.inner._target_=None is of no package"),
+        *((f"+data._{key}_=true", f"data._{key}_ is a key of Hydra's") for key in ("partial", "args", "recursive")),
+        ("+data.inner._convert_=all", "data.inner._convert_ is a key of Hydra's"),
+        ("+classifier.options.a={_target_: timm.a}", "classifier: options.a._target_: timm builds the network itself"),
+        ("+hydra.callbacks.a={_target_: os.system}", "hydra.callbacks.a._target_=os.system is of no package"),
+    ],
+)
+def test_what_a_configuration_may_not_name_is_refused_at_any_depth(override, message, own_data, monkeypatch):
+    monkeypatch.setenv("SARSYNTH_PACKAGES", "own_readers,os")
+    with pytest.raises(UserError, match=message):
+        of_user(own_data, "data=mine", override)
+
+
+def test_what_a_class_refuses_is_told_as_it_says_it():
+    reader = Component.model_validate({"_target_": "sarsynth.data.readers.mstar.Mstar", "root": "nowhere"})
+    with pytest.raises(UserError, match=r"^root=nowhere"):
+        reader.build(val=None, split_seed=0, crop=None, channels=1)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -13,7 +13,7 @@ from test_conf import compose
 from test_imagefolder import write
 
 from sarsynth.commands.train import STAGES
-from sarsynth.config.schema import check
+from sarsynth.config.checks import check
 from sarsynth.data.transforms import resize
 from sarsynth.diffusion.contours import canny
 from sarsynth.errors import UserError

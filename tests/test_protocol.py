@@ -13,7 +13,7 @@ from torch import Tensor
 from sarsynth.classifier.checkpoint_selection import CHOICES, Checkpoint, CheckpointSelection
 from sarsynth.classifier.network import Classifier, predict
 from sarsynth.classifier.scores import scores
-from sarsynth.config.schema import Evaluate
+from sarsynth.config.classifier_sections import Evaluate
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.records import ImageRecord
 from sarsynth.errors import UserError

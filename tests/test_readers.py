@@ -15,8 +15,8 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from sarsynth import cli
-from sarsynth.config.schema import Data, Encoded
+from sarsynth.config import composition
+from sarsynth.config.image_sections import Data, Encoded
 from sarsynth.data.chips import Window
 from sarsynth.data.entries import Entry, split_off
 from sarsynth.data.file_source import FileSource
@@ -30,8 +30,8 @@ real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no sample files of true la
 def read(group: str, name: str, root: Path, *overrides: str) -> FileSource:
     """Build the reader as a study does, from its YAML and `root` alone."""
     changes = OmegaConf.from_dotlist([override.removeprefix(f"{group}.") for override in overrides])
-    study = OmegaConf.load(cli.CONF / "study.yaml")
-    keys = OmegaConf.merge(OmegaConf.load(cli.CONF / group / f"{name}.yaml"), {"root": str(root)}, changes)
+    study = OmegaConf.load(composition.CONF / "study.yaml")
+    keys = OmegaConf.merge(OmegaConf.load(composition.CONF / group / f"{name}.yaml"), {"root": str(root)}, changes)
     whole = OmegaConf.create({"seed": study.seed, "data": study.data, group: {**study[group], **keys}})
     plain = OmegaConf.to_container(whole, resolve=True)
     return {"data": Data, "ors": Encoded}[group].model_validate(plain[group]).reader.build()
@@ -563,7 +563,7 @@ def test_dosrs(tmp_path: Path, listing: str) -> None:
 READERS = [
     (group, file.stem)
     for group in ("data", "ors")
-    for file in sorted((cli.CONF / group).glob("*.yaml"))
+    for file in sorted((composition.CONF / group).glob("*.yaml"))
     if file.stem not in ("sim", "imagefolder")
 ]
 

@@ -132,7 +132,7 @@ def test_what_the_base_predicts_is_what_the_scheduler_takes(prediction: str):
 @pytest.mark.parametrize("option", ["dpm", "ddim", "euler"])
 def test_the_samplers_of_the_configuration_run(base: Base, option: str):
     chosen = settings(f"sampler={option}").sampler
-    noise_scheduler = chosen.load().from_config(base.noise_scheduler.config, **chosen.options)
+    noise_scheduler = chosen.from_config(base.noise_scheduler.config)
     recipe = {"image_size": 16, "guidance_scale": 2.0, "num_inference_steps": 3, "batch_size": 2}
     (made,) = sample(base, noise_scheduler, REQUESTS[:2], **recipe)
     assert made.isfinite().all()

@@ -18,11 +18,13 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hydra._internal.utils import get_args_parser
 from PIL import Image
 
 from sarsynth import cli, console
-from sarsynth.config.schema import Settings, check
+from sarsynth.config import composition
+from sarsynth.config.checks import check
+from sarsynth.config.hydra_internals import parse_arguments
+from sarsynth.config.schema import Settings
 from sarsynth.errors import ERROR_FILE, UserError
 from sarsynth.evidence.results import RESULT, RESULT_VERSION
 from sarsynth.report.jobs import read_jobs
@@ -104,9 +106,8 @@ def figures(row: dict[str, str]) -> dict[str, float]:
 def jobs(script: str, *overrides: str) -> list[Settings]:
     """The checked settings of each job of a command line."""
     found: list[Settings] = []
-    arguments = get_args_parser().parse_args(list(overrides))
-    with patch.object(cli, "check", lambda config: found.append(check(config))):
-        cli.check_jobs(script, arguments)
+    with patch.object(composition, "check", lambda config: found.append(check(config))):
+        composition.check_jobs(script, parse_arguments(overrides))
     return found
 
 
@@ -124,7 +125,7 @@ SWEPT = {"rank": 8, "num_prototypes": 5, "scales": 5, "synthetic_ratio": 5}
 
 def test_every_published_row_and_sweep_is_tested():
     for group, known in {"experiment": {*PUBLISHED, "demo", "rivals"}, "sweep": SWEPT}.items():
-        assert {file.stem for file in (cli.CONF / group).glob("*.yaml")} == set(known)
+        assert {file.stem for file in (composition.CONF / group).glob("*.yaml")} == set(known)
 
 
 @pytest.mark.parametrize("given", [[], ["base=sd15", *OWN]], ids=["sd-nano", "sd15"])

@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sarsynth import processes
-from sarsynth.config.schema import Settings, Trainer
+from sarsynth.config.schema import Settings
+from sarsynth.config.training_sections import Trainer
 from sarsynth.console import console
 
 

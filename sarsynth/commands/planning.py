@@ -36,7 +36,8 @@ from typing import Any
 from sarsynth import processes
 from sarsynth.commands.preflight import rehearse
 from sarsynth.commands.session import quieten
-from sarsynth.config.schema import Settings, scale_warning
+from sarsynth.config.checks import scale_warning
+from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.errors import NotFetchedError, UserError, one_line
 from sarsynth.files import write_json

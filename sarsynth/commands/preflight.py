@@ -70,11 +70,10 @@ def check_sampler(settings: Settings) -> None:
     """Refuse a scheduler that does not turn the base's noise predictions into so many steps, by taking them."""
     chosen, steps = settings.sampler, settings.generate.num_inference_steps
     try:
-        scheduler = chosen.load()
-        if not hasattr(scheduler, "set_timesteps"):
+        if not hasattr(chosen.load(), "set_timesteps"):
             raise TypeError("it is no noise scheduler")
         solve(
-            scheduler.from_config(DDPMScheduler().config, **chosen.options),
+            chosen.from_config(DDPMScheduler().config),
             torch.zeros(1, 1, 8, 8),
             [torch.Generator()],
             steps,

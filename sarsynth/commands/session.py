@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import Logger
 
 from sarsynth import processes
 from sarsynth.commands.preflight import rehearse
-from sarsynth.config.schema import Settings, scale_warning
+from sarsynth.config.checks import scale_warning
+from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import CARD

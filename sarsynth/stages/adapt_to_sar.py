@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from sarsynth import hashes
-from sarsynth.config.schema import Tuning
+from sarsynth.config.training_sections import Tuning
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.seeds import step_seed
 from sarsynth.diffusion import adapters, partitions

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from sarsynth.config.schema import Optimisation
+from sarsynth.config.training_sections import Optimisation
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import Adapter
 from sarsynth.diffusion.base import Base, architecture, resolve
@@ -90,5 +90,4 @@ def work_of_sampling(study: Study, task: str, images: int) -> Work:
 
 def scheduler(study: Study, model: Base) -> Any:
     """The sampler of the settings, as a diffusers scheduler fit for a base."""
-    settings = study.settings.sampler
-    return settings.load().from_config(model.noise_scheduler.config, **settings.options)
+    return study.settings.sampler.from_config(model.noise_scheduler.config)

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sarsynth.classifier.added_images import added_per_class
-from sarsynth.config.schema import Component, Encoded, Images, Slot, nearest
+from sarsynth.config.components import Component
+from sarsynth.config.image_sections import Encoded, Images, Slot
 from sarsynth.console import progress
 from sarsynth.data.duplicates import AGREEMENT, HASHES, near_duplicates
 from sarsynth.data.health import FORM, Scan, scan
 from sarsynth.data.records import SPLITS, ImageRecord, Source, minor_classes
-from sarsynth.errors import UserError
+from sarsynth.errors import UserError, nearest
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import Work

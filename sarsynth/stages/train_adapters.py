@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from sarsynth import processes
-from sarsynth.config.schema import AdapterTraining
+from sarsynth.config.training_sections import AdapterTraining
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.streams import Stream
 from sarsynth.diffusion import adapters, partitions

@@ -1,0 +1,158 @@
+"""A class that the configuration names by `_target_`, with the arguments that its constructor gets.
+
+Classes come from `PACKAGES` alone, and from those that the environment variable SARSYNTH_PACKAGES adds, so that a
+configuration from somebody else cannot start what it likes. All is checked from source, before anything is imported.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from pydantic import Field, model_validator
+
+from sarsynth.config.section import Section, Text
+from sarsynth.config.signatures import Parameter, definition, signature
+from sarsynth.errors import UserError, nearest
+
+PACKAGES = ("diffusers", "lightning", "pytorch_lightning", "sarsynth", "timm", "torch", "torchvision", "wandb")
+VARIABLE = "SARSYNTH_PACKAGES"
+
+# Hydra's own keys beside a `_target_`. They would build something else than the object that is asked for: a function
+# that is yet to be called, one with arguments that no name checks, or one that is handed mappings unbuilt.
+HYDRA_KEYS = ("_args_", "_convert_", "_partial_", "_recursive_")
+NOT_ALLOWED = "is a key of Hydra's that is not allowed here; remove it: all arguments of a class are said by name"
+
+
+class Component(Section):
+    """A class by name and the arguments its constructor gets; options may name classes too, at any depth."""
+
+    target: Text = Field(alias="_target_")
+    options: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, keys: Any) -> Any:
+        if not isinstance(keys, Mapping):
+            return keys
+        return {"_target_": keys.get("_target_"), "options": {k: v for k, v in keys.items() if k != "_target_"}}
+
+    def load(self) -> type[Any]:
+        """Import the class."""
+        return get_class(self.target)
+
+    def build(self, **more: Any) -> Any:
+        """Construct it from the configured arguments and those that only the caller knows."""
+        try:
+            return instantiate({"_target_": self.target, **self.options}, **more, _convert_="all")
+        except InstantiationException as error:  # Hydra's, around what the class itself raised
+            raise error.__cause__ or error from None
+
+
+def split_off(section: type[Section], keys: Any, name: str) -> Any:
+    """Gather the keys that a section does not have into its component of that name."""
+    if not isinstance(keys, Mapping):
+        return keys
+    own = set(section.model_fields) - {name}
+    return {k: keys[k] for k in keys if k in own} | {name: {k: keys[k] for k in keys if k not in own}}
+
+
+def targets(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Find every `_target_` inside a value, with its dotted key."""
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            if name == "_target_":
+                yield f"{key}._target_", part
+            else:
+                yield from targets(f"{key}.{name}", part)
+
+
+def check_package(key: str, target: Any, *more: str) -> None:
+    """Refuse a class of a package that a configuration may not name.
+
+    Args:
+        key: The dotted key of its `_target_`.
+        target: Its dotted path.
+        more: Packages that may be named here besides.
+
+    Raises:
+        UserError: It may not.
+    """
+    package = str(target).partition(".")[0]
+    allowed = {*PACKAGES, *more, *os.environ.get(VARIABLE, "").replace(",", " ").split()} - sys.stdlib_module_names
+    if package in allowed:
+        return
+    remedy = f"to allow one of your own, or one that you trust, set the environment variable {VARIABLE}={package}"
+    raise UserError(
+        f"{key}={target} is of no package that a configuration may name ({', '.join(sorted(allowed))}); "
+        + ("nothing of Python itself can be named" if package in sys.stdlib_module_names else remedy)
+    )
+
+
+def check_component(
+    key: str,
+    target: Any,
+    options: Mapping[str, Any],
+    of_section: frozenset[str] = frozenset(),
+    of_run: frozenset[str] = frozenset(),
+) -> None:
+    """Check a class and its arguments, and those of every class inside these, against their source.
+
+    Args:
+        key: The dotted key of the section that names it.
+        target: Dotted path of the class.
+        options: Its arguments.
+        of_section: The section's other keys.
+        of_run: Arguments that the run itself gives.
+
+    Raises:
+        UserError: The class is not to be named or not there, or an argument is unknown, missing or out of place.
+    """
+    known = {parameter.name: parameter for parameter in _signature(f"{key}._target_", target)}
+    allowed = (known.keys() - of_run) | of_section
+    for name, value in options.items():
+        if name in HYDRA_KEYS:
+            raise UserError(f"{key}.{name} {NOT_ALLOWED}")
+        if name in of_run:
+            raise UserError(f"{key}.{name} is decided by the run itself; remove it")
+        if name not in allowed:
+            raise UserError(f"unknown key {key}.{name}; {nearest(name, allowed, key)}")
+        choices = known[name].choices
+        if choices and isinstance(value, str) and value not in choices:
+            raise UserError(f"{key}.{name}={value} is not a value of {key}.{name}; {nearest(value, choices)}")
+        _check_inside(f"{key}.{name}", value)
+    for parameter in known.values():
+        if parameter.required and parameter.name not in options.keys() | of_run:
+            raise UserError(f"key {key}.{parameter.name} is missing, which {target} needs")
+
+
+def _check_inside(key: str, value: Any) -> None:
+    """Check every class that is named inside an argument."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return
+    if "_target_" in value:
+        check_component(key, value["_target_"], {k: v for k, v in value.items() if k != "_target_"})
+        return
+    for name, part in value.items():
+        if name in HYDRA_KEYS:
+            raise UserError(f"{key}.{name} {NOT_ALLOWED}")
+        _check_inside(f"{key}.{name}", part)
+
+
+def _signature(key: str, target: Any) -> Sequence[Parameter]:
+    """The parameters of a class that may be named."""
+    check_package(key, target)
+    try:
+        source, parameters = definition(target), signature(target)
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
+    check_package(key, f"{source.module}.{source.node.name}")  # where it is written, if it is only imported there
+    if not source.is_class:
+        raise UserError(f"{key}={target} is a function; name a class")
+    return parameters

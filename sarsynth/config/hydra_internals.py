@@ -1,0 +1,46 @@
+"""The command line as Hydra reads it: all that sarsynth needs of Hydra's private modules is here."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import NoReturn
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from sarsynth.errors import UserError
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
+    """Parse a command line, that of this process by default.
+
+    Raises:
+        UserError: Hydra knows no such argument.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage and exit with code 2
+    return parser.parse_args(arguments)
+
+
+def parse_override(line: str) -> Override:
+    """Parse one override, `key=value`.
+
+    Raises:
+        UserError: It is none.
+    """
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException as error:
+        raise UserError(f"{line} cannot be read as key=value: {str(error).splitlines()[0]}") from error
+
+
+def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Split the overrides of a sweep into those of its jobs, in the order of its jobs."""
+    jobs: list[list[str]] = BasicSweeper.split_arguments([parse_override(line) for line in overrides], None)[0]
+    return jobs
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; write -m first if it is a sweep, and settings as key=value")
