@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from sarsynth.diffusion.partitions import Partition
-from sarsynth.diffusion.scales import prototype_weights
+from sarsynth.diffusion.prototypes import Partition, prototype_weights
 from sarsynth.report import jobs, plots
 from sarsynth.report.jobs import Cell as Job
 from sarsynth.report.pages import Cell, Command, Note, Piece, Plot, Section, Table

@@ -7,10 +7,10 @@ from rich.box import SIMPLE_HEAD
 from rich.filesize import decimal as size
 from rich.table import Table
 
-from sarsynth.diffusion.scales import prototype_weights
+from sarsynth.diffusion.prototypes import prototype_weights
 
 if TYPE_CHECKING:
-    from sarsynth.diffusion.partitions import Partition
+    from sarsynth.diffusion.prototypes import Partition
 
 
 def counts_table(counts: Mapping[str, Mapping[str, int]], minor: Sequence[str], title: str) -> Table:

@@ -17,7 +17,7 @@ from sarsynth.classifier.losses import Loss, class_weights
 from sarsynth.console import console
 from sarsynth.data.datamodules import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
-from sarsynth.diffusion.partitions import Partition
+from sarsynth.diffusion.prototypes import Partition
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import LEAKS, RESULT_VERSION
 from sarsynth.report import pictures

@@ -34,11 +34,11 @@ from sarsynth.data.health import Scan
 from sarsynth.data.radiometry import EightBit, Radiometry
 from sarsynth.data.records import ImageRecord, Source, Split, class_counts, deci, digest, minor_classes
 from sarsynth.data.transforms import load_images, to_channels, to_uint8
-from sarsynth.diffusion import partitions, scales
+from sarsynth.diffusion import prototypes
 from sarsynth.diffusion.adapters import Adapter, concatenate, folded, load
 from sarsynth.diffusion.base import Base, architecture, resolve
 from sarsynth.diffusion.latents import Latents, write_latents, write_texts
-from sarsynth.diffusion.partitions import Partition
+from sarsynth.diffusion.prototypes import Partition
 from sarsynth.diffusion.sampling import Control, SampleRequest, sample
 from sarsynth.errors import NotFetchedError, UserError
 from sarsynth.report import pictures
@@ -467,12 +467,12 @@ class Study:
     def prototypes(self) -> Artifact:
         """The SAR training set in K clusters of features; its class x cluster counts are always printed."""
         chosen = self.settings.prototypes
-        partitions.check_k(chosen.k, len(self.training))
+        prototypes.check_k(chosen.k, len(self.training))
         describe, inputs = self._described()
 
         def build(folder: Path) -> None:
             labels = np.array([record.label for record in self.training])
-            partitions.prototypes(describe().numpy(), labels, self.classes, chosen.k, self.settings.seed).save(
+            prototypes.cluster(describe().numpy(), labels, self.classes, chosen.k, self.settings.seed).save(
                 folder / "partition.json"
             )
 
@@ -515,10 +515,10 @@ class Study:
                 made = self.prototypes()
                 if made.complete:
                     return Partition.load(made.path / "partition.json"), {"partition": made}
-                return partitions.supposed(labels, self.classes, self.settings.prototypes.k), {"partition": made}
+                return prototypes.supposed(labels, self.classes, self.settings.prototypes.k), {"partition": made}
             case "classes":
-                return partitions.class_groups(labels, self.classes, self.minor), {}
-        return partitions.whole(labels, self.classes), {}
+                return prototypes.class_groups(labels, self.classes, self.minor), {}
+        return prototypes.whole(labels, self.classes), {}
 
     def sar_adapters(self) -> dict[str, Artifact]:
         """The modality: the method's SAR adapters by name, one for each part of its partition that holds images."""
@@ -550,7 +550,7 @@ class Study:
         if self.settings.method.below or "ors" in self.settings.contours.sources:
             self.training_records("ors")
         if self.settings.method.partition == "prototypes":
-            partitions.check_k(self.settings.prototypes.k, len(self.training))
+            prototypes.check_k(self.settings.prototypes.k, len(self.training))
 
     # --- Generation --------------------------------------------------------------------------------------------------
 
@@ -566,7 +566,7 @@ class Study:
         assert method.mixing is not None
         partition, _ = self.partition()
         made = self.sar_adapters()
-        weights = scales.MIXINGS[method.mixing](partition.counts)
+        weights = prototypes.MIXINGS[method.mixing](partition.counts)
         by_class = {
             class_name: dict.fromkeys(below, w1)
             | {name: w2 * float(weights[label][partition.names.index(name)]) for name in made}

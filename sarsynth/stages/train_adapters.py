@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sarsynth import hashes, processes
 from sarsynth.config.schema import AdapterTraining
 from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
-from sarsynth.diffusion import adapters, partitions
+from sarsynth.diffusion import adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base, place_network
 from sarsynth.diffusion.denoising import Denoiser, Track
@@ -102,8 +102,8 @@ def sar_trainings(study: "Study") -> list[Training]:
     for key, total in (("method.rank", method.rank), ("train.sar.max_steps", recipe.max_steps)):
         if total < len(parts):
             raise UserError(f"{key}={total} is shared by {len(parts)} adapters; raise it to one each at least")
-    ranks = partitions.apportion(method.rank, np.ones(len(parts)))
-    steps = partitions.apportion(recipe.max_steps, sizes[parts])
+    ranks = prototypes.apportion(method.rank, np.ones(len(parts)))
+    steps = prototypes.apportion(recipe.max_steps, sizes[parts])
     if method.below and settings.stage2_on == "ors":
         inputs = inputs | {"ors": study.ors_adapter()}
     return [
