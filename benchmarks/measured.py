@@ -15,9 +15,10 @@ from measuring import Clock, Effort, EnoughError, Figure, TooLongError, synchron
 from sarsynth.cli import CONF
 from sarsynth.commands.train import made
 from sarsynth.config.schema import Settings, check
-from sarsynth.diffusion.base import new_controlnet, place_network
+from sarsynth.diffusion.base import place_network
+from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.diffusion.latents import encode_images
-from sarsynth.diffusion.sampling import Control, SampleRequest, sample
+from sarsynth.diffusion.sampling import ContourConditioning, SampleRequest, sample
 from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
@@ -107,7 +108,9 @@ def generation(bench: Bench, overrides: tuple[str, ...], *, contours: bool = Fal
     if contours:
         controlnet = new_controlnet(base, seed=0).requires_grad_(False).eval()
         place_network(controlnet, study.device, study.precision.compute)
-        control = Control(controlnet, settings.contours.conditioning_scale, settings.contours.guidance_interval)
+        control = ContourConditioning(
+            controlnet, settings.contours.conditioning_scale, settings.contours.guidance_interval
+        )
     lines = torch.zeros(size, size, dtype=torch.uint8)
     lines[:: size // 8] = 255
     requests = [
@@ -122,7 +125,7 @@ def generation(bench: Bench, overrides: tuple[str, ...], *, contours: bool = Fal
         guidance_scale=chosen.guidance_scale,
         num_inference_steps=chosen.num_inference_steps,
         batch_size=chosen.batch_size,
-        control=control,
+        conditioning=control,
     )
     return [_rate("images a second", chosen.batch_size, lambda: next(batches), bench.effort)]
 

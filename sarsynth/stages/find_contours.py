@@ -17,20 +17,20 @@ from sarsynth.console import console, progress
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.records import ImageRecord, digest
 from sarsynth.data.transforms import central_square, resize
-from sarsynth.diffusion.base import (
+from sarsynth.diffusion.base import place_network
+from sarsynth.diffusion.contours import Maps, assign, canny, check_reuse, pack, read_maps, unpack, usable
+from sarsynth.diffusion.controlnet import (
+    ContourConditioning,
+    ControlNetDenoiser,
     check_controlnet,
     load_controlnet,
     new_controlnet,
-    place_network,
     resolve_controlnet,
     save_controlnet,
 )
-from sarsynth.diffusion.contours import Maps, assign, canny, check_reuse, pack, read_maps, unpack, usable
-from sarsynth.diffusion.controlnet import ControlTraining
-from sarsynth.diffusion.denoising import Track
+from sarsynth.diffusion.denoising import TrainableGroup
 from sarsynth.diffusion.latents import open_encoded
 from sarsynth.diffusion.samples import Contours, DenoisingSamples
-from sarsynth.diffusion.sampling import Control
 from sarsynth.report.tables import contours_table
 from sarsynth.stages import image_sets, work
 from sarsynth.store.artifacts import Artifact
@@ -242,7 +242,7 @@ def trained_controlnet(study: "Study") -> Artifact:
         trained = load_controlnet(begun.path, base) if begun else new_controlnet(base, seed)
         place_network(trained, study.device, torch.float32)
         packed = load_file(found.path / CONTOURS)["packed"]
-        track = Track(
+        group = TrainableGroup(
             "controlnet",
             list(trained.requires_grad_(True).parameters()),
             recipe.learning_rate,
@@ -251,11 +251,11 @@ def trained_controlnet(study: "Study") -> Artifact:
             recipe.weight_decay,
         )
         study.fitting("controlnet").fit(
-            ControlTraining(
+            ControlNetDenoiser(
                 trained,
                 base.unet,
                 base.noise_scheduler,
-                [track],
+                [group],
                 names=[record.path for record in study.training_records(role)],
                 no_text=base.encode_text([""])[0],
             ),
@@ -295,11 +295,11 @@ def trained_controlnet(study: "Study") -> Artifact:
 USES = {"base": base_controlnet, "trained": trained_controlnet}
 
 
-def control(study: "Study") -> Control | None:
+def control(study: "Study") -> ContourConditioning | None:
     """The ControlNet in memory, with the settings of its use; None if images follow no contours."""
     chosen = study.settings.contours
     if not chosen.wanted:
         return None
     network = load_controlnet(controlnet(study).path, study.base)
     place_network(network, study.device, study.precision.compute)
-    return Control(network, chosen.conditioning_scale, chosen.guidance_interval)
+    return ContourConditioning(network, chosen.conditioning_scale, chosen.guidance_interval)

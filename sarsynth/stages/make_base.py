@@ -9,7 +9,7 @@ from torch import Tensor
 from sarsynth.captions.templates import digest_of
 from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
-from sarsynth.diffusion.pretraining import measure_latents, train_autoencoder, train_base
+from sarsynth.diffusion.pretraining import AutoencoderRecipe, UNetRecipe, measure_latents, train_autoencoder, train_base
 from sarsynth.sim import generic_picture
 from sarsynth.stages import work
 from sarsynth.stages.study import Study
@@ -36,10 +36,10 @@ def make_base(study: Study) -> Artifact:
         fitting = study.fitting("autoencoder")
         vae = train_autoencoder(
             torch.cat([photographs, _generic(recipe.generic_pictures, size, seed, speckled=True)]),
+            AutoencoderRecipe(**recipe.autoencoder.model_dump()),
             seed=seed,
             fitting=fitting,
             checkpoints=checkpoints / "autoencoder",
-            **recipe.autoencoder.model_dump(),
         )
         vae.register_to_config(scaling_factor=measure_latents(vae, photographs[:SCALE_IMAGES]))
         shapes = _generic(recipe.generic_pictures // 5, size, seed, speckled=False)
@@ -48,12 +48,11 @@ def make_base(study: Study) -> Artifact:
             vae,
             images,
             texts,
-            image_size=size,
+            UNetRecipe(**recipe.unet.model_dump()),
             seed=seed,
+            encode_batch_size=settings.encode.batch_size,
             fitting=study.fitting("base"),
             checkpoints=checkpoints / "unet",
-            encode_batch_size=settings.encode.batch_size,
-            **recipe.unet.model_dump(),
         )
         rank_zero_only(base.save)(folder)
 

@@ -37,9 +37,10 @@ from sarsynth.data.transforms import load_images, to_channels, to_uint8
 from sarsynth.diffusion import prototypes
 from sarsynth.diffusion.adapters import Adapter, concatenate, folded, load
 from sarsynth.diffusion.base import Base, architecture, resolve
+from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.latents import Latents, write_latents, write_texts
 from sarsynth.diffusion.prototypes import Partition
-from sarsynth.diffusion.sampling import Control, SampleRequest, sample
+from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.errors import NotFetchedError, UserError
 from sarsynth.report import pictures
 from sarsynth.report.tables import counts_table, partition_table
@@ -580,7 +581,7 @@ class Study:
         return find_contours.guides(self)
 
     @cached_property
-    def control(self) -> Control | None:
+    def control(self) -> ContourConditioning | None:
         """What makes images follow them."""
         return find_contours.control(self)
 
@@ -737,7 +738,7 @@ class Study:
                 guidance_scale=settings.guidance_scale,
                 num_inference_steps=settings.num_inference_steps,
                 batch_size=settings.batch_size,
-                control=self.control,
+                conditioning=self.control,
             )
             for images in batches:
                 yield from to_uint8(to_channels(images, self.sources["sar"].channels)).cpu()

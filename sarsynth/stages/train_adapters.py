@@ -22,7 +22,7 @@ from sarsynth.data.datamodules import SeededDataModule, Stream, step_seed
 from sarsynth.diffusion import adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base, place_network
-from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.latents import open_encoded
 from sarsynth.diffusion.routing import Routing, routed
 from sarsynth.diffusion.samples import DenoisingSamples
@@ -236,8 +236,8 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
 def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
     """What trains in a run."""
     study = run[0].study
-    tracks = [
-        Track(
+    groups = [
+        TrainableGroup(
             one.name,
             routing.parameters(index),
             one.recipe.learning_rate,
@@ -248,7 +248,7 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
         for index, one in enumerate(run)
     ]
     names = [record.path for record in study.training_records(run[0].role)]
-    return Denoiser(study.base.unet, study.base.noise_scheduler, tracks, route=routing.route, names=names)
+    return Denoiser(study.base.unet, study.base.noise_scheduler, groups, route=routing.route, names=names)
 
 
 def _data(run: Sequence[Training]) -> SeededDataModule:
@@ -307,7 +307,7 @@ def tuned_base(study: "Study") -> Artifact:
             # Not the seed itself: the embedded base may have begun with the very weights that it gives.
             base.forget_unet(step_seed(settings.seed, 1))
         place_network(base.unet.requires_grad_(True), study.device, torch.float32)
-        track = Track(
+        group = TrainableGroup(
             method.name,
             list(base.unet.parameters()),
             recipe.learning_rate,
@@ -318,7 +318,7 @@ def tuned_base(study: "Study") -> Artifact:
         )
         names = [record.path for record in study.training]
         study.fitting(method.name).fit(
-            Denoiser(base.unet, base.noise_scheduler, [track], names=names).train(),
+            Denoiser(base.unet, base.noise_scheduler, [group], names=names).train(),
             SeededDataModule.whole(
                 _samples(base, encoded),
                 batch_size=recipe.batch_size,
