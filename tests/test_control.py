@@ -19,7 +19,6 @@ from sarsynth.diffusion.base import NANO, Base
 from sarsynth.diffusion.contours import canny, pack
 from sarsynth.diffusion.controlnet import (
     NANO_CONTROLNET,
-    ControlNetDenoiser,
     load_controlnet,
     new_controlnet,
     residuals,
@@ -27,7 +26,7 @@ from sarsynth.diffusion.controlnet import (
     save_controlnet,
     to_conditioning,
 )
-from sarsynth.diffusion.denoising import TrainableGroup
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.samples import Contours, DenoisingSamples
 from sarsynth.diffusion.sampling import ContourConditioning, SampleRequest, sample
 from sarsynth.errors import UserError
@@ -189,10 +188,10 @@ def test_images_are_those_of_diffusers(base: Base, interval: tuple[float, float]
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def training(base: Base, controlnet: ControlNetModel, steps: int) -> ControlNetDenoiser:
+def training(base: Base, controlnet: ControlNetModel, steps: int) -> Denoiser:
     (no_text,) = base.encode_text([""])
     group = TrainableGroup("controlnet", list(controlnet.requires_grad_(True).parameters()), 1e-2, 1, steps, 0.01)
-    return ControlNetDenoiser(controlnet, base.unet, base.noise_scheduler, [group], no_text=no_text)
+    return Denoiser(base.unet, base.noise_scheduler, [group], controlnet=controlnet, no_text=no_text)
 
 
 def dataset(base: Base, flip: str = "none") -> DenoisingSamples:

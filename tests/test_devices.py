@@ -14,7 +14,7 @@ from sarsynth.classifier.classification import Classifier, extract_features, pre
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base, place_network
-from sarsynth.diffusion.controlnet import ControlNetDenoiser, new_controlnet
+from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.latents import encode_images
 from sarsynth.diffusion.routing import routed
@@ -198,7 +198,7 @@ def test_a_step_of_a_controlnet(tiny: Base):
         controlnet.to(CARD)
         group = TrainableGroup("controlnet", list(controlnet.parameters()), 1e-3, 0, 9, 0.01)
         no_text = tiny.encode_text([""])[0]
-        module = ControlNetDenoiser(controlnet, tiny.unet, tiny.noise_scheduler, [group], no_text=no_text)
+        module = Denoiser(tiny.unet, tiny.noise_scheduler, [group], controlnet=controlnet, no_text=no_text)
         shown = {"contour": torch.zeros(2, 16, 16, dtype=torch.uint8, device=CARD)}
         shown |= {"dropped": torch.zeros(2, dtype=torch.bool, device=CARD)}
         in_float32(steps(module, fed(2) | shown, HALF, copies))

@@ -1,18 +1,17 @@
-"""A ControlNet: find, begin, load, save and train the network that makes images follow contours."""
+"""A ControlNet, which makes images follow contours: find, begin, load, save and use one."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers import ControlNetModel
 from torch import Tensor
 
 from sarsynth.diffusion.base import NANO, Base
-from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.hub import CANNY, ModelSetting
 from sarsynth.diffusion.layouts import CONTROLNET, digest
 from sarsynth.errors import UserError, one_line
@@ -118,7 +117,7 @@ def _check_fit(where: Path, controlnet: Mapping[str, Any], unet: Mapping[str, An
             )
 
 
-# --- Use and training -------------------------------------------------------------------------------------------------
+# --- Use -------------------------------------------------------------------------------------------------------------
 
 
 def to_conditioning(contours: Tensor) -> Tensor:
@@ -168,39 +167,3 @@ class ContourConditioning:
         """Whether it acts in a step, as diffusers' pipelines decide: in those that lie wholly in the interval."""
         start, end = self.interval
         return start <= step / steps and (step + 1) / steps <= end
-
-
-class ControlNetDenoiser(Denoiser):
-    """A `Denoiser` whose U-Net is frozen, and which trains a ControlNet that sees the contours.
-
-    The batch holds `contour` too, uint8 (B, H, W). Checkpoints hold the ControlNet alone.
-
-    Args:
-        controlnet: What to train; the parameters of the groups are its own.
-        unet: What it adds to.
-        noise_scheduler: Adds noise of level t to latents.
-        groups: What trains.
-        names: The images, by row.
-        no_text: Text features (L, D) of the empty caption, which samples whose own is dropped see instead, so that the
-            contour alone has to tell what is to be seen (Zhang et al., arXiv 2302.05543).
-    """
-
-    def __init__(
-        self,
-        controlnet: ControlNetModel,
-        unet: UNet2DConditionModel,
-        noise_scheduler: DDPMScheduler,
-        groups: Sequence[TrainableGroup],
-        *,
-        names: Sequence[str] = (),
-        no_text: Tensor,
-    ) -> None:
-        unet.requires_grad_(False)
-        super().__init__(unet, noise_scheduler, groups, names=names, no_text=no_text)
-        self.controlnet = controlnet
-        self.networks = self.compilable = (controlnet, unet)
-
-    def predict(self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Predict the noise in latents (B, C, h, w) with the help of the contours."""
-        added = residuals(self.controlnet, noisy, timesteps, text_features, to_conditioning(batch["contour"]))
-        return self.unet(noisy, timesteps, text_features, **added).sample

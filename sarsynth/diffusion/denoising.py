@@ -1,4 +1,4 @@
-"""Train a U-Net, or adapters on it, to predict the noise that was added to latents."""
+"""Train a U-Net, adapters on it or a ControlNet for it to predict the noise that was added to latents."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from sarsynth.diffusion.controlnet import residuals, to_conditioning
 from sarsynth.diffusion.routing import Route
 from sarsynth.training.fitting import learning_rate_share
 from sarsynth.training.tasks import Task
@@ -78,6 +79,8 @@ class Denoiser(Task):
         route: Tells the routed layers which adapters a batch is for; None where nothing is routed.
         names: The images of the data set, by row, for the message about one whose loss is not finite.
         text_encoder: Trained too, when a base is made; None where text features come with the batch.
+        controlnet: Trained on the frozen U-Net (Zhang et al., arXiv 2302.05543); a batch then holds `contour` too,
+            uint8 (B, H, W). Where captions are dropped, the contour alone tells what is to be seen.
         no_text: The empty caption, which samples whose own is dropped see instead: its token ids (L,), or its text
             features (L, D) where there is no text encoder; None where no caption is dropped.
     """
@@ -93,15 +96,18 @@ class Denoiser(Task):
         route: Route | None = None,
         names: Sequence[str] = (),
         text_encoder: nn.Module | None = None,
+        controlnet: ControlNetModel | None = None,
         no_text: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
+        self.unet, self.text_encoder, self.controlnet = unet, text_encoder, controlnet
         self.noise_scheduler = noise_scheduler
         self.groups, self.route, self.names = groups, route, names
         self.register_buffer("no_text", no_text, persistent=False)
         self.strict_loading = False  # checkpoints hold the trained parameters alone
-        self.networks = self.compilable = (unet,)
+        self.networks = self.compilable = (unet,) if controlnet is None else (controlnet, unet)
+        if controlnet is not None:
+            unet.requires_grad_(False)
         self.variants = len(groups)
 
     def active(self) -> list[int]:
@@ -127,15 +133,15 @@ class Denoiser(Task):
 
     def forward(self, noisy: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Predict the noise in latents (B, C, h, w) at the time steps and with the text of a batch."""
-        return self.predict(noisy, batch["timesteps"], self._text_features(batch), batch)
+        inputs = noisy, batch["timesteps"], self._text_features(batch)
+        added = {}
+        if self.controlnet is not None:
+            added = residuals(self.controlnet, *inputs, to_conditioning(batch["contour"]))
+        return self.unet(*inputs, **added).sample
 
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
         """Arguments for the forward pass of the shapes that a batch gives; their values are of no matter."""
         return batch["latents"], batch
-
-    def predict(self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Predict the noise in latents (B, C, h, w)."""
-        return self.unet(noisy, timesteps, text_features).sample
 
     def _log(self, active: Sequence[int], losses: Tensor) -> None:
         """Log the losses of a whole step."""

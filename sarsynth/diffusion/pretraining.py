@@ -199,14 +199,9 @@ def noise_schedule() -> DDPMScheduler:
 def train_autoencoder(
     images: Tensor, recipe: AutoencoderRecipe, *, seed: int, fitting: Fitting, checkpoints: Path
 ) -> AutoencoderKL:
-    """Train the autoencoder of `sd-nano`, from its last checkpoint if there is one.
+    """Train the autoencoder of `sd-nano` on uint8 images (N, 3, H, W), from its checkpoint in `checkpoints` if any.
 
-    Args:
-        images: uint8 (N, 3, H, W).
-        recipe: How.
-        seed: Of weights, order and noise.
-        fitting: Runs the training.
-        checkpoints: Folder of the checkpoint.
+    `seed` decides weights, order and noise.
     """
     torch.manual_seed(seed)
     vae = nano_autoencoder()
@@ -256,33 +251,19 @@ def train_base(
     fitting: Fitting,
     checkpoints: Path,
 ) -> Base:
-    """Train U-Net and text encoder of `sd-nano` on captioned images, from their last checkpoint if there is one.
+    """Train U-Net and text encoder of `sd-nano` on captioned images; returns the base with averaged weights.
 
-    Args:
-        vae: The trained autoencoder.
-        images: uint8 (N, 3, side, side).
-        texts: N captions.
-        recipe: How.
-        seed: Of weights, order, noise and dropout.
-        encode_batch_size: Images that are encoded at a time.
-        fitting: Runs the training.
-        checkpoints: Folder of the checkpoint.
-
-    Returns:
-        The base, with averaged weights.
+    The images are uint8 (N, 3, side, side) with N texts; `encode_batch_size` of them are encoded at a time. `seed`
+    decides weights, order, noise and dropout. A checkpoint in the folder `checkpoints` is gone on from.
     """
     torch.manual_seed(seed)
     tokenizer = nano_tokenizer(texts)
     base = Base(vae, nano_unet(images.shape[-1]), nano_text_encoder(tokenizer), tokenizer, noise_schedule())
     base.unet.requires_grad_(True)
     base.text_encoder.requires_grad_(True)
+    weights = [*base.unet.parameters(), *base.text_encoder.parameters()]
     group = TrainableGroup(
-        "base",
-        [*base.unet.parameters(), *base.text_encoder.parameters()],
-        recipe.learning_rate,
-        recipe.warmup_steps,
-        recipe.max_steps,
-        recipe.weight_decay,
+        "base", weights, recipe.learning_rate, recipe.warmup_steps, recipe.max_steps, recipe.weight_decay
     )
     no_text = base.tokenize([""])[0]
     task = Denoiser(base.unet, base.noise_scheduler, [group], text_encoder=base.text_encoder, no_text=no_text)

@@ -21,14 +21,13 @@ from sarsynth.diffusion.base import place_network
 from sarsynth.diffusion.contours import Maps, assign, canny, check_reuse, pack, read_maps, unpack, usable
 from sarsynth.diffusion.controlnet import (
     ContourConditioning,
-    ControlNetDenoiser,
     check_controlnet,
     load_controlnet,
     new_controlnet,
     resolve_controlnet,
     save_controlnet,
 )
-from sarsynth.diffusion.denoising import TrainableGroup
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.latents import open_encoded
 from sarsynth.diffusion.samples import Contours, DenoisingSamples
 from sarsynth.report.tables import contours_table
@@ -251,12 +250,12 @@ def trained_controlnet(study: "Study") -> Artifact:
             recipe.weight_decay,
         )
         study.fitting("controlnet").fit(
-            ControlNetDenoiser(
-                trained,
+            Denoiser(
                 base.unet,
                 base.noise_scheduler,
                 [group],
                 names=[record.path for record in study.training_records(role)],
+                controlnet=trained,
                 no_text=base.encode_text([""])[0],
             ),
             SeededDataModule.whole(
