@@ -17,9 +17,10 @@ from sarsynth.cli import CONF
 from sarsynth.commands.train import artifacts
 from sarsynth.config.checks import check
 from sarsynth.config.schema import Settings
-from sarsynth.diffusion.base import new_controlnet, place_network
+from sarsynth.diffusion.base import place_network
+from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.diffusion.latents import encode_images
-from sarsynth.diffusion.sampling import Control, SampleRequest, sample
+from sarsynth.diffusion.sampling import ContourConditioning, SampleRequest, sample
 from sarsynth.stages.load_base import base as frozen_base
 from sarsynth.stages.load_base import scheduler
 from sarsynth.stages.study import Study
@@ -108,7 +109,9 @@ def generation(bench: Bench, overrides: tuple[str, ...], *, contours: bool = Fal
     if contours:
         controlnet = new_controlnet(base, seed=0).requires_grad_(False).eval()
         place_network(controlnet, study.device, study.precision.compute)
-        control = Control(controlnet, settings.contours.conditioning_scale, settings.contours.guidance_interval)
+        control = ContourConditioning(
+            controlnet, settings.contours.conditioning_scale, settings.contours.guidance_interval
+        )
     lines = torch.zeros(size, size, dtype=torch.uint8)
     lines[:: size // 8] = 255
     requests = [
@@ -123,7 +126,7 @@ def generation(bench: Bench, overrides: tuple[str, ...], *, contours: bool = Fal
         guidance_scale=chosen.guidance_scale,
         num_inference_steps=chosen.num_inference_steps,
         batch_size=chosen.batch_size,
-        control=control,
+        conditioning=control,
     )
     return [_rate("images a second", chosen.batch_size, lambda: next(batches), bench.effort)]
 

@@ -97,7 +97,7 @@ class Clock(Callback):
         self.step = trainer.global_step
         if self.step < self.effort.warmup or (self.step - self.effort.warmup) % self.effort.window:
             return
-        runs = sum(self.step <= track.max_steps for track in module.tracks) if isinstance(module, Denoiser) else 1
+        runs = sum(self.step <= group.max_steps for group in module.groups) if isinstance(module, Denoiser) else 1
         self.samples = trainer.datamodule.batch_size * runs  # type: ignore[attr-defined]
         self.parts = trainer.accumulate_grad_batches  # type: ignore[assignment]
         synchronize()

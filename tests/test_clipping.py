@@ -49,7 +49,7 @@ class Spoil(Callback):
 
     def on_after_backward(self, trainer, module) -> None:
         if trainer.global_step < self.steps:
-            module.tracks[0].parameters[0].grad[0] = float("inf")
+            module.groups[0].parameters[0].grad[0] = float("inf")
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, fitting: Fitting | None) -> tuple[Tensor, Tensor, Moments]:

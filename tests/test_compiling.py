@@ -8,14 +8,14 @@ import torch
 from lightning.pytorch import Callback
 from test_control import dataset as control_samples
 from test_control import training as control_training
-from test_denoising import Kill, fit, flat, latents, track
+from test_denoising import Kill, fit, flat, group, latents
 from test_routing import CELLS, train
 from tiny import samples, tiny_base
 from torch import Tensor
 
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.diffusion.adapters import AdapterSpec, fresh
-from sarsynth.diffusion.base import new_controlnet
+from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.diffusion.denoising import Denoiser
 from sarsynth.diffusion.routing import routed
 from sarsynth.training import compiling
@@ -111,7 +111,7 @@ def test_a_whole_unet_learns_the_same():
     def tuned(fitting: Fitting) -> Tensor:
         base = tiny_base()
         base.unet.requires_grad_(True)
-        module = Denoiser(base.unet, base.noise_scheduler, [track(base.unet.parameters(), max_steps=4)])
+        module = Denoiser(base.unet, base.noise_scheduler, [group(base.unet.parameters(), max_steps=4)])
         data = SeededDataModule.whole(samples(latents()), batch_size=4, max_steps=4, seed=3)
         fitting.fit(module, data, title="base", max_steps=4, max_grad_norm=1.0)
         return torch.cat([parameter.detach().flatten() for parameter in base.unet.parameters()])

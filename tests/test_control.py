@@ -16,20 +16,20 @@ from torch import Tensor
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.seeds import step_seed
 from sarsynth.data.transforms import to_uint8
-from sarsynth.diffusion.base import (
-    NANO,
+from sarsynth.diffusion.base import NANO, Base
+from sarsynth.diffusion.contours import canny, pack
+from sarsynth.diffusion.controlnet import (
     NANO_CONTROLNET,
-    Base,
     load_controlnet,
     new_controlnet,
+    residuals,
     resolve_controlnet,
     save_controlnet,
+    to_conditioning,
 )
-from sarsynth.diffusion.contours import canny, pack
-from sarsynth.diffusion.controlnet import ControlTraining, residuals, to_control
-from sarsynth.diffusion.denoising import Track
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.samples import Contours, DenoisingSamples
-from sarsynth.diffusion.sampling import Control, SampleRequest, sample
+from sarsynth.diffusion.sampling import ContourConditioning, SampleRequest, sample
 from sarsynth.errors import UserError
 from sarsynth.sim import render
 from sarsynth.training.fitting import CHECKPOINT, Fitting
@@ -62,10 +62,10 @@ def trained(base: Base, seed: int = 3) -> ControlNetModel:
     return controlnet.requires_grad_(False)
 
 
-def images(base: Base, control: Control | None, requests=REQUESTS, **changes) -> Tensor:
+def images(base: Base, control: ContourConditioning | None, requests=REQUESTS, **changes) -> Tensor:
     scheduler = diffusers.DDIMScheduler.from_config(base.noise_scheduler.config)
     recipe = {"image_size": SIZE, "guidance_scale": 3.0, "num_inference_steps": 4, "batch_size": 4}
-    return torch.cat(list(sample(base, scheduler, requests, control=control, **(recipe | changes))))
+    return torch.cat(list(sample(base, scheduler, requests, conditioning=control, **(recipe | changes))))
 
 
 # --- The shipped one --------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_its_images_have_the_contour_they_follow(nano: Base):
                 canny(to_uint8(image).permute(1, 2, 0).numpy(), (30, 80), 2.0)
                 for image in images(
                     nano,
-                    Control(load_controlnet(NANO_CONTROLNET, nano), scale, (0.0, 1.0)),
+                    ContourConditioning(load_controlnet(NANO_CONTROLNET, nano), scale, (0.0, 1.0)),
                     requests,
                     image_size=64,
                     num_inference_steps=10,
@@ -114,27 +114,27 @@ def test_its_images_have_the_contour_they_follow(nano: Base):
 
 
 def test_a_new_one_changes_nothing(base: Base):
-    fresh = Control(new_controlnet(base, seed=0), 1.0, (0.0, 1.0))
+    fresh = ContourConditioning(new_controlnet(base, seed=0), 1.0, (0.0, 1.0))
     torch.testing.assert_close(images(base, fresh), images(base, None), rtol=0, atol=1e-6)
 
 
 def test_scale_zero_and_an_empty_interval_are_the_base_alone(base: Base):
     network = trained(base)
-    plain, steered = images(base, None), images(base, Control(network, 1.0, (0.0, 1.0)))
+    plain, steered = images(base, None), images(base, ContourConditioning(network, 1.0, (0.0, 1.0)))
     assert (plain - steered).abs().max() > 0.05
-    torch.testing.assert_close(images(base, Control(network, 0.0, (0.0, 1.0))), plain, rtol=0, atol=1e-6)
-    torch.testing.assert_close(images(base, Control(network, 1.0, (0.4, 0.5))), plain, rtol=0, atol=1e-6)
+    torch.testing.assert_close(images(base, ContourConditioning(network, 0.0, (0.0, 1.0))), plain, rtol=0, atol=1e-6)
+    torch.testing.assert_close(images(base, ContourConditioning(network, 1.0, (0.4, 0.5))), plain, rtol=0, atol=1e-6)
 
 
 def test_the_contour_is_followed_not_only_present(base: Base):
-    network = Control(trained(base), 1.0, (0.0, 1.0))
+    network = ContourConditioning(trained(base), 1.0, (0.0, 1.0))
     other = [SampleRequest(r.prompt, r.seed, torch.zeros_like(r.contour)) for r in REQUESTS]
     assert (images(base, network) - images(base, network, other)).abs().amax(dim=(1, 2, 3)).min() > 0.01
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_an_image_does_not_depend_on_its_batch(base: Base, guidance_scale: float):
-    control = Control(trained(base), 0.7, (0.0, 0.8))
+    control = ContourConditioning(trained(base), 0.7, (0.0, 0.8))
     known = to_uint8(images(base, control, guidance_scale=guidance_scale)).int()
     for batch_size in (1, 2):
         again = to_uint8(images(base, control, guidance_scale=guidance_scale, batch_size=batch_size)).int()
@@ -147,10 +147,10 @@ def test_both_halves_of_guidance_are_one_batch(base: Base, monkeypatch):
     network, rows = trained(base), []
     forward = network.forward
     monkeypatch.setattr(network, "forward", lambda x, *rest, **more: rows.append(len(x)) or forward(x, *rest, **more))
-    images(base, Control(network, 1.0, (0.0, 1.0)))
+    images(base, ContourConditioning(network, 1.0, (0.0, 1.0)))
     assert rows == [6] * 4
     rows.clear()
-    images(base, Control(network, 1.0, (0.25, 0.75)))
+    images(base, ContourConditioning(network, 1.0, (0.25, 0.75)))
     assert rows == [6] * 2, "in the two middle ones of four steps"
 
 
@@ -173,7 +173,7 @@ def test_images_are_those_of_diffusers(base: Base, interval: tuple[float, float]
     (known,) = pipe(
         prompt_embeds=base.encode_text([request.prompt]),
         negative_prompt_embeds=base.encode_text([""]),
-        image=to_control(request.contour[None]),
+        image=to_conditioning(request.contour[None]),
         num_inference_steps=4,
         guidance_scale=3.0,
         latents=torch.randn(1, 4, 8, 8, generator=generator),
@@ -182,17 +182,17 @@ def test_images_are_those_of_diffusers(base: Base, interval: tuple[float, float]
         control_guidance_end=interval[1],
         output_type="pt",
     ).images
-    (made,) = images(base, Control(network, 0.7, interval), [request])
+    (made,) = images(base, ContourConditioning(network, 0.7, interval), [request])
     torch.testing.assert_close(made, 2 * known - 1, rtol=0, atol=1e-4)
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def training(base: Base, controlnet: ControlNetModel, steps: int) -> ControlTraining:
+def training(base: Base, controlnet: ControlNetModel, steps: int) -> Denoiser:
     (no_text,) = base.encode_text([""])
-    track = Track("controlnet", list(controlnet.requires_grad_(True).parameters()), 1e-2, 1, steps, 0.01)
-    return ControlTraining(controlnet, base.unet, base.noise_scheduler, [track], no_text=no_text)
+    group = TrainableGroup("controlnet", list(controlnet.requires_grad_(True).parameters()), 1e-2, 1, steps, 0.01)
+    return Denoiser(base.unet, base.noise_scheduler, [group], controlnet=controlnet, no_text=no_text)
 
 
 def dataset(base: Base, flip: str = "none") -> DenoisingSamples:
@@ -241,7 +241,7 @@ def test_it_learns_and_the_base_does_not(base: Base):
                 latents,
                 timesteps,
                 text,
-                **residuals(controlnet, latents, timesteps, text, to_control(c).repeat(2, 1, 1, 1)),
+                **residuals(controlnet, latents, timesteps, text, to_conditioning(c).repeat(2, 1, 1, 1)),
             ).sample
             for c in (one, other)
         ]

@@ -18,7 +18,7 @@ from sarsynth.data.streams import PackedSampler, Stream
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec, LowRank, folded
 from sarsynth.diffusion.base import Base
-from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.routing import routed
 from sarsynth.diffusion.samples import Draws
 from sarsynth.errors import UserError
@@ -40,9 +40,9 @@ def latents(count: int = 12, views: int = 2, channels: int = 4) -> dict[str, Ten
     }
 
 
-def track(parameters, **changes) -> Track:
+def group(parameters, **changes) -> TrainableGroup:
     settings = {"learning_rate": 1e-2, "warmup_steps": 2, "max_steps": STEPS, "weight_decay": 0.01}
-    return Track("sar", list(parameters), **(settings | changes))
+    return TrainableGroup("sar", list(parameters), **(settings | changes))
 
 
 def below(base: Base) -> dict[str, LowRank]:
@@ -58,8 +58,8 @@ def fit(
     """Train a fresh `sar` adapter for eight steps, on top of a folded `ors` adapter."""
     base = base or tiny_base()
     with folded(base.unet, [(below(base), scale)]), routed(base.unet, [adapters.fresh(base.unet, SPEC, 1)]) as routing:
-        tracks = [track(routing.parameters(0))]
-        module = Denoiser(base.unet, base.noise_scheduler, tracks, route=routing.route)
+        groups = [group(routing.parameters(0))]
+        module = Denoiser(base.unet, base.noise_scheduler, groups, route=routing.route)
         data = SeededDataModule.whole(samples(latents()), batch_size=4, max_steps=STEPS, seed=seed)
         (fitting or Fitting()).fit(module, data, title="adapter", max_steps=STEPS, max_grad_norm=1.0, **more)
         return routing.adapter(0)
@@ -73,7 +73,7 @@ def fit_all(base: Base, *, steps: int, batch_size: int = 8, **more) -> None:
     """Train a whole U-Net."""
     base.unet.requires_grad_(True)
     module = Denoiser(
-        base.unet, base.noise_scheduler, [track(base.unet.parameters(), learning_rate=2e-3, max_steps=steps)]
+        base.unet, base.noise_scheduler, [group(base.unet.parameters(), learning_rate=2e-3, max_steps=steps)]
     )
     data = SeededDataModule.whole(samples(latents()), batch_size=batch_size, max_steps=steps, seed=3)
     Fitting().fit(module, data, title="base", max_steps=steps, **more)
@@ -129,7 +129,7 @@ def test_the_loss_is_the_papers_equation(prediction: str):
 
     data = SeededDataModule.whole(samples(latents()), batch_size=4, max_steps=1, seed=3)
     with torch.enable_grad(), routed(base.unet, [adapters.fresh(base.unet, SPEC, 0)]) as routing:
-        module = Denoiser(base.unet, base.noise_scheduler, [track(routing.parameters(0), max_steps=1)])
+        module = Denoiser(base.unet, base.noise_scheduler, [group(routing.parameters(0), max_steps=1)])
         Fitting().fit(module, data, title="adapter", max_steps=1, callbacks=[losses, Recorded()])
 
     tensors = latents()
@@ -161,7 +161,7 @@ def test_dropped_captions_are_the_empty_one():
         module = Denoiser(
             base.unet,
             base.noise_scheduler,
-            [track([*base.unet.parameters(), *base.text_encoder.parameters()], max_steps=3)],
+            [group([*base.unet.parameters(), *base.text_encoder.parameters()], max_steps=3)],
             text_encoder=base.text_encoder,
             no_text=base.tokenize([""])[0],
         )

@@ -15,12 +15,12 @@ from sarsynth.classifier.network import Classifier, extract_features, predict
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec
-from sarsynth.diffusion.base import Base, new_controlnet, place_network
-from sarsynth.diffusion.controlnet import ControlTraining
-from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.base import Base, place_network
+from sarsynth.diffusion.controlnet import new_controlnet
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.latents import encode_images
 from sarsynth.diffusion.routing import routed
-from sarsynth.diffusion.sampling import Control, SampleRequest, sample
+from sarsynth.diffusion.sampling import ContourConditioning, SampleRequest, sample
 from sarsynth.training.finite import EVERY
 from sarsynth.training.memory import demand
 from sarsynth.training.precision import FULL, Precision
@@ -109,9 +109,9 @@ def test_sampling_with_a_controlnet(tiny: Base, precision: Precision):
     with elsewhere():
         tiny.place(CARD, precision)
         place_network(controlnet, CARD, precision.compute)
-        control = Control(controlnet, 1.0, (0.0, 0.5))
+        control = ContourConditioning(controlnet, 1.0, (0.0, 0.5))
         options = {"image_size": 16, "guidance_scale": 7.5, "num_inference_steps": 2, "batch_size": 1}
-        for images in sample(tiny, Steps(), requests, control=control, **options):
+        for images in sample(tiny, Steps(), requests, conditioning=control, **options):
             assert (images.device, images.dtype, images.shape[1:]) == (CARD, torch.float32, (3, 16, 16))
 
 
@@ -186,8 +186,8 @@ def test_a_step_of_adapters(tiny: Base, precision: Precision):
         tiny.place(CARD, precision)
         begun = [adapters.fresh(tiny.unet, SPEC, seed) for seed in range(2)]
         with routed(tiny.unet, begun) as routing:
-            tracks = [Track(str(index), routing.parameters(index), 1e-3, 0, 9, 0.01) for index in range(2)]
-            module = Denoiser(tiny.unet, tiny.noise_scheduler, tracks, route=routing.route)
+            groups = [TrainableGroup(str(index), routing.parameters(index), 1e-3, 0, 9, 0.01) for index in range(2)]
+            module = Denoiser(tiny.unet, tiny.noise_scheduler, groups, route=routing.route)
             in_float32(steps(module, fed(4), precision, copies))
             frozen = {parameter.dtype for parameter in tiny.unet.parameters() if not parameter.requires_grad}
             assert frozen == {precision.compute}
@@ -198,9 +198,9 @@ def test_a_step_of_a_controlnet(tiny: Base):
     with elsewhere() as copies:
         tiny.place(CARD, HALF)
         controlnet.to(CARD)
-        track = Track("controlnet", list(controlnet.parameters()), 1e-3, 0, 9, 0.01)
+        group = TrainableGroup("controlnet", list(controlnet.parameters()), 1e-3, 0, 9, 0.01)
         no_text = tiny.encode_text([""])[0]
-        module = ControlTraining(controlnet, tiny.unet, tiny.noise_scheduler, [track], no_text=no_text)
+        module = Denoiser(tiny.unet, tiny.noise_scheduler, [group], controlnet=controlnet, no_text=no_text)
         shown = {"contour": torch.zeros(2, 16, 16, dtype=torch.uint8, device=CARD)}
         shown |= {"dropped": torch.zeros(2, dtype=torch.bool, device=CARD)}
         in_float32(steps(module, fed(2) | shown, HALF, copies))
@@ -210,8 +210,8 @@ def test_a_step_of_a_whole_unet(tiny: Base):
     """Which is not cast: all of it learns."""
     with elsewhere() as copies:
         tiny.unet.requires_grad_(True).to(CARD)
-        track = Track("finetune", list(tiny.unet.parameters()), 1e-3, 0, 9, 0.01)
-        in_float32(steps(Denoiser(tiny.unet, tiny.noise_scheduler, [track]), fed(2), HALF, copies))
+        group = TrainableGroup("finetune", list(tiny.unet.parameters()), 1e-3, 0, 9, 0.01)
+        in_float32(steps(Denoiser(tiny.unet, tiny.noise_scheduler, [group]), fed(2), HALF, copies))
 
 
 def test_a_step_of_a_classifier():
@@ -227,7 +227,9 @@ def test_a_step_of_a_classifier():
 def test_what_a_step_needs_is_counted_for_the_card(tiny: Base):
     """A base that is not there yet counts, one sample more counts once more."""
     with routed(tiny.place(torch.device("cpu"), HALF).unet, [adapters.fresh(tiny.unet, SPEC, 0)]) as routing:
-        module = Denoiser(tiny.unet, tiny.noise_scheduler, [Track("sar", routing.parameters(0), 1e-3, 0, 9, 0.01)])
+        module = Denoiser(
+            tiny.unet, tiny.noise_scheduler, [TrainableGroup("sar", routing.parameters(0), 1e-3, 0, 9, 0.01)]
+        )
 
         def inputs(count: int) -> tuple[Tensor, dict[str, Tensor]]:
             whole = torch.zeros(count, dtype=torch.int64)

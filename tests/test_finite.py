@@ -36,7 +36,7 @@ class Spoil(Callback):
             self.row = int(batch["row"][1])
 
     def on_train_batch_end(self, trainer, module, *_) -> None:
-        flat = torch.cat([parameter.detach().flatten() for parameter in module.tracks[0].parameters])
+        flat = torch.cat([parameter.detach().flatten() for parameter in module.groups[0].parameters])
         self.weights[trainer.global_step] = flat
         self.moments = torch.cat([s["exp_avg"].flatten() for s in trainer.optimizers[0].state.values()])
         self.steps = {int(state["step"]) for state in trainer.optimizers[0].state.values()}
@@ -67,7 +67,7 @@ class SpoilGradient(Callback):
 
     def on_after_backward(self, trainer, module) -> None:
         if trainer.global_step == 2:
-            module.tracks[0].parameters[0].grad[0] = float("inf")
+            module.groups[0].parameters[0].grad[0] = float("inf")
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])

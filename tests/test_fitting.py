@@ -14,7 +14,7 @@ from tiny import tiny_base
 from torch import Tensor, nn
 
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.diffusion.base import new_controlnet
+from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.errors import UserError
 from sarsynth.training.fitting import Fitting, MovingAverage, _moving_average
 from sarsynth.training.tasks import StepOptions

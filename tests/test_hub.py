@@ -164,10 +164,10 @@ class Client:
 import sys, time
 time.sleep = lambda seconds: None
 {before}
-from sarsynth import hub, layouts
+from sarsynth.diffusion import hub, layouts
 from sarsynth.errors import UserError
 try:
-    print(hub.fetch({repo!r}, layouts.{layout}, "base.path", "do without"))
+    print(hub.ModelSetting("base.path", layouts.{layout}, "", "do without").fetch({repo!r}))
 except UserError as error:
     print("error:", error)
 assert "torch" not in sys.modules

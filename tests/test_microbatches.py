@@ -11,7 +11,7 @@ from processes import run_on_two
 from safetensors.torch import load_file, save_file
 from test_control import dataset as control_samples
 from test_control import training as control_training
-from test_denoising import STEPS, Kill, fit, latents, track
+from test_denoising import STEPS, Kill, fit, group, latents
 from test_denoising import flat as flat_adapter
 from test_routing import CELLS, train
 from tiny import samples, tiny_base
@@ -20,9 +20,9 @@ from torch.utils.data import TensorDataset
 
 from sarsynth import processes
 from sarsynth.data.datamodules import ByRow, SeededDataModule
-from sarsynth.diffusion.base import new_controlnet
+from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.diffusion.denoising import Denoiser
-from sarsynth.diffusion.pretraining import Autoencoding
+from sarsynth.diffusion.pretraining import AutoencoderRecipe, Autoencoding
 from sarsynth.errors import UserError
 from sarsynth.training import microbatches
 from sarsynth.training.fitting import CHECKPOINT, Fitting, MovingAverage
@@ -108,7 +108,7 @@ def test_a_whole_unet_and_its_average():
     def tuned(fitting: Fitting) -> Tensor:
         base = tiny_base()
         base.unet.requires_grad_(True)
-        module = Denoiser(base.unet, base.noise_scheduler, [track(base.unet.parameters(), max_steps=4)])
+        module = Denoiser(base.unet, base.noise_scheduler, [group(base.unet.parameters(), max_steps=4)])
         data = SeededDataModule.whole(samples(latents()), batch_size=4, max_steps=4, seed=3)
         fitting.fit(module, data, title="base", max_steps=4, max_grad_norm=1.0, callbacks=[MovingAverage(0.5)])
         return flat(base.unet)
@@ -132,8 +132,17 @@ def test_an_autoencoder():
 
     def trained(fitting: Fitting) -> Tensor:
         vae = tiny_base().vae.requires_grad_(True)
-        recipe = {"learning_rate": 1e-3, "warmup_steps": 1, "max_steps": 3, "weight_decay": 0.0}
-        module = Autoencoding(vae, **recipe, kl_weight=1e-3, seed=2)
+        recipe = AutoencoderRecipe(
+            learning_rate=1e-3,
+            warmup_steps=1,
+            max_steps=3,
+            batch_size=4,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            checkpoint_every=3,
+            kl_weight=1e-3,
+        )
+        module = Autoencoding(vae, recipe, seed=2)
         data = SeededDataModule.whole(ByRow(TensorDataset(images)), batch_size=4, max_steps=3, seed=2)
         fitting.fit(module, data, title="autoencoder", max_steps=3, max_grad_norm=1.0)
         return flat(vae)
@@ -209,7 +218,7 @@ class SpoilGradient(Callback):
 
     def on_after_backward(self, trainer, module) -> None:
         if trainer.global_step == 2:
-            module.tracks[0].parameters[0].grad[0] = float("inf")
+            module.groups[0].parameters[0].grad[0] = float("inf")
 
 
 def test_a_gradient_is_that_of_all_samples_of_its_step():

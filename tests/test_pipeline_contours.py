@@ -12,7 +12,8 @@ from PIL import Image
 from test_pipeline import COUNTS, TINY, Command, artifact, cards, inputs, python, refused
 from tiny import tiny_base
 
-from sarsynth.diffusion.base import NANO, Base, new_controlnet, save_controlnet
+from sarsynth.diffusion.base import NANO, Base
+from sarsynth.diffusion.controlnet import new_controlnet, save_controlnet
 from sarsynth.sim import CLASSES
 
 command = test_pipeline.command  # the fixture

@@ -20,7 +20,7 @@ from sarsynth.data.streams import Stream
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import Adapter, AdapterSpec, LowRank, folded
 from sarsynth.diffusion.base import Base
-from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.routing import routed
 from sarsynth.errors import UserError
 from sarsynth.training.fitting import Fitting
@@ -54,12 +54,12 @@ def train(cells: tuple[Cell, ...], tensors: dict[str, Tensor] | None = None, **m
     begun = [adapters.fresh(base.unet, AdapterSpec(cell.rank, cell.pattern), cell.seed) for cell in cells]
     steps = max(cell.steps for cell in cells)
     with folded(base.unet, [(below, 0.5)]), routed(base.unet, begun) as routing:
-        tracks = [
-            Track(f"cell_{index}", routing.parameters(index), cell.learning_rate, 5, cell.steps, 0.01)
+        groups = [
+            TrainableGroup(f"cell_{index}", routing.parameters(index), cell.learning_rate, 5, cell.steps, 0.01)
             for index, cell in enumerate(cells)
         ]
         names = [f"chip {row}" for row in range(12)]
-        module = Denoiser(base.unet, base.noise_scheduler, tracks, route=routing.route, names=names)
+        module = Denoiser(base.unet, base.noise_scheduler, groups, route=routing.route, names=names)
         streams = [Stream(torch.tensor(cell.rows), cell.steps, cell.seed) for cell in cells]
         data = SeededDataModule(samples(tensors or latents()), streams, batch_size=4)
         fitting = more.pop("fitting", Fitting())
@@ -183,7 +183,7 @@ def test_the_last_good_checkpoint_is_named_and_good(together, tmp_path: Path):
         def on_after_backward(self, trainer, module) -> None:
             calls["left"] -= 1
             if calls["left"] == 0:
-                module.tracks[2].parameters[0].grad[0] = float("inf")
+                module.groups[2].parameters[0].grad[0] = float("inf")
 
     keep = {"checkpoints": tmp_path, "checkpoint_every": 10}
     with pytest.raises(

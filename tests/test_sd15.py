@@ -17,7 +17,7 @@ from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base, resolve
-from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.routing import routed
 from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.training.fitting import Fitting
@@ -101,8 +101,8 @@ def test_one_training_step_and_a_short_generation(base: Base, tmp_path: Path):
     )
     fixed = base.unet.conv_in.weight.clone()
     with routed(base.unet, [adapters.fresh(base.unet, AdapterSpec(4, pattern("release")), seed=0)]) as routing:
-        track = Track("sar", routing.parameters(0), 1e-2, 0, 2, 0.01)
-        module = Denoiser(base.unet, base.noise_scheduler, [track], route=routing.route)
+        group = TrainableGroup("sar", routing.parameters(0), 1e-2, 0, 2, 0.01)
+        module = Denoiser(base.unet, base.noise_scheduler, [group], route=routing.route)
         Fitting().fit(module, data, title="adapter", max_steps=1, max_grad_norm=1.0)
         made = routing.adapter(0)
     assert min(layer.b.abs().max() for layer in made.values()) > 0, "one step moves B of every layer"

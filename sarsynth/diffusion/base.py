@@ -1,26 +1,22 @@
-"""The frozen text-to-image base behind one narrow door: latents, text features, noise, images.
+"""The frozen text-to-image base: latents, text features, noise and images, whatever lies behind them.
 
 Pixels are float32 in [-1, 1], shape (B, 3, H, W). Latents are scaled to about unit variance, shape (B, C, h, w) with
-h = H / factor. Text features have shape (B, L, D). This is the only file that knows how a base lies on disk.
+h = H / factor. Text features have shape (B, L, D).
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sarsynth import hashes
-from sarsynth.diffusion import hub, layouts
-from sarsynth.diffusion.hub import CANNY, SD15
-from sarsynth.diffusion.layouts import Layout
+from sarsynth.diffusion import layouts
+from sarsynth.diffusion.hub import SD15, ModelSetting
 from sarsynth.errors import UserError, one_line
 from sarsynth.training.precision import FULL, Precision
 
@@ -28,14 +24,10 @@ NANO = Path(__file__).parents[1] / "assets" / "sd-nano"
 EMBEDDED = "use the embedded one: base=sd-nano base.path=null"
 REMEDY = f"download {SD15} (its folder, or v1-5-pruned-emaonly.safetensors) and set base.path to it, or {EMBEDDED}"
 
-NANO_CONTROLNET = NANO.parent / "controlnet"
-TRAINED = "train one: controlnet.use=trained controlnet.init=unet"
-CONTROLNET_REMEDY = (
-    f"download {CANNY} (its folder, or one safetensors file) and set base.controlnet to it, or {TRAINED}"
-)
-CONFIGURATION = layouts.BASE.without_weights()
-# Channels of the layers that bring a contour to the size of the latents, by how many times smaller that is.
-CONTOUR_CHANNELS = {2: (16, 32), 4: (16, 32, 64), 8: (16, 32, 96, 256)}
+SETTING = ModelSetting("base.path", layouts.BASE, REMEDY, EMBEDDED, NANO)
+# For one file, which holds weights alone: configurations and tokenizer.
+CONFIG_REMEDY = f"set base.config to a folder with the configurations and the tokenizer of {SD15}"
+CONFIG_SETTING = ModelSetting("base.config", layouts.BASE.without_weights(), CONFIG_REMEDY, EMBEDDED)
 
 
 def resolve(path: str | None, config: str | None = None, *, fetch: bool = True) -> tuple[Path, str]:
@@ -54,46 +46,11 @@ def resolve(path: str | None, config: str | None = None, *, fetch: bool = True) 
         NotFetchedError: It is on the hub alone, and that may not be asked.
         UserError: There is none.
     """
-    where = _find("base.path", path, NANO, layouts.BASE, REMEDY, EMBEDDED, fetch)
+    where = SETTING.find(path, ask=fetch)
     if where.is_dir():
-        return where, _hash(layouts.BASE.files(where))
-    return where, _hash([where, *CONFIGURATION.files(_find_configuration(config, fetch))])
-
-
-def resolve_controlnet(path: str | None, *, fetch: bool = True) -> tuple[Path, str]:
-    """Find a ControlNet as `resolve` finds a base; None is the one inside the package, which belongs to `sd-nano`."""
-    where = _find("base.controlnet", path, NANO_CONTROLNET, layouts.CONTROLNET, CONTROLNET_REMEDY, TRAINED, fetch)
-    return where, _hash(layouts.CONTROLNET.files(where) if where.is_dir() else [where])
-
-
-def _find_configuration(config: str | None, fetch: bool = True) -> Path:
-    """Find configurations and tokenizer for one file of weights."""
-    remedy = f"set base.config to a folder with the configurations and the tokenizer of {SD15}"
-    return _find("base.config", config or SD15, None, CONFIGURATION, remedy, EMBEDDED, fetch)
-
-
-def _find(
-    key: str, path: str | None, embedded: Path | None, layout: Layout, remedy: str, otherwise: str, fetch: bool
-) -> Path:
-    """Find what a key names: a whole folder, a file, or a hub's repository."""
-    where = embedded if path is None and embedded else Path(str(path)).expanduser()
-    if not where.exists():
-        if not hub.is_name(str(path)):
-            raise UserError(f"{key}={path or 'null'}: no such folder or file; {remedy}")
-        return hub.fetch(str(path), layout, key, otherwise, ask=fetch)
-    if where.is_dir():
-        try:
-            layout.files(where)
-        except ValueError as error:
-            raise UserError(f"{key}={where}: {error} in this folder; {remedy}") from error
-    return where
-
-
-def _hash(files: Sequence[Path]) -> str:
-    content = hashlib.sha256()
-    for file in files:
-        content.update(file.name.encode() + bytes.fromhex(hashes.of_file(file)))
-    return content.hexdigest()
+        return where, layouts.digest(layouts.BASE.files(where))
+    configuration = CONFIG_SETTING.find(config or SD15, ask=fetch)
+    return where, layouts.digest([where, *CONFIG_SETTING.layout.files(configuration)])
 
 
 def architecture(where: Path) -> tuple[UNet2DConditionModel, Mapping[str, Any]] | None:
@@ -144,16 +101,16 @@ class Base(nn.Module):
         Raises:
             UserError: There is no Stable Diffusion v1 at `where`.
         """
-        single = where.is_file()
         options = {
             "safety_checker": None,
             "feature_extractor": None,
-            "torch_dtype": torch.float32,
+            "dtype": torch.float32,
             "local_files_only": True,
         }
-        folder, layout = (_find_configuration(config), CONFIGURATION) if single else (where, layouts.BASE)
+        single = where.is_file()
+        setting, folder = (CONFIG_SETTING, CONFIG_SETTING.find(config or SD15)) if single else (SETTING, where)
         try:
-            with layout.opened(folder) as (files, variant):
+            with setting.layout.opened(folder) as (files, variant):
                 if single:
                     pipe = StableDiffusionPipeline.from_single_file(str(where), config=str(files), **options)
                 else:
@@ -165,7 +122,7 @@ class Base(nn.Module):
         if not isinstance(pipe.unet, UNet2DConditionModel) or pipe.unet.config.addition_embed_type is not None:
             raise UserError(f"base.path={where}: not a Stable Diffusion v1; {REMEDY}")
         for network in (pipe.vae, pipe.unet):
-            network.register_to_config(_name_or_path="")  # where it lay is no part of what is made from it
+            network.register_to_config(_name_or_path="")  # the path is no part of what is made from it
         noise_scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
         return cls(pipe.vae, pipe.unet, pipe.text_encoder, pipe.tokenizer, noise_scheduler)
 
@@ -232,7 +189,7 @@ class Base(nn.Module):
 
         A word that is cut in two counts as lost.
         """
-        found = []
+        counts_and_losses = []
         tokens = self.tokenizer(texts, return_offsets_mapping=True, verbose=False)
         for text, ids, places in zip(texts, tokens.input_ids, tokens.offset_mapping, strict=True):
             lost = ""
@@ -240,8 +197,8 @@ class Base(nn.Module):
                 (begin, _) = places[self.text_length - 1]  # where the end takes the place of a token
                 kept = re.sub(r"\w+$", "", text[:begin]) if text[begin].isalnum() else text[:begin]
                 lost = text[len(kept) :].strip(" ,")
-            found.append((len(ids), lost))
-        return found
+            counts_and_losses.append((len(ids), lost))
+        return counts_and_losses
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
@@ -254,93 +211,3 @@ def place_network(network: nn.Module, device: torch.device, dtype: torch.dtype) 
     """Move a convolutional network to a device; on CUDA in the memory format that tensor cores work in."""
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     network.to(device=device, dtype=dtype, memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
-
-
-# --- ControlNet -------------------------------------------------------------------------------------------------------
-
-
-def new_controlnet(base: Base, seed: int) -> ControlNetModel:
-    """Begin a ControlNet (Zhang et al., arXiv 2302.05543) from a base: a copy of the U-Net's way down, adding nothing.
-
-    It takes contours of shape (B, 3, H, W) in [0, 1].
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _controlnet_of(base, load_weights_from_unet=True).float()  # it is to be trained, whatever the base is in
-
-
-def _controlnet_of(base: Base, *, load_weights_from_unet: bool) -> ControlNetModel:
-    return ControlNetModel.from_unet(
-        base.unet,
-        conditioning_embedding_out_channels=CONTOUR_CHANNELS[base.latent_factor],
-        load_weights_from_unet=load_weights_from_unet,
-    )
-
-
-def load_controlnet(where: Path, base: Base) -> ControlNetModel:
-    """Load a frozen ControlNet for a base.
-
-    Args:
-        where: What `resolve_controlnet` returned: a folder in diffusers' layout, or one safetensors file.
-        base: What it is to steer.
-
-    Raises:
-        UserError: There is none at `where`, or one for another architecture.
-    """
-    options = {"torch_dtype": torch.float32, "local_files_only": True}
-    try:
-        if where.is_file():
-            with TemporaryDirectory() as folder:  # the file has no configuration, but what fits the base has only one
-                with torch.device("meta"):
-                    _controlnet_of(base, load_weights_from_unet=False).save_config(folder)
-                controlnet = ControlNetModel.from_single_file(str(where), config=folder, **options)
-        else:
-            with layouts.CONTROLNET.opened(where) as (files, variant):
-                controlnet, loaded = ControlNetModel.from_pretrained(
-                    files, use_safetensors=True, variant=variant, output_loading_info=True, **options
-                )
-            if loaded["missing_keys"]:
-                raise ValueError(f"it has no {min(loaded['missing_keys'])}")
-    except Exception as error:  # the loaders raise almost anything at a folder or a file of another kind
-        told = f"{type(error).__name__}: {one_line(error).partition('. ')[0][:200]}"
-        if isinstance(error, NotImplementedError):  # what is missing in a file stays without memory until it is moved
-            told = "weights of a ControlNet are missing"
-        raise UserError(f"base.controlnet={where}: {told}; {CONTROLNET_REMEDY}") from error
-    _check_fit(where, controlnet.config, base.unet.config, base.vae.config)
-    controlnet.register_to_config(_name_or_path="")
-    return controlnet.requires_grad_(False).eval()
-
-
-def save_controlnet(controlnet: ControlNetModel, folder: Path) -> None:
-    """Write a ControlNet in diffusers' layout, half precision, safetensors."""
-    controlnet.half().save_pretrained(folder, safe_serialization=True)
-    controlnet.float()
-
-
-def check_controlnet(where: Path, base: Path) -> None:
-    """Refuse a ControlNet of another architecture by its configuration, where there is one; loads no weights.
-
-    Args:
-        where: What `resolve_controlnet` returned.
-        base: What `resolve` returned.
-
-    Raises:
-        UserError: It does not fit.
-    """
-    if where.is_dir() and base.is_dir():
-        files = (where / "config.json", base / "unet" / "config.json", base / "vae" / "config.json")
-        _check_fit(where, *(json.loads(file.read_text()) for file in files))
-
-
-def _check_fit(where: Path, controlnet: Mapping[str, Any], unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
-    """Compare configurations."""
-    keys = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
-    pairs = {key: (controlnet.get(key), unet.get(key)) for key in keys}
-    channels = controlnet.get("conditioning_embedding_out_channels", CONTOUR_CHANNELS[8])
-    pairs["latent factor"] = (2 ** (len(channels) - 1), 2 ** (len(vae["block_out_channels"]) - 1))
-    for key, (theirs, ours) in pairs.items():
-        if json.dumps(theirs) != json.dumps(ours):  # whether list or tuple
-            raise UserError(
-                f"base.controlnet={where}: made for another architecture ({key} {theirs}, this base has {ours}); "
-                f"{CONTROLNET_REMEDY}"
-            )

@@ -1,15 +1,126 @@
-"""Steer a U-Net by contours: what a ControlNet adds to it, and how one is trained."""
+"""A ControlNet, which makes images follow contours: find, begin, load, save and use one."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
+import torch
+from diffusers import ControlNetModel
 from torch import Tensor
 
-from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.base import NANO, Base
+from sarsynth.diffusion.hub import CANNY, ModelSetting
+from sarsynth.diffusion.layouts import CONTROLNET, digest
+from sarsynth.errors import UserError, one_line
+
+NANO_CONTROLNET = NANO.parent / "controlnet"
+TRAINED = "train one: controlnet.use=trained controlnet.init=unet"
+REMEDY = f"download {CANNY} (its folder, or one safetensors file) and set base.controlnet to it, or {TRAINED}"
+SETTING = ModelSetting("base.controlnet", CONTROLNET, REMEDY, TRAINED, NANO_CONTROLNET)
+# Channels of the layers that bring a contour to the size of the latents, by how many times smaller that is.
+CONTOUR_CHANNELS = {2: (16, 32), 4: (16, 32, 64), 8: (16, 32, 96, 256)}
 
 
-def to_control(contours: Tensor) -> Tensor:
+def resolve_controlnet(path: str | None, *, fetch: bool = True) -> tuple[Path, str]:
+    """Find a ControlNet as `base.resolve` finds a base; None is the embedded one, which belongs to `sd-nano`."""
+    where = SETTING.find(path, ask=fetch)
+    return where, digest(CONTROLNET.files(where) if where.is_dir() else [where])
+
+
+def new_controlnet(base: Base, seed: int) -> ControlNetModel:
+    """Begin a ControlNet (Zhang et al., arXiv 2302.05543) from a base: a copy of the U-Net's way down, adding nothing.
+
+    It takes contours of shape (B, 3, H, W) in [0, 1].
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _controlnet_of(base, load_weights_from_unet=True).float()  # it is to be trained, whatever the base is in
+
+
+def _controlnet_of(base: Base, *, load_weights_from_unet: bool) -> ControlNetModel:
+    return ControlNetModel.from_unet(
+        base.unet,
+        conditioning_embedding_out_channels=CONTOUR_CHANNELS[base.latent_factor],
+        load_weights_from_unet=load_weights_from_unet,
+    )
+
+
+def load_controlnet(where: Path, base: Base) -> ControlNetModel:
+    """Load a frozen ControlNet for a base.
+
+    Args:
+        where: What `resolve_controlnet` returned: a folder in diffusers' layout, or one safetensors file.
+        base: What it is to steer.
+
+    Raises:
+        UserError: There is none at `where`, or one for another architecture.
+    """
+    options = {"dtype": torch.float32, "local_files_only": True}
+    try:
+        if where.is_file():
+            with TemporaryDirectory() as folder:  # the file has no configuration; only one fits the base
+                with torch.device("meta"):
+                    _controlnet_of(base, load_weights_from_unet=False).save_config(folder)
+                controlnet = ControlNetModel.from_single_file(str(where), config=folder, **options)
+        else:
+            with CONTROLNET.opened(where) as (files, variant):
+                controlnet, loaded = ControlNetModel.from_pretrained(
+                    files, use_safetensors=True, variant=variant, output_loading_info=True, **options
+                )
+            if loaded["missing_keys"]:
+                raise ValueError(f"it has no {min(loaded['missing_keys'])}")
+    except Exception as error:  # the loaders raise almost anything at a folder or a file of another kind
+        message = f"{type(error).__name__}: {one_line(error).partition('. ')[0][:200]}"
+        if isinstance(error, NotImplementedError):  # what is missing in a file stays without memory until it is moved
+            message = "weights of a ControlNet are missing"
+        raise UserError(f"base.controlnet={where}: {message}; {REMEDY}") from error
+    _check_fit(where, controlnet.config, base.unet.config, base.vae.config)
+    controlnet.register_to_config(_name_or_path="")
+    return controlnet.requires_grad_(False).eval()
+
+
+def save_controlnet(controlnet: ControlNetModel, folder: Path) -> None:
+    """Write a ControlNet in diffusers' layout, half precision, safetensors."""
+    controlnet.half().save_pretrained(folder, safe_serialization=True)
+    controlnet.float()
+
+
+def check_controlnet(where: Path, base: Path) -> None:
+    """Refuse a ControlNet of another architecture by its configuration, where there is one; loads no weights.
+
+    Args:
+        where: What `resolve_controlnet` returned.
+        base: What `resolve` returned.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    if where.is_dir() and base.is_dir():
+        files = (where / "config.json", base / "unet" / "config.json", base / "vae" / "config.json")
+        _check_fit(where, *(json.loads(file.read_text()) for file in files))
+
+
+def _check_fit(where: Path, controlnet: Mapping[str, Any], unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    """Compare configurations."""
+    keys = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
+    pairs = {key: (controlnet.get(key), unet.get(key)) for key in keys}
+    channels = controlnet.get("conditioning_embedding_out_channels", CONTOUR_CHANNELS[8])
+    pairs["latent factor"] = (2 ** (len(channels) - 1), 2 ** (len(vae["block_out_channels"]) - 1))
+    for key, (its, wanted) in pairs.items():
+        if json.dumps(its) != json.dumps(wanted):  # a list or a tuple
+            raise UserError(
+                f"base.controlnet={where}: made for another architecture ({key} {its}, this base has {wanted}); "
+                f"{REMEDY}"
+            )
+
+
+# --- Use -------------------------------------------------------------------------------------------------------------
+
+
+def to_conditioning(contours: Tensor) -> Tensor:
     """Map contours, uint8 (B, H, W), 255 on edges, to what a ControlNet takes: float (B, 3, H, W) in [0, 1]."""
     return (contours.float() / 255)[:, None].expand(-1, 3, -1, -1)
 
@@ -19,56 +130,40 @@ def residuals(
     latents: Tensor,
     timesteps: Tensor,
     text_features: Tensor,
-    control: Tensor,
-    conditioning_scale: float = 1.0,
+    conditioning: Tensor,
+    scale: float = 1.0,
 ) -> dict[str, Any]:
-    """Compute what a ControlNet adds to the U-Net, as the keyword arguments of the U-Net's forward.
+    """Compute what a ControlNet adds to the U-Net, as keyword arguments of the U-Net's forward.
 
     Args:
         controlnet: Made for that U-Net.
         latents: Noisy, shape (B, C, h, w).
         timesteps: Shape (B,) or ().
         text_features: Shape (B, L, D).
-        control: Contours, shape (B, 3, H, W), in [0, 1].
-        conditioning_scale: Factor on all of it.
+        conditioning: Contours as `to_conditioning` gives them, shape (B, 3, H, W).
+        scale: Factor on all of it.
     """
     down, middle = controlnet(
-        latents, timesteps, text_features, control, conditioning_scale=conditioning_scale, return_dict=False
+        latents, timesteps, text_features, conditioning, conditioning_scale=scale, return_dict=False
     )
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
 
-class ControlTraining(Denoiser):
-    """A `Denoiser` whose U-Net is frozen, and to which a ControlNet that sees the contour adds.
+@dataclass(frozen=True)
+class ContourConditioning:
+    """A ControlNet in use: how contours condition the images that a base makes.
 
-    The batch holds `contour` too, uint8 (B, V, H, W). Checkpoints hold the ControlNet alone.
-
-    Args:
-        controlnet: What to train; the parameters of the tracks are its own.
-        unet: What it steers.
-        noise_scheduler: Adds noise of level t to latents.
-        tracks: What trains.
-        names: The images, by row.
-        no_text: Text features (L, D) of the empty caption, which samples whose own is dropped see instead, so that the
-            contour alone has to tell what is to be seen (Zhang et al., arXiv 2302.05543).
+    Attributes:
+        controlnet: On the device of the base.
+        scale: Factor on what it adds; 0 is the base alone.
+        interval: Shares of the steps, 0 to 1, between which it acts.
     """
 
-    def __init__(
-        self,
-        controlnet: ControlNetModel,
-        unet: UNet2DConditionModel,
-        noise_scheduler: DDPMScheduler,
-        tracks: Sequence[Track],
-        *,
-        names: Sequence[str] = (),
-        no_text: Tensor,
-    ) -> None:
-        unet.requires_grad_(False)
-        super().__init__(unet, noise_scheduler, tracks, names=names, no_text=no_text)
-        self.controlnet = controlnet
-        self.networks = self.compilable = (controlnet, unet)
+    controlnet: ControlNetModel
+    scale: float
+    interval: tuple[float, float]
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Predict the noise in latents (B, C, h, w) with the help of the contours."""
-        steering = residuals(self.controlnet, noisy, timesteps, text_features, to_control(batch["contour"]))
-        return self.unet(noisy, timesteps, text_features, **steering).sample
+    def acts(self, step: int, steps: int) -> bool:
+        """Whether it acts in a step, as diffusers' pipelines decide: in those that lie wholly in the interval."""
+        start, end = self.interval
+        return start <= step / steps and (step + 1) / steps <= end

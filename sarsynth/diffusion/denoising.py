@@ -1,4 +1,4 @@
-"""Train a U-Net, or adapters on it, to predict the noise that was added to latents."""
+"""Train a U-Net, adapters on it or a ControlNet for it to predict the noise that was added to latents."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from sarsynth.diffusion.controlnet import residuals, to_conditioning
 from sarsynth.diffusion.routing import Route
 from sarsynth.training.fitting import learning_rate_share
 from sarsynth.training.tasks import Task
@@ -33,17 +34,17 @@ def target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, times
 
 
 @dataclass(frozen=True)
-class Track:
-    """One training among those that share a run: an adapter of several, or all there is.
+class TrainableGroup:
+    """Weights that train by a schedule of their own: one adapter of several, or all there is to train.
 
-    What happens on a track depends on nothing but its own fields: it ends as if it had been trained alone.
+    Groups share a run, but each ends as if it had been trained alone.
 
     Attributes:
         name: For people.
-        parameters: What it tunes.
+        parameters: The weights.
         learning_rate: Peak of the schedule, after a linear warm-up.
         warmup_steps: Optimiser steps of warm-up.
-        max_steps: Optimiser steps; a shorter track ends while the others go on.
+        max_steps: Optimiser steps; a group with fewer ends while the others go on.
         weight_decay: AdamW's.
         decay: `cosine` to zero, or `constant` after the warm-up.
     """
@@ -56,23 +57,30 @@ class Track:
     weight_decay: float
     decay: Literal["cosine", "constant"] = "cosine"
 
+    @property
+    def schedule(self) -> Callable[[int], float]:
+        """From a step to the share of the peak learning rate."""
+        return partial(learning_rate_share, warmup_steps=self.warmup_steps, max_steps=self.max_steps, decay=self.decay)
+
 
 class Denoiser(Task):
     """The loss of latent diffusion (paper Eq. 1): mean of |noise - unet(noisy latents, t, text)|^2.
 
-    That is what a base predicts noise with, as SD v1.5 does; one that predicts velocity is held to the velocity.
+    This is for a base that predicts noise, as SD v1.5 does; one that predicts velocity is compared with the velocity.
     Only parameters that require gradients are optimised and stored in checkpoints; the frozen base is not.
 
-    A batch holds one run of samples for each track that still trains; a track's loss is the mean over its own run, and
+    A batch holds one run of samples for each group that still trains; a group's loss is the mean over its own run, and
     its gradients are clipped by their own norm.
 
     Args:
         unet: The network, with its adapters routed and everything else frozen.
         noise_scheduler: Adds noise of level t to latents.
-        tracks: What trains.
+        groups: What trains.
         route: Tells the routed layers which adapters a batch is for; None where nothing is routed.
-        names: The images of the data set, by row, for the message about one that does harm.
-        text_encoder: Tuned along, for training a base; None where text features come with the batch.
+        names: The images of the data set, by row, for the message about one whose loss is not finite.
+        text_encoder: Trained too, when a base is made; None where text features come with the batch.
+        controlnet: Trained on the frozen U-Net (Zhang et al., arXiv 2302.05543); a batch then holds `contour` too,
+            uint8 (B, H, W). Where captions are dropped, the contour alone tells what is to be seen.
         no_text: The empty caption, which samples whose own is dropped see instead: its token ids (L,), or its text
             features (L, D) where there is no text encoder; None where no caption is dropped.
     """
@@ -83,95 +91,90 @@ class Denoiser(Task):
         self,
         unet: UNet2DConditionModel,
         noise_scheduler: DDPMScheduler,
-        tracks: Sequence[Track],
+        groups: Sequence[TrainableGroup],
         *,
         route: Route | None = None,
         names: Sequence[str] = (),
         text_encoder: nn.Module | None = None,
+        controlnet: ControlNetModel | None = None,
         no_text: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
+        self.unet, self.text_encoder, self.controlnet = unet, text_encoder, controlnet
         self.noise_scheduler = noise_scheduler
-        self.tracks, self.route, self.names = tracks, route, names
+        self.groups, self.route, self.names = groups, route, names
         self.register_buffer("no_text", no_text, persistent=False)
-        self.strict_loading = False  # checkpoints hold the tuned parameters alone
-        self.networks = self.compilable = (unet,)
-        self.variants = len(tracks)
+        self.strict_loading = False  # checkpoints hold the trained parameters alone
+        self.networks = self.compilable = (unet,) if controlnet is None else (controlnet, unet)
+        if controlnet is not None:
+            unet.requires_grad_(False)
+        self.variants = len(groups)
 
     def active(self) -> list[int]:
-        """The tracks that the present step is for."""
-        return [index for index, track in enumerate(self.tracks) if self.trainer.global_step < track.max_steps]
+        """The groups that the present step is for."""
+        return [index for index, group in enumerate(self.groups) if self.trainer.global_step < group.max_steps]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Return the summed losses of the active tracks; the batch is a share of `DenoisingSamples`."""
-        active, step = self.active(), self.trainer.global_step
+        """Return the summed losses of the active groups; the batch is a share of `DenoisingSamples`."""
+        active = self.active()
         if self.route is not None:
+            # Stays until the next batch: with gradient checkpointing, the backward pass runs the layers again.
             self.route.active = active
-        if batch_idx % self.parts == 0:
-            self._rows, self._losses = list[Tensor](), list[Tensor]()
-        latents, noise, timesteps = (batch[name] for name in ("latents", "noise", "timesteps"))
+        latents, noise, timesteps, rows = (batch[name] for name in ("latents", "noise", "timesteps", "row"))
         prediction = self(self.noise_scheduler.add_noise(latents, noise, timesteps), batch)
         errors = F.mse_loss(prediction, target(self.noise_scheduler, latents, noise, timesteps), reduction="none")
         errors = errors.flatten(1).mean(dim=1)  # (B,)
-        rows = batch["row"]
-        self.watch.losses(errors.detach(), step, lambda index: self._name(int(rows[index])))
+        self.watch.losses(errors.detach(), self.trainer.global_step, lambda index: self._name(int(rows[index])))
         losses = errors.unflatten(0, (len(active), -1)).mean(dim=1)
-        self._rows.append(rows.view(len(active), -1))
-        self._losses.append(losses.detach())
-        if len(self._losses) == self.parts:
-            self._log(active, torch.stack(self._losses).mean(dim=0))
-        return losses.sum() + self._nothing(active)
+        step_losses = self.gather(batch_idx, losses, rows.view(len(active), -1))
+        if step_losses is not None:
+            self._log(active, step_losses)
+        return losses.sum() + self._zero_of_ended(active)
 
     def forward(self, noisy: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Predict the noise in latents (B, C, h, w) at the time steps and with the text of a batch."""
-        return self.predict(noisy, batch["timesteps"], self._text_features(batch), batch)
+        inputs = noisy, batch["timesteps"], self._text_features(batch)
+        added = {}
+        if self.controlnet is not None:
+            added = residuals(self.controlnet, *inputs, to_conditioning(batch["contour"]))
+        return self.unet(*inputs, **added).sample
 
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:
-        """The arguments of the forward pass for a batch, up to their values."""
+        """Arguments for the forward pass of the shapes that a batch gives; their values are of no matter."""
         return batch["latents"], batch
-
-    def predict(self, noisy: Tensor, timesteps: Tensor, text_features: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Predict the noise in latents (B, C, h, w)."""
-        return self.unet(noisy, timesteps, text_features).sample
 
     def _log(self, active: Sequence[int], losses: Tensor) -> None:
         """Log the losses of a whole step."""
         self.log("loss", losses.mean())
-        if len(self.tracks) > 1:
-            self.log_dict({f"loss_{self.tracks[index].name}": loss for index, loss in zip(active, losses, strict=True)})
+        if len(self.groups) > 1:
+            self.log_dict({f"loss_{self.groups[index].name}": loss for index, loss in zip(active, losses, strict=True)})
 
     def _name(self, row: int) -> str:
         return self.names[row] if self.names else f"image {row}"
 
-    def _nothing(self, active: Sequence[int]) -> Tensor | float:
-        """Zero, by way of the tracks that have ended: data-parallel processes wait for a gradient of everything."""
+    def _zero_of_ended(self, active: Sequence[int]) -> Tensor | float:
+        """Zero times the weights of ended groups: data-parallel processes wait for a gradient of every weight."""
         if self.trainer.world_size == 1:
             return 0.0
-        ended = [track for index, track in enumerate(self.tracks) if index not in active]
-        return sum((0.0 * parameter.sum() for track in ended for parameter in track.parameters), torch.zeros(()))
+        ended = [group for index, group in enumerate(self.groups) if index not in active]
+        return sum((0.0 * parameter.sum() for group in ended for parameter in group.parameters), torch.zeros(()))
 
     def _text_features(self, batch: dict[str, Tensor]) -> Tensor:
-        """Text features (B, L, D), some captions being dropped: as they come, or of the token ids."""
-        as_it_comes = self.text_encoder is None
-        text = batch["text_features"][batch["text_index"]] if as_it_comes else batch["input_ids"]
+        """Text features (B, L, D), the empty caption's where one is dropped: from the batch, or of its token ids."""
+        text = batch["text_features"][batch["text_index"]] if self.text_encoder is None else batch["input_ids"]
         if "dropped" in batch:
             shape = (-1, *(1 for _ in text.shape[1:]))
             text = torch.where(batch["dropped"].view(shape), self.no_text, text)
         return text if self.text_encoder is None else self.text_encoder(text).last_hidden_state
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW, a group a track, each with its own schedule."""
-        groups = [
-            {"params": list(track.parameters), "lr": track.learning_rate, "weight_decay": track.weight_decay}
-            for track in self.tracks
+        """AdamW with each group's own schedule."""
+        parameters = [
+            {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay}
+            for group in self.groups
         ]
-        optimizer = torch.optim.AdamW(groups, fused=True)
-        schedules: list[Callable[[int], float]] = [
-            partial(learning_rate_share, warmup_steps=t.warmup_steps, max_steps=t.max_steps, decay=t.decay)
-            for t in self.tracks
-        ]
-        lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules)
+        optimizer = torch.optim.AdamW(parameters, fused=True)
+        lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [group.schedule for group in self.groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -180,26 +183,26 @@ class Denoiser(Task):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip each track's gradients to the norm `gradient_clip_val`; a track that has ended has none."""
+        """Clip each group's gradients to the norm `gradient_clip_val`; a group that has ended has none."""
         active = self.active()
-        for index, track in enumerate(self.tracks):
+        for index, group in enumerate(self.groups):
             if index not in active:
-                for parameter in track.parameters:
+                for parameter in group.parameters:
                     parameter.grad = None  # the optimiser passes over it
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             # Lightning leaves this to fused optimisers, which do it as they step: too late for a norm.
             scaler.unscale_(optimizer)
         limit = gradient_clip_val or float("inf")
-        norms = torch.stack([clip_grad_norm_(self.tracks[index].parameters, limit) for index in active])
-        rows = self._rows
+        norms = torch.stack([clip_grad_norm_(self.groups[index].parameters, limit) for index in active])
+        seen = self.step_record.rows
 
         def samples(index: int) -> str:
-            return ", ".join(self._name(row) for row in torch.cat(rows, dim=1)[index].tolist())
+            return ", ".join(self._name(row) for row in torch.cat(seen, dim=1)[index].tolist())
 
         self.watch.gradients(norms, self.trainer.global_step, samples, optimizer, scaler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen weights out of the checkpoint."""
-        tuned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in tuned}
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}

@@ -1,11 +1,12 @@
-"""Fetch a model from the hub: exactly the files that are loaded, once, into the hub's own cache."""
+"""Find the model that a setting names: a folder, a file, or a repository, fetched once into the hub's cache."""
 
 import errno
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download, try_to_load_from_cache
@@ -26,7 +27,7 @@ from sarsynth.errors import NotFetchedError, UserError, one_line
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 CANNY = "lllyasviel/control_v11p_sd15_canny"
-# What is loaded of the two that the settings name, and bytes as published: known where there is no network to ask.
+# Bytes, as published, of the files that are loaded of the two that the settings name: known without a network.
 PUBLISHED = {
     SD15: {
         "model_index.json": 541,
@@ -44,6 +45,139 @@ PUBLISHED = {
     },
     CANNY: {"config.json": 999, "diffusion_pytorch_model.fp16.safetensors": 722_598_642},
 }
+_ELSEWHERE = "make room there, or set the environment variable HF_HOME to a folder elsewhere, and run again"
+
+
+@dataclass(frozen=True)
+class ModelSetting:
+    """A setting that names a model.
+
+    Attributes:
+        key: Of the setting.
+        layout: Which files of the model are loaded.
+        remedy: For messages: what to do where the setting names no such model.
+        alternative: For messages: what to do instead where the hub does not give it.
+        embedded: The model inside the package that null stands for, if there is one.
+    """
+
+    key: str
+    layout: Layout
+    remedy: str
+    alternative: str
+    embedded: Path | None = None
+
+    def find(self, name: str | None, *, ask: bool = True) -> Path:
+        """Find the folder or the file that the setting names; fetch it where it is a repository of the hub.
+
+        Args:
+            name: The setting's value.
+            ask: Whether the hub may be asked.
+
+        Raises:
+            NotFetchedError: It is on the hub alone, and that may not be asked.
+            UserError: There is none.
+        """
+        where = self.embedded if name is None and self.embedded else Path(str(name)).expanduser()
+        if not where.exists():
+            if not is_name(str(name)):
+                raise UserError(f"{self.key}={name or 'null'}: no such folder or file; {self.remedy}")
+            return self.fetch(str(name), ask=ask)
+        if where.is_dir():
+            try:
+                self.layout.files(where)
+            except ValueError as error:
+                raise UserError(f"{self.key}={where}: {error} in this folder; {self.remedy}") from error
+        return where
+
+    def fetch(self, repo: str, *, ask: bool = True) -> Path:
+        """Find a repository's files in the hub's cache; fetch those that are missing.
+
+        Where the cache holds a whole model, no network is needed and nothing is asked: the model stays the one it was,
+        whatever has been published since.
+
+        Args:
+            repo: The repository, `owner/name`.
+            ask: Whether the hub may be asked.
+
+        Returns:
+            Its folder in the cache.
+
+        Raises:
+            NotFetchedError: It is not in the cache, and the hub may not be asked.
+            UserError: The hub does not give it, or the disk has no room.
+        """
+        if folder := cached(repo, self.layout):
+            return folder
+        if not ask:
+            raise NotFetchedError(self.key, repo, published_size(repo, self.layout))
+        if constants.is_offline_mode():
+            raise UserError(f"{self.key}={repo}: {self._unreachable('HF_HUB_OFFLINE is set', repo)}")
+        try:
+            revision = HfApi().resolve_revision(repo)
+            listed = HfApi().model_info(repo, revision=revision.resolved, files_metadata=True).siblings or []
+        except Exception as error:  # no network, no such repository, no permission: all end here
+            message = self._refusal(error, repo) or self._unreachable(_root_cause(error), repo)
+            raise UserError(f"{self.key}={repo}: {message}") from error
+        sizes = {file.rfilename: file.size or 0 for file in listed}
+        try:
+            names = self.layout.choose(sizes)
+        except ValueError as error:
+            raise UserError(f"{self.key}={repo}: {error}; {self.alternative}") from error
+        here = {
+            name for name in names if isinstance(try_to_load_from_cache(repo, name, revision=revision.resolved), str)
+        }
+        self._check_disk(repo, missing := {name: sizes[name] for name in names if name not in here})
+        if processes.rank() == 0:
+            size = _size(sum(missing.values()))
+            console.print(f"fetching {repo} from the hub: {len(missing)} files, {size}, into {_cache()}", markup=False)
+        try:
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=names))
+        except Exception as error:  # the same, half-way, and a full disk
+            message = self._refusal(error, repo) or (
+                f"the download broke off ({_root_cause(error)}); run the same command again: files that came whole are "
+                "kept"
+            )
+            raise UserError(f"{self.key}={repo}: {message}") from error
+
+    def _check_disk(self, repo: str, sizes: Mapping[str, int]) -> None:
+        """Refuse to fetch files that the disk has no room for."""
+        size, folder = sum(sizes.values()), next(folder for folder in (_cache(), *_cache().parents) if folder.exists())
+        if (free := shutil.disk_usage(folder).free) < size:
+            raise UserError(
+                f"{self.key}={repo}: needs {_size(size)}, but {_cache()} has {_size(free)} left; {_ELSEWHERE}"
+            )
+
+    def _unreachable(self, why: str, repo: str) -> str:
+        """Say what to do where the hub cannot be reached."""
+        known = published_size(repo, self.layout)
+        size = f" ({_size(known)})" if known else ""
+        return (
+            f"not on this machine, and the hub cannot be reached ({why}); where it can, download it{size} with "
+            f"`{command(repo, self.layout)}` and set {self.key} to that FOLDER, or {self.alternative}"
+        )
+
+    def _refusal(self, error: BaseException, repo: str) -> str | None:
+        """Say what to do about an error that trying again does not mend; None for those of the network."""
+        for cause in _causes(error):
+            if isinstance(cause, GatedRepoError):
+                return (
+                    "the hub gives it only to those who accepted its terms: do so at "
+                    f"{constants.ENDPOINT}/{repo}, log in with `hf auth login` and run again, or {self.alternative}"
+                )
+            if isinstance(cause, RepositoryNotFoundError):
+                return (
+                    "no such folder or file, and no such repository on the hub: check its spelling, log in with "
+                    f"`hf auth login` if it is private, or {self.alternative}"
+                )
+            if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
+                return f"the hub refuses this login: log in anew with `hf auth login`, or {self.alternative}"
+            number = getattr(cause, "errno", None)
+            # Some libraries tell that the disk is full by the text alone.
+            if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(cause):
+                return f"the disk of {_cache()} is full; {_ELSEWHERE}"
+            if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+                return f"{_cache()} cannot be written; {_ELSEWHERE}"
+        return None
 
 
 def is_name(name: str) -> bool:
@@ -52,61 +186,6 @@ def is_name(name: str) -> bool:
         validate_repo_id(name)
         return "/" in name
     return False
-
-
-def fetch(repo: str, layout: Layout, key: str, otherwise: str, *, ask: bool = True) -> Path:
-    """Find a repository's files in the hub's cache; fetch what is not there.
-
-    No network is needed, and nothing asked, where the cache holds a whole model: then it stays the one it was, whatever
-    has been published since.
-
-    Args:
-        repo: The repository, `owner/name`.
-        layout: Which of its files are loaded.
-        key: The setting that names it.
-        otherwise: What else a person can do, for messages.
-        ask: Whether the hub may be asked.
-
-    Returns:
-        Its folder in the cache.
-
-    Raises:
-        NotFetchedError: It is not in the cache, and the hub may not be asked.
-        UserError: It cannot be had.
-    """
-    if folder := cached(repo, layout):
-        return folder
-    if not ask:
-        raise NotFetchedError(key, repo, published_size(repo, layout))
-    if constants.is_offline_mode():
-        raise UserError(f"{key}={repo}: {_absent('HF_HUB_OFFLINE is set', repo, layout, key, otherwise)}")
-    try:
-        revision = HfApi().resolve_revision(repo)
-        listed = HfApi().model_info(repo, revision=revision.resolved, files_metadata=True).siblings or []
-    except Exception as error:  # no network, no such repository, no permission: all end here
-        said = _refusal(error, repo, otherwise) or _absent(_told(error), repo, layout, key, otherwise)
-        raise UserError(f"{key}={repo}: {said}") from error
-    sizes = {file.rfilename: file.size or 0 for file in listed}
-    try:
-        names = layout.choose(sizes)
-    except ValueError as error:
-        raise UserError(f"{key}={repo}: {error}; {otherwise}") from error
-    missing = {
-        name: sizes[name]
-        for name in names
-        if not isinstance(try_to_load_from_cache(repo, name, revision=revision.resolved), str)
-    }
-    _check_disk(repo, key, sum(missing.values()))
-    if processes.rank() == 0:
-        size = _size(sum(missing.values()))
-        console.print(f"fetching {repo} from the hub: {len(missing)} files, {size}, into {_cache()}", markup=False)
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=names))
-    except Exception as error:  # the same, half-way, and a full disk
-        said = _refusal(error, repo, otherwise) or (
-            f"the download broke off ({_told(error)}); run the same command again: files that came whole are kept"
-        )
-        raise UserError(f"{key}={repo}: {said}") from error
 
 
 def cached(repo: str, layout: Layout) -> Path | None:
@@ -135,7 +214,7 @@ def command(repo: str, layout: Layout) -> str:
 
 
 def published_size(repo: str, layout: Layout) -> int | None:
-    """Bytes of the files that are loaded, of the repositories that the settings name; None of others."""
+    """Bytes of the files that are loaded, of the repositories that the settings name; None for others."""
     published = PUBLISHED.get(repo)
     return sum(published[name] for name in layout.choose(published)) if published else None
 
@@ -145,57 +224,14 @@ def _listed_before(repo: str) -> list[str]:
     return [file.path for file in get_cached_repo_tree(repo)]
 
 
-def _absent(why: str, repo: str, layout: Layout, key: str, otherwise: str) -> str:
-    """Say what to do where the hub cannot be reached."""
-    known = published_size(repo, layout)
-    size = f" ({_size(known)})" if known else ""
-    return (
-        f"not on this machine, and the hub cannot be reached ({why}); where it can, download it{size} with "
-        f"`{command(repo, layout)}` and set {key} to that FOLDER, or {otherwise}"
-    )
-
-
-def _refusal(error: BaseException, repo: str, otherwise: str) -> str | None:
-    """Say what to do about an error that trying again does not mend; None for those of the network."""
-    for cause in _causes(error):
-        if isinstance(cause, GatedRepoError):
-            return (
-                f"the hub gives it only to those who accepted its terms: do so at {constants.ENDPOINT}/{repo}, log in "
-                f"with `hf auth login` and run again, or {otherwise}"
-            )
-        if isinstance(cause, RepositoryNotFoundError):
-            return (
-                "no such folder or file, and no such repository on the hub: check its spelling, log in with "
-                f"`hf auth login` if it is private, or {otherwise}"
-            )
-        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in (401, 403):
-            return f"the hub refuses this login: log in anew with `hf auth login`, or {otherwise}"
-        number = getattr(cause, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(cause):  # some tell by text alone
-            return f"the disk of {_cache()} is full; {_ELSEWHERE}"
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return f"{_cache()} cannot be written; {_ELSEWHERE}"
-    return None
-
-
-_ELSEWHERE = "make room there, or set the environment variable HF_HOME to a folder elsewhere, and run again"
-
-
-def _check_disk(repo: str, key: str, size: int) -> None:
-    """Refuse to begin what the disk has no room for."""
-    there = next(folder for folder in (_cache(), *_cache().parents) if folder.exists())
-    if (free := shutil.disk_usage(there).free) < size:
-        raise UserError(f"{key}={repo}: needs {_size(size)}, but {_cache()} has {_size(free)} left; {_ELSEWHERE}")
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _told(error: BaseException) -> str:
-    """The root of an error, short."""
+def _root_cause(error: BaseException) -> str:
+    """The root cause of an error, in a few words."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, HfHubHTTPError):

@@ -5,13 +5,16 @@ for other libraries. Of each network one file in safetensors is chosen, or one s
 precision (`fp16`) where there is one.
 """
 
+import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Self
+
+from sarsynth import hashes
 
 VARIANT = "fp16"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -25,8 +28,8 @@ class Layout:
     Attributes:
         required: Must be there; the first tells a folder of this kind.
         optional: Are loaded where they are there.
-        weights: Of each network, the name of its weights up to what tells variant, shard and format.
-        tokenizers: Sets of files of which one must be there in whole; all that are there are loaded.
+        weights: Of each network, the name of its weights without variant, shard and format.
+        tokenizers: Sets of files, of which at least one must be complete; all files that are there are loaded.
     """
 
     required: tuple[str, ...]
@@ -101,6 +104,14 @@ def _weights(stem: str, names: Collection[str]) -> list[str]:
     if pickle := min((name for name in beside if name.endswith(PICKLES)), default=None):
         raise ValueError(f"no {stem}.safetensors, {PICKLED} ({pickle})")
     raise ValueError(f"no {stem}.safetensors")
+
+
+def digest(files: Sequence[Path]) -> str:
+    """Hex sha256 over the names and contents of files."""
+    content = hashlib.sha256()
+    for file in files:
+        content.update(file.name.encode() + bytes.fromhex(hashes.of_file(file)))
+    return content.hexdigest()
 
 
 BASE = Layout(

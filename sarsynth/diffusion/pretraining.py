@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sarsynth.data.datamodules import ByRow, SeededDataModule
 from sarsynth.data.transforms import to_float
 from sarsynth.diffusion.base import Base
-from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.latents import Latents, encode_images
 from sarsynth.diffusion.samples import DenoisingSamples, Draws
 from sarsynth.training.fitting import Fitting, MovingAverage, learning_rate_share
@@ -30,35 +31,51 @@ TEXT_LENGTH = 40
 EMA_EVERY = 10  # optimiser steps between updates of the moving average, whose cost is then nothing
 
 
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How a network is trained: AdamW, linear warm-up, then one cosine to zero. Steps are optimiser steps."""
+
+    learning_rate: float
+    warmup_steps: int
+    max_steps: int
+    batch_size: int
+    weight_decay: float
+    max_grad_norm: float
+    checkpoint_every: int
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe(TrainingRecipe):
+    """How the autoencoder is trained; `kl_weight` weighs the KL divergence per latent value."""
+
+    kl_weight: float
+
+
+@dataclass(frozen=True)
+class UNetRecipe(TrainingRecipe):
+    """How U-Net and text encoder are trained.
+
+    A share `caption_dropout` of the images is shown without text: classifier-free guidance needs a model of images
+    without text. The moving average over the weights decays by `ema_decay` every EMA_EVERY steps.
+    """
+
+    ema_decay: float
+    caption_dropout: float
+
+
 class Autoencoding(Task):
     """Train an autoencoder to give images back: mean absolute and squared error, and a little KL divergence.
 
     Args:
         vae: What to train.
-        learning_rate: Peak of the schedule: linear warm-up, then one cosine to zero.
-        warmup_steps: Optimiser steps of warm-up.
-        max_steps: Optimiser steps in all.
-        weight_decay: AdamW's.
-        kl_weight: Weight of the KL divergence per latent value.
+        recipe: How.
         seed: Of the noise on latents, a function of (seed, step).
     """
 
-    def __init__(
-        self,
-        vae: AutoencoderKL,
-        *,
-        learning_rate: float,
-        warmup_steps: int,
-        max_steps: int,
-        weight_decay: float,
-        kl_weight: float,
-        seed: int,
-    ) -> None:
+    def __init__(self, vae: AutoencoderKL, recipe: AutoencoderRecipe, seed: int) -> None:
         super().__init__()
         self.vae, self.networks = vae, (vae,)
-        self.learning_rate, self.warmup_steps, self.max_steps = learning_rate, warmup_steps, max_steps
-        self.weight_decay, self.kl_weight, self.seed = weight_decay, kl_weight, seed
-        self._losses: list[Tensor] = []  # of the parts of a step
+        self.recipe, self.seed = recipe, seed
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of uint8 images (B, 3, H, W)."""
@@ -68,13 +85,11 @@ class Autoencoding(Task):
         places = slice(self.global_rank + part * self.trainer.world_size, None, shares)
         decoded, posterior = self(images, noise[places].to(self.device))
         loss = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
-        loss = loss + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        loss = loss + self.recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         self.watch.losses(loss.detach()[None], self.global_step, lambda _: "the batch")
-        if part == 0:
-            self._losses = []
-        self._losses.append(loss.detach())
-        if len(self._losses) == self.parts:
-            self.log("loss", torch.stack(self._losses).mean())
+        step_losses = self.gather(batch_idx, loss[None])
+        if step_losses is not None:
+            self.log("loss", step_losses.mean())
         return loss
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussianDistribution]:
@@ -83,7 +98,7 @@ class Autoencoding(Task):
         return self.vae.decode(posterior.mean + posterior.std * noise).sample, posterior
 
     def inputs(self, batch: tuple[Tensor]) -> tuple[Any, ...]:
-        """The arguments of the forward pass for a batch, up to their values."""
+        """Arguments for the forward pass of the shapes that a batch gives; their values are of no matter."""
         images = to_float(batch[0])
         return images, torch.empty(len(images), *self._latents(images))
 
@@ -95,8 +110,9 @@ class Autoencoding(Task):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with warm-up and cosine, stepped once an optimiser step."""
-        optimizer = torch.optim.AdamW(self.vae.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = partial(learning_rate_share, warmup_steps=self.warmup_steps, max_steps=self.max_steps)
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(self.vae.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        schedule = partial(learning_rate_share, warmup_steps=recipe.warmup_steps, max_steps=recipe.max_steps)
         lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
@@ -181,45 +197,41 @@ def noise_schedule() -> DDPMScheduler:
 
 
 def train_autoencoder(
-    images: Tensor,
-    *,
-    seed: int,
-    batch_size: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_steps: int,
-    weight_decay: float,
-    max_grad_norm: float,
-    kl_weight: float,
-    checkpoint_every: int,
-    fitting: Fitting,
-    checkpoints: Path,
+    images: Tensor, recipe: AutoencoderRecipe, *, seed: int, fitting: Fitting, checkpoints: Path
 ) -> AutoencoderKL:
     """Train the autoencoder of `sd-nano` on uint8 images (N, 3, H, W), from its checkpoint in `checkpoints` if any.
 
-    `seed` decides weights, order and noise; the rest is as in `Autoencoding`.
+    `seed` decides weights, order and noise.
     """
     torch.manual_seed(seed)
     vae = nano_autoencoder()
-    module = Autoencoding(
-        vae,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        max_steps=max_steps,
-        weight_decay=weight_decay,
-        kl_weight=kl_weight,
-        seed=seed,
-    )
-    fitting.fit(
-        module,
-        SeededDataModule.whole(ByRow(TensorDataset(images)), batch_size=batch_size, max_steps=max_steps, seed=seed),
-        title="autoencoder",
-        max_steps=max_steps,
-        checkpoints=checkpoints,
-        checkpoint_every=checkpoint_every,
-        max_grad_norm=max_grad_norm,
-    )
+    task, samples = Autoencoding(vae, recipe, seed), ByRow(TensorDataset(images))
+    _fit(task, samples, recipe, "autoencoder", seed=seed, fitting=fitting, checkpoints=checkpoints)
     return vae.eval()
+
+
+def _fit(
+    task: Task,
+    samples: Dataset[Any],
+    recipe: TrainingRecipe,
+    title: str,
+    *,
+    seed: int,
+    fitting: Fitting,
+    checkpoints: Path,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train a network of the base on all samples."""
+    fitting.fit(
+        task,
+        SeededDataModule.whole(samples, batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed),
+        title=title,
+        max_steps=recipe.max_steps,
+        checkpoints=checkpoints,
+        checkpoint_every=recipe.checkpoint_every,
+        max_grad_norm=recipe.max_grad_norm,
+        callbacks=callbacks,
+    )
 
 
 def measure_latents(vae: AutoencoderKL, images: Tensor) -> float:
@@ -232,65 +244,43 @@ def train_base(
     vae: AutoencoderKL,
     images: Tensor,
     texts: list[str],
+    recipe: UNetRecipe,
     *,
-    image_size: int,
     seed: int,
-    batch_size: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_steps: int,
-    weight_decay: float,
-    max_grad_norm: float,
-    caption_dropout: float,
-    ema_decay: float,
-    checkpoint_every: int,
     encode_batch_size: int,
     fitting: Fitting,
     checkpoints: Path,
-    callbacks: Sequence[Callback] = (),
 ) -> Base:
     """Train U-Net and text encoder of `sd-nano` on captioned images; returns the base with averaged weights.
 
-    The images are uint8 (N, 3, image_size, image_size) with N texts. A share `caption_dropout` is shown without text:
-    classifier-free guidance needs a model of images without text. The moving average over the weights decays by
-    `ema_decay` every EMA_EVERY steps; `encode_batch_size` images are encoded at a time. The rest is as in
-    `Denoiser`; a checkpoint in `checkpoints` is gone on from.
+    The images are uint8 (N, 3, side, side) with N texts; `encode_batch_size` of them are encoded at a time. `seed`
+    decides weights, order, noise and dropout. A checkpoint in the folder `checkpoints` is gone on from.
     """
     torch.manual_seed(seed)
     tokenizer = nano_tokenizer(texts)
-    base = Base(vae, nano_unet(image_size), nano_text_encoder(tokenizer), tokenizer, noise_schedule())
+    base = Base(vae, nano_unet(images.shape[-1]), nano_text_encoder(tokenizer), tokenizer, noise_schedule())
     base.unet.requires_grad_(True)
     base.text_encoder.requires_grad_(True)
-    tuned = [*base.unet.parameters(), *base.text_encoder.parameters()]
-    module = Denoiser(
-        base.unet,
-        base.noise_scheduler,
-        [Track("base", tuned, learning_rate, warmup_steps, max_steps, weight_decay)],
-        text_encoder=base.text_encoder,
-        no_text=base.tokenize([""])[0],
-    ).train()
-    moments = encode_images(base, images, batch_size=encode_batch_size)
-    fitting.fit(
-        module,
-        SeededDataModule.whole(
-            DenoisingSamples(
-                Latents(moments),
-                base.tokenize(texts),
-                num_train_timesteps=base.noise_scheduler.config.num_train_timesteps,
-                caption_dropout=caption_dropout,
-            ),
-            batch_size=batch_size,
-            max_steps=max_steps,
-            seed=seed,
-        ),
-        title="U-Net and text encoder",
-        max_steps=max_steps,
+    weights = [*base.unet.parameters(), *base.text_encoder.parameters()]
+    group = TrainableGroup(
+        "base", weights, recipe.learning_rate, recipe.warmup_steps, recipe.max_steps, recipe.weight_decay
+    )
+    no_text = base.tokenize([""])[0]
+    task = Denoiser(base.unet, base.noise_scheduler, [group], text_encoder=base.text_encoder, no_text=no_text)
+    samples = DenoisingSamples(
+        Latents(encode_images(base, images, batch_size=encode_batch_size)),
+        base.tokenize(texts),
+        num_train_timesteps=base.noise_scheduler.config.num_train_timesteps,
+        caption_dropout=recipe.caption_dropout,
+    )
+    _fit(
+        task.train(),
+        samples,
+        recipe,
+        "U-Net and text encoder",
+        seed=seed,
+        fitting=fitting,
         checkpoints=checkpoints,
-        checkpoint_every=checkpoint_every,
-        max_grad_norm=max_grad_norm,
-        callbacks=[
-            MovingAverage(ema_decay, EMA_EVERY),
-            *callbacks,
-        ],
+        callbacks=[MovingAverage(recipe.ema_decay, EMA_EVERY)],
     )
     return base.requires_grad_(False).eval()

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import ControlNetModel, SchedulerMixin
+from diffusers import SchedulerMixin
 from torch import Tensor
 
 from sarsynth.data.seeds import step_seed
 from sarsynth.diffusion.base import Base
-from sarsynth.diffusion.controlnet import residuals, to_control
+from sarsynth.diffusion.controlnet import ContourConditioning, residuals, to_conditioning
 
 # From inputs (B, C, h, w), their timestep, and which step it is of how many, to the noise in them, same shape.
 Predictor = Callable[[Tensor, Tensor, int, int], Tensor]
@@ -23,32 +23,12 @@ class SampleRequest:
     Attributes:
         prompt: Its text.
         seed: Integers that alone decide its noise, e.g. (seed, label, index).
-        contour: What it is to follow, uint8 (image_size, image_size), 255 on edges; None where nothing controls.
+        contour: What it is to follow, uint8 (image_size, image_size), 255 on edges; None if it follows none.
     """
 
     prompt: str
     seed: tuple[int, ...]
     contour: Tensor | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True)
-class Control:
-    """How contours steer the base.
-
-    Attributes:
-        controlnet: On the device of the base.
-        conditioning_scale: Factor on what it adds; 0 is the base alone.
-        guidance_interval: Shares of the steps, 0 to 1, between which it acts.
-    """
-
-    controlnet: ControlNetModel
-    conditioning_scale: float
-    guidance_interval: tuple[float, float]
-
-    def acts(self, step: int, steps: int) -> bool:
-        """Whether it acts in a step, as diffusers' pipelines decide: in those that lie wholly in the interval."""
-        start, end = self.guidance_interval
-        return start <= step / steps and (step + 1) / steps <= end
 
 
 @torch.no_grad()
@@ -61,7 +41,7 @@ def sample(
     guidance_scale: float,
     num_inference_steps: int,
     batch_size: int,
-    control: Control | None = None,
+    conditioning: ContourConditioning | None = None,
 ) -> Iterator[Tensor]:
     """Yield images (B, 3, image_size, image_size) in [-1, 1], in the order of the requests.
 
@@ -75,7 +55,7 @@ def sample(
         guidance_scale: 1 is no guidance (Ho and Salimans, arXiv 2207.12598).
         num_inference_steps: Steps of the scheduler.
         batch_size: Images at a time.
-        control: How each request's contour steers its image; None looks at no contour.
+        conditioning: How each request's contour conditions its image; None ignores contours.
     """
     if not requests:  # as when a resumed run finds the images of a class complete
         return
@@ -90,16 +70,20 @@ def sample(
         generators = [torch.Generator().manual_seed(step_seed(*request.seed)) for request in batch]
         latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         text_features = torch.stack([features[request.prompt] for request in batch])
-        contours = _contours(batch).to(device) if control else None
+        contours = _contours(batch).to(device) if conditioning else None
         if guidance_scale != 1:
             text_features = torch.cat([empty.expand_as(text_features), text_features])
             contours = None if contours is None else torch.cat([contours, contours])
-        predict = _predictor(base, text_features, contours, guidance_scale, control)
+        predict = _predictor(base, text_features, contours, guidance_scale, conditioning)
         yield base.decode(solve(noise_scheduler, latents, generators, num_inference_steps, predict))
 
 
 def _predictor(
-    base: Base, text_features: Tensor, contours: Tensor | None, guidance_scale: float, control: Control | None
+    base: Base,
+    text_features: Tensor,
+    contours: Tensor | None,
+    guidance_scale: float,
+    conditioning: ContourConditioning | None,
 ) -> Predictor:
     """Have the base see noise in a batch; with guidance, texts and contours come twice, those without a text first."""
     dtype = base.unet.dtype
@@ -110,12 +94,10 @@ def _predictor(
         inputs = inputs.to(dtype)
         if guidance_scale != 1:
             inputs = torch.cat([inputs, inputs])
-        steering = {}
-        if control and contours is not None and control.acts(step, steps):
-            steering = residuals(
-                control.controlnet, inputs, timestep, text_features, contours, control.conditioning_scale
-            )
-        noise_pred = base.unet(inputs, timestep, text_features, **steering).sample.float()
+        added = {}
+        if conditioning and contours is not None and conditioning.acts(step, steps):
+            added = residuals(conditioning.controlnet, inputs, timestep, text_features, contours, conditioning.scale)
+        noise_pred = base.unet(inputs, timestep, text_features, **added).sample.float()
         if guidance_scale != 1:
             unguided, guided = noise_pred.chunk(2)
             noise_pred = unguided + guidance_scale * (guided - unguided)
@@ -156,4 +138,4 @@ def solve(
 
 def _contours(requests: Sequence[SampleRequest]) -> Tensor:
     """Contours as a ControlNet takes them: (B, 3, H, W) in [0, 1]."""
-    return to_control(torch.stack([request.contour for request in requests if request.contour is not None]))
+    return to_conditioning(torch.stack([request.contour for request in requests if request.contour is not None]))

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from sarsynth.diffusion.partitions import Partition
-from sarsynth.diffusion.scales import prototype_weights
+from sarsynth.diffusion.prototypes import Partition, prototype_weights
 from sarsynth.report import plots
 from sarsynth.report.jobs import Job, read_curves
 from sarsynth.report.pieces import COUNT, Cell, Command, Note, Piece, Table, duration

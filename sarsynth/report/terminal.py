@@ -8,8 +8,7 @@ from rich.filesize import decimal as size
 from rich.markup import escape
 from rich.table import Table
 
-from sarsynth.diffusion.partitions import Partition
-from sarsynth.diffusion.scales import prototype_weights
+from sarsynth.diffusion.prototypes import Partition, prototype_weights
 from sarsynth.report import pieces
 from sarsynth.report.pieces import WARNING, duration
 

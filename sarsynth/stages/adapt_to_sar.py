@@ -10,9 +10,9 @@ from sarsynth import hashes
 from sarsynth.config.training_sections import Tuning
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.seeds import step_seed
-from sarsynth.diffusion import adapters, partitions
+from sarsynth.diffusion import adapters, prototypes
 from sarsynth.diffusion.base import Base, place_network
-from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.errors import UserError
 from sarsynth.stages.curate_images import source, training
 from sarsynth.stages.describe_images import class_captions
@@ -69,7 +69,7 @@ def check_method(study: Study) -> None:
     if study.settings.method.below or "ors" in study.settings.contours.sources:
         training(study, "ors")
     if study.settings.method.partition == "prototypes":
-        partitions.check_k(study.settings.prototypes.k, len(training(study, "sar")))
+        prototypes.check_k(study.settings.prototypes.k, len(training(study, "sar")))
 
 
 def imported(study: Study, file: Path) -> Artifact:
@@ -108,7 +108,7 @@ def tuned_base(study: Study) -> Artifact:
             # Not the seed itself: the embedded base may have begun with the very weights that it gives.
             base.forget_unet(step_seed(settings.seed, 1))
         place_network(base.unet.requires_grad_(True), study.device, torch.float32)
-        track = Track(
+        group = TrainableGroup(
             method.name,
             list(base.unet.parameters()),
             recipe.learning_rate,
@@ -119,7 +119,7 @@ def tuned_base(study: Study) -> Artifact:
         )
         names = [record.path for record in training(study, "sar")]
         study.fitting(method.name).fit(
-            Denoiser(base.unet, base.noise_scheduler, [track], names=names).train(),
+            Denoiser(base.unet, base.noise_scheduler, [group], names=names).train(),
             SeededDataModule.whole(
                 denoising_samples(base, images),
                 batch_size=recipe.batch_size,

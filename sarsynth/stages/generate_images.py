@@ -14,7 +14,7 @@ from torch import Tensor
 from sarsynth import processes
 from sarsynth.console import progress
 from sarsynth.data.transforms import to_channels, to_uint8
-from sarsynth.diffusion import scales
+from sarsynth.diffusion import prototypes
 from sarsynth.diffusion.adapters import Adapter, concatenate, folded
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.sampling import SampleRequest, sample
@@ -71,7 +71,7 @@ def image_recipe(study: Study) -> ImageRecipe:
     assert method.mixing is not None
     division, _ = partition(study)
     modality = sar_adapters(study)
-    weights = scales.MIXINGS[method.mixing](division.counts)
+    weights = prototypes.MIXINGS[method.mixing](division.counts)
     by_class = {
         class_name: of_view | {name: w2 * float(weights[label][division.names.index(name)]) for name in modality}
         for label, class_name in enumerate(classes(study))
@@ -214,7 +214,7 @@ def _sample(study: Study, by_name: Mapping[str, float], label: int, indices: Seq
             guidance_scale=settings.generate.guidance_scale,
             num_inference_steps=settings.generate.num_inference_steps,
             batch_size=settings.generate.batch_size,
-            control=conditioning(study),
+            conditioning=conditioning(study),
         )
         for images in batches:
             yield from to_uint8(to_channels(images, source(study, "sar").channels)).cpu()

@@ -9,7 +9,7 @@ from torch import Tensor
 from sarsynth.captions.templates import digest_of
 from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
-from sarsynth.diffusion.pretraining import measure_latents, train_autoencoder, train_base
+from sarsynth.diffusion.pretraining import AutoencoderRecipe, UNetRecipe, measure_latents, train_autoencoder, train_base
 from sarsynth.sim import generic_picture
 from sarsynth.stages.curate_images import samples, source, training
 from sarsynth.stages.describe_images import captions, described_by
@@ -38,10 +38,10 @@ def made_base(study: Study) -> Artifact:
         images = to_channels(load_images(photographs, records, size, radiometry(study, "regular")), 3)
         vae = train_autoencoder(
             torch.cat([images, _generic(recipe.generic_pictures, size, seed, speckled=True)]),
+            AutoencoderRecipe(**recipe.autoencoder.model_dump()),
             seed=seed,
             fitting=study.fitting("autoencoder"),
             checkpoints=checkpoints / "autoencoder",
-            **recipe.autoencoder.model_dump(),
         )
         vae.register_to_config(scaling_factor=measure_latents(vae, images[:SCALE_IMAGES]))
         shapes = _generic(recipe.generic_pictures // 5, size, seed, speckled=False)
@@ -49,12 +49,11 @@ def made_base(study: Study) -> Artifact:
             vae,
             torch.cat([images, shapes]),
             texts + ["a picture of shapes"] * len(shapes),
-            image_size=size,
+            UNetRecipe(**recipe.unet.model_dump()),
             seed=seed,
+            encode_batch_size=settings.encode.batch_size,
             fitting=study.fitting("base"),
             checkpoints=checkpoints / "unet",
-            encode_batch_size=settings.encode.batch_size,
-            **recipe.unet.model_dump(),
         )
         rank_zero_only(base.save)(folder)
 

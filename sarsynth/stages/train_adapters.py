@@ -19,10 +19,10 @@ from sarsynth import processes
 from sarsynth.config.training_sections import AdapterTraining
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.streams import Stream
-from sarsynth.diffusion import adapters, partitions
+from sarsynth.diffusion import adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base
-from sarsynth.diffusion.denoising import Denoiser, Track
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.latents import open_encoded
 from sarsynth.diffusion.routing import Routing, routed
 from sarsynth.diffusion.samples import DenoisingSamples
@@ -144,8 +144,8 @@ def sar_trainings(study: Study) -> list[Training]:
     for key, total in (("method.rank", method.rank), ("train.sar.max_steps", recipe.max_steps)):
         if total < len(parts):
             raise UserError(f"{key}={total} is shared by {len(parts)} adapters; raise it to one each at least")
-    ranks = partitions.apportion(method.rank, np.ones(len(parts)))
-    budgets = partitions.apportion(recipe.max_steps, sizes[parts])
+    ranks = prototypes.apportion(method.rank, np.ones(len(parts)))
+    budgets = prototypes.apportion(recipe.max_steps, sizes[parts])
     if method.below and study.settings.stage2_on == "ors":
         inputs = inputs | {"ors": ors_adapter(study)}
     return [
@@ -284,8 +284,8 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
 def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
     """What trains in a run."""
     study = run[0].study
-    tracks = [
-        Track(
+    groups = [
+        TrainableGroup(
             adapter.part.name,
             routing.parameters(index),
             adapter.recipe.learning_rate,
@@ -296,7 +296,7 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
         for index, adapter in enumerate(run)
     ]
     names = [record.path for record in training(study, run[0].role)]
-    return Denoiser(base(study).unet, base(study).noise_scheduler, tracks, route=routing.route, names=names)
+    return Denoiser(base(study).unet, base(study).noise_scheduler, groups, route=routing.route, names=names)
 
 
 def _data(run: Sequence[Training]) -> SeededDataModule:

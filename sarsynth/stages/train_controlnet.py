@@ -6,18 +6,17 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.diffusion.base import (
+from sarsynth.diffusion.base import place_network
+from sarsynth.diffusion.controlnet import (
+    ContourConditioning,
     check_controlnet,
     load_controlnet,
     new_controlnet,
-    place_network,
     resolve_controlnet,
     save_controlnet,
 )
-from sarsynth.diffusion.controlnet import ControlTraining
-from sarsynth.diffusion.denoising import Track
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.samples import Contours
-from sarsynth.diffusion.sampling import Control
 from sarsynth.stages.curate_images import training
 from sarsynth.stages.encode_images import encoded
 from sarsynth.stages.find_contours import contours, read_contours
@@ -55,7 +54,7 @@ def trained_controlnet(study: Study) -> Artifact:
         frozen = base(study)
         network = load_controlnet(start.path, frozen) if start else new_controlnet(frozen, seed)
         place_network(network, study.device, torch.float32)
-        track = Track(
+        group = TrainableGroup(
             "controlnet",
             list(network.requires_grad_(True).parameters()),
             recipe.learning_rate,
@@ -64,11 +63,11 @@ def trained_controlnet(study: Study) -> Artifact:
             recipe.weight_decay,
         )
         study.fitting("controlnet").fit(
-            ControlTraining(
-                network,
+            Denoiser(
                 frozen.unet,
                 frozen.noise_scheduler,
-                [track],
+                [group],
+                controlnet=network,
                 names=[record.path for record in training(study, role)],
                 no_text=frozen.encode_text([""])[0],
             ),
@@ -109,11 +108,11 @@ USES = {"base": base_controlnet, "trained": trained_controlnet}
 
 
 @once
-def conditioning(study: Study) -> Control | None:
+def conditioning(study: Study) -> ContourConditioning | None:
     """The ControlNet in memory, with the settings of its use; None if images follow no contours."""
     settings = study.settings.contours
     if not settings.wanted:
         return None
     network = load_controlnet(controlnet(study).path, base(study))
     place_network(network, study.device, study.precision.compute)
-    return Control(network, settings.conditioning_scale, settings.guidance_interval)
+    return ContourConditioning(network, settings.conditioning_scale, settings.guidance_interval)

@@ -1,4 +1,4 @@
-"""Train with compiled networks, and say from which step on that has paid."""
+"""Train with compiled networks, and report from which step on that pays."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ TIMED = 5  # steps of either kind
 def compiling(
     networks: Sequence[ModelMixin], title: str, variants: int, backend: str = "inductor"
 ) -> Iterator[Callback]:
-    """Give the callback that compiles networks a few steps into a training; afterwards they are what they were.
+    """Give a callback that compiles networks a few steps into a training; afterwards they are what they were.
 
-    Only their `forward` is replaced, so weights, their names and checkpoints know nothing of it.
+    Only their `forward` is replaced, so weights, their names and checkpoints stay the same.
 
     Args:
         networks: What is compiled.
         title: Of the training, for the line that says what was gained.
-        variants: How often what is computed changes for good, as when an adapter of several has learnt all its steps.
+        variants: How many different computations there are, as when some adapters of a run end before the others.
         backend: Of `torch.compile`.
     """
     try:
@@ -41,7 +41,7 @@ class _Compiling(Callback):
 
     def __init__(self, networks: Sequence[ModelMixin], title: str, variants: int, backend: str) -> None:
         self.networks, self.title, self.variants, self.backend = networks, title, variants, backend
-        self.ends: list[float] = []  # when the steps from WARM_UP on have ended
+        self.ends: list[float] = []  # times at which timed steps ended, see `verdict`
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
@@ -67,14 +67,14 @@ class _Compiling(Callback):
             console.print(f"  {self.title}: {verdict(self.ends, self.began)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so if there were too few steps to know."""
+        """Report that there were too few steps to tell."""
         if len(self.ends) < 5 and trainer.is_global_zero:
             needed = 2 * (WARM_UP + TIMED)
             console.print(f"  {self.title}: too short to say whether train.compile pays ({needed} steps tell)")
 
 
 def verdict(ends: Sequence[float], began: int) -> str:
-    """Say what compilation cost and gains.
+    """Report what compilation cost and what it gains.
 
     Args:
         ends: In seconds: the first and last end of TIMED steps before it, the end of the step that it took place in,
@@ -83,7 +83,7 @@ def verdict(ends: Sequence[float], began: int) -> str:
     """
     before, after = (ends[1] - ends[0]) / TIMED, (ends[4] - ends[3]) / TIMED
     cost, gain = max(0.0, ends[2] - ends[1] - after), before - after
-    said = f"compiled in {cost:.0f} s; a step takes {after:.3f} s, {before:.3f} s without"
+    summary = f"compiled in {cost:.0f} s; a step takes {after:.3f} s, {before:.3f} s without"
     if gain <= 0:
-        return f"{said}; it does not pay, set train.compile=false"
-    return f"{said}; it pays from step {began + WARM_UP + TIMED + int(cost / gain) + 1} on"
+        return f"{summary}; it does not pay, set train.compile=false"
+    return f"{summary}; it pays from step {began + WARM_UP + TIMED + int(cost / gain) + 1} on"

@@ -1,4 +1,4 @@
-"""Where a study computes: the device, the precision and the number of processes that `trainer=` comes to here."""
+"""Where a study computes: device, precision and number of processes, as `trainer=` asks and this machine allows."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Compute:
         make_trainer: Lightning's Trainer with accelerator, devices, strategy and precision filled in.
         device: Where this process computes, training loops and everything else alike.
         precision: In which networks compute.
-        processes: That the job is to run in, over all of its nodes.
+        processes: Processes of the job, over all of its nodes.
     """
 
     make_trainer: Callable[..., Trainer]
@@ -43,36 +43,36 @@ class Compute:
             options: The arguments of its Trainer that `trainer=` gives; `precision` may be `auto`.
 
         Raises:
-            UserError: This machine has not what they ask for, or Lightning refuses them.
+            UserError: This machine does not have what they ask for, or Lightning refuses them.
         """
         _check_devices(options)
-        asked = dict(options)
-        precision = asked.pop("precision", "auto")
+        arguments = dict(options)
+        asked = arguments.pop("precision", "auto")
         try:
-            trainer = Trainer(**asked, **QUIET)
+            trainer = Trainer(**arguments, **QUIET)
         except Exception as error:  # Lightning raises almost anything at a value that it does not know
-            said = ", ".join(f"{key}={value}" for key, value in options.items())
-            told = f"{type(error).__name__}: {one_line(error)}"
-            raise UserError(f"trainer: {said}: {told}; mend one, or use trainer=cpu") from error
+            given = ", ".join(f"{key}={value}" for key, value in options.items())
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(f"trainer: {given}: {reason}; mend one, or use trainer=cpu") from error
         _check_processes(trainer)
         device = trainer.strategy.root_device
-        chosen = choose(precision, device)
+        precision = choose(asked, device)
         if device.type == "cuda":
-            asked["benchmark"] = not asked["deterministic"]  # shapes repeat: cuDNN may look for the fastest way
-        return cls(partial(Trainer, **asked, precision=chosen.name), device, chosen, trainer.world_size)
+            arguments["benchmark"] = not arguments["deterministic"]  # shapes repeat: let cuDNN find its fastest way
+        return cls(partial(Trainer, **arguments, precision=precision.name), device, precision, trainer.world_size)
 
     @classmethod
     def planned(cls, options: Mapping[str, Any]) -> "Compute":
-        """Decide the same for a run that is only planned: its devices need not be on this machine.
+        """Decide the same for a run that is only planned, on devices that need not be on this machine.
 
         Args:
             options: As for `of`.
 
         Returns:
-            One that starts no training; `processes` is 0 where that depends on another machine.
+            What no training can start with; `processes` is 0 if only another machine can tell.
 
         Raises:
-            UserError: The precision depends on the card of another machine, or this one has not what is asked for.
+            UserError: The precision depends on the card of another machine, or this one lacks what is asked for.
         """
         accelerator, asked, here = options["accelerator"], options["precision"], torch.cuda.is_available()
         cuda = accelerator in ("gpu", "cuda") or (accelerator == "auto" and here)
@@ -83,15 +83,15 @@ class Compute:
                 "trainer.precision=bf16-mixed (compute capability 8.0 or more) or 16-mixed"
             )
         device = torch.device("cuda" if cuda else "mps" if accelerator == "mps" else "cpu")
-        chosen = choose(asked, device) if here or not cuda else Precision(asked)
-        return cls(Trainer, device, chosen, _count(options["devices"], cuda, here) * options["num_nodes"])
+        precision = choose(asked, device) if here or not cuda else Precision(asked)
+        return cls(Trainer, device, precision, _count(options["devices"], cuda, here) * options["num_nodes"])
 
     @property
     def machine(self) -> Machine:
-        """What the cards of artifacts that are made here call it."""
-        there = self.device.type != "cuda" or torch.cuda.is_available()
-        device = torch.cuda.get_device_name() if self.device.type == "cuda" and there else "cpu"
-        return Machine(device if there else None, self.processes or None)
+        """The machine, as the cards of artifacts that are made here name it."""
+        if self.device.type != "cuda":
+            return Machine("cpu", self.processes or None)
+        return Machine(torch.cuda.get_device_name() if torch.cuda.is_available() else None, self.processes or None)
 
     @property
     def make_trainer_alone(self) -> Callable[..., Trainer]:
@@ -108,7 +108,7 @@ class Compute:
 
 
 def _check_devices(options: Mapping[str, Any]) -> None:
-    """Say in one line what Lightning says in several, or not at all."""
+    """Refuse CUDA cards that are not here, with the remedy in one line, which Lightning's messages lack."""
     accelerator, devices = options.get("accelerator", "auto"), options.get("devices", "auto")
     if accelerator not in ("gpu", "cuda"):
         return
@@ -128,7 +128,7 @@ def _check_devices(options: Mapping[str, Any]) -> None:
 
 
 def _count(devices: Any, cuda: bool, here: bool) -> int:
-    """How many devices of a machine those are that a trainer names; 0 for all of one that is not here."""
+    """Count the devices a machine that `trainer.devices` names; 0 for all cards of another machine."""
     if isinstance(devices, list | tuple):
         return len(devices)
     if str(devices) in ("auto", "-1"):

@@ -1,4 +1,4 @@
-"""Stop a training at the first loss or gradient that is NaN or infinite, before anything that it spoilt is kept.
+"""Stop a training at the first loss or gradient that is NaN or infinite, before a checkpoint keeps what it spoilt.
 
 On a CPU each value is looked at as it comes. To look at a value on an accelerator is to wait for it, so there they are
 noted as they come and looked at every so many steps, before each checkpoint and at the end; until then a step with a
@@ -35,7 +35,17 @@ class NotFiniteError(UserError):
 
 
 @dataclass(frozen=True)
-class Defect:
+class _Note:
+    """Which values of a step are finite (N,), and how to name those that are not; `what` is `loss` or `gradient`."""
+
+    finite: Tensor
+    what: str
+    step: int
+    name: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class _Defect:
     """Values of one step that are not finite: of what, and whose."""
 
     step: int
@@ -48,57 +58,40 @@ class Defect:
         return self.step, self.what != "loss"
 
 
-def check_finite(values: Tensor, what: str, step: int, name: Callable[[int], str], *, alone: bool = False) -> None:
+def _check(notes: Sequence[_Note], *, alone: bool) -> None:
     """Stop a training before values that are not finite reach a weight.
 
     All processes of a data-parallel training call it together, and stop together: one that went on alone would report
-    nothing but a lost connection.
-
-    Args:
-        values: Shape (N,).
-        what: Of what they are the values, `loss` or `gradient`.
-        step: The step that they would have been used for.
-        name: Says whose the value at an index is; asked only if that one is not finite.
-        alone: This process trains by itself, whatever the others do.
+    nothing but a lost connection. `alone` says that this process trains by itself, whatever the others do.
 
     Raises:
-        NotFiniteError: Some are NaN or infinite; the message names whose.
+        NotFiniteError: Some are NaN or infinite; the message names whose, of the first step that has any.
     """
-    bad = (~values.isfinite()).nonzero()[:, 0].tolist()
-    _stop_at(Defect(step, what, [name(index) for index in bad]) if bad else None, values.device, alone)
-
-
-def _stop_at(defect: Defect | None, device: torch.device, alone: bool) -> None:
-    """Raise the first of the defects that the processes of a training have, if there is any."""
-    several = [defect] if alone else _of_all_processes(defect, device)
-    defects = [each for each in several if each is not None]
+    finite = torch.cat([note.finite for note in notes])
+    defects = []
+    for note, values in zip(notes, finite.cpu().split([len(note.finite) for note in notes]), strict=True):
+        if bad := (~values).nonzero()[:, 0].tolist():
+            defects.append(_Defect(note.step, note.what, [note.name(index) for index in bad]))
+    if not alone:
+        defects = _of_all_processes(defects, finite.device)
     if not defects:
         return
-    first = min(defects, key=lambda each: each.moment)
-    names = list(dict.fromkeys(name for each in defects if each.moment == first.moment for name in each.names))
+    first = min(defects, key=lambda defect: defect.moment)
+    names = list(dict.fromkeys(name for defect in defects if defect.moment == first.moment for name in defect.names))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     raise NotFiniteError(f"step {first.step}: the {first.what} is not finite for {', '.join(names[:NAMED])}{more}")
 
 
-def _of_all_processes(defect: Defect | None, device: torch.device) -> list[Defect | None]:
+def _of_all_processes(defects: list[_Defect], device: torch.device) -> list[_Defect]:
     if not (distributed.is_available() and distributed.is_initialized()):
-        return [defect]
-    several: list[Defect | None] = [None] * distributed.get_world_size()
-    count = torch.tensor(int(defect is not None), device=device)
+        return defects
+    count = torch.tensor(len(defects), device=device)
     distributed.all_reduce(count)  # a number; names travel only if there are some
-    if count:
-        distributed.all_gather_object(several, defect)
-    return several
-
-
-@dataclass(frozen=True)
-class _Note:
-    """Which values of a step are finite (N,), and how to name those that are not."""
-
-    finite: Tensor
-    what: str
-    step: int
-    name: Callable[[int], str]
+    if not count:
+        return []
+    of_all: list[list[_Defect]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(of_all, defects)
+    return [defect for of_one in of_all for defect in of_one]
 
 
 class FiniteWatch(Callback):
@@ -131,18 +124,19 @@ class FiniteWatch(Callback):
         Raises:
             NotFiniteError: Some are NaN or infinite, and this is the time to look.
         """
+        self._note(_Note(values.isfinite(), "loss", step, name))
+
+    def _note(self, note: _Note) -> None:
+        self.notes.append(note)
         if self.every == 1:
-            check_finite(values, "loss", step, name, alone=self.alone)
-        else:
-            self.notes.append(_Note(values.isfinite(), "loss", step, name))
+            self.look()
 
     def gradients(
         self, norms: Tensor, step: int, name: Callable[[int], str], optimizer: Optimizer, scaler: GradScaler | None
     ) -> None:
         """Take note of gradients, before the optimiser uses them.
 
-        A gradient scaler meets overflow by leaving the step out and scaling by less; that is its way, and no defect,
-        unless it never ends.
+        A gradient scaler answers overflow by leaving the step out and scaling by less: no defect, unless it never ends.
 
         Args:
             norms: Of the gradients, not scaled, shape (N,).
@@ -158,11 +152,9 @@ class FiniteWatch(Callback):
         if scaler is not None:
             before = torch.zeros((), device=norms.device) if self.overflows is None else self.overflows
             self.overflows = torch.where(finite.all(), 0.0, before + 1)
-        elif self.every == 1:
-            check_finite(norms, "gradient", step, name, alone=self.alone)
         else:
-            self.notes.append(_Note(finite, "gradient", step, name))
-            if getattr(optimizer, "_step_supports_amp_scaling", False):  # the door that gradient scalers use
+            self._note(_Note(finite, "gradient", step, name))
+            if self.every > 1 and getattr(optimizer, "_step_supports_amp_scaling", False):  # what gradient scalers use
                 good = torch.stack([note.finite.all() for note in self.notes if note.step == step]).all()
                 optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
 
@@ -174,8 +166,7 @@ class FiniteWatch(Callback):
         """
         if self.notes:
             notes, self.notes = self.notes, []
-            finite = torch.cat([note.finite for note in notes])
-            _stop_at(_first_defect(notes, finite.tolist()), finite.device, self.alone)
+            _check(notes, alone=self.alone)
         if self.overflows is not None and self.overflows >= OVERFLOWS:
             self._never_ending()
 
@@ -202,19 +193,3 @@ class FiniteWatch(Callback):
             "are scaled by",
             "use trainer.precision=bf16-mixed or 32-true, or lower the learning rate",
         )
-
-
-def _first_defect(notes: Sequence[_Note], finite: Sequence[bool]) -> Defect | None:
-    """Name the values of the first of some notes, put one after the other, that are not finite."""
-    defects, start = [], 0
-    for note in notes:
-        count = len(note.finite)
-        bad = [index for index in range(count) if not finite[start + index]]
-        if bad:
-            defects.append(Defect(note.step, note.what, [note.name(index) for index in bad]))
-        start += count
-    if not defects:
-        return None
-    first = min(defects, key=lambda each: each.moment)
-    names = [name for each in defects if each.moment == first.moment for name in each.names]
-    return Defect(first.step, first.what, names)

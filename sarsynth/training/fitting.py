@@ -24,8 +24,21 @@ from sarsynth.training.microbatches import MicroBatches
 from sarsynth.training.tasks import StepOptions, Task
 
 CHECKPOINT = "last.ckpt"
-TOGETHER = 64  # weights that are averaged in one go; what this takes in memory is gone at once
+TOGETHER = 64  # weights that are averaged in one go, which bounds the memory that this takes
 CPU = partial(Trainer, accelerator="cpu", devices=1)
+
+LOOP = {  # arguments of every Trainer here: these loops know steps and no epochs
+    "max_epochs": -1,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    # Our sampler shares out the global batch itself, so that the run does not depend on the process count, and it
+    # begins where the step is, not where an epoch is.
+    "use_distributed_sampler": False,
+    "limit_train_batches": None,
+    "overfit_batches": 0.0,
+    "log_every_n_steps": 10,
+}
 
 
 def learning_rate_share(
@@ -75,9 +88,9 @@ class Fitting:
         Args:
             module: What to train; afterwards it is where it was trained.
             data: Its batches; sample order and noise must be functions of the global step (see data/streams.py).
-            title: What the progress bar says.
+            title: What the progress bar and messages call the training.
             max_steps: Optimiser steps in all.
-            checkpoints: Folder of the checkpoint that resumes this training; None keeps none.
+            checkpoints: Folder of the checkpoint; None keeps none.
             checkpoint_every: Steps between checkpoints.
             max_grad_norm: Clip gradients to this global norm.
             callbacks: More callbacks.
@@ -86,7 +99,7 @@ class Fitting:
             UserError: A loss or gradient is not finite (names the samples, the step and the last good checkpoint), the
                 memory does not hold a step, or the trainer has ended before the last step.
         """
-        resume = None if checkpoints is None else checkpoints / CHECKPOINT
+        checkpoint = None if checkpoints is None else checkpoints / CHECKPOINT
         parts = MicroBatches(data, self.options, title)
         own: list[Callback] = [parts, FiniteWatch(self.look_every), StepBar(title, max_steps), *callbacks]
         if self.logger:
@@ -95,36 +108,23 @@ class Fitting:
             own.append(Resumable(checkpoints, checkpoint_every))
         with self._networks(module, title) as more:
             trainer = self.make_trainer(
+                **LOOP,
                 logger=self.logger,
                 max_steps=max_steps,
-                max_epochs=-1,
                 gradient_clip_val=max_grad_norm,
                 callbacks=[*own, *more],
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                # Our sampler shares out the global batch itself, so that the run does not depend on the process count,
-                # and it begins where the step is, not where an epoch is.
-                use_distributed_sampler=False,
-                limit_train_batches=None,
-                overfit_batches=0.0,
-                log_every_n_steps=10,
             )
             try:
-                # Our own checkpoint: it holds optimiser states beside tensors, which weights_only refuses.
-                trainer.fit(module, data, ckpt_path=resume if resume and resume.is_file() else None, weights_only=False)
+                # The checkpoint is ours: it holds optimiser states beside tensors, which weights_only refuses.
+                trainer.fit(module, data, ckpt_path=_there(checkpoint), weights_only=False)
             except NotFiniteError as error:
-                kept = f"the last good checkpoint is {resume}" if resume and resume.is_file() else "no checkpoint yet"
+                kept = f"the last good checkpoint is {checkpoint}" if _there(checkpoint) else "no checkpoint yet"
                 raise UserError(f"{title}, {error}; {kept}; {error.remedy}") from error
             except torch.OutOfMemoryError as error:
                 raise UserError(f"{title}: {parts.out_of_memory()}") from error
             finally:
                 module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-        if trainer.global_step < max_steps:
-            raise UserError(
-                f"{title}: {_what_ended(trainer)} ended the training after {trainer.global_step} of {max_steps} steps; "
-                "leave it out, and the training goes on from its last checkpoint"
-            )
+        _check_ended(trainer, title)
 
     @contextmanager
     def _networks(self, module: LightningModule, title: str) -> Iterator[Sequence[Callback]]:
@@ -141,18 +141,32 @@ class Fitting:
             yield callbacks
 
 
-def _what_ended(trainer: Trainer) -> str:
-    """Name what ended a training before its last step."""
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]
-        return "fast_dev_run"
+def _there(file: Path | None) -> Path | None:
+    return file if file is not None and file.is_file() else None
+
+
+def _check_ended(trainer: Trainer, title: str) -> None:
+    """Refuse a training that ended before its last step, and name what ended it."""
+    if trainer.global_step >= trainer.max_steps:
+        return
+    culprit = "a callback" if trainer.should_stop else "the trainer"
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     if any(timer.time_remaining() is not None and timer.time_remaining() <= 0 for timer in timers):  # type: ignore[operator]
-        return "max_time"
-    return "a callback" if trainer.should_stop else "the trainer"
+        culprit = "max_time"
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        culprit = "fast_dev_run"
+    raise UserError(
+        f"{title}: {culprit} ended the training after {trainer.global_step} of {trainer.max_steps} steps; "
+        "leave it out, and the training goes on from its last checkpoint"
+    )
 
 
 class Resumable(Callback):
-    """Keep one checkpoint; a new one is written aside and renamed, so that the old one stays until it is whole."""
+    """Keep one checkpoint; the old one stays until the new one is whole, on disk, and renamed in its place.
+
+    Lightning's `ModelCheckpoint` writes to the system's temporary folder and moves the file: from one file system to
+    another that is a copy, which a kill can cut short.
+    """
 
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
@@ -177,11 +191,12 @@ class Resumable(Callback):
 class MovingAverage(WeightAveraging):
     """End a training with an exponential moving average of its weights.
 
-    The decay grows to its value as (1 + n) / (10 + n), so that the first weights do not weigh on a short training.
+    The decay of update n is (1 + n) / (10 + n) at most, so that the first weights do not count for long in a short
+    training; Lightning's `EMAWeightAveraging` has one decay from the start.
 
     Args:
         decay: Of the average, in [0, 1).
-        every: Optimiser steps between updates; with some, the average costs nothing.
+        every: Optimiser steps between updates; with ten, the average costs next to nothing.
     """
 
     def __init__(self, decay: float, every: int = 1) -> None:
@@ -213,13 +228,14 @@ class StepBar(Callback):
     """A progress bar over optimiser steps with the time left and the running loss, on rank 0."""
 
     def __init__(self, title: str, max_steps: int) -> None:
-        self.title, self.max_steps, self.said = title, max_steps, ""
+        self.title, self.max_steps, self.note = title, max_steps, ""
+        self.opened = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the step where training goes on."""
         self.step = trainer.global_step
-        self.bar = progress(self.title, self.max_steps, enabled=trainer.is_global_zero)
-        self.advance = self.bar.__enter__()
+        bar = progress(self.title, self.max_steps, enabled=trainer.is_global_zero)
+        self.advance = self.opened.enter_context(bar)
         self.advance(self.step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -229,18 +245,13 @@ class StepBar(Callback):
             return
         watch = getattr(pl_module, "watch", None)
         if self.step % (watch.every if watch else 1) == 0 and "loss" in trainer.callback_metrics:
-            self.said = f"loss {float(trainer.callback_metrics['loss']):.4f}"
-        self.advance(1, self.said)
+            self.note = f"loss {float(trainer.callback_metrics['loss']):.4f}"
+        self.advance(1, self.note)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the bar when training failed."""
-        self._close()
+        self.opened.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the bar."""
-        self._close()
-
-    def _close(self) -> None:
-        if hasattr(self, "bar"):
-            self.bar.__exit__(None, None, None)
-            del self.bar
+        self.opened.close()

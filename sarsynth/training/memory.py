@@ -1,8 +1,8 @@
-"""What a training step needs in memory, and what there is: known before a device is asked for it.
+"""The memory that a training step needs, estimated before any is allocated, and the memory that is free.
 
-A network's forward pass runs on torch's fake tensors, which have no content: that costs no memory, and the time of its
-Python. The bytes that autograd would keep for the backward pass are counted. With gradient checkpointing these are the
-inputs of blocks, and beside them what a block keeps while it is computed again.
+A network's forward pass runs on torch's fake tensors, which have shapes and no content, and so costs no memory. Counted
+are the bytes that autograd would keep for the backward pass: with gradient checkpointing the inputs of blocks, and what
+one block keeps while it is computed again.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ ADAM = 3 * WEIGHT  # bytes a trained weight: its gradient and Adam's two moments
 
 @dataclass(frozen=True)
 class Demand:
-    """Bytes that a training step asks for beside what is there already.
+    """Bytes that a training step needs beside those that are taken already.
 
     Attributes:
         fixed: Whatever the number of samples.
@@ -40,7 +40,7 @@ class Demand:
         return max(0, int(SHARE * free - self.fixed) // self.per_sample)
 
     def with_each(self, parameters: int) -> "Demand":
-        """What samples ask for of which each trains so many parameters of its own."""
+        """The demand if each sample trains so many parameters of its own."""
         return replace(self, per_sample=self.per_sample + parameters * (WEIGHT + ADAM))
 
     def total(self, samples: int) -> int:
@@ -51,9 +51,7 @@ class Demand:
 def free_memory(device: torch.device, processes: int = 1) -> int:
     """Bytes that this process may still fill on a device.
 
-    Args:
-        device: Which.
-        processes: Of this job on this machine; they share the memory of a CPU, while each has a CUDA card of its own.
+    The `processes` of a job on one machine share the memory of its CPU; each has a CUDA card of its own.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -71,15 +69,15 @@ def demand(
     checkpointed: Sequence[ModelMixin] = (),
     copies: int = 0,
 ) -> Demand:
-    """Estimate what training a module with Adam asks for.
+    """Estimate what training a module with Adam needs.
 
     Args:
         module: Its forward pass is a training step's; its parameters are trained where they require gradients.
-        inputs: Gives the arguments of the forward pass for so many samples (of `each` kind), tensors in any nesting;
-            contents and device are of no matter.
-        each: How many kinds of samples a pass holds, as many of one as of the other.
+        inputs: Gives the arguments of the forward pass for a number of samples of each stream, tensors in any nesting;
+            contents and device do not matter.
+        each: How many streams a pass holds.
         device: Where it is to train.
-        autocast: The precision that it computes in; None is that of its weights.
+        autocast: The precision that it computes in; None for that of its weights.
         checkpointed: Networks of the module that compute their blocks again in the backward pass.
         copies: Of the trained weights, float32, that are kept beside them, such as a moving average.
     """
@@ -94,7 +92,7 @@ def demand(
 
 
 class _Meter:
-    """Counts what autograd keeps, each storage once; `known` are there anyhow."""
+    """Counts what autograd keeps, each storage once, without the storages of `known` tensors."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         self.known = {tensor.untyped_storage()._cdata for tensor in known}
@@ -113,9 +111,9 @@ class _Meter:
         return sum(storage.nbytes() for storage in self.storages.values())
 
     def checkpoint(self, block: Callable[..., Any], *args: Any) -> Any:
-        """Stand in for `torch.utils.checkpoint`: of a block its inputs stay.
+        """Stand in for `torch.utils.checkpoint`: only the inputs of a block are kept.
 
-        The backward pass computes one block at a time again, when what the blocks after it kept has gone.
+        The backward pass computes one block at a time again, after the blocks behind it have freed their memory.
         """
         outside, self.storages = self.storages, {}
         outputs = block(*args)
@@ -142,8 +140,8 @@ def _peak(
     with FakeTensorMode():  # not `meta`, which knows neither autocast nor the device's own attention
 
         def empty(tensor: Tensor) -> Tensor:
-            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
-            return made.requires_grad_(tensor.requires_grad)
+            fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+            return fake.requires_grad_(tensor.requires_grad)
 
         weights = {name: empty(tensor) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
         arguments = tree_map_only(Tensor, empty, inputs)
@@ -157,7 +155,7 @@ def _peak(
 
 @contextmanager
 def _checkpointing(networks: Sequence[ModelMixin], function: Callable[..., Any]) -> Iterator[None]:
-    """Have another function than torch's run the blocks of checkpointed networks inside the block."""
+    """Run the blocks of checkpointed networks by another function than torch's inside the context."""
     for network in networks:
         network.enable_gradient_checkpointing(function)
     try:

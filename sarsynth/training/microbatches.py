@@ -1,4 +1,4 @@
-"""Do a training step in as many equal parts as the memory asks for; what comes out is what the whole step gives."""
+"""Do a training step in as many equal parts as memory demands; the result is that of the whole step."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # Lightning's 
 
 
 class MicroBatches(Callback):
-    """Decides on the parts when a training begins, and has trainer and data keep to it.
+    """Decides on the number of parts when a training begins, and sets it in trainer and data.
 
     Args:
         data: What the steps are fed with.
@@ -53,7 +53,7 @@ class MicroBatches(Callback):
         trainer.accumulate_grad_batches = self.data.micro_batches = parts
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let the trainer count the parts of the steps behind it as if they had been as many as they are now."""
+        """Count the steps that are done in the parts that a step has now; it may have had another number before."""
         batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
@@ -61,7 +61,7 @@ class MicroBatches(Callback):
             counts.update({name: batches + count - ready for name, count in counts.items()})
 
     def out_of_memory(self) -> str:
-        """Say what to do if memory ran out all the same."""
+        """What to do if memory ran out all the same."""
         once = len(self.data.streams) * self.data.batch_size // (self.processes * self.data.micro_batches)
         least = once <= len(self.data.streams)
         remedies = [] if least else [f"set train.micro_batch={once // 2}"]
@@ -71,7 +71,7 @@ class MicroBatches(Callback):
         )
 
     def _limit(self, trainer: Trainer, task: Task) -> int:
-        """How many samples may go through the network at once, on the fullest of all devices."""
+        """How many samples may go through the network at once, on the device with the least free memory."""
         if self.options.micro_batch != "auto":
             return self.options.micro_batch
         averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def needs(
     *,
     copies: int = 0,
 ) -> Demand:
-    """Estimate what a step of a task asks for; `precision` is Lightning's, the rest as in `memory.demand`."""
+    """Estimate what a step of a task needs; `precision` is Lightning's name, `copies` as in `memory.demand`."""
     return demand(
         task,
         lambda samples: task.inputs(data.example(samples)),
@@ -108,7 +108,7 @@ def needs(
 
 
 def does_not_fit(title: str, need: int, free: int, options: StepOptions) -> str:
-    """Say that not even the least training step fits, and what would help."""
+    """The message that not even one sample at a time fits, and what would help."""
     remedies = [*lower(options), "lower the rank of adapters", "end what else fills it"]
     return (
         f"{title}: a step needs {need / 1e9:.2f} GB of memory with one sample at a time, and {free / 1e9:.2f} GB are "
@@ -117,12 +117,12 @@ def does_not_fit(title: str, need: int, free: int, options: StepOptions) -> str:
 
 
 def lower(options: StepOptions) -> list[str]:
-    """What makes a step smaller that has one sample at a time."""
+    """What lowers the memory of a step that has one sample at a time."""
     checkpointing = [] if options.gradient_checkpointing else ["set train.gradient_checkpointing=true"]
     return [*checkpointing, "lower base.image_size"]
 
 
 def any_of(remedies: list[str]) -> str:
-    """Enumerate remedies."""
+    """Join remedies: `a, b or c`."""
     *first, last = remedies
     return f"{', '.join(first)} or {last}" if first else last

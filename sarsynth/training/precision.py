@@ -1,8 +1,8 @@
-"""The precision policy: frozen weights in the precision that `trainer.precision` says, all that is trained in float32.
+"""The precision policy: frozen weights in the precision of `trainer.precision`, all trained weights in float32.
 
 Autocast alone would keep the frozen base in float32 and cast its weights anew in every forward pass. So the base itself
-is cast once; adapters, whatever else is tuned, and optimiser states stay in float32 under autocast, since their updates
-are smaller than half precision can hold (Micikevicius et al., arXiv 1710.03740).
+is cast once; trained weights and optimiser states stay in float32 under autocast, since their updates are
+smaller than half precision can hold (Micikevicius et al., arXiv 1710.03740).
 """
 
 from collections.abc import Callable
@@ -55,13 +55,13 @@ def choose(
     """Decide on a precision for a device.
 
     Args:
-        asked: What `trainer.precision` says; `auto` is bfloat16 on a CUDA card that has it, float16 on one that has
-            not, and float32 elsewhere.
+        asked: What `trainer.precision` says; `auto` is bfloat16 on a CUDA card that has it, float16 on an older
+            one, and float32 elsewhere.
         device: Where networks compute.
         has_bfloat16: Whether the CUDA card has bfloat16 in hardware (compute capability 8.0 or more).
 
     Raises:
-        UserError: The device has not what is asked for.
+        UserError: The device does not have what is asked for.
     """
     if device.type != "cuda":
         if asked == "16-mixed":

@@ -1,18 +1,23 @@
-"""The SAR training set in K prototypes: which image belongs to which, how classes spread over them. Torch-free."""
+"""Prototypes of the SAR training set: which image belongs to which, and how strongly each acts for a class.
+
+A partition divides the images into K parts: `whole`, `class_groups`, or `cluster`, which is K-means; an adapter trains
+on each part. An image of class i is made with base + w1 · ors + w2 · sum_j w_ij · prototype_j (the paper's Eq. 4). The
+mixing weights w_ij are non-negative and sum to 1 over the K adapters; they follow from the class x part counts.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.metrics import normalized_mutual_info_score
 
 from sarsynth.errors import UserError
 
 RESTARTS = 10  # of K-means, as in the paper's release; the best of them is kept
+
+Mixing = Literal["own", "uniform", "bias"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +30,7 @@ class Partition:
         assignments: Part of each training image, int (N,), values 0..K-1, in the order of the training records.
         counts: Images of each class in each part, int (number of classes, K).
         nmi: Normalised mutual information of parts and labels: 0 if parts say nothing about the class, 1 if the parts
-            *are* the classes, when `plora` is nothing but `clora`.
+            *are* the classes, in which case `plora` equals `clora`.
     """
 
     classes: tuple[str, ...]
@@ -41,7 +46,9 @@ class Partition:
 
     @classmethod
     def of(cls, assignments: np.ndarray, labels: np.ndarray, classes: Sequence[str], names: Sequence[str]) -> Self:
-        """Count a given division, int (N,) each, of images into named parts."""
+        """Count a given division of images into named parts; `assignments` and `labels` are int (N,)."""
+        from sklearn.metrics import normalized_mutual_info_score  # seconds of imports, which a report has no use for
+
         counts = np.zeros((len(classes), len(names)), dtype=np.int64)
         np.add.at(counts, (labels, assignments), 1)
         nmi = float(normalized_mutual_info_score(labels, assignments))
@@ -83,7 +90,7 @@ def whole(labels: np.ndarray, classes: Sequence[str]) -> Partition:
 
 
 def supposed(labels: np.ndarray, classes: Sequence[str], k: int) -> Partition:
-    """Stand for prototypes that nobody has found yet: K parts of equal size, to count with."""
+    """Stand in for prototypes that are not found yet: K parts of equal size, for a plan to count with."""
     return Partition.of(np.arange(len(labels)) % k, labels, classes, _names(k))
 
 
@@ -115,14 +122,14 @@ def apportion(total: int, weights: np.ndarray) -> np.ndarray:
     Returns:
         Int (K,), with the sum `total`.
     """
-    shares = 1 + (total - len(weights)) * weights / weights.sum()
-    whole = np.floor(shares).astype(np.int64)
-    order = np.argsort(-(shares - whole), kind="stable")
-    whole[order[: total - whole.sum()]] += 1
-    return whole
+    exact = 1 + (total - len(weights)) * weights / weights.sum()
+    shares = np.floor(exact).astype(np.int64)
+    order = np.argsort(-(exact - shares), kind="stable")
+    shares[order[: total - shares.sum()]] += 1
+    return shares
 
 
-def prototypes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str], k: int, seed: int = 0) -> Partition:
+def cluster(features: np.ndarray, labels: np.ndarray, classes: Sequence[str], k: int, seed: int = 0) -> Partition:
     """Cluster images by K-means on their features; labels are only counted.
 
     Args:
@@ -135,6 +142,57 @@ def prototypes(features: np.ndarray, labels: np.ndarray, classes: Sequence[str],
     Raises:
         UserError: There are fewer images than clusters.
     """
+    from sklearn.cluster import KMeans  # as above
+
     check_k(k, len(features))
     means = KMeans(n_clusters=k, n_init=RESTARTS, random_state=seed)
     return Partition.of(means.fit_predict(features), labels, classes, _names(k))
+
+
+# --- Mixing weights (Eq. 4) -------------------------------------------------------------------------------------------
+
+
+def bias_scores(counts: np.ndarray) -> np.ndarray:
+    """Compute each class's share of each part: b_ij = N(c_i, p_j) / sum_i N(c_i, p_j).
+
+    Args:
+        counts: Images of class i in part j, shape (number of classes, K).
+
+    Returns:
+        float64, same shape, in [0, 1]; columns sum to 1. An empty part gives 0.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    totals = counts.sum(axis=0, keepdims=True)
+    return np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+
+
+def prototype_weights(counts: np.ndarray) -> np.ndarray:
+    """Weigh parts by bias scores: w_i = b_i / |b_i|_1, the weights of `plora`.
+
+    Args:
+        counts: Images of class i in part j, shape (number of classes, K).
+
+    Returns:
+        float64, same shape; rows sum to 1.
+
+    Raises:
+        ValueError: A class has no image in any part.
+    """
+    scores = bias_scores(counts)
+    norms = scores.sum(axis=1, keepdims=True)
+    if not norms.all():
+        raise ValueError(f"classes without images in any part: {np.flatnonzero(norms == 0).tolist()}")
+    return scores / norms
+
+
+def uniform(counts: np.ndarray) -> np.ndarray:
+    """Weigh all K parts alike, whatever the class: 1 / K; shape as `counts`."""
+    return np.full(np.shape(counts), 1 / np.shape(counts)[1])
+
+
+def own(counts: np.ndarray) -> np.ndarray:
+    """Give all weight to the part that holds most of a class, its own if parts are class groups; shape as `counts`."""
+    return np.eye(np.shape(counts)[1])[np.argmax(counts, axis=1)]
+
+
+MIXINGS: dict[Mixing, Callable[[np.ndarray], np.ndarray]] = {"own": own, "uniform": uniform, "bias": prototype_weights}
