@@ -37,6 +37,11 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
     return ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
 
 
+def quadrangle(numbers: Sequence[float]) -> Points:
+    """Give the corners of a box x1, y1, … x4, y4."""
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
 @dataclass(frozen=True)
 class Window:
     """A square of a scene, turned about its centre."""
