@@ -1,6 +1,5 @@
 """The health of image sets: bad files are named, one picture is found under two names, splits keep it together."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,10 +169,8 @@ def break_file(path: Path, how: str) -> None:
             path.mkdir()
 
 
-def stamp(path: Path) -> tuple[int, int, int] | None:
+def stamp(path: Path) -> tuple[int, int, int]:
     """What a file looks like, but for when it was read."""
-    if not os.path.lexists(path):
-        return None
     state = path.lstat()
     return state.st_mode, state.st_size, state.st_mtime_ns
 

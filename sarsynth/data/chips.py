@@ -19,7 +19,7 @@ Points = tuple[tuple[float, float], ...]  # (x, y) in px
 
 @dataclass(frozen=True)
 class Marked:
-    """An object that somebody marked in a scene: its four corners (x, y) in px, in order around it."""
+    """An object marked in a scene: its four corners (x, y) in px, in order around it."""
 
     class_name: str
     corners: Points
