@@ -1,5 +1,6 @@
 """The health of image sets: bad files are named, one picture is found under two names, splits keep it together."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
