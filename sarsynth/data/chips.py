@@ -19,7 +19,7 @@ Points = tuple[tuple[float, float], ...]  # (x, y) in px
 
 @dataclass(frozen=True)
 class Marked:
-    """An object that somebody marked in a scene: its four corners (x, y) in px, in order around it."""
+    """An object marked in a scene: its four corners (x, y) in px, in order around it."""
 
     class_name: str
     corners: Points
@@ -35,6 +35,11 @@ class Marked:
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
     """Give the corners of an upright box."""
     return ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+
+
+def quadrangle(numbers: Sequence[float]) -> Points:
+    """Give the corners of a box x1, y1, … x4, y4."""
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 @dataclass(frozen=True)

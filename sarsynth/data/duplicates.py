@@ -1,13 +1,11 @@
 """Images that show one picture: proposed by hashes, decided by their fine structure, joined to groups. Torch-free."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import scipy.fft
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.cluster.hierarchy import DisjointSet
 
 from sarsynth.data.health import THUMB, Scan
 from sarsynth.data.records import ImageRecord
@@ -130,24 +128,17 @@ def groups(records: Sequence[ImageRecord], pairs: Sequence[tuple[str, str]]) -> 
         By name, the group of each image of a joined group: the first in the alphabet of the groups that it is made of,
         or `like <path>` of its first image where none of its images had one.
     """
-    if not pairs:
-        return {}
-    rows = {record.path: row for row, record in enumerate(records)}
-    links = [(rows[first], rows[second]) for first, second in pairs]
-    firsts: dict[str, int] = {}
-    for row, record in enumerate(records):
-        if record.group is not None and firsts.setdefault(record.group, row) != row:
-            links.append((firsts[record.group], row))
-    i, j = np.array(links).T
-    graph = coo_array((np.ones(len(i)), (i, j)), shape=(len(records),) * 2)
-    _, components = connected_components(graph, directed=False)
-    members: dict[int, list[ImageRecord]] = defaultdict(list)
-    for record, component in zip(records, components.tolist(), strict=True):
-        members[component].append(record)
+    sets = DisjointSet(record.path for record in records)
+    own = {record.path: record.group for record in records}
+    firsts: dict[str, str] = {}
+    for path, group in own.items():
+        if group is not None:
+            sets.merge(firsts.setdefault(group, path), path)
+    for first, second in pairs:
+        sets.merge(first, second)
     names: dict[str, str] = {}
-    for component in {components[rows[path]] for pair in pairs for path in pair}:
-        joined = members[component]
-        own = [record.group for record in joined if record.group is not None]
-        name = min(own) if own else f"like {min(record.path for record in joined)}"
-        names |= {record.path: name for record in joined}
+    for root in sorted({sets[first] for first, _ in pairs}):
+        joined = sets.subset(root)
+        known = [group for path in joined if (group := own[path]) is not None]
+        names |= dict.fromkeys(joined, min(known) if known else f"like {min(joined)}")
     return names

@@ -42,30 +42,17 @@ class Findings:
 
 @dataclass(frozen=True)
 class Scan:
-    """What is known of every image of a source, in one order.
+    """What is known of every image of a source, in one order."""
 
-    Attributes:
-        paths: Names of the records.
-        reasons: Why an image is bad, None for good ones.
-        contents: Hex digest of the pixels, the same for a grey image in one channel and in three; empty for bad ones.
-        dtypes: NumPy's names of the pixels' types.
-        sizes: Height and width in px, int64 (N, 2).
-        codes: Perceptual hashes of 64 bits, uint64 (N,).
-        saturated: Share of the pixels at the upper end of their type's range, float32 (N,); NaN for floating-point
-            types, which have none.
-        histograms: Pixels by value, int64 (N, BINS); `edges` gives the limits.
-        thumbs: Thumbnails, uint8 (N, THUMB, THUMB).
-    """
-
-    paths: Sequence[str]
-    reasons: Sequence[str | None]
-    contents: Sequence[str]
-    dtypes: Sequence[str]
-    sizes: np.ndarray
-    codes: np.ndarray
-    saturated: np.ndarray
-    histograms: np.ndarray
-    thumbs: np.ndarray
+    paths: Sequence[str]  # names of the records
+    reasons: Sequence[str | None]  # why an image is bad, None for good ones
+    contents: Sequence[str]  # hex digests of the pixels, equal for grey in one channel and in three; empty for bad ones
+    dtypes: Sequence[str]  # NumPy's names of the pixels' types
+    sizes: np.ndarray  # height and width in px, int64 (N, 2)
+    codes: np.ndarray  # perceptual hashes of 64 bits, uint64 (N,)
+    saturated: np.ndarray  # share of pixels at the upper end of their type's range, float32 (N,); NaN for float types
+    histograms: np.ndarray  # pixels by value, int64 (N, BINS); `edges` gives the limits
+    thumbs: np.ndarray  # thumbnails, uint8 (N, THUMB, THUMB)
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -97,9 +84,8 @@ class Scan:
     def load(cls, folder: Path) -> "Scan":
         """Read what `save` wrote."""
         with np.load(folder / SCAN) as arrays:
-            return cls(
-                **json.loads((folder / FACTS).read_text()), **arrays, thumbs=np.load(folder / THUMBS, mmap_mode="r")
-            )
+            facts = json.loads((folder / FACTS).read_text())
+            return cls(**facts, **arrays, thumbs=np.load(folder / THUMBS, mmap_mode="r"))
 
 
 def scan(source: Source, records: Sequence[ImageRecord], advance: Callable[..., None]) -> Scan:

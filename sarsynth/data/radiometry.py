@@ -48,7 +48,7 @@ class EightBit:
 
     @property
     def plain(self) -> dict[str, Any]:
-        """Its name."""
+        """All that there is to it."""
         return {"name": "eight_bit"}
 
     def levels(self, pixels: np.ndarray, name: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from sarsynth.errors import UserError
 
 @dataclass(frozen=True)
 class Scene:
-    """An image file, relative to the data set's folder, with the objects that somebody marked in it."""
+    """An image file, relative to the data set's folder, with the objects marked in it."""
 
     file: str
     split: Split

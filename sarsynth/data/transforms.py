@@ -21,9 +21,7 @@ from sarsynth.data.records import ImageRecord, Source
 
 
 def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
-    """Scale an image's shorter side and cut out the central square.
-
-    Bilinear with a filter that widens when shrinking, so that speckle is averaged and not aliased.
+    """Scale an image's central square, bilinearly; shrinking averages speckle (it is not aliased).
 
     Args:
         pixels: uint8 or float32, shape (H, W, C), C = 1 or 3.
@@ -87,16 +85,10 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:
-    """Change the number of channels: grey to RGB by repeating, RGB to grey by the mean of the three.
+    """Give images, (N, 1 or 3, H, W), 1 or 3 channels: grey to RGB by repeating, RGB to grey by the mean of the three.
 
     The mean, not luminance, because to a SAR data set the base's three channels are three equal readings of one value.
-
-    Args:
-        images: Shape (N, 1 or 3, H, W), uint8 or floating.
-        channels: 1 or 3.
-
-    Returns:
-        Shape (N, channels, H, W), same dtype and range.
+    Type, uint8 or floating, and range stay.
     """
     if images.shape[1] == channels:
         return images

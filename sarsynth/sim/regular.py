@@ -17,7 +17,7 @@ def draw_regular(ship: Ship, size: int, rng: np.random.Generator) -> tuple[np.nd
     """Draw one photograph, uint8 of shape (size, size, 3), and its caption."""
     side = size * SUPERSAMPLING
     elevation = float(rng.uniform(0.14, 0.62))
-    # Low views show the ship from its side; from higher up any heading can be told.
+    # Low views show the ship from its side; from higher up, any heading is recognisable.
     spread = 0.6 if elevation < 0.32 else np.pi / 2
     heading = float(rng.uniform(-spread, spread)) + (np.pi if rng.random() < 0.5 else 0.0)
     light_name = str(rng.choice(list(SKIES), p=(0.6, 0.25, 0.15)))

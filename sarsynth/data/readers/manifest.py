@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sarsynth.data.chips import Cutting, Marked, Points, rectangle
+from sarsynth.data.chips import Cutting, Marked, Points, quadrangle, rectangle
 from sarsynth.data.entries import Entry, split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import json_lines, listing, matches
@@ -116,5 +116,5 @@ def _corners(box: Any, where: str) -> Points:
     if len(numbers) == 4:
         return rectangle(*numbers)
     if len(numbers) == 8:
-        return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+        return quadrangle(numbers)
     raise UserError(f"{where}: expected a box `x0 y0 x1 y1` or `x1 y1 … x4 y4`, found `{box}`")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from sarsynth.data.chips import Cutting, Marked, Points, rectangle
+from sarsynth.data.chips import Cutting, Marked, Points, quadrangle, rectangle
 from sarsynth.data.entries import snake_case
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import images_by_stem, locate, matches
@@ -122,6 +122,6 @@ def _corners(annotation: Mapping[str, Any]) -> Points:
     if isinstance(outline, list) and len(outline) == 1:
         outline = outline[0]
     if isinstance(outline, list) and len(outline) == 8:
-        return tuple((float(x), float(y)) for x, y in zip(outline[::2], outline[1::2], strict=True))
+        return quadrangle([float(number) for number in outline])
     x, y, width, height = annotation["bbox"]
     return rectangle(x, y, x + width, y + height)
