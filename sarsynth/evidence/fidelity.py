@@ -3,6 +3,9 @@
 Features come from the SAR classifier, not from ImageNet's Inception; figures compare within a study but not with those
 of another extractor. FID is biased upwards, the more so the fewer images there are per feature: with fewer images than
 features no covariance has full rank, and the figure is marked as unreliable. KID has no such bias and decides there.
+
+torchmetrics has FID and KID, and tests compare with it. It computes each from scratch and KID on random subsets; here
+the pairs of a set are computed once, for all figures and for the sub-samples behind their intervals.
 """
 
 from collections.abc import Callable, Sequence
