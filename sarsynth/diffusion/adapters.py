@@ -1,8 +1,8 @@
-"""Low-rank adapters of the U-Net: begin, save, load, and fold a stack of them into the weights.
+"""Low-rank adapters (LoRA) of the U-Net: begin, save, load, and fold a stack of them into the weights.
 
 An adapter adds B A to the weight W of each layer it targets (Hu et al., arXiv 2106.09685), with lora_alpha equal to the
-rank. A stack is a list of adapters with scales; its layers compute with W + sum_j s_j B_j A_j. Adapters are float32,
-whatever the frozen weights are in: an optimiser's step is smaller than half precision can hold. Files are in the naming
+rank. A stack is a list of adapters with scales; its layers compute with W + sum_j s_j B_j A_j. Adapters are float32
+even where the frozen weights are not: an optimiser's step is smaller than half precision can hold. Files use the names
 of PEFT and diffusers; those of kohya's trainers (A1111, ComfyUI) are read and written too.
 """
 
@@ -92,8 +92,8 @@ def concatenate(stack: Stack) -> dict[str, LowRank]:
     names = dict.fromkeys(name for adapter, _ in stack for name in adapter)
     parts = {name: [(adapter[name], scale) for adapter, scale in stack if name in adapter] for name in names}
     return {
-        name: LowRank(torch.cat([part.a for part, _ in of]), torch.cat([scale * part.b for part, scale in of], dim=1))
-        for name, of in parts.items()
+        name: LowRank(torch.cat([part.a for part, _ in layers]), torch.cat([s * part.b for part, s in layers], dim=1))
+        for name, layers in parts.items()
     }
 
 
@@ -101,14 +101,14 @@ def concatenate(stack: Stack) -> dict[str, LowRank]:
 def folded(unet: UNet2DConditionModel, stack: Stack) -> Iterator[None]:
     """Compute with W + sum_j s_j B_j A_j inside the block, at the cost of the base alone.
 
-    The sum is taken in float32 and rounded once to the precision of the base. The base's weights are kept aside and put
-    back, so that afterwards they are what they were bit for bit.
+    The sum is taken in float32 and rounded once to the precision of the base. The base's own weights are put back
+    afterwards, bit for bit.
     """
     layers = dict(unet.named_modules())
     with torch.no_grad(), torch.autocast(unet.device.type, enabled=False):
         changed = {
-            name: (layers[name].weight.float() + of.delta().to(unet.device)).to(layers[name].weight.dtype)
-            for name, of in concatenate([(adapter, scale) for adapter, scale in stack if scale]).items()
+            name: (layers[name].weight.float() + update.delta().to(unet.device)).to(layers[name].weight.dtype)
+            for name, update in concatenate([(adapter, scale) for adapter, scale in stack if scale]).items()
         }
     with replaced(unet, {f"{name}.weight": weight for name, weight in changed.items()}):
         yield
@@ -135,7 +135,7 @@ def save(adapter: Adapter, file: Path) -> None:
     """Write an adapter as safetensors with its configuration inside, for `load_lora_weights` of diffusers."""
     ranks = {name: len(layer.a) for name, layer in adapter.items()}
     rank = max(ranks.values())
-    others = {name: of for name, of in ranks.items() if of != rank}  # where the adapters of a stack differ in layers
+    others = {name: own for name, own in ranks.items() if own != rank}  # where the adapters of a stack differ in layers
     config = LoraConfig(
         r=rank, lora_alpha=rank, rank_pattern=others, alpha_pattern=others, target_modules=sorted(adapter)
     )
@@ -186,9 +186,9 @@ def _state(adapter: Adapter) -> dict[str, Tensor]:
 
 def _adapter(state: dict[str, Tensor], metadata: Mapping[str, Any], layers: Mapping[str, Tensor]) -> Adapter:
     """Put an adapter together from a file's tensors, whose strength alpha / rank goes into B."""
-    others = sorted(key for key in state if key.startswith(("lora_te", "text_encoder")))
-    if others:
-        raise ValueError(f"it adapts the text encoder too ({others[0]}), which stays frozen here")
+    of_text = sorted(key for key in state if key.startswith(("lora_te", "text_encoder")))
+    if of_text:
+        raise ValueError(f"it adapts the text encoder too ({of_text[0]}), which stays frozen here")
     # kohya writes underscores where the U-Net has dots, which only the U-Net itself can tell apart.
     kohya = {f"lora_unet_{name.replace('.', '_')}": name for name in layers}
     alphas: dict[str, float] = {}
@@ -204,12 +204,12 @@ def _adapter(state: dict[str, Tensor], metadata: Mapping[str, Any], layers: Mapp
     state = {key.removeprefix("unet."): weight for key, weight in state.items()}
     if not any(".lora_A." in key for key in state):
         state = convert_unet_state_dict_to_peft(state)  # of diffusers before it used PEFT
-    everywhere, patterns = metadata.get("unet.lora_alpha"), metadata.get("unet.alpha_pattern") or {}
+    common, patterns = metadata.get("unet.lora_alpha"), metadata.get("unet.alpha_pattern") or {}
     adapter = {}
     for key in [key for key in state if key.endswith(".lora_A.weight")]:
         name = key.removesuffix(".lora_A.weight")
         a, b = state.pop(key).float(), state.pop(f"{name}.lora_B.weight").float()
-        alpha = alphas.get(name, patterns.get(name, everywhere))
+        alpha = alphas.get(name, patterns.get(name, common))
         adapter[name] = LowRank(a, b if alpha is None else b * (alpha / len(a)))
     if state:
         raise ValueError(f"{min(state)} is no part of a LoRA")
@@ -222,8 +222,8 @@ def _check_fit(adapter: Adapter, layers: Mapping[str, Tensor]) -> None:
     for name, (a, b) in adapter.items():
         if name not in layers:
             raise ValueError(f"this U-Net has no layer {name}")
-        here, there = tuple(layers[name].shape), (len(b), *a.shape[1:])
-        if here != there or b.shape[1:] != (len(a), *(1 for _ in here[2:])):
-            raise ValueError(f"{name} is of shape {here} here and {there} there")
+        own, adapted = tuple(layers[name].shape), (len(b), *a.shape[1:])
+        if own != adapted or b.shape[1:] != (len(a), *(1 for _ in own[2:])):
+            raise ValueError(f"{name} is of shape {own} here and {adapted} there")
         if not (a.isfinite().all() and b.isfinite().all()):
             raise ValueError(f"{name} has values that are not finite")

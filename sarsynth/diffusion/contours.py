@@ -1,4 +1,4 @@
-"""Contours that steer generation: their extraction, which images may give one, which image gets which. Torch-free.
+"""Contours that images follow: their extraction, which images may give one, which image gets which. Torch-free.
 
 A contour is uint8 of shape (H, W), 255 on an edge and 0 elsewhere.
 """
@@ -23,7 +23,7 @@ def canny(image: np.ndarray, thresholds: tuple[float, float], blur: float) -> np
     Args:
         image: In 0..255, uint8 or float32, shape (H, W, 1 or 3); Canny sees whole grey levels.
         thresholds: Of the gradient (3 x 3 Sobel, L1 norm): edges begin at the upper one and go on down to the lower.
-        blur: Deviation in px of a Gaussian before it, 0 for none: speckle has edges of its own.
+        blur: Standard deviation in px of a Gaussian filter before it, 0 for none: speckle has edges of its own.
 
     Returns:
         The contour, shape (H, W).
@@ -35,49 +35,49 @@ def canny(image: np.ndarray, thresholds: tuple[float, float], blur: float) -> np
 
 
 def pack(contours: np.ndarray) -> np.ndarray:
-    """Keep contours in a bit a pixel: (…, H, W) to uint8 (…, H, W / 8), W a multiple of 8."""
+    """Pack contours into one bit a pixel: (…, H, W) to uint8 (…, H, W / 8), W a multiple of 8."""
     return np.packbits(contours > 0, axis=-1)
 
 
 def unpack(packed: np.ndarray) -> np.ndarray:
-    """Give contours (…, H, W) back."""
+    """Undo `pack`: contours (…, H, W)."""
     return np.unpackbits(packed, axis=-1) * np.uint8(255)
 
 
 def usable(instances: Sequence[Instance], frame: Box, *, max_instances: int, max_overlap: float) -> bool:
-    """Say whether an image's contour shows whole objects that can be told apart.
+    """Whether an image's contour shows whole objects that can be told apart.
 
     Args:
-        instances: The objects in it; none stands for one that is whole.
-        frame: What is seen of the image, px.
+        instances: The objects in it; an image without any counts as one whole object.
+        frame: The part of the image that is used, px.
         max_instances: Objects; more are a crowd.
         max_overlap: Share of the smaller box that two of them may have in common; more is a crowd.
     """
     return (
         len(instances) <= max_instances
         and all(whole(instance, frame) for instance in instances)
-        and all(overlap(one.box, other.box) <= max_overlap for one, other in combinations(instances, 2))
+        and all(overlap(first.box, second.box) <= max_overlap for first, second in combinations(instances, 2))
     )
 
 
 def whole(instance: Instance, frame: Box) -> bool:
-    """Say whether an object keeps a pixel's distance from the border, and nobody marked it truncated or difficult."""
+    """Whether an object keeps a pixel's distance from the border and is not marked truncated or difficult."""
     (x0, y0, x1, y1), (left, top, right, bottom) = instance.box, frame
     inside = left + 1 <= x0 and top + 1 <= y0 and x1 <= right - 1 and y1 <= bottom - 1
     return inside and not instance.truncated and not instance.difficult
 
 
-def overlap(one: Box, other: Box) -> float:
+def overlap(first: Box, second: Box) -> float:
     """Share of the smaller box's area that lies in the other, 0 to 1."""
-    width, height = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
-    smaller = min((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (one, other))
+    width, height = (min(first[i + 2], second[i + 2]) - max(first[i], second[i]) for i in (0, 1))
+    smaller = min((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (first, second))
     return max(0.0, width) * max(0.0, height) / smaller if smaller > 0 else 0.0
 
 
 def assign(index: int, size: int, paired: int, seed: Sequence[int]) -> int:
     """Choose the contour of one image: each contour once in shuffled order, then each once more, and so on.
 
-    So however many images there are, no contour serves two more than another. The first round begins with contours
+    So the numbers of images that two contours serve differ by one at most. The first round begins with contours
     0, 1, …, `paired` - 1 in their order.
 
     Args:
@@ -120,7 +120,7 @@ def check_reuse(images: Mapping[str, int], contours: Mapping[str, int], reuse_ca
 
 @dataclass(frozen=True)
 class Maps:
-    """Contour maps of one's own: by class name, their paths relative to the folder and the maps (K, H, W)."""
+    """Contour maps from a folder: by class name, their paths relative to it and the maps (K, H, W)."""
 
     paths: dict[str, list[str]]
     contours: dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""Latents and text features as the denoiser trains on them: computed once, in shards, and read by row."""
+"""Latents and text features for training a denoiser: computed once, kept in shards, read by row."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def encode_images(base: Base, images: Tensor, *, flip: str = "none", batch_size:
     """Run the frozen autoencoder over images and, where flips are wanted, over their mirror images.
 
     Args:
-        base: Whose autoencoder.
+        base: Has the autoencoder.
         images: In 0..255, uint8 or float32, shape (N, C, H, W).
         flip: `none`, `horizontal` or `vertical`.
         batch_size: Images at a time.
@@ -40,7 +40,7 @@ def encode_images(base: Base, images: Tensor, *, flip: str = "none", batch_size:
 
 
 def _moments(base: Base, images: Tensor, flip: str) -> Tensor:
-    """What `encode_images` makes of one batch."""
+    """Encode one batch as `encode_images` does."""
     axis = FLIPS[flip]
     views = [images] if axis is None else [images, images.flip(axis)]
     encoded = [base.encode(to_float(to_channels(view, 3)).to(base.vae.device)) for view in views]
@@ -60,13 +60,13 @@ def write_latents(
     """Encode images into shards of `moments`, a batch in memory at a time; all processes of a job share the work.
 
     Args:
-        base: Whose autoencoder.
-        read: Gives some of the images, by place, as `encode_images` takes them.
-        count: How many there are.
-        folder: Where shards go; those that are there are not made again.
+        base: Has the autoencoder.
+        read: Gives images by their numbers, as `encode_images` takes them.
+        count: Number of images.
+        folder: For the shards; those that are there are not made again.
         flip: As in `encode_images`.
         batch_size: Images at a time.
-        title: What the progress bar says.
+        title: Of the progress bar.
 
     Raises:
         UserError: A batch does not fit the memory of the device.
@@ -110,7 +110,7 @@ def write_texts(base: Base, texts: list[str], folder: Path, *, batch_size: int) 
 
 @contextmanager
 def _enough_memory(batch_size: int) -> Iterator[None]:
-    """Say what to lower where a batch does not fit a card."""
+    """Name the setting to lower if a batch does not fit the card."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -151,15 +151,15 @@ class Latents:
 
     def read(self, rows: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents of some views, float32 (B, C, h, w)."""
-        mean, deviation = self._moments[rows, view].unbind(1)
-        return mean.float(), deviation.float()
+        mean, std = self._moments[rows, view].unbind(1)
+        return mean.float(), std.float()
 
     def means(self) -> Tensor:
-        """Means of all images as they are, flattened, float32 (N, C x h x w)."""
-        found = torch.empty(len(self), math.prod(self.shape))
+        """Means of all images, not mirrored, flattened, float32 (N, C x h x w)."""
+        means = torch.empty(len(self), math.prod(self.shape))
         for rows in torch.arange(len(self)).split(AT_A_TIME):
-            found[rows] = self.read(rows, torch.zeros_like(rows))[0].flatten(1)
-        return found
+            means[rows] = self.read(rows, torch.zeros_like(rows))[0].flatten(1)
+        return means
 
 
 class Texts:
@@ -167,7 +167,7 @@ class Texts:
 
     Args:
         features: Of the different texts, float32 (U, L, D), on disk or in memory.
-        index: Which of them is an image's, int64 (N,).
+        index: Of each image, which of them is its text, int64 (N,).
     """
 
     def __init__(self, features: Shards | Tensor, index: Tensor) -> None:
@@ -183,12 +183,12 @@ class Texts:
         return cls(Shards(folder, FEATURES), load_file(folder / INDEX)["text_index"])
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The different texts of some images, as they appear, float32 (U, L, D), and whose they are, int64 (B,)."""
+        """The different texts of some images, float32 (U, L, D), and which of them each image has, int64 (B,)."""
         place: dict[int, int] = {}
         index = [place.setdefault(text, len(place)) for text in self._index[rows].tolist()]
         return self._features[torch.tensor(list(place))], torch.tensor(index)
 
 
 def open_encoded(latents: Path, texts: Path) -> tuple[Latents, Texts]:
-    """Open what lies in the folders of encoded images and of their texts: other words leave images as they are."""
+    """Open the folders of encoded images and of their texts: apart, so that new captions leave the images encoded."""
     return Latents.open(latents), Texts.open(texts)

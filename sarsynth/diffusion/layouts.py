@@ -1,7 +1,7 @@
 """Which files of a model in diffusers' layout are loaded: these are fetched, hashed and opened, and no other.
 
-A folder, or a repository of the hub, often holds a model several times over: in half and in full precision, as pickles,
-for other libraries. Of each network one file in safetensors is chosen, or one set of shards with its index: in half
+A folder, or a repository of the hub, often holds a model several times: in half and full precision, as pickles, for
+other libraries. Of each network one safetensors file is chosen, or one set of shards with its index: in half
 precision (`fp16`) where there is one.
 """
 
@@ -26,8 +26,8 @@ class Layout:
     """The files of a kind of model, as names with slashes below its folder.
 
     Attributes:
-        required: Must be there; the first tells a folder of this kind.
-        optional: Are loaded where they are there.
+        required: Must be there.
+        optional: Loaded if they are there.
         weights: Of each network, the name of its weights without variant, shard and format.
         tokenizers: Sets of files, of which at least one must be complete; all files that are there are loaded.
     """

@@ -1,4 +1,4 @@
-"""K adapters trained in one pass over the base they share: each sample goes through its own adapter's update.
+"""K adapters trained in one pass over the base they share: each sample sees the update of its own adapter.
 
 A batch holds equal runs of samples, one run for each adapter that is routed at the moment. A layer's frozen weight acts
 on all of them at once, the updates B_k A_k by batched products: K small trainings cost little more than one large one.
@@ -30,7 +30,7 @@ class RoutedLayer(nn.Module):
 
     Args:
         layer: The frozen layer; it is used, not copied.
-        updates: One an adapter, None where an adapter leaves this layer alone.
+        updates: One for each adapter, None where an adapter does not change this layer.
         route: Shared by all layers of a network.
     """
 
@@ -87,7 +87,7 @@ class Routing:
         self._layers, self._adapters, self.route = layers, adapters, route
 
     def choose(self, active: Sequence[int]) -> None:
-        """Let the next batches be for some of the adapters, in equal runs."""
+        """Set which adapters the next batches are for, in equal runs."""
         self.route.active = active
 
     def parameters(self, index: int) -> list[nn.Parameter]:
@@ -101,16 +101,16 @@ class Routing:
         key, adapter = str(index), self._adapters[index]
         return {
             name: LowRank(
-                self._layers[name].lora_A[key].detach()[: len(begun.a)].clone(),
-                self._layers[name].lora_B[key].detach()[:, : len(begun.a)].clone(),
+                self._layers[name].lora_A[key].detach()[: len(start.a)].clone(),
+                self._layers[name].lora_B[key].detach()[:, : len(start.a)].clone(),
             )
-            for name, begun in adapter.items()
+            for name, start in adapter.items()
         }
 
 
 @contextmanager
 def routed(unet: UNet2DConditionModel, adapters: Sequence[Adapter]) -> Iterator[Routing]:
-    """Put K adapters on a U-Net inside the block; afterwards its layers are its own again, their weights untouched."""
+    """Put K adapters on a U-Net inside the block; afterwards it has its own layers again, their weights unchanged."""
     route, layers = Route(len(adapters)), {}
     for name in dict.fromkeys(name for adapter in adapters for name in adapter):
         layers[name] = RoutedLayer(unet.get_submodule(name), [adapter.get(name) for adapter in adapters], route)

@@ -1,4 +1,4 @@
-"""What a step of denoising is trained on: a view of each image, noise, time steps and text, drawn from (seed, step)."""
+"""The samples of a denoising step: a view of each image, noise, time steps and text, drawn from (seed, step)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from sarsynth.diffusion.latents import FLIPS, Latents, Texts
 
 
 class Draws:
-    """Random numbers of one training step, drawn for the whole global batch, of which each process takes its places.
+    """Random numbers of one training step, drawn for the whole global batch, of which each process takes its share.
 
-    So a run is the same run however its batch is shared out over processes or done in parts, and wherever it resumes.
+    So a run gives the same result however its batch is split over processes or parts, and wherever it resumes.
 
     Args:
         seed: Of the training.
@@ -42,7 +42,7 @@ class Draws:
 
 @dataclass(frozen=True, eq=False)
 class Contours:
-    """Contours of the images as they are, packed, uint8 (N, H, W / 8), and how the second view mirrors them."""
+    """Contours of the images, not mirrored, packed, uint8 (N, H, W / 8), and how the second view mirrors them."""
 
     packed: Tensor
     flip: str
@@ -57,14 +57,14 @@ class Contours:
 
 
 class DenoisingSamples(Dataset[dict[str, Tensor]]):
-    """Encoded images with all that a step draws; asked for a process's whole share of a step at a time.
+    """Encoded images with the random numbers of a step; read by the share of a process in a step.
 
     Args:
         latents: Of the images.
-        text: Text features of their captions, or their token ids, int64 (N, L), where the text encoder trains along.
+        text: Text features of their captions, or their token ids, int64 (N, L), where the text encoder trains too.
         num_train_timesteps: Of the base's noise schedule.
         caption_dropout: Share of the samples that see the empty caption.
-        contours: Of the images, for what steers by them.
+        contours: Of the images, where a ControlNet trains.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DenoisingSamples(Dataset[dict[str, Tensor]]):
         return len(self.latents)
 
     def __getitem__(self, share: Share) -> dict[str, Tensor]:
-        """Return a share, one stream's samples after the other's.
+        """Return a share, the samples of one stream after those of the other.
 
         `latents` and `noise`, float32 (B, C, h, w); `timesteps` and `row`, int64 (B,); `text_features` of the different
         texts, float32 (U, L, D), with `text_index`, int64 (B,), or `input_ids`, int64 (B, L); where captions are
@@ -96,8 +96,8 @@ class DenoisingSamples(Dataset[dict[str, Tensor]]):
         view, jitter, noise, timesteps, uniform = (
             torch.cat([part[share.places] for part in parts]) for parts in zip(*drawn, strict=True)
         )
-        mean, deviation = self.latents.read(rows, view)
-        batch = {"latents": mean + deviation * jitter, "noise": noise, "timesteps": timesteps, "row": rows}
+        mean, std = self.latents.read(rows, view)
+        batch = {"latents": mean + std * jitter, "noise": noise, "timesteps": timesteps, "row": rows}
         if isinstance(self.text, Tensor):
             batch["input_ids"] = self.text[rows]
         else:

@@ -45,7 +45,7 @@ def sample(
 ) -> Iterator[Tensor]:
     """Yield images (B, 3, image_size, image_size) in [-1, 1], in the order of the requests.
 
-    An image is a function of its request and of the adapters that are active on the base, whatever the batch size.
+    An image depends on its request and on the adapters that are active on the base, and not on the batch size.
 
     Args:
         base: The base, its adapters active at the scales wanted.
@@ -57,7 +57,7 @@ def sample(
         batch_size: Images at a time.
         conditioning: How each request's contour conditions its image; None ignores contours.
     """
-    if not requests:  # as when a resumed run finds the images of a class complete
+    if not requests:  # as when all images of a class are there when a run resumes
         return
     device = base.unet.device
     prompts = sorted({request.prompt for request in requests})
@@ -85,7 +85,7 @@ def _predictor(
     guidance_scale: float,
     conditioning: ContourConditioning | None,
 ) -> Predictor:
-    """Have the base see noise in a batch; with guidance, texts and contours come twice, those without a text first."""
+    """Predict the noise in a batch; with guidance, texts and contours come twice, those without a text first."""
     dtype = base.unet.dtype
     text_features = text_features.to(dtype)
     contours = None if contours is None else contours.to(dtype)
@@ -120,7 +120,7 @@ def solve(
         noise: Shape (B, C, h, w), of unit variance.
         generators: One an image, from which stochastic schedulers draw.
         num_inference_steps: Steps of the scheduler.
-        predict: Says what is noise.
+        predict: Predicts the noise.
 
     Returns:
         Same shape.

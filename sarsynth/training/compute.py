@@ -128,7 +128,7 @@ def _check_devices(options: Mapping[str, Any]) -> None:
 
 
 def _count(devices: Any, cuda: bool, here: bool) -> int:
-    """Count the devices a machine that `trainer.devices` names; 0 for all cards of another machine."""
+    """Count the devices per machine that `trainer.devices` names; 0 for all cards of another machine."""
     if isinstance(devices, list | tuple):
         return len(devices)
     if str(devices) in ("auto", "-1"):
