@@ -531,7 +531,7 @@ def test_images_do_not_depend_on_interruption_or_batch(study: SimpleNamespace, c
     for file in known:
         if file not in kept:
             (partial / file).unlink()
-    (partial / kept[-1]).with_name("000009.png.draft").write_bytes(b"half a file")
+    (partial / kept[-1]).with_name("000009.part").write_bytes(b"half a file")
     stamps = {file: (partial / file).stat().st_mtime_ns for file in kept}
 
     again = command("generate", "method=2lora", *TINY, "generate.batch_size=2")

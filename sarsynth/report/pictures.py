@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
-from sarsynth.files import replacing
+from sarsynth.files import staged
 
 COLUMNS = 6  # images of a class and set beside each other
 TILE = 160  # px: images are enlarged by the largest whole factor that keeps them within, larger ones stay as they are
@@ -32,7 +32,7 @@ def read_png(file: Path) -> np.ndarray:
 def save_png(image: np.ndarray, file: Path) -> None:
     """Write what `read_png` reads, whole or not at all."""
     pixels = image.transpose(1, 2, 0)
-    with replacing(file) as draft:
+    with staged(file, durable=False) as draft:
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(draft, format="png")
 
 
