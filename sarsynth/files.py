@@ -1,25 +1,56 @@
-"""Files that are there whole or not at all. Torch-free."""
+"""Files that are there whole or not at all: the only place where a file is staged and renamed. Torch-free."""
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+STAGING = ".staged-"  # begins the name of a folder beside the file that is being written
 FLUSHERS = 16  # threads that wait for the disk
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write whole or not at all, and on disk when it returns."""
-    draft = path.with_name(f"{path.name}.draft")
-    with draft.open("w") as file:
-        json.dump(content, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    sync(path.parent)
+@contextmanager
+def staged(file: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a path to write to; what lies there when the block ends takes the place of `file`, in one step.
+
+    The path ends in the name of the file, so that a library that looks at the suffix sees the right one. Several
+    processes may write the same file at once: the last one wins. After an exception `file` is as it was.
+
+    Args:
+        file: The file to write or replace; its folder must exist.
+        durable: Wait until it is on disk. Without, a power failure may take it back, as it may all that the caller
+            does not `sync` later.
+    """
+    with TemporaryDirectory(prefix=STAGING, dir=file.parent) as folder:
+        draft = Path(folder, file.name)
+        yield draft
+        if durable:
+            sync(draft)
+        os.replace(draft, file)
+    if durable:
+        sync(file.parent)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all, and on disk when it returns."""
+    with staged(file) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all, and on disk when it returns."""
+    write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def clear_staging(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder and below it; nobody may be writing there."""
+    for leftover in [*folder.rglob(f"{STAGING}*")]:
+        shutil.rmtree(leftover)
 
 
 def sync_all(folder: Path) -> None:

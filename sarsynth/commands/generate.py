@@ -9,6 +9,7 @@ from sarsynth.console import console
 from sarsynth.diffusion.adapters import save, save_kohya
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import write_result
+from sarsynth.files import staged
 from sarsynth.stages.score_classifiers import about, draw, drawn
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
@@ -56,9 +57,8 @@ def export(study: Study, target: Path) -> Path:
     adapter = study.export(settings.class_name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        staged = file.with_suffix(".part.safetensors")
-        (save_kohya if settings.export_format == "kohya" else save)(adapter, staged)
-        staged.replace(file)
+        with staged(file) as draft:
+            (save_kohya if settings.export_format == "kohya" else save)(adapter, draft)
     except OSError as error:
         raise UserError(f"export={target}: cannot be written ({error.strerror}); choose another") from error
     return file
