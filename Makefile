@@ -15,6 +15,9 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pylint sarsynth
+	$(BIN)/lizard --languages python --length 50 --CCN 1000 --warnings_only sarsynth
 	$(BIN)/mypy
 
 # The benchmark runs whatever the tests say: who has a card for an hour wants to know both. README and docs/gpu.md take

@@ -18,7 +18,6 @@ whenever one likes.
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from platformdirs import user_cache_path
+
+from sarsynth.files import write_text
 
 MARGIN = 10 * 10**9  # nanoseconds: more than two clocks differ, or the coarsest file system (FAT, 2 s) rounds
 SLICE = 500  # files that a thread looks at without a break
@@ -139,10 +140,4 @@ def _write(root: Path, fresh: Known) -> None:
     rows = {name: [*stamp, digest] for name, (stamp, digest) in (_read(root) | fresh).items()}
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".", suffix=".part", delete=False) as draft:
-            try:
-                json.dump({"root": os.path.abspath(root), "files": rows}, draft)
-                draft.close()  # all of it is out before it takes its name
-                os.replace(draft.name, file)
-            finally:
-                Path(draft.name).unlink(missing_ok=True)
+        write_text(file, json.dumps({"root": os.path.abspath(root), "files": rows}))

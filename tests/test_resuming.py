@@ -107,7 +107,7 @@ replace = os.replace
 
 def deadly(source, target):
     global left
-    if not str(source).endswith(".draft"):
+    if ".staged-" not in str(source):
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -9,6 +9,7 @@ from sarsynth.console import console
 from sarsynth.diffusion.adapters import save, save_kohya
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import write_result
+from sarsynth.files import staged
 from sarsynth.stages.draw_images import draw, drawn
 from sarsynth.stages.generate_images import exported, exported_adapter
 from sarsynth.stages.match_speckle import synthetic
@@ -58,9 +59,8 @@ def export(study: Study, target: Path) -> Path:
     adapter = exported_adapter(study, settings.class_name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        staged = file.with_suffix(".part.safetensors")
-        (save_kohya if settings.export_format == "kohya" else save)(adapter, staged)
-        staged.replace(file)
+        with staged(file) as draft:
+            (save_kohya if settings.export_format == "kohya" else save)(adapter, draft)
     except OSError as error:
         raise UserError(f"export={target}: cannot be written ({error.strerror}); choose another") from error
     return file

@@ -33,7 +33,7 @@ def write_shards(folder: Path, name: str, rows: int, make: Callable[[range], Ten
         make: Computes a range of them.
     """
     for file, members in missing(folder, name, rows):
-        with files.replacing(file) as draft:
+        with files.staged(file) as draft:
             save_file({name: make(members).contiguous()}, draft)
             files.sync(draft)  # before it gets the name by which a next attempt takes it for whole
 

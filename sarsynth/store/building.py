@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from sarsynth import processes
 from sarsynth.errors import UserError
-from sarsynth.files import sync, sync_all
+from sarsynth.files import clear_staging, sync, sync_all
 from sarsynth.store.artifacts import CARD, CHECKPOINTS, JSON, Artifact, Request
 from sarsynth.store.cards import FILLED, write_cards
 from sarsynth.store.costs import ATTEMPTS, Attempt, Work
@@ -219,6 +219,8 @@ class Store:
                 sync_all(partial)  # before the cards are on disk
             (lead / FILLED).touch()
             shutil.rmtree(lead / CHECKPOINTS, ignore_errors=True)
+        for partial in partials.values():
+            clear_staging(partial)
         write_cards([*others, first], partials, lead)
         for request in (*others, first):
             artifact, partial = artifacts[request], partials[request]
