@@ -43,7 +43,7 @@ def mine(items: Sequence[Item]) -> Sequence[Item]:
 
 
 def join(backend: str) -> None:
-    """Join the processes of this job into one group, once; nothing where there is but one.
+    """Join the processes of this job into one group, once; a single process does nothing.
 
     Args:
         backend: Of torch.distributed: `nccl` on CUDA, `gloo` elsewhere.
@@ -91,17 +91,19 @@ def launch(target: Callable[..., None], args: Sequence[Any], processes: int) -> 
     from lightning.fabric.plugins.environments.lightning import find_free_network_port
     from torch.multiprocessing.spawn import ProcessException, spawn
 
-    with TemporaryDirectory() as told:
+    with TemporaryDirectory() as folder:
         try:
-            spawn(_run, (target, tuple(args), processes, find_free_network_port(), Path(told)), nprocs=processes)
+            spawn(_run, (target, tuple(args), processes, find_free_network_port(), Path(folder)), nprocs=processes)
         except ProcessException:
-            if messages := sorted(Path(told).iterdir()):
+            if messages := sorted(Path(folder).iterdir()):
                 raise UserError(messages[0].read_text(encoding="utf-8")) from None
             raise
 
 
-def _run(index: int, target: Callable[..., None], args: tuple[Any, ...], processes: int, port: int, told: Path) -> None:
-    """What each of them does: say who it is, as torchrun would, then the work; what a user can mend is left as text."""
+def _run(
+    index: int, target: Callable[..., None], args: tuple[Any, ...], processes: int, port: int, errors: Path
+) -> None:
+    """Set the variables that torchrun would set, then do the work; a `UserError` is left as text in `errors`."""
     place = {"RANK": index, "LOCAL_RANK": index, "GROUP_RANK": 0}
     size = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     os.environ.update({key: str(number) for key, number in (place | size | {"MASTER_PORT": port}).items()})
@@ -113,14 +115,14 @@ def _run(index: int, target: Callable[..., None], args: tuple[Any, ...], process
     try:
         target(*args)
     except UserError as error:
-        (told / f"{index:06d}").write_text(str(error), encoding="utf-8", errors="backslashreplace")
+        (errors / f"{index:06d}").write_text(str(error), encoding="utf-8", errors="backslashreplace")
         sys.exit(1)
     finally:
         leave()
 
 
 def leave() -> None:
-    """Leave the group again; one that others have left already is no harm."""
+    """Leave the group; that others have left it already is no error."""
     if "torch.distributed" in sys.modules:
         from torch import distributed
 

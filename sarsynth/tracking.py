@@ -50,22 +50,22 @@ class Tracker:
         """Record the composed configuration."""
         self.attempt(lambda logger: logger.log_hyperparams(dict(settings)))
 
+    def _show(self, action: Callable[[WandbLogger], Any]) -> None:
+        """Do what only W&B can: other loggers have no place for pictures, tables and artifacts, and are passed over."""
+        self.attempt(lambda logger: action(logger) if isinstance(logger, WandbLogger) else None)
+
     def picture(self, name: str, file: Path) -> None:
-        """Show a picture, where the tracker has a place for pictures."""
-        self.attempt(lambda logger: isinstance(logger, WandbLogger) and logger.log_image(name, [str(file)]))
+        """Show a picture."""
+        self._show(lambda logger: logger.log_image(name, [str(file)]))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Show a table, where the tracker has a place for tables."""
-        self.attempt(
-            lambda logger: (
-                isinstance(logger, WandbLogger) and logger.log_table(name, list(columns), [list(r) for r in rows])
-            )
-        )
+        """Show a table."""
+        self._show(lambda logger: logger.log_table(name, list(columns), [list(row) for row in rows]))
 
     def predictions(
         self, labels: np.ndarray, predicted: np.ndarray, shares: np.ndarray, classes: Sequence[str]
     ) -> None:
-        """Show a confusion matrix and the precision-recall curve of each class, where the tracker has a place for them.
+        """Show a confusion matrix and the precision-recall curve of each class.
 
         Args:
             labels: True labels, int (N,).
@@ -74,43 +74,37 @@ class Tracker:
             classes: Their names.
         """
 
-        def show(logger: Logger) -> None:
-            if isinstance(logger, WandbLogger):
-                curves = [
-                    [name, *point]
-                    for label, name in enumerate(classes)
-                    if (labels == label).any()
-                    for point in recall_and_precision(labels == label, shares[:, label])
-                ]
-                logger.experiment.log(
-                    {
-                        "confusion": wandb.plot.confusion_matrix(
-                            y_true=labels.tolist(), preds=predicted.tolist(), class_names=list(classes)
-                        ),
-                        # As wandb.plot.pr_curve draws them, which wants pandas.
-                        "precision_recall": wandb.plot_table(
-                            "wandb/area-under-curve/v0",
-                            wandb.Table(columns=["class", "recall", "precision"], data=curves),
-                            {"x": "recall", "y": "precision", "class": "class"},
-                            {"title": "Precision and recall", "x-axis-title": "Recall", "y-axis-title": "Precision"},
-                        ),
-                    }
-                )
+        def show(logger: WandbLogger) -> None:
+            curves = [
+                [name, *point]
+                for label, name in enumerate(classes)
+                if (labels == label).any()
+                for point in recall_and_precision(labels == label, shares[:, label])
+            ]
+            confusion = wandb.plot.confusion_matrix(
+                y_true=labels.tolist(), preds=predicted.tolist(), class_names=list(classes)
+            )
+            precision_recall = wandb.plot_table(  # as wandb.plot.pr_curve draws them, which needs pandas
+                "wandb/area-under-curve/v0",
+                wandb.Table(columns=["class", "recall", "precision"], data=curves),
+                {"x": "recall", "y": "precision", "class": "class"},
+                {"title": "Precision and recall", "x-axis-title": "Recall", "y-axis-title": "Precision"},
+            )
+            logger.experiment.log({"confusion": confusion, "precision_recall": precision_recall})
 
-        self.attempt(show)
+        self._show(show)
 
     def drawn(self, name: str, draw: Callable[[], tuple[Image.Image, str]], step: int) -> None:
-        """Draw a picture with a caption for a training's step, and show it, where the tracker has a place for it."""
+        """Draw a picture with a caption for a training's step, and show it."""
 
-        def show(logger: Logger) -> None:
-            if isinstance(logger, WandbLogger):
-                picture, caption = draw()
-                logger.log_image(name, [picture], step=step, caption=[caption])
+        def show(logger: WandbLogger) -> None:
+            picture, caption = draw()
+            logger.log_image(name, [picture], step=step, caption=[caption])
 
-        self.attempt(show)
+        self._show(show)
 
     def artifact(self, name: str, card: Mapping[str, Any], file: Path, *, made: bool) -> None:
-        """Record that this run made an artifact of the store, or used one, where the tracker knows artifacts.
+        """Record that this run made an artifact of the store, or used one.
 
         What is recorded is the card, whose inputs say what the artifact was made from; the content stays in the store.
         Offline, where nobody can say what the server has, one that was used is named in the run's configuration, under
@@ -123,20 +117,16 @@ class Tracker:
             made: Whether this run made it.
         """
 
-        def record(logger: Logger) -> None:
-            if isinstance(logger, WandbLogger):
-                run = logger.experiment
-                if run.offline and not made:
-                    run.config[f"used/{name}"] = {key: card[key] for key in ("kind", "fingerprint", "inputs")}
-                    return
-                known = wandb.Artifact(name, card["kind"], metadata=dict(card))
-                known.add_file(str(file))
-                if made:
-                    run.log_artifact(known)
-                else:
-                    run.use_artifact(known)
+        def record(logger: WandbLogger) -> None:
+            run = logger.experiment
+            if run.offline and not made:
+                run.config[f"used/{name}"] = {key: card[key] for key in ("kind", "fingerprint", "inputs")}
+                return
+            recorded = wandb.Artifact(name, card["kind"], metadata=dict(card))
+            recorded.add_file(str(file))
+            (run.log_artifact if made else run.use_artifact)(recorded)
 
-        self.attempt(record)
+        self._show(record)
 
     def scalars(self, values: Mapping[str, float]) -> None:
         """Record final figures."""
@@ -148,11 +138,10 @@ class Tracker:
         def close(logger: Logger) -> None:
             logger.save()
             logger.finalize(status)
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish(exit_code=0 if status == "success" else 1)
 
         if self._logger is not None:
             self.attempt(close)
+            self._show(lambda logger: logger.experiment.finish(exit_code=0 if status == "success" else 1))
 
 
 class StageLogger(Logger):

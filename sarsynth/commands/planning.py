@@ -28,7 +28,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,7 @@ def _walk(
     }
     try:
         rehearse(settings, script)
-        study = Study(settings, Tracker(None), [one for one in overrides if not one.lstrip("+~").startswith("hydra")])
+        study = Study(settings, Tracker(None), [key for key in overrides if not key.lstrip("+~").startswith("hydra")])
         machine = study.compute.machine
         about |= {"device": machine.device, "processes": machine.processes, "precision": study.precision.name}
         if warning := scale_warning(settings):
@@ -188,37 +188,49 @@ def _walk(
 
 def _plain(script: str, about: Sequence[Mapping[str, Any]], lines: Collection[Line]) -> dict[str, Any]:
     """Everything that the plan says, as its file holds it."""
-    roots = dict.fromkeys(line.root for line in lines)
-    rates = {root: Rates.read(root) for root in roots}
-    artifacts = {line.artifact: line.plain(rates[line.root]) for line in lines}
-    makes, fetches = ([line for line in lines if line.state == state] for state in ("make", "fetch"))
-
-    def known(key: str, of: Iterable[Line]) -> list[Any]:
-        return [artifacts[line.artifact][key] for line in of if artifacts[line.artifact][key] is not None]
-
+    rates = {root: Rates.read(root) for root in dict.fromkeys(line.root for line in lines)}
+    artifacts = [line.plain(rates[line.root]) for line in lines]
+    stores = [
+        {
+            "path": str(root),
+            "disk_bytes": sum(
+                artifact["disk_bytes"] or 0
+                for line, artifact in zip(lines, artifacts, strict=True)
+                if line.root == root and line.state == "make"
+            ),
+            "free_bytes": _free(root),
+        }
+        for root in rates
+    ]
     return {
         "version": VERSION,
         "script": script,
         "jobs": list(about),
-        "artifacts": list(artifacts.values()),
-        "totals": {
-            **{state: sum(line.state == state for line in lines) for state in ("there", "make", "fetch")},
-            "seconds": sum(known("seconds", makes)),
-            "untimed": len(makes) - len(known("seconds", makes)),
-            "disk_bytes": sum(known("disk_bytes", makes)),
-            "unsized": len(makes) - len(known("disk_bytes", makes)),
-            "memory_bytes": max(known("memory_bytes", makes), default=None),
-            "fetch_bytes": sum(known("disk_bytes", fetches)),
-            "unsized_fetches": len(fetches) - len(known("disk_bytes", fetches)),
-        },
-        "stores": [
-            {
-                "path": str(root),
-                "disk_bytes": sum(known("disk_bytes", (line for line in makes if line.root == root))),
-                "free_bytes": _free(root),
-            }
-            for root in roots
-        ],
+        "artifacts": artifacts,
+        "totals": _totals(artifacts),
+        "stores": stores,
+    }
+
+
+def _totals(artifacts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How much is there, to be made and to be fetched, and what that costs as far as it is known."""
+    states = {
+        state: [artifact for artifact in artifacts if artifact["state"] == state]
+        for state in ("there", "make", "fetch")
+    }
+
+    def known(state: str, key: str) -> list[Any]:
+        return [artifact[key] for artifact in states[state] if artifact[key] is not None]
+
+    return {
+        **{state: len(of_state) for state, of_state in states.items()},
+        "seconds": sum(known("make", "seconds")),
+        "untimed": len(states["make"]) - len(known("make", "seconds")),
+        "disk_bytes": sum(known("make", "disk_bytes")),
+        "unsized": len(states["make"]) - len(known("make", "disk_bytes")),
+        "memory_bytes": max(known("make", "memory_bytes"), default=None),
+        "fetch_bytes": sum(known("fetch", "disk_bytes")),
+        "unsized_fetches": len(states["fetch"]) - len(known("fetch", "disk_bytes")),
     }
 
 
@@ -239,9 +251,9 @@ def _show(plan: Mapping[str, Any]) -> None:
             console.print(f"  #{number} {' '.join(own)}", markup=False)
     console.print(plan_table(plan))
     commands: dict[frozenset[str], str] = {}  # in whatever order their overrides stand
-    for one in plan["artifacts"]:
-        if one["command"]:
-            commands.setdefault(frozenset(shlex.split(one["command"])), one["command"])
+    for artifact in plan["artifacts"]:
+        if command := artifact["command"]:
+            commands.setdefault(frozenset(shlex.split(command)), command)
     for command in commands.values():
         console.print(f"  {command}", markup=False)
     console.print(f"  {plan_summary(plan)}", markup=False)
