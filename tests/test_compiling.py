@@ -26,13 +26,19 @@ from sarsynth.training.tasks import StepOptions
 COMPILED = Fitting(options=StepOptions(compile=True))
 
 
+@pytest.fixture
+def backend() -> str:
+    """What runs the graphs that Dynamo finds: as they are; a test that wants their backward pass too says so."""
+    return "eager"
+
+
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch):
+def _quick(monkeypatch: pytest.MonkeyPatch, backend: str):
     """Dynamo alone, without a compiler behind it, and after the third step instead of the seventh."""
     torch.compiler.reset()
     monkeypatch.setattr(compiling, "TIMED", 1)
     whole = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda *args, **more: whole(*args, **(more | {"backend": "aot_eager"})))
+    monkeypatch.setattr(torch, "compile", lambda *args, **more: whole(*args, **(more | {"backend": backend})))
 
 
 class Seen(Callback):
@@ -50,7 +56,9 @@ def near(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).norm() <= 1e-5 * other.norm())
 
 
+@pytest.mark.parametrize("backend", ["aot_eager"])
 def test_an_adapter_learns_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """With forward and backward pass as graphs."""
     base, seen = tiny_base(), Seen()
     names = [name for name, _ in base.unet.named_parameters()]
     made = fit(base, fitting=COMPILED, callbacks=[seen], checkpoints=tmp_path, checkpoint_every=7)
@@ -74,10 +82,10 @@ def test_one_that_fails_is_not_left_compiled():
 
 def test_several_adapters_of_which_some_end_before_the_others():
     """What is computed changes with the set of those that still train, and with nothing else."""
-    cells = tuple(replace(cell, steps=steps) for cell, steps in zip(CELLS, (8, 6, 5, 8), strict=True))
+    cells = tuple(replace(cell, steps=steps) for cell, steps in zip(CELLS[1:], (8, 5, 8), strict=True))
     torch._dynamo.utils.counters.clear()
     made = train(cells, fitting=COMPILED)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 3, "four, three and two adapters"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2, "three and two adapters"
     for one, other in zip(made, train(cells), strict=True):
         assert near(flat(one), flat(other))
 
@@ -87,7 +95,7 @@ def test_routing_is_one_graph():
     spec = AdapterSpec(2, r".*\.(attn1|attn2)\.(to_q|to_k|to_v|to_out\.0)|.*\.conv1")
     inputs = torch.randn(4, 4, 8, 8), torch.zeros(4, dtype=torch.int64), torch.randn(4, 12, 16)
     with routed(unet, [fresh(unet, spec, seed) for seed in (0, 1)]) as routing:
-        for active in ([0, 1], [1], [0, 1]):
+        for active in ([0, 1], [1]):
             routing.choose(active)
             explained = torch._dynamo.explain(unet)(*inputs)
             assert (explained.graph_count, explained.graph_break_count) == (1, 0)
