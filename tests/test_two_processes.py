@@ -1,4 +1,4 @@
-"""Every stage on two processes of one group leaves what one process leaves; each as torchrun starts them."""
+"""Every artifact that two processes of one group make is what one process makes; each as torchrun starts them."""
 
 import json
 import os
@@ -17,9 +17,7 @@ SHORT = ("max_steps=2", "warmup_steps=1", "batch_size=2")
 CONTROLNET = [f"train.controlnet.{key}" for key in SHORT]
 BASE = [f"train.base.{part}.{key}" for part in ("autoencoder", "unet") for key in SHORT]
 STAGES = {
-    "classifier": ["stage=classifier"],
-    "partition": ["stage=prototypes"],
-    "adapter": ["stage=sar", "method=plora"],
+    "adapter": ["stage=sar", "method=plora"],  # and the classifier and the partition that it rests on
     "controlnet": ["stage=controlnet", "controlnet.on=sar", *CONTROLNET],
     "finetune": ["stage=sar", "method=finetune"],
     "base": ["stage=base", "regular.train=3", "train.base.generic_pictures=10", *BASE],
