@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import hydra
@@ -464,14 +465,34 @@ print("torch" in sys.modules)
     sweep = python("-m", "method=lora,2lora")
     assert re.findall(r"^(2?lora) 0 logs/sweeps/evaluate/[-_\d]+/\d$", sweep.stdout, re.M) == ["lora", "2lora"], sweep
     assert sweep.stdout.endswith("False\n"), "the process that starts jobs needs no torch"
-    demo = python("experiment=demo", "method=none,lora")
-    assert re.findall(r"^(\w+) 0 logs/sweeps", demo.stdout, re.M) == ["none", "lora"], demo
     failed = python("seed=1")
     assert (failed.returncode, failed.stderr) == (1, "error: no such folder\n")
-    failed = python("-m", "seed=0,1")
-    assert (failed.returncode, failed.stderr) == (1, "error: #1: no such folder\n")
-    stopped = python("seed=2")
-    assert (stopped.returncode, stopped.stderr) == (130, "")
+
+
+def test_so_do_jobs_of_a_sweep_and_a_run_that_is_stopped(tmp_path, monkeypatch, capsys):
+    """In this process, which saves starts."""
+
+    def run(settings, run_dir, overrides):
+        print(settings.method.name, settings.seed, run_dir.relative_to(tmp_path))
+        if settings.seed:
+            raise (UserError("no such folder"), KeyboardInterrupt)[settings.seed - 1]
+
+    def called(*arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+        try:
+            cli.main("evaluate")
+            code: object = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "sarsynth.commands.evaluate", types.SimpleNamespace(run=run))
+    code, out, _ = called("experiment=demo", "method=none,lora")
+    assert code == 0
+    assert re.findall(r"^(\w+) 0 logs/sweeps", out, re.M) == ["none", "lora"], out
+    assert called("-m", "seed=0,1")[::2] == (1, "error: #1: no such folder\n")
+    assert called("seed=2")[::2] == (130, "")
 
 
 @pytest.mark.parametrize(
