@@ -289,7 +289,7 @@ def test_true_is_what_timm_publishes(weights: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("said", [[], ["classifier.pretrained=true"]])
 def test_the_papers_start_or_one_line(said: list[str], tmp_path: Path, monkeypatch) -> None:
-    """Where it cannot be fetched, before anything is read; a file, or no weights at all, and the run goes on."""
+    """Where it cannot be fetched, before anything is read; a run without a classifier goes on."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     chosen = settings("classifier=resnet50", *said)
@@ -299,9 +299,12 @@ def test_the_papers_start_or_one_line(said: list[str], tmp_path: Path, monkeypat
     ) as one:
         rehearse(chosen)
     assert "\n" not in str(one.value)
+    rehearse(settings("classifier=resnet50", "method=2lora", *said), "generate")
+
+
+def test_no_weights_are_none_to_fetch() -> None:
     rehearse(settings("classifier=resnet50", "classifier.pretrained=false"))
     rehearse(settings("classifier=small"))
-    rehearse(settings("classifier=resnet50", "method=2lora", *said), "generate")
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_read(weights: Path) -> None:
