@@ -11,9 +11,13 @@ import torch
 from tiny import tiny_base
 
 from sarsynth.diffusion.base import NANO, Base
+from sarsynth.training import microbatches
+from sarsynth.training.memory import Demand
 
 # Files that take longest, so that they begin first and no process works alone at the end.
 LONG = ["test_pipeline", "test_sweeps", "test_resuming", "test_routing", "test_pipeline_contours", "test_denoising"]
+
+ESTIMATED = ["test_microbatches", "test_gpu", "test_benchmark"]  # files whose trainings estimate what memory they take
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,6 +38,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
 def _few_threads():
     """More threads than cores, or two for tensors this small, only cost time."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_enough(request: pytest.FixtureRequest):
+    """Elsewhere a training in this process takes it that its step fits: to estimate that is dearer than a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem not in ESTIMATED:
+            patch.setattr(microbatches, "needs", lambda *_, **__: Demand(fixed=0, per_sample=1))
+        yield
 
 
 @pytest.fixture(scope="module")
