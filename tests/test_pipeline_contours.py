@@ -9,7 +9,8 @@ import pytest
 import test_pipeline
 from diffusers import ControlNetModel
 from PIL import Image
-from test_pipeline import COUNTS, TINY, Command, artifact, cards, inputs, python, refused
+from processes import run_script
+from test_pipeline import COUNTS, TINY, Command, artifact, cards, inputs, refused
 from tiny import tiny_base
 
 from sarsynth.diffusion.base import NANO, Base
@@ -28,7 +29,7 @@ TRAINED = ["controlnet.use=trained", "controlnet.init=unet", "controlnet.on=sar"
 def followed(tmp_path_factory) -> SimpleNamespace:
     """A study whose images follow the contours of SAR and ORS images, by a ControlNet of its own."""
     folder = tmp_path_factory.mktemp("followed")
-    run = python(folder, "evaluate", *FEW, "contours=real+ors", *TRAINED)
+    run = run_script("evaluate", folder, *FEW, "contours=real+ors", *TRAINED)
     assert run.returncode == 0, run.stderr + run.stdout
     (result,) = folder.rglob("result.json")
     return SimpleNamespace(folder=folder, run=run, store=folder / "logs/store", result=json.loads(result.read_text()))
