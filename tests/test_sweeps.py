@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from PIL import Image
+from processes import start_script
 
 from sarsynth import cli, console
 from sarsynth.config import composition
@@ -31,8 +31,10 @@ from sarsynth.report.jobs import read_jobs
 
 ROOT = Path(__file__).parents[1]
 TABLE2 = ("2lora", "clora", "plora_uniform", "plora")
+ROWS = ("2lora", "plora_uniform", "plora")  # those of them that are made here
 TINY = [
     "base.image_size=32",
+    *("train.micro_batch=64", "evaluate.replicates=100"),
     *(f"train.{role}.{key}={n}" for role in ("ors", "sar") for key, n in [("max_steps", 4), ("warmup_steps", 1)]),
     *("train.ors.batch_size=4", "train.sar.batch_size=4", "prototypes.k=2", "generate.per_class=2"),
     *("generate.num_inference_steps=1", "generate.guidance_scale=1", "classifier.epochs=1", "seeds=[0]"),
@@ -171,9 +173,9 @@ def test_a_launcher_that_is_not_installed_says_where_it_comes_from():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> SimpleNamespace:
-    """Table 2 in one go, in a folder of its own. Tests may add to it."""
+    """Rows of Table 2 in one go, in a folder of its own. Tests may add to it."""
     folder = tmp_path_factory.mktemp("table2")
-    run = here(folder, "evaluate", "-m", "experiment=table2", *TINY)
+    run = here(folder, "evaluate", "-m", "experiment=table2", f"method={','.join(ROWS)}", *TINY)
     assert run.code == 0, run.err
     store = folder / "logs/store"
     return SimpleNamespace(
@@ -189,17 +191,17 @@ def test_the_rows_of_table_2_share_the_view_the_classifier_and_the_prototypes(st
     assert (built["classifier"], built["partition"]) == (1, 1)
     assert sum(name.startswith("adapter/ors-") for name in found) == 1
     assert sum(name.startswith("adapter/prototype_") for name in found) == 2, "for both rows that have prototypes"
-    assert [row["method"] for row in table(study.sweep)] == list(TABLE2)
+    assert [row["method"] for row in table(study.sweep)] == list(ROWS)
     assert {row["overrides"] for row in table(study.sweep)} == {""}
 
 
 def test_a_sweep_leaves_a_report(study: SimpleNamespace):
     page = (study.sweep / "report.html").read_text()
-    assert all(f"python evaluate.py method={method} experiment=table2" in page for method in TABLE2)
+    assert all(f"python evaluate.py method={method} experiment=table2" in page for method in ROWS)
     assert {"gains.svg", "features.svg", "kid.png"} <= {file.name for file in (study.sweep / "plots").iterdir()}
     tables = (study.sweep / "results.tex").read_text().split(r"\bottomrule")
     for table in tables[:2]:  # F1 with intervals; precision, recall and F1
-        assert [table.count("\n" + name.replace("_", r"\_") + " &") for name in TABLE2] == [1] * len(TABLE2)
+        assert [table.count("\n" + name.replace("_", r"\_") + " &") for name in ROWS] == [1] * len(ROWS)
     assert len(page) < 15e6
 
 
@@ -209,7 +211,7 @@ def test_sets_of_a_sweep_are_shown_side_by_side(study: SimpleNamespace):
     assert names == {"side_by_side.png", *(f"side_by_side_{name}.png" for name in classes)}
     with Image.open(study.sweep / "side_by_side_tanker.png") as picture:
         pixels = np.asarray(picture)[..., 0]
-    results = [json.loads((study.sweep / str(job) / RESULT).read_text()) for job in range(len(TABLE2))]
+    results = [json.loads((study.sweep / str(job) / RESULT).read_text()) for job in range(len(ROWS))]
     for result in results:
         (made_set, *_) = (study.store / "synthetic").glob(f"*-{result['inputs']['synthetic']}")
         with Image.open(made_set / "images/tanker/000001.png") as picture:
@@ -234,12 +236,12 @@ def test_a_killed_sweep_run_again_with_two_jobs_at_once_does_only_what_is_missin
     """Killed once its first SAR adapter is there; then no artifact is made twice, whoever needs it, and none anew."""
     store = tmp_path / "logs/store"
     asked = ["-m", "method=2lora,plora", *TINY]
-    killed = start(tmp_path, "evaluate", *asked)
+    killed = start_script("evaluate", tmp_path, *asked, out=tmp_path / "out", err=tmp_path / "err")
     while not any(name.startswith("adapter/sar-") for name in cards(store)):
-        assert killed.poll() is None, killed.communicate()
+        assert killed.is_alive(), (tmp_path / "err").read_text()
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.kill()
+    killed.join()
     before = cards(store)
     assert not (newest(tmp_path, "evaluate") / "results.csv").exists()
 
