@@ -37,6 +37,8 @@ METHODS = (*UNTRAINED, *TUNED, *STACKS)
 COUNTS = {"cargo": 16, "other": 8, "fishing": 5, "tanker": 4, "dredger": 3}
 SIZES = [
     "base.image_size=32",
+    "train.micro_batch=64",  # more than any step has: to estimate what memory holds takes a third of a study
+    "evaluate.replicates=100",
     "train.ors.max_steps=3",
     "train.ors.warmup_steps=1",
     "train.ors.batch_size=4",
@@ -587,7 +589,7 @@ def test_speckle_is_put_on_a_copy_of_the_set_and_on_it_once(study: SimpleNamespa
 
 
 def test_one_stage_makes_what_it_lacks(command: Command, tmp_path: Path):
-    made = command("train", "stage=sar", "method=plora", *TINY)
+    made = command("train", "stage=sar", "method=plora", *TINY, "train.micro_batch=auto")
     assert made.code == 0, made.err
     kinds = {name.split("/")[0] for name in cards(tmp_path / "logs/store")}
     assert kinds == {"adapter", "cache", "classifier", "partition"}
