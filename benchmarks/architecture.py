@@ -172,7 +172,9 @@ def _draw_stages(axes: matplotlib.axes.Axes, drawn: Structure, top: float) -> No
     for stage, (x, y) in places.items():
         box = FancyBboxPatch((x, y), width, 2.2, "round,pad=0,rounding_size=0.4", fc=STAGE, ec="#9db4ca", zorder=3)
         axes.add_patch(box)
-        axes.text(x + width / 2, y + 1.15, stage.replace("_", "\n", 1), ha="center", va="center", fontsize=6.8, zorder=4)
+        axes.text(
+            x + width / 2, y + 1.15, stage.replace("_", "\n", 1), ha="center", va="center", fontsize=6.8, zorder=4
+        )
 
 
 if __name__ == "__main__":

@@ -104,10 +104,10 @@ def folded(unet: UNet2DConditionModel, stack: Stack) -> Iterator[None]:
     The sum is taken in float32 and rounded once to the precision of the base. The base's own weights are put back
     afterwards, bit for bit.
     """
-    layers = dict(unet.named_modules())
-    with torch.no_grad(), torch.autocast(unet.device.type, enabled=False):
+    layers, device = dict(unet.named_modules()), unet.device  # which diffusers looks for in all modules
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         changed = {
-            name: (layers[name].weight.float() + update.delta().to(unet.device)).to(layers[name].weight.dtype)
+            name: (layers[name].weight.float() + update.delta().to(device)).to(layers[name].weight.dtype)
             for name, update in concatenate([(adapter, scale) for adapter, scale in stack if scale]).items()
         }
     with replaced(unet, {f"{name}.weight": weight for name, weight in changed.items()}):
@@ -172,7 +172,8 @@ def load(unet: UNet2DConditionModel, file: Path) -> dict[str, LowRank]:
         raise UserError(
             f"{file}: no adapter for this base ({one_line(error)[:200]}); train it again on this base, or name another"
         ) from error
-    return {name: LowRank(a.to(unet.device), b.to(unet.device)) for name, (a, b) in adapter.items()}
+    device = unet.device
+    return {name: LowRank(a.to(device), b.to(device)) for name, (a, b) in adapter.items()}
 
 
 def _state(adapter: Adapter) -> dict[str, Tensor]:
