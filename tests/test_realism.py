@@ -21,6 +21,7 @@ from sarsynth.stages.curate_images import source, training
 from sarsynth.stages.fit_radiometry import radiometry
 from sarsynth.stages.load_base import base, base_artifact
 from sarsynth.stages.resize_images import images as tensors
+from sarsynth.store.artifacts import Request
 from sarsynth.store.building import Store
 from sarsynth.training.precision import FULL
 
@@ -115,9 +116,7 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
     images = np.stack([render(0, i, CLASSES[label], "sar").pixels.transpose(2, 0, 1) for i, label in enumerate(labels)])
     pixels = torch.from_numpy(images)
     store = Store(tmp_path)
-    artifacts = [
-        store.make("cache", name, {}, {}, lambda folder: None, version=1, command="") for name in ("images", "base")
-    ]
+    artifacts = [store.make(Request("cache", name, {}, {}, 1, ""), lambda folder: None) for name in ("images", "base")]
     monkeypatch.setattr(measure_realism, "labelled", lambda *_: LabelledImages(pixels, torch.tensor(labels), []))
     monkeypatch.setattr(
         measure_realism, "load_images", lambda source, records, *_: pixels[[one.row for one in records]]
@@ -135,7 +134,7 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
             data=SimpleNamespace(name="sim"),
             method=SimpleNamespace(name="lora"),
         ),
-        make=lambda *request, command, **about: store.make(*request, command="", **about),
+        make=lambda *request, command, **about: store.make(Request(*request[:4], command="", **about), request[4]),
         device="cpu",
         precision=FULL,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sarsynth.errors import UserError
-from sarsynth.store.artifacts import CHECKPOINTS, Artifact, fingerprint
+from sarsynth.store.artifacts import CHECKPOINTS, Artifact, Request, fingerprint
 from sarsynth.store.building import ATTEMPTS, Store
 
 
@@ -19,9 +19,10 @@ def note(folder: Path) -> None:
     (folder / "note.txt").write_text("made")
 
 
-def make(store: Store, builder=note, **changes) -> Artifact:
-    call = {"kind": "adapter", "label": "ors", "settings": {"rank": 4}, "inputs": {}, "version": 1}
-    return store.make(**(call | {"command": "python train.py"} | changes), builder=builder)
+def make(store: Store, builder=note, collective: bool = False, **changes) -> Artifact:
+    about = {"kind": "adapter", "name": "ors", "settings": {"rank": 4}, "inputs": {}, "version": 1}
+    request = Request(**(about | {"command": "python train.py"} | changes))
+    return store.make(request, builder, collective=collective)
 
 
 def python(body: str, root: Path, **env: str) -> subprocess.Popen[str]:
@@ -87,7 +88,7 @@ def test_an_artifact_is_made_once_and_carries_its_card(tmp_path):
     lines: list[str] = []
     store = Store(tmp_path, report=lines.append)
     ors = make(store)
-    sar = make(store, label="sar", inputs={"below": ors})
+    sar = make(store, name="sar", inputs={"below": ors})
     again = make(Store(tmp_path, report=lines.append), builder=lambda folder: pytest.fail("built twice"))
 
     assert again == ors and ors.complete
@@ -211,7 +212,7 @@ def builder(folder):
     deadline = time.monotonic() + 60
     while len((root / "joined").read_text()) < 2 and time.monotonic() < deadline: time.sleep(0.02)  # a barrier
 print(make(store, builder, collective=True).card["label"])
-print(make(store, lambda folder: (root / "single").open("a").write("x"), label="plain").card["label"])
+print(make(store, lambda folder: (root / "single").open("a").write("x"), name="plain").card["label"])
 """
     ranks = [python(body, tmp_path, RANK=rank) for rank in "10"]
     outputs = [process.communicate(timeout=60) for process in ranks]

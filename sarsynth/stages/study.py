@@ -15,7 +15,7 @@ import torch
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.errors import NotFetchedError
-from sarsynth.store.artifacts import UNKNOWN, Artifact
+from sarsynth.store.artifacts import UNKNOWN, Artifact, Request
 from sarsynth.store.building import Store
 from sarsynth.tracking import Tracker
 from sarsynth.training.compute import Compute
@@ -82,6 +82,7 @@ class Study:
         builder: Callable[[Path], None],
         *,
         command: Sequence[str],
+        collective: bool = False,
         **about: Any,
     ) -> Artifact:
         """Return an artifact, building it first if the store does not have it.
@@ -93,9 +94,11 @@ class Study:
             inputs: The artifacts that it is made from.
             builder: Fills its folder.
             command: Script and keys that make it, as `command` takes them.
-            about: What else `Store.make` takes.
+            collective: All processes of the job build it together.
+            about: What else a `Request` says.
         """
-        return self.store.make(kind, label, settings, inputs, builder, command=self.command(*command), **about)
+        request = Request(kind, label, settings, inputs, command=self.command(*command), **about)
+        return self.store.make(request, builder, collective=collective)
 
     def fetch(self, kind: str, find: Callable[[bool], tuple[Path, str]]) -> Artifact:
         """Stand for what others made, by a hash of its files; a plan fetches nothing and notes what a run would.

@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 from sarsynth import processes
 from sarsynth.errors import UserError
 from sarsynth.files import clear_staging, sync, sync_all
-from sarsynth.store.artifacts import CARD, CHECKPOINTS, JSON, Artifact, Request
+from sarsynth.store.artifacts import CARD, CHECKPOINTS, Artifact, Request
 from sarsynth.store.cards import FILLED, write_cards
-from sarsynth.store.costs import ATTEMPTS, Attempt, Work
+from sarsynth.store.costs import ATTEMPTS, Attempt
 
 POLL_SECONDS = 0.2
 
@@ -53,27 +53,8 @@ class Store:
         self.met: dict[Artifact, bool] = {}  # what this process made or used, and whether it made it
         self.planned: dict[Artifact, Request] = {}  # under `plan`: all that was asked for, in its order
 
-    def make(
-        self,
-        kind: str,
-        label: str,
-        settings: Mapping[str, JSON],
-        inputs: Mapping[str, Artifact],
-        builder: Callable[[Path], None],
-        *,
-        version: int,
-        command: str,
-        precision: str | None = None,
-        samples: Mapping[str, JSON] | None = None,
-        work: Work | None = None,
-        follows: Sequence[Artifact] = (),
-        survey: bool = False,
-        collective: bool = False,
-    ) -> Artifact:
-        """Return one artifact, building it first if it is not there: `make_all` of one `Request`."""
-        request = Request(
-            kind, label, settings, inputs, version, command, precision, samples or {}, work, follows, survey
-        )
+    def make(self, request: Request, builder: Callable[[Path], None], *, collective: bool = False) -> Artifact:
+        """Return one artifact, building it first if it is not there: `make_all` of one request."""
         return self.make_all([request], lambda folders: builder(folders[request]), collective=collective)[request]
 
     def make_all(
