@@ -41,11 +41,8 @@ class Curated:
     def __init__(self, source: Source, bad: Collection[str], groups: Mapping[str, str]) -> None:
         self._source = source
         self.classes, self.channels = source.classes, source.channels
-        records = [
-            replace(record, group=groups.get(record.path, record.group))
-            for split in SPLITS
-            for record in source.records(split)
-        ]
+        listed = [record for split in SPLITS for record in source.records(split)]
+        records = [replace(record, group=groups.get(record.path, record.group)) for record in listed]
         if _parted(records):
             trained = {record.label for record in records if record.split == "train"}
             records = sorted(draw_splits(records))

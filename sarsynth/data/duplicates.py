@@ -63,13 +63,8 @@ def _proposals(codes: np.ndarray, bits: int) -> list[np.ndarray]:
 def structure_hashes(thumbs: np.ndarray) -> np.ndarray:
     """Hash which of two neighbouring frequencies of the fine structure is the stronger, wherever that structure lies.
 
-    A chip that is cut two pixels further on has another `difference_hash`, but this one hardly changes.
-
-    Args:
-        thumbs: uint8 (N, THUMB, THUMB).
-
-    Returns:
-        uint64 (N,), of 8 x 8 pairs of frequencies.
+    A chip that is cut two pixels further on has another `difference_hash`, but this one hardly changes. Thumbnails are
+    uint8 (N, THUMB, THUMB), hashes uint64 (N,), of 8 x 8 pairs of frequencies.
     """
     codes = np.empty(len(thumbs), np.uint64)
     down, across = np.arange(-8, 8, 2), np.arange(1, 19, 2)
@@ -85,13 +80,7 @@ def agreements(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
     Two chips of one kind of ship agree in their coarse structure, often better than a chip and its brightened copy; but
     speckle never comes twice. Of the 5,171 chips of MSTAR, many of one vehicle at almost one azimuth, no two reach 0.9.
-
-    Args:
-        thumbs: uint8 (N, THUMB, THUMB).
-        pairs: Rows, int (K, 2).
-
-    Returns:
-        Correlations, float (K,).
+    Thumbnails are uint8 (N, THUMB, THUMB), pairs are rows of them, int (K, 2), correlations float (K,).
     """
     if not len(pairs):
         return np.empty(0)
@@ -118,15 +107,10 @@ def _spectra(thumbs: np.ndarray) -> np.ndarray:
 
 
 def groups(records: Sequence[ImageRecord], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Join the groups of images that show one picture.
+    """Join the groups of images that show one picture, and give by name those of images that `pairs` name or reach.
 
-    Args:
-        records: All images.
-        pairs: Names of images that show one picture.
-
-    Returns:
-        By name, the group of each image of a joined group: the first in the alphabet of the groups that it is made of,
-        or `like <path>` of its first image where none of its images had one.
+    A joined group is called as the first in the alphabet of those that it is made of, or `like <path>` after its first
+    image where none of its images had a group.
     """
     sets = DisjointSet(record.path for record in records)
     own = {record.path: record.group for record in records}

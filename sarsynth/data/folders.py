@@ -70,14 +70,12 @@ def children(folder: Path) -> list[Path]:
         return []
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(
-        folder / entry.name for entry in visible if not (entry.is_symlink() and _leads_back(folder, entry.name))
-    )
+    return sorted(folder / entry.name for entry in visible if not (entry.is_symlink() and _leads_back(entry, folder)))
 
 
-def _leads_back(folder: Path, name: str) -> bool:
+def _leads_back(link: os.DirEntry[str], folder: Path) -> bool:
     try:
-        target = (folder / name).resolve(strict=True)
+        target = Path(link).resolve(strict=True)
     except (OSError, RuntimeError):  # a link to itself or to nothing is no folder
         return False
     return target.is_dir() and folder.resolve().is_relative_to(target)
@@ -101,27 +99,17 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def images_by_stem(place: Path, pattern: str, *, below: bool = False) -> dict[str, str]:
-    """Name the images in the folders that fit a pattern, relative to `place`, by their stems.
+    """Name the images in the folders that fit a pattern, with `below` also below these, by their stems.
 
-    Args:
-        place: The data set's folder.
-        pattern: Of the folders, as in `matches`.
-        below: Look in the folders below these, too.
+    Names are relative to `place`, the data set's folder; the pattern is as in `matches`.
     """
     find = images_below if below else images_in
-    return {
-        path.stem: path.relative_to(place).as_posix() for folder in matches(place, pattern) for path in find(folder)
-    }
+    images = (image for folder in matches(place, pattern) for image in find(folder))
+    return {image.stem: image.relative_to(place).as_posix() for image in images}
 
 
 def annotated(place: Path, annotations: str, images: str, *, below: bool = False) -> Iterator[tuple[Path, str]]:
-    """Yield annotation files, each with the image of the same stem, relative to `place`.
-
-    Args:
-        place: The data set's folder.
-        annotations: Pattern of the annotation files, as in `matches`.
-        images: Pattern of the images' folders.
-        below: Look for images in the folders below these, too.
+    """Yield the annotation files that fit a pattern, each with the image of the same stem as in `images_by_stem`.
 
     Raises:
         UserError: An annotation file has no image.
@@ -157,8 +145,6 @@ def json_lines(file: Path, *keys: str) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError:
             row = None
         if not isinstance(row, dict) or not row.keys() >= set(keys):
-            wanted = " and ".join(f"`{key}`" for key in keys)
-            raise UserError(
-                f"{file}, line {number}: expected a JSON object{wanted and f' with {wanted}'}, found `{line[:80]}`"
-            )
+            wanted = " with " * bool(keys) + " and ".join(f"`{key}`" for key in keys)
+            raise UserError(f"{file}, line {number}: expected a JSON object{wanted}, found `{line[:80]}`")
         yield number, row
