@@ -15,12 +15,9 @@ DEPTH = 2  # folders that unpacking may put around a data set
 
 
 def locate(root: str | Path, what: str, *layouts: Sequence[str]) -> Path:
-    """Find the folder that a data set was unpacked to: `root` itself, or one up to two levels below it.
+    """Find the folder that a data set, `what`, was unpacked to: `root` itself, or one up to two levels below it.
 
-    Args:
-        root: Where to look.
-        what: Name of the data set, for the message.
-        layouts: The forms it comes in, the best one first: patterns that must all match, as in `matches`.
+    Layouts are the forms it comes in, the best one first: patterns that must all match, as in `matches`.
 
     Raises:
         UserError: No folder fits, or several do; says what was expected and what is there.

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import reduce
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ WHITE = 255.0
 HALF = 1 << 16  # values of half of a float32's bits
 
 T = TypeVar("T")
+Scale = Literal["linear", "log"]
 
 
 class Radiometry(Protocol):
@@ -45,11 +46,7 @@ class EightBit:
     """Images of 8 bits, unchanged, and no others."""
 
     dtype = np.dtype(np.uint8)
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """All that there is to it."""
-        return {"name": "eight_bit"}
+    plain: ClassVar[dict[str, Any]] = {"name": "eight_bit"}
 
     def levels(self, pixels: np.ndarray, name: str) -> np.ndarray:
         """Return an image unchanged, and raise a `UserError` if it is not of 8 bits."""
@@ -66,7 +63,7 @@ class Levels:
     """A fitted rule."""
 
     rule: dict[str, Any]  # its name and keys
-    scale: Literal["linear", "log"]  # grey levels rise from `low` to `high` with amplitude, or with its logarithm
+    scale: Scale  # grey levels rise from `low` to `high` with amplitude, or with its logarithm
     low: float  # the amplitude that is black, as are those below and missing pixels (NaN)
     high: float  # the amplitude that is white, as are those above
     below: float  # share of the training images' pixels below `low`
@@ -121,7 +118,7 @@ class Training:
 
 
 class Rule(Protocol):
-    """How a study's grey levels are found."""
+    """How a study's grey levels are found. The constructors raise a `UserError` if a value is out of range."""
 
     def fit(self, training: Training) -> Levels:
         """Find the grey levels that fit the training images; a `UserError` if there are none."""
@@ -131,10 +128,7 @@ class Linear:
     """Grey levels that rise with amplitude from one percentile of the training images' pixels to another.
 
     Args:
-        percentiles: Of black and of white, in [0, 100].
-
-    Raises:
-        UserError: These are not two rising numbers.
+        percentiles: Of black and of white, two rising numbers in [0, 100].
     """
 
     def __init__(self, percentiles: Sequence[float]) -> None:
@@ -152,11 +146,8 @@ class Log:
     """Grey levels that rise with the decibels of the amplitude, 20 log10(A / reference).
 
     Args:
-        limits: Of black and of white, in dB.
-        reference: The amplitude of 0 dB; None for the median of the training images' pixels.
-
-    Raises:
-        UserError: These are not two rising numbers, or the reference is not above 0.
+        limits: Of black and of white, two rising numbers in dB.
+        reference: The amplitude of 0 dB, above 0; None for the median of the training images' pixels.
     """
 
     def __init__(self, limits: Sequence[float], reference: float | None) -> None:
@@ -183,10 +174,7 @@ class MeanSigma:
     """Grey levels that rise with amplitude, white at mu + sigmas * sigma of the training images' pixels.
 
     Args:
-        sigmas: How many standard deviations above the mean white is.
-
-    Raises:
-        UserError: It is negative.
+        sigmas: How many standard deviations above the mean white is, >= 0.
     """
 
     def __init__(self, sigmas: float) -> None:
@@ -207,9 +195,7 @@ def _rising(key: str, values: Sequence[float]) -> tuple[float, float]:
     return float(numbers[0]), float(numbers[1])
 
 
-def _levels(
-    training: Training, rule: dict[str, Any], scale: Literal["linear", "log"], low: float, high: float
-) -> Levels:
+def _levels(training: Training, rule: dict[str, Any], scale: Scale, low: float, high: float) -> Levels:
     if not np.float32(low) < np.float32(high):
         raise UserError(
             f"radiometry={rule['name']}: black would be {low:g} and white {high:g}; are the training images constant?"
@@ -278,6 +264,6 @@ def _keys(pixels: np.ndarray) -> np.ndarray:
 
 
 def _number(key: int) -> float:
-    """The number of such an integer."""
+    """Turn such an integer back."""
     bits = key ^ 1 << 31 if key >> 31 else ~key & 0xFFFFFFFF
     return float(np.array(bits, np.uint32).view(np.float32))

@@ -35,9 +35,6 @@ class ImageFolder(FileSource):
 
     Args:
         root: The folder everything is relative to.
-        train: Folder, list file or None.
-        val: Folder, list file, fraction or None.
-        test: Folder, list file, fraction or None.
         unnamed: Class of images beside the class folders whose metadata has a text and no class (Hugging Face's form of
             captioned images); None if there must be no such images.
     """
