@@ -113,14 +113,7 @@ def equivalent_looks(intensity: np.ndarray, clutter: np.ndarray | None = None) -
     """Equivalent number of looks of an image's clutter: mean² / variance of intensity (Oliver and Quegan, 2004).
 
     Over `clutter_blocks`: the sum of their squared means over the sum of their variances, so that a slope across the
-    image counts little.
-
-    Args:
-        intensity: >= 0, shape (H, W).
-        clutter: bool, same shape; None is all of it.
-
-    Returns:
-        NaN if no block is clutter alone, or all are constant.
+    image counts little. Arguments are as there; NaN if no block is clutter alone, or all are constant.
     """
     values = clutter_blocks(intensity, clutter)
     if not len(values) or values[0].size < 2:
@@ -141,9 +134,7 @@ def fit_clutter_models(intensities: np.ndarray, looks: float) -> dict[str, dict[
       shape.
     * `lognormal`: `mu` and `sigma` of the logarithm.
 
-    Args:
-        intensities: >= 0, of mean about 1, shape (N,).
-        looks: Of the speckle alone, e.g. `equivalent_looks`.
+    The sample is >= 0, of mean about 1, shape (N,); `looks` are of its speckle alone, e.g. `equivalent_looks`.
     """
     values = np.maximum(np.asarray(intensities, float), 1e-6)  # black pixels have no logarithm
     values = values / values.mean()

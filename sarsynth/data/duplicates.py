@@ -23,10 +23,8 @@ def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
     Hashes of either kind that differ in few bits propose a pair, one for changed values and one for displaced pixels;
     the correlation of their fine structure (speckle, edges) decides, at displacements of up to `REACH` px of a
     thumbnail, a twentieth of the image. A mirror image is another picture. Of images with the same pixels, the first
-    alone is compared with others. Hashes of one kind may differ in so many bits of 64.
-
-    Returns:
-        Rows i < j and the correlation of their fine structure, 1 for the same pixels; sorted.
+    alone is compared with others. Hashes of one kind may differ in so many bits of 64. Sorted pairs are rows i < j, and
+    the correlation of their fine structure, 1 for the same pixels.
     """
     firsts: dict[str, int] = {}
     pairs = []

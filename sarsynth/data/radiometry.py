@@ -125,11 +125,7 @@ class Rule(Protocol):
 
 
 class Linear:
-    """Grey levels that rise with amplitude from one percentile of the training images' pixels to another.
-
-    Args:
-        percentiles: Of black and of white, two rising numbers in [0, 100].
-    """
+    """Grey levels that rise with amplitude, between two percentiles (0 to 100) of the training images' pixels."""
 
     def __init__(self, percentiles: Sequence[float]) -> None:
         self.low, self.high = _rising("percentiles", percentiles)
@@ -143,11 +139,9 @@ class Linear:
 
 
 class Log:
-    """Grey levels that rise with the decibels of the amplitude, 20 log10(A / reference).
+    """Grey levels that rise with the amplitude in dB, 20 log10(A / reference), between two limits in dB.
 
-    Args:
-        limits: Of black and of white, two rising numbers in dB.
-        reference: The amplitude of 0 dB, above 0; None for the median of the training images' pixels.
+    The reference is an amplitude above 0, or None for the median of the training images' pixels.
     """
 
     def __init__(self, limits: Sequence[float], reference: float | None) -> None:
@@ -171,10 +165,9 @@ class Log:
 
 
 class MeanSigma:
-    """Grey levels that rise with amplitude, white at mu + sigmas * sigma of the training images' pixels.
+    """Grey levels that rise with amplitude: black is 0, white mu + sigmas * sigma of the training images' pixels.
 
-    Args:
-        sigmas: How many standard deviations above the mean white is, >= 0.
+    `sigmas`, >= 0, are standard deviations above the mean.
     """
 
     def __init__(self, sigmas: float) -> None:

@@ -66,9 +66,8 @@ def _describe(seed: int, index: int, name: str, domain: str, size: int) -> tuple
     if domain == "sar":
         return None, ()
     picture = scene(seed, index, name, size) if domain == "ors" else _render(seed, index, name, domain, size)
-    if (box := picture.box) is None:
-        return picture.text, ()
-    return picture.text, (Instance(box, truncated=min(box) < 0 or max(box) > size),)
+    box = picture.box
+    return picture.text, (Instance(box, truncated=min(box) < 0 or max(box) > size),) if box else ()
 
 
 def _by_class(sizes: int | Mapping[str, int]) -> dict[str, int]:

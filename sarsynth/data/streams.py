@@ -91,9 +91,8 @@ class Succession:
 def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Stream:
     """Order all images of some labels: each comes as often as any other (`uniform`), or each class (`balanced`)."""
     rows = torch.arange(len(labels))
-    if sampling == "balanced":
-        return BalancedStream(rows, max_steps, seed, labels)
-    return Stream(rows, max_steps, seed)
+    balanced = sampling == "balanced"
+    return BalancedStream(rows, max_steps, seed, labels) if balanced else Stream(rows, max_steps, seed)
 
 
 # --- Streams side by side ---------------------------------------------------------------------------------------------

@@ -60,9 +60,7 @@ class Fusrs(FileSource):
 
 def _category(entry: Entry) -> str:
     """Name the class that a file's name states; SRSDD's files state none, and their labels are right."""
-    name = category_of(Path(entry.file).name)
-    if name is None:
-        return entry.class_name
+    name = category_of(Path(entry.file).name) or entry.class_name
     return name if name in ORDER else OTHER
 
 
