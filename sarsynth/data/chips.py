@@ -133,12 +133,12 @@ def instances(
         distances = np.linalg.norm(centres[others] - centres[own], axis=1)
         listed = [own, *others[np.argsort(distances, kind="stable")].tolist()][:LISTED]
         boxes, placed = boxes.round(2), placed.round(2)
-        shown_objects = []
+        visible = []
         for i in listed:
             o, turned = objects[i], tuple(map(tuple, placed[i].tolist())) if objects[i].turned else ()
             truncated = bool(o.truncated or beyond[i])
-            shown_objects.append(Instance(tuple(boxes[i].tolist()), truncated, o.difficult, turned, o.class_name))
-        yield tuple(shown_objects)
+            visible.append(Instance(tuple(boxes[i].tolist()), truncated, o.difficult, turned, o.class_name))
+        yield tuple(visible)
 
 
 # --- Upright squares --------------------------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
     Hashes of either kind that differ in few bits propose a pair, one for changed values and one for displaced pixels;
     the correlation of their fine structure (speckle, edges) decides, at displacements of up to `REACH` px of a
     thumbnail, a twentieth of the image. A mirror image is another picture. Of images with the same pixels, the first
-    alone is compared with others. Hashes of one kind may differ in so many bits of 64. Sorted pairs are rows i < j, and
-    the correlation of their fine structure, 1 for the same pixels.
+    alone is compared with others. Hashes of one kind may differ in up to `bits` of their 64 bits.
+
+    A pair is two rows i < j and the correlation of their fine structure, 1 for the same pixels; pairs are sorted.
     """
     firsts: dict[str, int] = {}
     pairs = []
@@ -101,10 +102,10 @@ def _spectra(thumbs: np.ndarray) -> np.ndarray:
 
 
 def groups(records: Sequence[ImageRecord], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Join the groups of images that show one picture, and give by name those of images that `pairs` name or reach.
+    """Join the groups of images that show one picture, which `pairs` name: by name, the group of each image concerned.
 
-    A joined group is called as the first in the alphabet of those that it is made of, or `like <path>` after its first
-    image where none of its images had a group.
+    A joined group is called like the first in the alphabet of those that it is made of, or `like <path>` after its
+    first image where none of its images had a group.
     """
     sets = DisjointSet(record.path for record in records)
     own = {record.path: record.group for record in records}

@@ -15,9 +15,9 @@ DEPTH = 2  # folders that unpacking may put around a data set
 
 
 def locate(root: str | Path, what: str, *layouts: Sequence[str]) -> Path:
-    """Find the folder that a data set, `what`, was unpacked to: `root` itself, or one up to two levels below it.
+    """Find the folder that a data set, called `what`, was unpacked to: `root` itself, or one up to two levels below it.
 
-    Layouts are the forms it comes in, the best one first: patterns that must all match, as in `matches`.
+    The layouts are the forms it comes in, the best one first: patterns that must all match, as in `matches`.
 
     Raises:
         UserError: No folder fits, or several do; says what was expected and what is there.
@@ -96,9 +96,9 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def images_by_stem(place: Path, pattern: str, *, below: bool = False) -> dict[str, str]:
-    """Name the images in the folders that fit a pattern, with `below` also below these, by their stems.
+    """Give the paths, relative to `place`, of the images in the folders that fit a pattern (see `matches`), by stem.
 
-    Names are relative to `place`, the data set's folder; the pattern is as in `matches`.
+    With `below`, images in the folders below these count too.
     """
     find = images_below if below else images_in
     images = (image for folder in matches(place, pattern) for image in find(folder))
@@ -106,7 +106,7 @@ def images_by_stem(place: Path, pattern: str, *, below: bool = False) -> dict[st
 
 
 def annotated(place: Path, annotations: str, images: str, *, below: bool = False) -> Iterator[tuple[Path, str]]:
-    """Yield the annotation files that fit a pattern, each with the image of the same stem as in `images_by_stem`.
+    """Yield the annotation files that fit a pattern, each with the image of its stem, as `images_by_stem` gives it.
 
     Raises:
         UserError: An annotation file has no image.
@@ -142,6 +142,6 @@ def json_lines(file: Path, *keys: str) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError:
             row = None
         if not isinstance(row, dict) or not row.keys() >= set(keys):
-            wanted = " with " * bool(keys) + " and ".join(f"`{key}`" for key in keys)
+            wanted = f" with {' and '.join(f'`{key}`' for key in keys)}" if keys else ""
             raise UserError(f"{file}, line {number}: expected a JSON object{wanted}, found `{line[:80]}`")
         yield number, row

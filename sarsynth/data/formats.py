@@ -30,7 +30,7 @@ class _Format(NamedTuple):
 def open_image(path: Path, channels: int) -> np.ndarray:
     """Read an image file's pixels unchanged: uint8, uint16 or float32, shape (H, W, channels).
 
-    Complex ones (I + jQ) become their amplitude; those marked as missing are NaN, or 0 in 8-bit images, without NaN.
+    Complex pixels (I + jQ) become their amplitude. Those marked as missing are NaN, or 0 in 8-bit images.
 
     Raises:
         BadImage: It is damaged, empty, gone, or larger than Pillow's limit against decompression bombs.

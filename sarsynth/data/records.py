@@ -145,7 +145,8 @@ def stratified_split(
     for key, record in zip(keys, records, strict=True):
         contents[key][record.label] += 1
     counts = Counter(record.label for record in records)
-    parts = [_Part({n: max(1, math.floor(share * count + 0.5)) for n, count in counts.items()}) for share in fractions]
+    sizes = [{label: max(1, math.floor(share * count + 0.5)) for label, count in counts.items()} for share in fractions]
+    parts = [_Part(size) for size in sizes]
     free = dict(contents)
     for label in sorted(counts, key=lambda label: (counts[label], label)):
         members = [key for key, record in zip(keys, records, strict=True) if record.label == label]

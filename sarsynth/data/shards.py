@@ -24,9 +24,9 @@ DTYPES = {"F16": torch.float16, "F32": torch.float32}
 
 
 def write_shards(folder: Path, name: str, rows: int, make: Callable[[range], Tensor]) -> None:
-    """Write this process's shards of a tensor of at least one row, each whole or not at all; those there already stay.
+    """Write this process's shards of a tensor, each whole or not at all; shards that are there already stay.
 
-    The shards of all processes lie in one folder; `make` computes a range of rows.
+    The shards of all processes lie in one folder. The tensor has at least one row; `make` computes a range of them.
     """
     for file, members in missing(folder, name, rows):
         with files.staged(file) as draft:

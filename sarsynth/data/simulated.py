@@ -73,7 +73,6 @@ def _describe(seed: int, index: int, name: str, domain: str, size: int) -> tuple
 def _by_class(sizes: int | Mapping[str, int]) -> dict[str, int]:
     if isinstance(sizes, int):
         return dict.fromkeys(CLASSES, sizes)
-    for name in sizes:
-        if name not in CLASSES:
-            raise UserError(f"`{name}` is not a class of the simulated world; it has {', '.join(CLASSES)}")
+    if unknown := [name for name in sizes if name not in CLASSES]:
+        raise UserError(f"`{unknown[0]}` is not a class of the simulated world; it has {', '.join(CLASSES)}")
     return {name: int(sizes.get(name, 0)) for name in CLASSES}
