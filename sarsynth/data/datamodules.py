@@ -15,7 +15,7 @@ from sarsynth.errors import UserError
 
 @dataclass(eq=False)
 class ByRow(Dataset[Any]):
-    """A data set that needs of a share no more than its rows."""
+    """A data set that looks at nothing of a share but its rows."""
 
     dataset: Dataset[Any]
 

@@ -65,7 +65,7 @@ def class_counts(entries: Iterable[Entry], split: Split) -> Counter[str]:
 
 
 def counts_in_test(entries: Sequence[Entry], share: float | None) -> Counter[str]:
-    """Count the test images of each class once that share of the training images has become some."""
+    """Count the test images of each class, as if a share of its training images had been moved there."""
     train, test = (class_counts(entries, split) for split in ("train", "test"))
     return Counter({name: test[name] + floor((share or 0) * train[name] + 0.5) for name in train | test})
 

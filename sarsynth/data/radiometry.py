@@ -244,7 +244,7 @@ def clipped(training: Training, low: float, high: float) -> tuple[float, float]:
 
 
 def _counted(pixels: Any) -> Any:
-    """Return a number of pixels that must not be 0."""
+    """Return a number of pixels; raise a `UserError` if it is 0."""
     if not pixels:
         raise UserError("radiometry: every pixel of the training images is missing")
     return pixels
@@ -257,6 +257,6 @@ def _keys(pixels: np.ndarray) -> np.ndarray:
 
 
 def _number(key: int) -> float:
-    """Turn such an integer back."""
+    """Turn an integer of `_keys` back into its float32 number."""
     bits = key ^ 1 << 31 if key >> 31 else ~key & 0xFFFFFFFF
     return float(np.array(bits, np.uint32).view(np.float32))

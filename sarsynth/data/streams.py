@@ -78,7 +78,7 @@ class Succession:
 
     @property
     def seed(self) -> int:
-        """Of the training."""
+        """Of the first stream; it stands for the training."""
         return self.first.seed
 
     def batch(self, step: int, batch_size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Entry to the world: from (seed, index, class, domain) to a picture and its caption."""
+"""From (seed, index, class, domain) to a picture and its caption: what others call of the world."""
 
 import zlib
 from typing import NamedTuple
