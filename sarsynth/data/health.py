@@ -119,7 +119,7 @@ def examine(source: Source, record: ImageRecord) -> Findings:
     except BadImage as bad:
         return Findings(bad.reason)
     grey = amplitude(pixels)
-    known = np.isfinite(grey) if pixels.dtype.kind == "f" else np.ones(1, bool)
+    known = np.isfinite(grey) if pixels.dtype.kind in "fc" else np.ones(1, bool)
     values = grey if known.all() else grey[known]
     if not values.size:
         return Findings("holds no finite value")
@@ -143,7 +143,8 @@ def examine(source: Source, record: ImageRecord) -> Findings:
 
 
 def amplitude(pixels: np.ndarray) -> np.ndarray:
-    """Reduce pixels, (H, W, C), to the mean of their channels, (H, W): uint8 where they have 8 bits, else float32."""
+    """Reduce pixels, (H, W, C), to the mean magnitude of their channels, (H, W): uint8 from 8 bits, else float32."""
+    pixels = np.abs(pixels) if np.iscomplexobj(pixels) else pixels
     if pixels.shape[2] == 1:
         return pixels[..., 0] if pixels.dtype == np.uint8 else pixels[..., 0].astype(np.float32)
     grey = pixels[..., 0].astype(np.float32)
