@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -51,23 +50,14 @@ class Window:
     side: int  # px
     angle: float = 0.0  # degrees from the scene's rows to the window's, clockwise as seen; 0 takes pixels as they are
 
-    @property
-    def plain(self) -> tuple[Any, ...]:
-        """All of it in plain values, for a digest."""
-        return self.x, self.y, self.side, self.angle
-
     def locate(self, points: np.ndarray) -> np.ndarray:
         """Map points of the scene, px, shape (…, 2), to points of the window."""
         return (points - (self.x, self.y)) @ self._turn().T + self.side / 2
 
     def cut(self, scene: np.ndarray) -> np.ndarray:
-        """Cut the window out of its scene, mirrored outwards where the scene ends; bilinear if the window is turned.
+        """Cut the window out of its scene, uint8, uint16 or float32 (H, W, C): same type, (side, side, C).
 
-        Args:
-            scene: uint8, uint16 or float32, shape (H, W, C).
-
-        Returns:
-            Same type, shape (side, side, C).
+        The scene is mirrored outwards where it ends, and sampled bilinearly if the window is turned.
         """
         if not self.angle:
             return square(scene, round(self.x - self.side / 2), round(self.y - self.side / 2), self.side)
@@ -75,10 +65,9 @@ class Window:
         reach = math.ceil(self.side * math.sqrt(2)) + 2
         left, top = math.floor(self.x - reach / 2), math.floor(self.y - reach / 2)
         around = square(scene, left, top, reach)
-        turn = self._turn()
         # OpenCV counts from the centres of pixels, half a pixel behind their borders.
-        shift = turn @ (np.array([left, top]) + 0.5 - (self.x, self.y)) + self.side / 2 - 0.5
-        matrix = np.column_stack([turn, shift])
+        shift = self.locate(np.array([left, top]) + 0.5) - 0.5
+        matrix = np.column_stack([self._turn(), shift])
         turned = cv2.warpAffine(around, matrix, (self.side, self.side), flags=cv2.INTER_LINEAR)
         return turned.reshape(self.side, self.side, scene.shape[2])
 
@@ -129,11 +118,8 @@ def instances(
 ) -> Iterator[tuple[Instance, ...]]:
     """List the objects that chips of one scene show, in px of each chip: its own one, then the nearest ones.
 
-    Args:
-        objects: All that are marked in the scene.
-        views: For each chip which object it is of, and where it lies; None for the whole scene.
-        width: Of the scene, px; an object that reaches beyond it is truncated.
-        height: Of the scene, px.
+    A view says which of the scene's objects a chip is of, and where it lies; None for the whole scene. Objects that
+    reach beyond the scene, `width` x `height` px, are truncated.
     """
     corners = np.array([marked.corners for marked in objects], dtype=float)
     beyond = (corners.min(axis=1) < 0).any(axis=1) | (corners.max(axis=1) > (width, height)).any(axis=1)
@@ -147,16 +133,12 @@ def instances(
         distances = np.linalg.norm(centres[others] - centres[own], axis=1)
         listed = [own, *others[np.argsort(distances, kind="stable")].tolist()][:LISTED]
         boxes, placed = boxes.round(2), placed.round(2)
-        yield tuple(
-            Instance(
-                tuple(boxes[i].tolist()),
-                bool(objects[i].truncated or beyond[i]),
-                objects[i].difficult,
-                tuple(map(tuple, placed[i].tolist())) if objects[i].turned else (),
-                objects[i].class_name,
-            )
-            for i in listed
-        )
+        visible = []
+        for i in listed:
+            o, turned = objects[i], tuple(map(tuple, placed[i].tolist())) if objects[i].turned else ()
+            truncated = bool(o.truncated or beyond[i])
+            visible.append(Instance(tuple(boxes[i].tolist()), truncated, o.difficult, turned, o.class_name))
+        yield tuple(visible)
 
 
 # --- Upright squares --------------------------------------------------------------------------------------------------

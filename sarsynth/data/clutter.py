@@ -42,12 +42,7 @@ def target_masks(images: np.ndarray) -> np.ndarray:
     Most of the frame of an image, an eighth of its side wide, is clutter. Bright is where the image, smoothed over
     about 3 px, lies more than four deviations (1.48 x the median absolute one) above the frame's median. What is bright
     inside the frame is target, with all that is bright and touches it; the mask is grown by 2 px, and may be empty.
-
-    Args:
-        images: uint8 or floating, shape (N, C, H, W).
-
-    Returns:
-        bool, shape (N, H, W).
+    Images are uint8 or floating (N, C, H, W), masks bool (N, H, W).
     """
     grey = images.mean(axis=1)
     smooth = ndimage.gaussian_filter(grey, (0, 1, 1))
@@ -68,13 +63,8 @@ def cutout_mask(image: np.ndarray) -> np.ndarray | None:
 
     Bright is where the blurred chip lies more than three deviations (1.4826 x the median absolute one) above its
     median. Gaps between bright pixels are closed (morphological closing with a disk) and holes filled; of the connected
-    parts the one with most brightness above the median is the target, and the mask is a little wider than it.
-
-    Args:
-        image: uint8 or floating, shape (C, H, W).
-
-    Returns:
-        bool, shape (H, W); None if nothing is bright, or half of the chip is.
+    parts the one with most brightness above the median is the target, and the mask is a little wider than it. The image
+    is uint8 or floating (C, H, W), the mask bool (H, W), or None if nothing is bright, or half of the chip is.
     """
     grey = image.mean(axis=0)
     side = min(grey.shape)
@@ -97,17 +87,11 @@ def cutout_mask(image: np.ndarray) -> np.ndarray | None:
 
 
 def clutter_blocks(intensity: np.ndarray, clutter: np.ndarray | None = None) -> np.ndarray:
-    """Cut an image into square blocks, an eighth of its side each, and keep those whose clutter counts as homogeneous.
+    """Cut an image into blocks, an eighth of its sides each, and keep those whose clutter counts as homogeneous.
 
     Those are the blocks without a target and without the tenths of largest and least mean. (Oliver and Quegan,
-    Understanding SAR Images, 2004, on measuring speckle.)
-
-    Args:
-        intensity: >= 0, shape (H, W).
-        clutter: bool, same shape; None is all of it.
-
-    Returns:
-        float64, shape (blocks, H // 8, W // 8); there may be none.
+    Understanding SAR Images, 2004, on measuring speckle.) `intensity` is >= 0, (H, W), `clutter` bool of the same
+    shape, None for all of it; the blocks, of which there may be none, are float64 (blocks, H // 8, W // 8).
     """
     height, width = (side // BLOCKS for side in intensity.shape)
 
@@ -129,14 +113,7 @@ def equivalent_looks(intensity: np.ndarray, clutter: np.ndarray | None = None) -
     """Equivalent number of looks of an image's clutter: mean² / variance of intensity (Oliver and Quegan, 2004).
 
     Over `clutter_blocks`: the sum of their squared means over the sum of their variances, so that a slope across the
-    image counts little.
-
-    Args:
-        intensity: >= 0, shape (H, W).
-        clutter: bool, same shape; None is all of it.
-
-    Returns:
-        NaN if no block is clutter alone, or all are constant.
+    image counts little. Arguments are as there; NaN if no block is clutter alone, or all are constant.
     """
     values = clutter_blocks(intensity, clutter)
     if not len(values) or values[0].size < 2:
@@ -157,9 +134,7 @@ def fit_clutter_models(intensities: np.ndarray, looks: float) -> dict[str, dict[
       shape.
     * `lognormal`: `mu` and `sigma` of the logarithm.
 
-    Args:
-        intensities: >= 0, of mean about 1, shape (N,).
-        looks: Of the speckle alone, e.g. `equivalent_looks`.
+    The sample is >= 0, of mean about 1, shape (N,); `looks` are of its speckle alone, e.g. `equivalent_looks`.
     """
     values = np.maximum(np.asarray(intensities, float), 1e-6)  # black pixels have no logarithm
     values = values / values.mean()

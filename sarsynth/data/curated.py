@@ -30,8 +30,7 @@ class Curated:
     Splits that the data set gives stay as they are. Those that are drawn are drawn again if they part a group.
 
     Args:
-        source: The images.
-        bad: Names of those to leave out.
+        bad: Names of the images to leave out.
         groups: By name, the groups of images that are in another group than their source says.
 
     Raises:
@@ -41,12 +40,10 @@ class Curated:
     def __init__(self, source: Source, bad: Collection[str], groups: Mapping[str, str]) -> None:
         self._source = source
         self.classes, self.channels = source.classes, source.channels
-        records = [
-            replace(record, group=groups.get(record.path, record.group))
-            for split in SPLITS
-            for record in source.records(split)
-        ]
-        if _parted(records):
+        listed = [record for split in SPLITS for record in source.records(split)]
+        records = [replace(record, group=groups.get(record.path, record.group)) for record in listed]
+        homes = {(record.group, record.split) for record in records if record.drawn and record.group is not None}
+        if len(homes) > len({group for group, _ in homes}):  # a group lies in several of the splits that were drawn
             trained = {record.label for record in records if record.split == "train"}
             records = sorted(draw_splits(records))
             for label in sorted(trained - {record.label for record in records if record.split == "train"}):
@@ -71,12 +68,3 @@ class Curated:
         """Hex sha256 of the source's and of which images are left, in which splits and groups."""
         left = digest(record for split in SPLITS for record in self._records[split])
         return hashlib.sha256(f"{self._source.fingerprint()} {left}".encode()).hexdigest()
-
-
-def _parted(records: Collection[ImageRecord]) -> bool:
-    """Whether a group lies in several of the splits that one draw made."""
-    homes: dict[str, set[Split]] = {}
-    for record in records:
-        if record.drawn and record.group is not None:
-            homes.setdefault(record.group, set()).add(record.split)
-    return any(len(splits) > 1 for splits in homes.values())

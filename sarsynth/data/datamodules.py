@@ -1,6 +1,7 @@
 """What a Lightning Trainer reads from: a data set in the order of its streams."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -12,11 +13,11 @@ from sarsynth.data.streams import PackedSampler, Share, Stream, Succession
 from sarsynth.errors import UserError
 
 
+@dataclass(eq=False)
 class ByRow(Dataset[Any]):
-    """A data set that needs of a share no more than its rows."""
+    """A data set that looks at nothing of a share but its rows."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+    dataset: Dataset[Any]
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -28,13 +29,8 @@ class ByRow(Dataset[Any]):
 class SeededDataModule(LightningDataModule):
     """Serve a data set in the global batches of one or more streams, shared out over the trainer's processes.
 
-    The Trainer must keep this sampler: `use_distributed_sampler=False`.
-
-    Args:
-        dataset: Indexed by a whole `Share` at a time.
-        streams: One for each training that shares the run.
-        batch_size: Samples a step of each stream, over all processes.
-        micro_batches: In how many equal parts a process gets its samples of a step.
+    The Trainer must keep this sampler: `use_distributed_sampler=False`. The data set is indexed by a whole `Share` at a
+    time; `PackedSampler` describes the other arguments.
 
     Raises:
         UserError: The batch cannot be shared out evenly (when training begins).
@@ -44,8 +40,7 @@ class SeededDataModule(LightningDataModule):
         self, dataset: Dataset[Any], streams: Sequence[Stream | Succession], *, batch_size: int, micro_batches: int = 1
     ) -> None:
         super().__init__()
-        self.dataset, self.streams, self.batch_size = dataset, streams, batch_size
-        self.micro_batches = micro_batches
+        self.dataset, self.streams, self.batch_size, self.micro_batches = dataset, streams, batch_size, micro_batches
 
     @classmethod
     def whole(cls, dataset: Dataset, *, batch_size: int, max_steps: int, seed: int) -> Self:
@@ -69,22 +64,11 @@ class SeededDataModule(LightningDataModule):
         if self.batch_size % (trainer.world_size * self.micro_batches):
             parts = f" in {self.micro_batches} parts each" if self.micro_batches > 1 else ""
             raise UserError(f"batch_size={self.batch_size} is not a multiple of {trainer.world_size} processes{parts}")
-        sampler = PackedSampler(
-            self.streams,
-            self.batch_size,
-            start=lambda: trainer.global_step,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            micro_batches=self.micro_batches,
-        )
-        ahead = trainer.strategy.root_device.type != "cpu"
-        return DataLoader(
-            self.dataset,
-            sampler=sampler,
-            batch_size=None,
-            num_workers=int(ahead),
-            pin_memory=trainer.strategy.root_device.type == "cuda",
-        )
+        place = {"rank": trainer.global_rank, "world_size": trainer.world_size, "micro_batches": self.micro_batches}
+        sampler = PackedSampler(self.streams, self.batch_size, lambda: trainer.global_step, **place)
+        device = trainer.strategy.root_device.type
+        workers, pinned = int(device != "cpu"), device == "cuda"
+        return DataLoader(self.dataset, sampler=sampler, batch_size=None, num_workers=workers, pin_memory=pinned)
 
 
 def shuffled(training: LabelledImages, order: Stream | Succession, *, batch_size: int) -> SeededDataModule:

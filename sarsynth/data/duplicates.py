@@ -23,14 +23,9 @@ def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
     Hashes of either kind that differ in few bits propose a pair, one for changed values and one for displaced pixels;
     the correlation of their fine structure (speckle, edges) decides, at displacements of up to `REACH` px of a
     thumbnail, a twentieth of the image. A mirror image is another picture. Of images with the same pixels, the first
-    alone is compared with others.
+    alone is compared with others. Hashes of one kind may differ in up to `bits` of their 64 bits.
 
-    Args:
-        scanned: The images.
-        bits: Hashes of one kind may differ in so many, of 64.
-
-    Returns:
-        Rows i < j and the correlation of their fine structure, 1 for the same pixels; sorted.
+    A pair is two rows i < j and the correlation of their fine structure, 1 for the same pixels; pairs are sorted.
     """
     firsts: dict[str, int] = {}
     pairs = []
@@ -63,13 +58,8 @@ def _proposals(codes: np.ndarray, bits: int) -> list[np.ndarray]:
 def structure_hashes(thumbs: np.ndarray) -> np.ndarray:
     """Hash which of two neighbouring frequencies of the fine structure is the stronger, wherever that structure lies.
 
-    A chip that is cut two pixels further on has another `difference_hash`, but this one hardly changes.
-
-    Args:
-        thumbs: uint8 (N, THUMB, THUMB).
-
-    Returns:
-        uint64 (N,), of 8 x 8 pairs of frequencies.
+    A chip that is cut two pixels further on has another `difference_hash`, but this one hardly changes. Thumbnails are
+    uint8 (N, THUMB, THUMB), hashes uint64 (N,), of 8 x 8 pairs of frequencies.
     """
     codes = np.empty(len(thumbs), np.uint64)
     down, across = np.arange(-8, 8, 2), np.arange(1, 19, 2)
@@ -85,13 +75,7 @@ def agreements(thumbs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
     Two chips of one kind of ship agree in their coarse structure, often better than a chip and its brightened copy; but
     speckle never comes twice. Of the 5,171 chips of MSTAR, many of one vehicle at almost one azimuth, no two reach 0.9.
-
-    Args:
-        thumbs: uint8 (N, THUMB, THUMB).
-        pairs: Rows, int (K, 2).
-
-    Returns:
-        Correlations, float (K,).
+    Thumbnails are uint8 (N, THUMB, THUMB), pairs are rows of them, int (K, 2), correlations float (K,).
     """
     if not len(pairs):
         return np.empty(0)
@@ -118,15 +102,10 @@ def _spectra(thumbs: np.ndarray) -> np.ndarray:
 
 
 def groups(records: Sequence[ImageRecord], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Join the groups of images that show one picture.
+    """Join the groups of images that show one picture, which `pairs` name: by name, the group of each image concerned.
 
-    Args:
-        records: All images.
-        pairs: Names of images that show one picture.
-
-    Returns:
-        By name, the group of each image of a joined group: the first in the alphabet of the groups that it is made of,
-        or `like <path>` of its first image where none of its images had one.
+    A joined group is called like the first in the alphabet of those that it is made of, or `like <path>` after its
+    first image where none of its images had a group.
     """
     sets = DisjointSet(record.path for record in records)
     own = {record.path: record.group for record in records}

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import floor
 
@@ -34,12 +34,7 @@ class Entry:
 
 
 def split_off(entries: Iterable[Entry], shares: Mapping[Split, float | None], seed: int) -> list[Entry]:
-    """Move fractions of every training class to other splits, whole groups at a time.
-
-    Args:
-        entries: Images; those that are not in `train` stay as they are.
-        shares: Fraction of the training images for each other split; None leaves that split as it is.
-        seed: Of the draw.
+    """Move shares of every training class to other splits, whole groups at a time; None leaves a split as it is.
 
     Raises:
         UserError: A fraction is out of range, or a class has too few images to give any away.
@@ -69,10 +64,9 @@ def class_counts(entries: Iterable[Entry], split: Split) -> Counter[str]:
     return Counter(entry.class_name for entry in entries if entry.split == split)
 
 
-def counts_in_test(entries: Iterable[Entry], share: float | None) -> Counter[str]:
-    """Count the test images of each class once that share of the training images has become some."""
-    entries = list(entries)
-    train, test = class_counts(entries, "train"), class_counts(entries, "test")
+def counts_in_test(entries: Sequence[Entry], share: float | None) -> Counter[str]:
+    """Count the test images of each class, as if a share of its training images had been moved there."""
+    train, test = (class_counts(entries, split) for split in ("train", "test"))
     return Counter({name: test[name] + floor((share or 0) * train[name] + 0.5) for name in train | test})
 
 

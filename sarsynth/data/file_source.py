@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -25,7 +26,6 @@ class FileSource:
 
     Args:
         root: The folder that the files' names start from.
-        entries: The images.
         channels: 1 (grey) or 3 (RGB) of the images that `read` returns.
         crop: Side in px of the square cut from the centre of every image, mirrored outwards where the image is smaller;
             None for the whole image.
@@ -63,7 +63,7 @@ class FileSource:
             record = ImageRecord(e.path, labels[e.class_name], e.split, e.text, e.instances, e.group, e.drawn)
             self._records[e.split].append(record)
         self._fingerprint: str | None = None
-        self._scene = lru_cache(maxsize=SCENES)(self._open)
+        self._scene = lru_cache(maxsize=SCENES)(open_image)
         self._lock = Lock()  # one thread decodes a scene while the others, who want the same, wait
 
     def records(self, split: Split) -> list[ImageRecord]:
@@ -71,20 +71,17 @@ class FileSource:
         return list(self._records[split])
 
     def read(self, record: ImageRecord) -> np.ndarray:
-        """Read one image, cut and cropped as the source says.
-
-        Returns:
-            uint8, uint16 or float32, shape (H, W, C), as `open_image` says; H = W = `crop` if there is one.
+        """Read one image, cut and cropped as the source says: uint8, uint16 or float32 (H, W, C), H = W = any `crop`.
 
         Raises:
             UserError: The file is damaged, gone, or of a form that has no obvious grey or RGB version.
         """
         entry = self._entries[record.path]
         if entry.window is None:
-            pixels = self._open(entry.file)
+            pixels = open_image(self.root / entry.file, self.channels)
         else:
             with self._lock:
-                scene = self._scene(entry.file)
+                scene = self._scene(self.root / entry.file, self.channels)
             pixels = entry.window.cut(scene)
         return pixels if self.crop is None else centre_crop(pixels, self.crop)
 
@@ -97,10 +94,7 @@ class FileSource:
             rows = []
             for record in sorted(record for split in SPLITS for record in self._records[split]):
                 entry = self._entries[record.path]
-                rows.append((*record.plain, entry.window and entry.window.plain, contents[entry.file]))
+                rows.append((*record.plain, entry.window and astuple(entry.window), contents[entry.file]))
             whole = json.dumps([self.classes, self.crop, self.channels, rows])
             self._fingerprint = hashlib.sha256(whole.encode()).hexdigest()
         return self._fingerprint
-
-    def _open(self, file: str) -> np.ndarray:
-        return open_image(self.root / file, self.channels)

@@ -15,12 +15,9 @@ DEPTH = 2  # folders that unpacking may put around a data set
 
 
 def locate(root: str | Path, what: str, *layouts: Sequence[str]) -> Path:
-    """Find the folder that a data set was unpacked to: `root` itself, or one up to two levels below it.
+    """Find the folder that a data set, called `what`, was unpacked to: `root` itself, or one up to two levels below it.
 
-    Args:
-        root: Where to look.
-        what: Name of the data set, for the message.
-        layouts: The forms it comes in, the best one first: patterns that must all match, as in `matches`.
+    The layouts are the forms it comes in, the best one first: patterns that must all match, as in `matches`.
 
     Raises:
         UserError: No folder fits, or several do; says what was expected and what is there.
@@ -70,14 +67,12 @@ def children(folder: Path) -> list[Path]:
         return []
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(
-        folder / entry.name for entry in visible if not (entry.is_symlink() and _leads_back(folder, entry.name))
-    )
+    return sorted(folder / entry.name for entry in visible if not (entry.is_symlink() and _leads_back(entry, folder)))
 
 
-def _leads_back(folder: Path, name: str) -> bool:
+def _leads_back(link: os.DirEntry[str], folder: Path) -> bool:
     try:
-        target = (folder / name).resolve(strict=True)
+        target = Path(link).resolve(strict=True)
     except (OSError, RuntimeError):  # a link to itself or to nothing is no folder
         return False
     return target.is_dir() and folder.resolve().is_relative_to(target)
@@ -101,27 +96,17 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def images_by_stem(place: Path, pattern: str, *, below: bool = False) -> dict[str, str]:
-    """Name the images in the folders that fit a pattern, relative to `place`, by their stems.
+    """Give the paths, relative to `place`, of the images in the folders that fit a pattern (see `matches`), by stem.
 
-    Args:
-        place: The data set's folder.
-        pattern: Of the folders, as in `matches`.
-        below: Look in the folders below these, too.
+    With `below`, images in the folders below these count too.
     """
     find = images_below if below else images_in
-    return {
-        path.stem: path.relative_to(place).as_posix() for folder in matches(place, pattern) for path in find(folder)
-    }
+    images = (image for folder in matches(place, pattern) for image in find(folder))
+    return {image.stem: image.relative_to(place).as_posix() for image in images}
 
 
 def annotated(place: Path, annotations: str, images: str, *, below: bool = False) -> Iterator[tuple[Path, str]]:
-    """Yield annotation files, each with the image of the same stem, relative to `place`.
-
-    Args:
-        place: The data set's folder.
-        annotations: Pattern of the annotation files, as in `matches`.
-        images: Pattern of the images' folders.
-        below: Look for images in the folders below these, too.
+    """Yield the annotation files that fit a pattern, each with the image of its stem, as `images_by_stem` gives it.
 
     Raises:
         UserError: An annotation file has no image.
@@ -157,8 +142,6 @@ def json_lines(file: Path, *keys: str) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError:
             row = None
         if not isinstance(row, dict) or not row.keys() >= set(keys):
-            wanted = " and ".join(f"`{key}`" for key in keys)
-            raise UserError(
-                f"{file}, line {number}: expected a JSON object{wanted and f' with {wanted}'}, found `{line[:80]}`"
-            )
+            wanted = f" with {' and '.join(f'`{key}`' for key in keys)}" if keys else ""
+            raise UserError(f"{file}, line {number}: expected a JSON object{wanted}, found `{line[:80]}`")
         yield number, row

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.io
@@ -28,36 +28,29 @@ class _Format(NamedTuple):
 
 
 def open_image(path: Path, channels: int) -> np.ndarray:
-    """Read an image file's pixels unchanged, complex ones (I + jQ) as their amplitude.
+    """Read an image file's pixels unchanged: uint8, uint16 or float32, shape (H, W, channels).
 
-    Pixels that a file marks as missing are NaN, or 0 in 8-bit images, which have no NaN.
-
-    Returns:
-        uint8, uint16 or float32, shape (H, W, channels).
+    Complex pixels (I + jQ) become their amplitude. Those marked as missing are NaN, or 0 in 8-bit images.
 
     Raises:
         BadImage: It is damaged, empty, gone, or larger than Pillow's limit against decompression bombs.
         UserError: It cannot be given that many channels without loss, or it has pixels that are not finite and not
             marked as missing.
     """
-    return _channels(_numbers(_try(_format(path).read, path), path), channels, path)
+    return _channels(_numbers(_try("read", path), path), channels, path)
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
     """Read an image's width and height in px from its header; None for a bad image (`open_image` says why)."""
     try:
-        return _try(_format(path).size, path)
+        return _try("size", path)
     except BadImage:
         return None
 
 
-def _format(path: Path) -> _Format:
-    return FORMATS.get(path.suffix.lower(), PILLOW)
-
-
-def _try(read: Callable[[Path], Any], path: Path) -> Any:
+def _try(what: Literal["read", "size"], path: Path) -> Any:
     try:
-        return read(path)
+        return getattr(FORMATS.get(path.suffix.lower(), PILLOW), what)(path)
     except UserError:
         raise
     except Exception as error:  # on damaged files, decoders raise errors of any kind

@@ -89,12 +89,7 @@ class Scan:
 
 
 def scan(source: Source, records: Sequence[ImageRecord], advance: Callable[..., None]) -> Scan:
-    """Open every image once, several at a time.
-
-    Args:
-        source: Where they are read from.
-        records: Which.
-        advance: Called after each image.
+    """Open every image once, several at a time, and call `advance` after each.
 
     Raises:
         UserError: An image is readable, but not as the source needs it, e.g. in colours where grey is wanted.
@@ -148,19 +143,15 @@ def examine(source: Source, record: ImageRecord) -> Findings:
 
 
 def amplitude(pixels: np.ndarray) -> np.ndarray:
-    """Reduce pixels of any number type, (H, W, C), to one value each: magnitude, then the mean of the channels.
-
-    Returns:
-        Shape (H, W); uint8 where pixels have 8 bits, else float32.
-    """
-    values = np.abs(pixels) if np.iscomplexobj(pixels) else pixels
-    if values.shape[2] == 1:
-        return values[..., 0] if values.dtype == np.uint8 else values[..., 0].astype(np.float32)
-    grey = values[..., 0].astype(np.float32)
-    for channel in range(1, values.shape[2]):  # many times faster than `mean` over so short an axis
-        grey += values[..., channel]
-    grey /= np.float32(values.shape[2])
-    return np.rint(grey).astype(np.uint8) if values.dtype == np.uint8 else grey
+    """Reduce pixels, (H, W, C), to the mean magnitude of their channels, (H, W): uint8 from 8 bits, else float32."""
+    pixels = np.abs(pixels) if np.iscomplexobj(pixels) else pixels
+    if pixels.shape[2] == 1:
+        return pixels[..., 0] if pixels.dtype == np.uint8 else pixels[..., 0].astype(np.float32)
+    grey = pixels[..., 0].astype(np.float32)
+    for channel in range(1, pixels.shape[2]):  # many times faster than `mean` over so short an axis
+        grey += pixels[..., channel]
+    grey /= np.float32(pixels.shape[2])
+    return np.rint(grey).astype(np.uint8) if pixels.dtype == np.uint8 else grey
 
 
 def content_digest(pixels: np.ndarray) -> str:
@@ -220,9 +211,8 @@ def histogram(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def by_class(records: Sequence[ImageRecord], classes: Sequence[str], scanned: Scan) -> Mapping[str, Mapping[str, Any]]:
     """Sum up what good images of each class are: sizes, saturation, and histograms by type of pixels.
 
-    Returns:
-        By class: `images`, `sizes` (by `HxW`), `saturated` (mean share over images whose type has an end of the
-        range, None if there are none), `histograms` (by dtype, int64 (BINS,)).
+    A class has `images`, `sizes` (by `HxW`), `saturated` (mean share over images whose type has an end of the range,
+    None if there are none) and `histograms` (by dtype, int64 (BINS,)).
     """
     summary: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(classes):
@@ -230,14 +220,11 @@ def by_class(records: Sequence[ImageRecord], classes: Sequence[str], scanned: Sc
         shapes, counts = np.unique(scanned.sizes[rows], axis=0, return_counts=True)
         saturated = scanned.saturated[rows]
         saturated = saturated[np.isfinite(saturated)]
-        kinds = sorted({scanned.dtypes[row] for row in rows})
+        kinds = np.array([scanned.dtypes[row] for row in rows])
         summary[name] = {
             "images": len(rows),
             "sizes": {f"{h}x{w}": int(count) for (h, w), count in zip(shapes.tolist(), counts, strict=True)},
             "saturated": float(saturated.mean()) if len(saturated) else None,
-            "histograms": {
-                kind: scanned.histograms[[row for row in rows if scanned.dtypes[row] == kind]].sum(axis=0)
-                for kind in kinds
-            },
+            "histograms": {str(k): scanned.histograms[rows][kinds == k].sum(axis=0) for k in np.unique(kinds)},
         }
     return summary

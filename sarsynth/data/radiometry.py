@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import reduce
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ WHITE = 255.0
 HALF = 1 << 16  # values of half of a float32's bits
 
 T = TypeVar("T")
+Scale = Literal["linear", "log"]
 
 
 class Radiometry(Protocol):
@@ -45,11 +46,7 @@ class EightBit:
     """Images of 8 bits, unchanged, and no others."""
 
     dtype = np.dtype(np.uint8)
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """All that there is to it."""
-        return {"name": "eight_bit"}
+    plain: ClassVar[dict[str, Any]] = {"name": "eight_bit"}
 
     def levels(self, pixels: np.ndarray, name: str) -> np.ndarray:
         """Return an image unchanged, and raise a `UserError` if it is not of 8 bits."""
@@ -66,7 +63,7 @@ class Levels:
     """A fitted rule."""
 
     rule: dict[str, Any]  # its name and keys
-    scale: Literal["linear", "log"]  # grey levels rise from `low` to `high` with amplitude, or with its logarithm
+    scale: Scale  # grey levels rise from `low` to `high` with amplitude, or with its logarithm
     low: float  # the amplitude that is black, as are those below and missing pixels (NaN)
     high: float  # the amplitude that is white, as are those above
     below: float  # share of the training images' pixels below `low`
@@ -121,21 +118,14 @@ class Training:
 
 
 class Rule(Protocol):
-    """How a study's grey levels are found."""
+    """How a study's grey levels are found. The constructors raise a `UserError` if a value is out of range."""
 
     def fit(self, training: Training) -> Levels:
         """Find the grey levels that fit the training images; a `UserError` if there are none."""
 
 
 class Linear:
-    """Grey levels that rise with amplitude from one percentile of the training images' pixels to another.
-
-    Args:
-        percentiles: Of black and of white, in [0, 100].
-
-    Raises:
-        UserError: These are not two rising numbers.
-    """
+    """Grey levels that rise with amplitude, between two percentiles (0 to 100) of the training images' pixels."""
 
     def __init__(self, percentiles: Sequence[float]) -> None:
         self.low, self.high = _rising("percentiles", percentiles)
@@ -149,14 +139,9 @@ class Linear:
 
 
 class Log:
-    """Grey levels that rise with the decibels of the amplitude, 20 log10(A / reference).
+    """Grey levels that rise with the amplitude in dB, 20 log10(A / reference), between two limits in dB.
 
-    Args:
-        limits: Of black and of white, in dB.
-        reference: The amplitude of 0 dB; None for the median of the training images' pixels.
-
-    Raises:
-        UserError: These are not two rising numbers, or the reference is not above 0.
+    The reference is an amplitude above 0, or None for the median of the training images' pixels.
     """
 
     def __init__(self, limits: Sequence[float], reference: float | None) -> None:
@@ -180,13 +165,9 @@ class Log:
 
 
 class MeanSigma:
-    """Grey levels that rise with amplitude, white at mu + sigmas * sigma of the training images' pixels.
+    """Grey levels that rise with amplitude: black is 0, white mu + sigmas * sigma of the training images' pixels.
 
-    Args:
-        sigmas: How many standard deviations above the mean white is.
-
-    Raises:
-        UserError: It is negative.
+    `sigmas`, >= 0, are standard deviations above the mean.
     """
 
     def __init__(self, sigmas: float) -> None:
@@ -207,9 +188,7 @@ def _rising(key: str, values: Sequence[float]) -> tuple[float, float]:
     return float(numbers[0]), float(numbers[1])
 
 
-def _levels(
-    training: Training, rule: dict[str, Any], scale: Literal["linear", "log"], low: float, high: float
-) -> Levels:
+def _levels(training: Training, rule: dict[str, Any], scale: Scale, low: float, high: float) -> Levels:
     if not np.float32(low) < np.float32(high):
         raise UserError(
             f"radiometry={rule['name']}: black would be {low:g} and white {high:g}; are the training images constant?"
@@ -265,7 +244,7 @@ def clipped(training: Training, low: float, high: float) -> tuple[float, float]:
 
 
 def _counted(pixels: Any) -> Any:
-    """Return a number of pixels that must not be 0."""
+    """Return a number of pixels; raise a `UserError` if it is 0."""
     if not pixels:
         raise UserError("radiometry: every pixel of the training images is missing")
     return pixels
@@ -278,6 +257,6 @@ def _keys(pixels: np.ndarray) -> np.ndarray:
 
 
 def _number(key: int) -> float:
-    """The number of such an integer."""
+    """Turn an integer of `_keys` back into its float32 number."""
     bits = key ^ 1 << 31 if key >> 31 else ~key & 0xFFFFFFFF
     return float(np.array(bits, np.uint32).view(np.float32))

@@ -100,11 +100,9 @@ def class_counts(records: Iterable[ImageRecord], classes: Sequence[str]) -> dict
 
 
 def minor_classes(counts: Mapping[str, int], rule: Literal["auto"] | Sequence[str]) -> list[str]:
-    """Name the minor classes, in the order of `counts`.
+    """Name the minor classes, in the order of `counts`, the training images of each class.
 
-    Args:
-        counts: Training images of each class.
-        rule: `auto` for the paper's rule (at most `MINOR_SHARE` of all training images), or the names themselves.
+    The rule is `auto` for the paper's (at most `MINOR_SHARE` of all training images), or the names themselves.
 
     Raises:
         UserError: A name in the list is no class.
@@ -135,7 +133,7 @@ def stratified_split(
         records: Images to split; their order does not matter.
         fractions: Share of every class in each part, in (0, 1). A part takes round(share * n) images of a class, halves
             up and at least one, while there are any; groups may make it some more or fewer.
-        seed: The same seed draws the same parts.
+        seed: Of the draw.
         part_groups: Do not keep groups together; for parts of which only one is used.
 
     Returns:
@@ -147,10 +145,8 @@ def stratified_split(
     for key, record in zip(keys, records, strict=True):
         contents[key][record.label] += 1
     counts = Counter(record.label for record in records)
-    parts = [
-        _Part({label: max(1, math.floor(fraction * count + 0.5)) for label, count in counts.items()})
-        for fraction in fractions
-    ]
+    sizes = [{label: max(1, math.floor(share * count + 0.5)) for label, count in counts.items()} for share in fractions]
+    parts = [_Part(size) for size in sizes]
     free = dict(contents)
     for label in sorted(counts, key=lambda label: (counts[label], label)):
         members = [key for key, record in zip(keys, records, strict=True) if record.label == label]
@@ -206,11 +202,8 @@ def draw_splits(records: Iterable[ImageRecord]) -> list[ImageRecord]:
     places: dict[str, Split] = {}  # of images
     homes: dict[str, Split] = {}  # of groups
     for (shares, seed), pool in sorted(pools.items(), key=lambda item: (-len(item[1]), item[0])):
-        free = [
-            replace(record, label=record.drawn.stratum, split="train")
-            for record in pool
-            if record.drawn and record.group not in homes
-        ]
+        loose = [(r, r.drawn.stratum) for r in pool if r.drawn and r.group not in homes]
+        free = [replace(record, label=stratum, split="train") for record, stratum in loose]
         parts = stratified_split(free, [share for _, share in shares], seed)
         placed = {r.path: split for split, part in zip([*dict(shares), "train"], parts, strict=True) for r in part}
         places |= {record.path: placed.get(record.path) or homes[str(record.group)] for record in pool}

@@ -45,12 +45,8 @@ def cut_scenes(place: Path, scenes: Iterable[Scene], cutting: Cutting | None) ->
     """Cut a chip for every object of every scene, or take scenes as they are; those of one scene are one group.
 
     Objects that lie outside their scene altogether, as some published ones do, are left out, and so are scenes without
-    objects. A scene that cannot be opened is listed as one image: reading it says why it is bad.
-
-    Args:
-        place: The data set's folder.
-        scenes: What is marked where.
-        cutting: How chips are cut; None for whole scenes, each of the class of its largest object.
+    objects. A scene that cannot be opened is listed as one image: reading it says why it is bad. Without `cutting`,
+    scenes are taken whole, each with the class of its largest object.
     """
     for scene in scenes:
         if not scene.objects:
@@ -59,7 +55,11 @@ def cut_scenes(place: Path, scenes: Iterable[Scene], cutting: Cutting | None) ->
         if size is None:
             yield Entry(scene.file, scene.objects[0].class_name, scene.split, group=scene.group)
             continue
-        views = _chips(scene.objects, cutting, *size) if cutting else [(_largest(scene.objects), None)]
+        if cutting:
+            views = _chips(scene.objects, cutting, *size)
+        else:
+            areas = [cv2.contourArea(np.array(marked.corners, dtype=np.float32)) for marked in scene.objects]
+            views = [(int(np.argmax(areas)), None)]
         for (number, window), shown in zip(views, instances(scene.objects, views, *size), strict=True):
             name = scene.objects[number].class_name
             yield Entry(scene.file, name, scene.split, None, shown, scene.group, window, number)
@@ -73,8 +73,3 @@ def _chips(objects: Sequence[Marked], cutting: Cutting, width: int, height: int)
         if max(xs) > 0 and min(xs) < width and max(ys) > 0 and min(ys) < height:
             views.append((number, cutting.window(marked.corners, width, height)))
     return views
-
-
-def _largest(objects: Sequence[Marked]) -> int:
-    areas = [cv2.contourArea(np.array(marked.corners, dtype=np.float32)) for marked in objects]
-    return int(np.argmax(areas))

@@ -26,11 +26,7 @@ DTYPES = {"F16": torch.float16, "F32": torch.float32}
 def write_shards(folder: Path, name: str, rows: int, make: Callable[[range], Tensor]) -> None:
     """Write this process's shards of a tensor, each whole or not at all; shards that are there already stay.
 
-    Args:
-        folder: Where the shards of all processes lie.
-        name: Of the tensor.
-        rows: How many it has, at least 1.
-        make: Computes a range of them.
+    The shards of all processes lie in one folder. The tensor has at least one row; `make` computes a range of them.
     """
     for file, members in missing(folder, name, rows):
         with files.staged(file) as draft:

@@ -66,15 +66,13 @@ def _describe(seed: int, index: int, name: str, domain: str, size: int) -> tuple
     if domain == "sar":
         return None, ()
     picture = scene(seed, index, name, size) if domain == "ors" else _render(seed, index, name, domain, size)
-    if (box := picture.box) is None:
-        return picture.text, ()
-    return picture.text, (Instance(box, truncated=min(box) < 0 or max(box) > size),)
+    box = picture.box
+    return picture.text, (Instance(box, truncated=min(box) < 0 or max(box) > size),) if box else ()
 
 
 def _by_class(sizes: int | Mapping[str, int]) -> dict[str, int]:
     if isinstance(sizes, int):
         return dict.fromkeys(CLASSES, sizes)
-    for name in sizes:
-        if name not in CLASSES:
-            raise UserError(f"`{name}` is not a class of the simulated world; it has {', '.join(CLASSES)}")
+    if unknown := [name for name in sizes if name not in CLASSES]:
+        raise UserError(f"`{unknown[0]}` is not a class of the simulated world; it has {', '.join(CLASSES)}")
     return {name: int(sizes.get(name, 0)) for name in CLASSES}

@@ -78,7 +78,7 @@ class Succession:
 
     @property
     def seed(self) -> int:
-        """Of the training."""
+        """Of the first stream; it stands for the training."""
         return self.first.seed
 
     def batch(self, step: int, batch_size: int) -> Tensor:
@@ -91,9 +91,8 @@ class Succession:
 def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Stream:
     """Order all images of some labels: each comes as often as any other (`uniform`), or each class (`balanced`)."""
     rows = torch.arange(len(labels))
-    if sampling == "balanced":
-        return BalancedStream(rows, max_steps, seed, labels)
-    return Stream(rows, max_steps, seed)
+    balanced = sampling == "balanced"
+    return BalancedStream(rows, max_steps, seed, labels) if balanced else Stream(rows, max_steps, seed)
 
 
 # --- Streams side by side ---------------------------------------------------------------------------------------------
@@ -110,29 +109,16 @@ class Share:
     places: slice  # which of these the n are
 
 
+@dataclass(eq=False)
 class PackedSampler(Sampler[Share]):
-    """Yield the shares of each training step: the batches of all streams that have not ended, side by side.
+    """Yield the shares of each training step: the batches of all streams that have not ended, side by side."""
 
-    Args:
-        streams: One for each training that shares the run.
-        batch_size: Samples a step of each, over all processes.
-        start: Gives the step to begin with when iteration begins: a resumed run goes on where it stopped.
-        rank: This process among `world_size`; each takes every world_size-th sample of a batch.
-        world_size: Number of processes.
-        micro_batches: In how many equal parts a process gets its samples of a step.
-    """
-
-    def __init__(
-        self,
-        streams: Sequence[Stream | Succession],
-        batch_size: int,
-        start: Callable[[], int] = lambda: 0,
-        rank: int = 0,
-        world_size: int = 1,
-        micro_batches: int = 1,
-    ) -> None:
-        self.streams, self.batch_size = streams, batch_size
-        self.start, self.rank, self.world_size, self.micro_batches = start, rank, world_size, micro_batches
+    streams: Sequence[Stream | Succession]  # one for each training that shares the run
+    batch_size: int  # samples a step of each, over all processes
+    start: Callable[[], int] = lambda: 0  # the step to begin with, asked anew each time: a resumed run goes on
+    rank: int = 0  # this process among all; it takes every world_size-th sample of a batch
+    world_size: int = 1  # number of processes
+    micro_batches: int = 1  # in how many equal parts a process gets its samples of a step
 
     def __len__(self) -> int:
         return max(stream.max_steps for stream in self.streams) * self.micro_batches

@@ -23,12 +23,8 @@ from sarsynth.data.records import ImageRecord, Source
 def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
     """Scale an image's central square, bilinearly; shrinking averages speckle (it is not aliased).
 
-    Args:
-        pixels: uint8 or float32, shape (H, W, C), C = 1 or 3.
-        image_size: Side of the result in px.
-
-    Returns:
-        Same type, shape (image_size, image_size, C); the image itself where it has that size already.
+    From uint8 or float32 (H, W, C), C = 1 or 3, to the same type, (image_size, image_size, C); an image that has this
+    size already is returned itself.
     """
     height, width = pixels.shape[:2]
     if (height, width) == (image_size, image_size):
@@ -49,19 +45,17 @@ def central_square(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def read_image(source: Source, record: ImageRecord, image_size: int, radiometry: Radiometry) -> np.ndarray:
-    """Read an image in grey levels, at a size: mapped first, so that resizing averages grey levels.
+    """Read an image in grey levels 0..255, uint8 or float32 (image_size, image_size, C).
 
-    Returns:
-        uint8 or float32, shape (image_size, image_size, C), in 0..255.
+    It is mapped to grey levels first, so that resizing averages these.
     """
     return resize(radiometry.levels(source.read(record), record.path), image_size)
 
 
 def load_images(source: Source, records: Sequence[ImageRecord], image_size: int, radiometry: Radiometry) -> Tensor:
-    """Read images into memory, several at a time.
+    """Read images into memory, several at a time: grey levels 0..255, uint8 or float32, in the order of `records`.
 
-    Returns:
-        uint8 or float32, shape (N, C, image_size, image_size), in 0..255, in the order of `records`.
+    Their shape is (N, C, image_size, image_size).
     """
     images = np.empty((len(records), source.channels, image_size, image_size), radiometry.dtype)
 

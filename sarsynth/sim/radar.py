@@ -44,10 +44,8 @@ def sea_clutter(shape: tuple[int, int], mean: float, texture: float, rng: np.ran
 def point_spread(side: int, bandwidth: float, pedestal: float) -> np.ndarray:
     """Return the two-dimensional spectrum of the processor's weighting, (side, side), of unit mean square.
 
-    Args:
-        side: Pixels.
-        bandwidth: Cut-off in cycles per pixel, at most 0.5.
-        pedestal: Height of the raised cosine at the band's edge: 1 is unweighted (strong sidelobes), 0.08 is Hamming.
+    The bandwidth is its cut-off in cycles per pixel, at most 0.5; the pedestal the height of the raised cosine at the
+    band's edge: 1 is unweighted (strong sidelobes), 0.08 is Hamming.
     """
     frequency = np.fft.fftfreq(side)
     inside = np.abs(frequency) <= bandwidth

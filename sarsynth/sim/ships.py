@@ -3,7 +3,6 @@
 A ship lies along x (bow towards +x), y is athwart and z is up; all coordinates are metres, z = 0 is the waterline.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -284,10 +283,4 @@ def _other(rng: np.random.Generator) -> Ship:
     return ship
 
 
-BUILDERS: dict[str, Callable[[np.random.Generator], Ship]] = {
-    "cargo": _cargo,
-    "other": _other,
-    "fishing": _fishing,
-    "tanker": _tanker,
-    "dredger": _dredger,
-}
+BUILDERS = {"cargo": _cargo, "other": _other, "fishing": _fishing, "tanker": _tanker, "dredger": _dredger}

@@ -1,4 +1,4 @@
-"""Entry to the world: from (seed, index, class, domain) to a picture and its caption."""
+"""From (seed, index, class, domain) to a picture and its caption: what others call of the world."""
 
 import zlib
 from typing import NamedTuple
@@ -35,15 +35,9 @@ def ship(seed: int, index: int, class_name: str) -> Ship:
 
 
 def render(seed: int, index: int, class_name: str, domain: str, size: int = 64, radar: Radar | None = None) -> Picture:
-    """Draw one picture of the world: three channels in `regular` and `ors`, one in `sar`.
+    """Draw one picture of the world: three channels in `regular` and `ors`, one in `sar`, by the sensor `radar`.
 
-    Args:
-        seed: Which world, >= 0.
-        index: Which ship of its class, >= 0.
-        class_name: One of CLASSES.
-        domain: One of DOMAINS.
-        size: Side in pixels.
-        radar: The sensor of the domain `sar`.
+    `seed` says which world, `index` which ship of its class, both >= 0; `size` is the side in px.
     """
     if domain == "ors":
         aerial = scene(seed, index, class_name, size)

@@ -1,6 +1,6 @@
 """DIOR and DIOR-R, aerial images with upright and turned boxes (arXiv 1909.00133, 2110.01931)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting
@@ -28,14 +28,7 @@ class Dior(FileSource):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        *,
-        categories: Sequence[str],
-        size: int | None,
-        margin: float,
-        rotate: bool,
-        channels: int,
+        self, root: str | Path, *, categories: list[str], size: int | None, margin: float, rotate: bool, channels: int
     ) -> None:
         cutting = Cutting(size, margin, rotate)
         place = locate(root, "DIOR", ["JPEGImage*", "Annotations"])

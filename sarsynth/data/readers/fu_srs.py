@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from sarsynth.data.chips import Cutting
-from sarsynth.data.entries import OTHER, Entry, counts_in_test, rare_classes, rename, split_off
+from sarsynth.data.entries import OTHER, counts_in_test, rare_classes, rename, split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import locate
 from sarsynth.data.readers import fusar, srsdd
+from sarsynth.data.scenes import cut_scenes
 
 ORDER = ("cargo", OTHER, "fishing", "tanker", "dredger")  # of the labels, as in the release
 FUSAR_NAMES = {"bulk_cargo": "cargo", "container": "cargo", "ore_oil": "tanker"}  # for SRSDD's classes
@@ -50,19 +51,15 @@ class FuSrs(FileSource):
         fusar_place = locate(root, "FUSAR-Ship (of FU-SRS)", fusar.LAYOUT)
         srsdd_place = locate(root, "SRSDD (of FU-SRS)", srsdd.LAYOUT)
         chips = [entry for entry in fusar.find_fusar(fusar_place) if entry.class_name != UNUSED]
-        scenes = rename(srsdd.find_srsdd(srsdd_place, Cutting(size, margin, rotate)), FUSAR_NAMES)
-        rare = rare_classes(counts_in_test(chips, test) + counts_in_test(scenes, None), other_below)
+        scenes = cut_scenes(srsdd_place, srsdd.find_scenes(srsdd_place), Cutting(size, margin, rotate))
+        ships = rename(scenes, FUSAR_NAMES)
+        rare = rare_classes(counts_in_test(chips, test) + counts_in_test(ships, None), other_below)
         chips = split_off(rename(chips, rare), {"val": val, "test": test}, split_seed)
-        scenes = split_off(rename(scenes, rare), {"val": val / (1 - test)}, split_seed)
+        ships = split_off(rename(ships, rare), {"val": val / (1 - test)}, split_seed)
         if labels == "release":
             chips = rename(chips, SWAPPED)
-        entries = [*_below(root, fusar_place, chips), *_below(root, srsdd_place, scenes)]
+        listed = [(fusar_place, entry) for entry in chips] + [(srsdd_place, entry) for entry in ships]
+        entries = [replace(entry, file=(place / entry.file).relative_to(root).as_posix()) for place, entry in listed]
         names = {entry.class_name for entry in entries}
         classes = [name for name in ORDER if name in names] + sorted(names.difference(ORDER))
         super().__init__(root, entries, channels=channels, classes=classes)
-
-
-def _below(root: Path, place: Path, entries: list[Entry]) -> list[Entry]:
-    """Name files from the folder of both sets."""
-    folder = place.relative_to(root)
-    return [replace(entry, file=(folder / entry.file).as_posix()) for entry in entries]

@@ -68,9 +68,8 @@ def find_fusar(place: Path) -> list[Entry]:
 def category_of(name: str) -> str | None:
     """Read the category off a file's name (`Ship_C03S01N0001` is a dredger); None for files of other names."""
     match = re.match(r"Ship_C(\d\d)S\d\dN\d+", name)
-    if match is None or not 1 <= int(match[1]) <= len(CATEGORIES):
-        return None
-    return snake_case(CATEGORIES[int(match[1]) - 1])
+    number = int(match[1]) if match else 0
+    return snake_case(CATEGORIES[number - 1]) if 1 <= number <= len(CATEGORIES) else None
 
 
 def _ships(place: Path, stems: Collection[str]) -> dict[str, str]:

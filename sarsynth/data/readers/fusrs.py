@@ -51,19 +51,12 @@ class Fusrs(FileSource):
         listed = all(matches(place, pattern) for pattern in LISTS)
         captioned = bool(matches(place, CAPTIONS[0]))
         entries = list(_listed(place) if listed else _captioned(place) if captioned else _in_folders(place))
-        if labels == "categories":
-            entries = [replace(entry, class_name=_category(entry)) for entry in entries]
+        if labels == "categories":  # the names of SRSDD's files state none, and their labels are right
+            stated = [(entry, category_of(Path(entry.file).name) or entry.class_name) for entry in entries]
+            entries = [replace(entry, class_name=name if name in ORDER else OTHER) for entry, name in stated]
         if not listed:
             entries = split_off(entries, {"val": val, "test": test}, split_seed)
         super().__init__(place, entries, channels=channels, crop=crop, classes=ORDER)
-
-
-def _category(entry: Entry) -> str:
-    """Name the class that a file's name states; SRSDD's files state none, and their labels are right."""
-    name = category_of(Path(entry.file).name)
-    if name is None:
-        return entry.class_name
-    return name if name in ORDER else OTHER
 
 
 def _entry(file: str, class_name: str, split: Split, text: str | None = None) -> Entry:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sarsynth.data.chips import crop_offset
-from sarsynth.data.entries import Entry, split_off
+from sarsynth.data.entries import Entry, class_counts, split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import EXTENSIONS, children, images_in, json_lines, lines, listing
 from sarsynth.data.formats import image_size
@@ -35,9 +35,6 @@ class ImageFolder(FileSource):
 
     Args:
         root: The folder everything is relative to.
-        train: Folder, list file or None.
-        val: Folder, list file, fraction or None.
-        test: Folder, list file, fraction or None.
         unnamed: Class of images beside the class folders whose metadata has a text and no class (Hugging Face's form of
             captioned images); None if there must be no such images.
     """
@@ -130,10 +127,8 @@ def _check_splits(root: Path, entries: Sequence[Entry], trained: bool) -> None:
     if shared is not None:
         both = " and ".join(entry.split for entry in entries if entry.file == shared)
         raise UserError(f"{root / shared}: in {both}; splits must not share images")
-    names = {split: {entry.class_name for entry in entries if entry.split == split} for split in SPLITS}
-    for split in SPLITS:
-        unknown = sorted(names[split] - names["train"])
-        if trained and unknown:
+    for split in SPLITS if trained else ():
+        if unknown := sorted(class_counts(entries, split).keys() - class_counts(entries, "train").keys()):
             raise UserError(f"{split}: class `{unknown[0]}` has no images in train; add some or remove it")
 
 

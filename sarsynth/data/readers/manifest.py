@@ -33,8 +33,7 @@ class Manifest(FileSource):
     Args:
         root: The table's folder.
         manifest: Its name; None for `manifest.csv` or `manifest.jsonl`.
-        val: Fraction of each training class for validation; None for what the table says.
-        test: Fraction of each training class for testing; None for what the table says.
+        val: Fraction of each training class for validation, None for what the table says; `test` likewise.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting
-from sarsynth.data.entries import Entry, split_off
+from sarsynth.data.entries import split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import annotated, locate
 from sarsynth.data.readers.labeltxt import read_labels
@@ -50,16 +50,12 @@ class Srsdd(FileSource):
         channels: int,
     ) -> None:
         place = locate(root, "SRSDD", LAYOUT)
-        entries = find_srsdd(place, Cutting(size, margin, rotate))
+        entries = cut_scenes(place, find_scenes(place), Cutting(size, margin, rotate))
         super().__init__(place, split_off(entries, {"val": val}, split_seed), channels=channels)
 
 
-def find_srsdd(place: Path, cutting: Cutting) -> list[Entry]:
-    """List the chips of SRSDD below the folder of its layout, in its own splits, under our names of its classes."""
-    return list(cut_scenes(place, _scenes(place), cutting))
-
-
-def _scenes(place: Path) -> Iterator[Scene]:
+def find_scenes(place: Path) -> Iterator[Scene]:
+    """List the scenes of SRSDD below the folder of its layout, in its own splits, under our names of its classes."""
     for split in OWN_SPLITS:
         for file, image in annotated(place, f"{split}/labels/*.txt", f"{split}/images"):
             ships = read_labels(file)

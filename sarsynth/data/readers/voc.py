@@ -59,14 +59,8 @@ def corners(element: ElementTree.Element, file: Path) -> Points:
 def image_sets(place: Path, *folders: str) -> dict[str, Split]:
     """Read from `train.txt`, `val.txt` and `test.txt` which split images belong to, by lower-case stem.
 
-    Args:
-        place: The data set's folder.
-        folders: Patterns of the folders that have such lists; where these contradict each other, the last one holds.
+    Patterns name the folders of such lists; where these contradict each other, the last one holds.
     """
-    return {
-        Path(name).stem.lower(): split
-        for folder in folders
-        for split in SPLITS
-        for file in matches(place, f"{folder}/{split}.txt")
-        for _, name in lines(file)
-    }
+    patterns = [(split, f"{folder}/{split}.txt") for folder in folders for split in SPLITS]
+    lists = [(split, file) for split, pattern in patterns for file in matches(place, pattern)]
+    return {Path(name).stem.lower(): split for split, file in lists for _, name in lines(file)}
