@@ -46,17 +46,11 @@ SEED = 0  # of the bootstrap: the same results always have the same intervals
 
 @dataclass(frozen=True)
 class ScoredJob:
-    """A job with scores.
+    """A job with scores."""
 
-    Attributes:
-        job: Name of its folder.
-        overrides: What sets it apart besides its method.
-        result: The content of its result.json.
-    """
-
-    job: str
-    overrides: str
-    result: Mapping[str, Any]
+    job: str  # name of its folder
+    overrides: str  # what sets it apart besides its method
+    result: Mapping[str, Any]  # the content of its result.json
 
     @property
     def method(self) -> str:

@@ -26,34 +26,21 @@ SIZE_BINS = 24
 
 @dataclass(frozen=True, eq=False)
 class Health:
-    """What there is to say about one set.
+    """What there is to say about one set."""
 
-    Attributes:
-        slot: Its key in the settings.
-        name: Of the data set.
-        classes: Names of the labels.
-        good: Images that are used, of each split.
-        scan: What every image was found to be.
-        pairs: Near-duplicates.
-        copy: Agreement from which on two images are one recording.
-        max_bad: Share of bad images that a run lets pass.
-        summary: What `data.health.by_class` says.
-        captions: How often each caption stands with the training images, by class; the commonest first.
-        template: Of the captions.
-        outlines: By class, training images (H, W, C) and their contours (H, W); or why there are none.
-    """
-
-    slot: str
-    name: str
-    classes: Sequence[str]
-    good: Mapping[Split, list[ImageRecord]]
-    scan: Scan
-    pairs: Sequence[Pair]
-    copy: float
-    max_bad: float
-    summary: Mapping[str, Mapping[str, Any]]
+    slot: str  # its key in the settings
+    name: str  # of the data set
+    classes: Sequence[str]  # names of the labels
+    good: Mapping[Split, list[ImageRecord]]  # images that are used, of each split
+    scan: Scan  # what every image was found to be
+    pairs: Sequence[Pair]  # near-duplicates
+    copy: float  # agreement from which on two images are one recording
+    max_bad: float  # share of bad images that a run lets pass
+    summary: Mapping[str, Mapping[str, Any]]  # what `data.health.by_class` says
+    # how often each caption stands with the training images, by class; the commonest first
     captions: Mapping[str, Mapping[str, int]]
-    template: Any
+    template: Any  # of the captions
+    # by class, training images (H, W, C) and their contours (H, W); or why there are none
     outlines: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]] | str
 
     @property

@@ -77,20 +77,13 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 @dataclass(frozen=True, eq=False)
 class Plot(Piece):
-    """A figure of a page, which can be enlarged, and can be kept as files.
-
-    Attributes:
-        name: Of its files.
-        figure: As the functions here make them.
-        alt: What it shows, for those who do not see it.
-        caption: Text below it.
-    """
+    """A figure of a page, which can be enlarged, and can be kept as files."""
 
     kind: ClassVar = "picture"
-    name: str
-    figure: Figure
-    alt: str
-    caption: str = ""
+    name: str  # of its files
+    figure: Figure  # as the functions here make them
+    alt: str  # what it shows, for those who do not see it
+    caption: str = ""  # text below it
 
     @cached_property
     def svg(self) -> str:

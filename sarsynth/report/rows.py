@@ -29,21 +29,13 @@ OF_GAIN = {"low": points, "high": points, "p_holm": SHORT, "detectable": percent
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A job of a sweep as tables show it.
+    """A job of a sweep as tables show it."""
 
-    Attributes:
-        name: Short, and its own among the rows.
-        result: The content of result.json.
-        overrides: What sets the job apart besides its method, as on the command line.
-        entry: Its entry in significance.json; empty if there is none yet.
-        baseline: Name of the row that it is compared with.
-    """
-
-    name: str
-    result: Mapping[str, Any]
-    overrides: str = ""
-    entry: Mapping[str, Any] = field(default_factory=dict)
-    baseline: str = ""
+    name: str  # short, and its own among the rows
+    result: Mapping[str, Any]  # the content of result.json
+    overrides: str = ""  # what sets the job apart besides its method, as on the command line
+    entry: Mapping[str, Any] = field(default_factory=dict)  # its entry in significance.json; empty if there is none yet
+    baseline: str = ""  # name of the row that it is compared with
 
     def __getitem__(self, column: str) -> Cell:
         return self.cells.get(column) or Cell()

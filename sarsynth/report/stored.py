@@ -41,17 +41,11 @@ def open_tensors(file: Path) -> Iterator[Any]:
 
 @dataclass(frozen=True, eq=False)
 class ClassImages:
-    """The first images of a class in a synthetic set.
+    """The first images of a class in a synthetic set."""
 
-    Attributes:
-        name: Of the class.
-        prompt: Of the first image.
-        images: uint8, (1 or 3, H, W) each.
-    """
-
-    name: str
-    prompt: str
-    images: list[np.ndarray]
+    name: str  # of the class
+    prompt: str  # of the first image
+    images: list[np.ndarray]  # uint8, (1 or 3, H, W) each
 
 
 def read_set(folder: Path, most: int) -> list[ClassImages]:

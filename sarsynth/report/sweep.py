@@ -21,19 +21,12 @@ MOST_ROWS = 12  # whose pictures a page carries
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """A sweep as it lies on disk; or a single run, which is a sweep of one job.
+    """A sweep as it lies on disk; or a single run, which is a sweep of one job."""
 
-    Attributes:
-        folder: Of the sweep.
-        store: Of the artifacts that its results rest on.
-        jobs: Those with scores, in their order.
-        failed: Those with an error.
-    """
-
-    folder: Path
-    store: Path
-    jobs: list[Job]
-    failed: list[Job]
+    folder: Path  # of the sweep
+    store: Path  # of the artifacts that its results rest on
+    jobs: list[Job]  # those with scores, in their order
+    failed: list[Job]  # those with an error
 
     @classmethod
     def read(cls, folder: Path, store: Path) -> "Sweep":
