@@ -99,12 +99,11 @@ def realism(sweep: Sweep) -> list[Piece]:
     units = "; ".join(f"{name}: {measure['unit']}" for name, measure in measures.items())
     pieces: list[Piece] = [Note(first["note"]), Table(f"Distances. {units}", ["images", *measures], table)]
     sizes = first.get("n", {})
-    if sizes.get("real") != sizes.get("autoencoder"):
-        older = (
-            "The images through the autoencoder are fewer than the real ones here, in other class shares, so their "
-            "distance is too large: an older result; run the sweep again."
-        )
-        pieces.append(Note(older))
+    older = (
+        "The images through the autoencoder are fewer than the real ones here, in other class shares, so their "
+        "distance is too large: an older result; run the sweep again."
+    )
+    pieces += [Note(older)] * (sizes.get("real") != sizes.get("autoencoder"))
     references = [(key, first, key) for key in ("real", "autoencoder")]
     fits = [[Cell(name), *_clutter(figures, key)] for name, figures, key in [*sets, *references]]
     caption = (
@@ -125,20 +124,15 @@ def realism(sweep: Sweep) -> list[Piece]:
 
 def _clutter(figures: Mapping[str, Any], key: str) -> list[Cell]:
     """Medians of a set's images, and what was fitted to its clutter; empty where a result does not have it."""
-    looks, contrast = (
-        ((figures["measures"].get(name) or {}).get("median") or {}).get(key) for name in ("looks", "contrast")
-    )
+    measures = (figures["measures"].get(name) or {} for name in ("looks", "contrast"))
+    looks, contrast = ((measure.get("median") or {}).get(key) for measure in measures)
     models = figures["fits"][key] or {}
     return [
         Cell(None if looks is None else float(np.exp(looks)), SHORT),
         Cell(contrast, SHORT),
-        Cell((models.get("k") or {}).get("shape"), _shape),
+        Cell((models.get("k") or {}).get("shape"), lambda shape: "∞" if shape >= EVEN else SHORT(shape)),
         *(Cell((models.get(model) or {}).get("ks"), SHORT) for model in MODELS),
     ]
-
-
-def _shape(shape: float) -> str:
-    return "∞" if shape >= EVEN else SHORT(shape)
 
 
 def decoupling(sweep: Sweep) -> list[Piece]:
@@ -153,16 +147,16 @@ def decoupling(sweep: Sweep) -> list[Piece]:
     titles = {column: title for column, title in rows.scored(sweep.uncompared).items() if column != "accuracy"}
     means = {column: title for column, title in titles.items() if column in MEANS}
     drawn = [measure for measure in DISTANCES if np.isfinite(_column(with_sets, measure)).sum() >= 3]
-    panels, axes = {}, []
+    panels = {}
     for column, title in means.items():
         for measure in drawn:
             x, y = _column(with_sets, measure), 100 * _column(with_sets, column)
             correlation = rank_correlation(x, y)
             rho = "" if correlation is None else f"\nrank correlation {correlation[0]:+.2f}"
             panels[f"{measure.upper()} and {title}{rho}"] = x, y
-            axes.append(f"{measure.upper()}, all classes")
+    axes = [f"{measure.upper()}, all classes" for _ in means for measure in drawn]
     table = [
-        [Cell(title), *(_correlation(with_sets, _own(measure, column), column) for measure in DISTANCES)]
+        [Cell(title), *(_correlation(with_sets, measure, column) for measure in DISTANCES)]
         for column, title in (means | titles).items()
     ]
     notes = [f"No plot of FID, which fewer than three rows have: {_too_few(with_sets)}."] * ("fid" not in drawn)
@@ -177,17 +171,14 @@ def decoupling(sweep: Sweep) -> list[Piece]:
     ]
 
 
-def _own(measure: str, column: str) -> str:
-    """The column of a distance that belongs to one of F1: of the same class, or of all of them."""
-    return measure if column in MEANS else f"{measure}_{column.removeprefix('f1_')}"
-
-
 def _column(with_sets: Sequence[Row], column: str) -> np.ndarray:
     """The values of a column, NaN where a row has none."""
     return np.array([row[column].value for row in with_sets], dtype=float)
 
 
-def _correlation(with_sets: Sequence[Row], distance: str, score: str) -> Cell:
+def _correlation(with_sets: Sequence[Row], measure: str, score: str) -> Cell:
+    """Rank correlation of F1 with a distance: that of the same class, or of all of them for a mean."""
+    distance = measure if score in MEANS else f"{measure}_{score.removeprefix('f1_')}"
     correlation = rank_correlation(_column(with_sets, distance), 100 * _column(with_sets, score))
     if correlation is None:
         return Cell()
@@ -196,15 +187,10 @@ def _correlation(with_sets: Sequence[Row], distance: str, score: str) -> Cell:
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float] | None:
-    """Spearman's rho of finite pairs with a 95 % interval, by a bootstrap over pairs.
+    """Spearman's rho of finite pairs, (N,) each, with a 95 % interval by a bootstrap over pairs.
 
-    Args:
-        x: Shape (N,).
-        y: Shape (N,).
-
-    Returns:
-        rho and its interval; NaN for the interval of fewer than `FEW` pairs. None if there are fewer than three, or if
-        one of the two never changes.
+    The ends of the interval are NaN for fewer than `FEW` pairs. None if there are fewer than three, or if one of the
+    two never changes.
     """
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]

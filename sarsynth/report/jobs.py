@@ -53,8 +53,8 @@ def read_jobs(folder: Path) -> list[Job]:
     }
     jobs = []
     for path in sorted(arguments, key=lambda path: (len(path.name), path.name)):
-        file = path / ERROR_FILE
-        result, error = None, file.read_text(encoding="utf-8").strip() if file.exists() else None
+        result, file = None, path / ERROR_FILE
+        error = file.read_text(encoding="utf-8").strip() if file.exists() else None
         try:
             result = read_result(path / RESULT)
         except UserError as outdated:
