@@ -33,12 +33,7 @@ def fid(real: Tensor, synthetic: Tensor) -> float:
     |m_r - m_s|² + tr(C_r + C_s - 2 (C_r C_s)^½) with means m and unbiased covariances C. With C = AᵀA, tr (C_r C_s)^½
     is the sum of the singular values of A_r A_sᵀ: no root of a matrix that is not symmetric, and small for few images.
 
-    Args:
-        real: Shape (N, F), N >= 2.
-        synthetic: Shape (M, F), M >= 2.
-
-    Returns:
-        At least 0, in units of squared features.
+    The features are of shapes (N, F) and (M, F), N and M >= 2; the distance is at least 0, in squared features.
     """
     (mean_r, factor_r), (mean_s, factor_s) = _moments(real), _moments(synthetic)
     traces = factor_r.square().sum() + factor_s.square().sum()
@@ -56,9 +51,7 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 class Pairs:
     """Kernels and distances of all pairs of two sets, computed once; figures of sub-samples only choose among them.
 
-    Args:
-        real: Shape (N, F), N >= 2.
-        synthetic: Shape (M, F), M >= 2.
+    The features are of shapes (N, F) and (M, F), N and M >= 2.
     """
 
     def __init__(self, real: Tensor, synthetic: Tensor) -> None:
@@ -89,9 +82,8 @@ class Pairs:
         one. `chosen` is as in `kid`.
         """
         rr, ss, rs = self._blocks(self.distance, chosen)
-        radius_r, radius_s = (
-            block.kthvalue(min(NEIGHBOURS, len(block) - 1) + 1, dim=1).values for block in (rr, ss)
-        )  # each image is its own nearest neighbour
+        # Each image is its own nearest neighbour.
+        radius_r, radius_s = (block.kthvalue(min(NEIGHBOURS, len(block) - 1) + 1).values for block in (rr, ss))
         in_real, in_synthetic = rs <= radius_r[:, None], rs <= radius_s
         return {
             "precision": in_real.any(dim=0).double().mean().item(),
@@ -145,15 +137,8 @@ def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> dict[str, Any]:
         low, high = figures[name] - NORMAL_95 * error, figures[name] + NORMAL_95 * error
         lowest, highest = RANGES.get(name, (0.0, 1.0))
         intervals[name] = [max(lowest, low), min(highest, high)]
-    return {
-        "fid": None,
-        "fid_reliable": min(sizes) >= real.shape[1],
-        **dict.fromkeys(FIGURES),
-        **figures,
-        "intervals": intervals,
-        "n_real": sizes[0],
-        "n_synthetic": sizes[1],
-    }
+    known = {"fid": None, "fid_reliable": min(sizes) >= real.shape[1]} | dict.fromkeys(FIGURES) | figures
+    return known | {"intervals": intervals, "n_real": sizes[0], "n_synthetic": sizes[1]}
 
 
 def _figures(real: Tensor, synthetic: Tensor, seed: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -195,12 +180,7 @@ def fidelity(
 ) -> dict[str, Any]:
     """Measure every class that has synthetic images, and all of them together.
 
-    Args:
-        real: Features of real images, (N, F).
-        real_labels: Their labels, (N,).
-        synthetic: Features of synthetic images, (M, F).
-        synthetic_labels: The classes they were made for, (M,).
-        classes: Names of the labels 0, 1, …
+    Features are of shapes (N, F) and (M, F), labels (N,) and (M,).
 
     Returns:
         `width`: number of features; `per_class`: figures (`compare`) by class name, in the order of `classes`;

@@ -80,14 +80,7 @@ class Comparison:
 def compare(
     method: Predictions, baseline: Predictions, minor: Sequence[str], *, replicates: int, seed: int
 ) -> Comparison:
-    """Compare a method with the baseline.
-
-    Args:
-        method: Predictions of its classifiers.
-        baseline: Those of the baseline's classifiers, of the same images.
-        minor: Names of the minor classes.
-        replicates: Bootstrap replicates, at least some hundreds.
-        seed: Of the random draws.
+    """Compare a method with the baseline, by some hundreds of bootstrap replicates at least.
 
     Raises:
         UserError: They are not the same test images.
@@ -183,10 +176,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 def _least(enough: Callable[[np.ndarray], np.ndarray], above: int, figures: int) -> np.ndarray:
     """Find the least whole number in (`above`, `above` * `MOST_TIMES`] that is enough for each figure; 0 if none is.
 
-    Args:
-        enough: Whether a number for each figure, (figures,), is enough; so is every larger one.
-        above: Not enough for any.
-        figures: How many figures there are.
+    `enough` says whether a number for each figure, (figures,), is enough; so is every larger one. `above` is not.
     """
     low, high = np.full(figures, above), np.full(figures, above * MOST_TIMES)
     reached = enough(high)

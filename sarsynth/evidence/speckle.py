@@ -41,11 +41,8 @@ class Moments:
 def moments(images: np.ndarray) -> Moments | None:
     """Measure clutter, with targets masked out, block by block (`clutter_blocks`).
 
-    Args:
-        images: uint8 or floating, 0..255, shape (N, C, H, W), H and W at least 16; channels are averaged.
-
-    Returns:
-        None if no image has clutter that varies.
+    Images are uint8 or floating, 0..255, (N, C, H, W), H and W at least 16; channels are averaged. None if no image has
+    clutter that varies.
     """
     covariances = []  # of each image, at the three lags
     for image in images:  # one at a time: floats of hundreds of large images would fill the memory

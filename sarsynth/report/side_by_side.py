@@ -17,15 +17,7 @@ def side_by_side(jobs: Sequence[Job], store: Path, folder: Path) -> list[Path]:
     """Draw a picture of all classes and one of each, a group of columns for each job.
 
     Equal indices start from equal noise, so a row of a class's picture differs by the job alone. A set that cannot be
-    read is left out, and named.
-
-    Args:
-        jobs: Of a sweep.
-        store: Of the artifacts.
-        folder: Where the pictures go.
-
-    Returns:
-        The pictures; none if fewer than two sets of the same classes differ.
+    read is left out, and named. Returns the files in `folder`; none if fewer than two sets of the same classes differ.
     """
     sets = _sets(jobs, store)
     classes = sets[0][1] if sets else []

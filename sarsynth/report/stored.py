@@ -63,8 +63,7 @@ def read_set(folder: Path, most: int) -> list[ClassImages]:
     classes = []
     for name, members in by_class.items():
         images = []
-        for member in members[:most]:
-            file = folder / member["file_name"]
+        for file in [folder / member["file_name"] for member in members[:most]]:
             with reading(file, folder):
                 images.append(read_png(file))
         classes.append(ClassImages(name, members[0]["text"], images))

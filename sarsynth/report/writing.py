@@ -44,11 +44,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
 
 
 def write(folder: Path, store: Path) -> list[Path]:
-    """Write the report of a sweep, its plots and its tables beside its jobs.
-
-    Args:
-        folder: Of the sweep, or of a single run.
-        store: Of the artifacts.
+    """Write the report of a sweep, or of a single run, its plots and its tables beside its jobs.
 
     Returns:
         report.html, results.csv and results.tex.
