@@ -177,13 +177,13 @@ def _open(job: ScoredJob, entry: Mapping[str, Any]) -> str | None:
     gain = Gain(**entry["gains"][figure])
     if gain.significant or gain.detectable is None:
         return None
-    begun = f"{job.name}: {figure} {100 * gain.delta:+.1f} is open"
+    opening = f"{job.name}: {figure} {100 * gain.delta:+.1f} is open"
     if entry["note"] == ONE_SEED:
-        return f"{begun}: one seed does not tell how far seeds part; two or more do"
+        return f"{opening}: one seed does not tell how far seeds part; two or more do"
     ways = settling(asdict(gain), "times the test images")
     settled = f"would be settled by {' or '.join(ways)}" if ways else "would not be settled by seeds or images alone"
     return (
-        f"{begun} and, were it the truth, {settled}; "
+        f"{opening} and, were it the truth, {settled}; "
         f"what {entry['seeds']} seeds and {entry['images']:,} images show is {100 * gain.detectable:.1f} or more"
     )
 

@@ -62,26 +62,26 @@ class Pairs:
         centred = both - both.mean(dim=0)  # digits of small distances far from the origin
         self.distance = torch.cdist(centred, centred).fill_diagonal_(0)
 
-    def kid(self, chosen: Tensor | None = None) -> float:
+    def kid(self, rows: Tensor | None = None) -> float:
         """Kernel distance: squared MMD, cubic kernel, unbiased (Bińkowski et al., arXiv 1801.01401), over all pairs.
 
         Its expectation does not depend on the number of images, so unlike `fid` it can be compared between classes. It
-        is about 0 for equal distributions; slightly negative values occur. `chosen` are rows of both sets, one after
+        is about 0 for equal distributions; slightly negative values occur. `rows` are rows of both sets, one after
         the other; None is all of them.
         """
-        rr, ss, rs = self._blocks(self.kernel, chosen)
+        rr, ss, rs = self._blocks(self.kernel, rows)
         within = [(block.sum() - block.trace()) / (len(block) * (len(block) - 1)) for block in (rr, ss)]
         return (within[0] + within[1] - 2 * rs.mean()).item()
 
-    def overlaps(self, chosen: Tensor | None = None) -> dict[str, float]:
+    def overlaps(self, rows: Tensor | None = None) -> dict[str, float]:
         """Precision, recall (Kynkäänniemi et al., arXiv 1904.06991), density, coverage (Naeem et al., 2002.09797).
 
         The manifold of a set is the union of the balls around its features that reach to the k-th nearest of the
         others, k = 5, or as many as there are. Precision: share of synthetic features in the real manifold; recall: the
         reverse; density: how many real balls hold a synthetic feature, over k; coverage: share of real balls that hold
-        one. `chosen` is as in `kid`.
+        one. `rows` is as in `kid`.
         """
-        rr, ss, rs = self._blocks(self.distance, chosen)
+        rr, ss, rs = self._blocks(self.distance, rows)
         # Each image is its own nearest neighbour.
         radius_r, radius_s = (block.kthvalue(min(NEIGHBOURS, len(block) - 1) + 1).values for block in (rr, ss))
         in_real, in_synthetic = rs <= radius_r[:, None], rs <= radius_s
@@ -92,10 +92,10 @@ class Pairs:
             "coverage": in_real.any(dim=1).double().mean().item(),
         }
 
-    def _blocks(self, matrix: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = torch.arange(len(matrix)) if chosen is None else chosen
-        synthetic = self.is_synthetic[chosen]
-        r, s = chosen[~synthetic], chosen[synthetic]
+    def _blocks(self, matrix: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        rows = torch.arange(len(matrix)) if rows is None else rows
+        synthetic = self.is_synthetic[rows]
+        r, s = rows[~synthetic], rows[synthetic]
         return matrix[r][:, r], matrix[s][:, s], matrix[r][:, s]
 
 
@@ -153,8 +153,8 @@ def _figures(real: Tensor, synthetic: Tensor, seed: int) -> tuple[dict[str, floa
         return figures, {}
 
     def of_pairs(r: Tensor, s: Tensor) -> dict[str, float]:
-        chosen = torch.cat([r, s + len(thin_real)])
-        return {"kid": pairs.kid(chosen)} | pairs.overlaps(chosen)
+        rows = torch.cat([r, s + len(thin_real)])
+        return {"kid": pairs.kid(rows)} | pairs.overlaps(rows)
 
     errors = _standard_errors(lambda r, s: {"fid": fid(real[r], synthetic[s])}, sizes, seed)
     return figures, errors | _standard_errors(of_pairs, (len(thin_real), len(thin_synthetic)), seed)

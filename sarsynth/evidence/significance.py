@@ -113,14 +113,14 @@ def _gains(delta: np.ndarray, drawn: np.ndarray, variance: Variance, classes: in
     # In those tails it also counts that few seeds may agree by chance where more would not.
     cautious = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, variance.freedom(cautious=True)))
     p_holm = np.concatenate([holm(cautious[:classes]), p[classes:]])
-    several = min(variance.seeds) > 1
-    significant = (p_holm < LEVEL) & several
+    several_seeds = min(variance.seeds) > 1
+    significant = (p_holm < LEVEL) & several_seeds
     detectable = variance.detectable(classes)
 
     def settles(scaled: Variance) -> np.ndarray:
         return scaled.detectable(classes) <= np.abs(delta)
 
-    is_open = ~significant & several & (delta != 0)
+    is_open = ~significant & several_seeds & (delta != 0)
     seeds = is_open * _least(lambda seeds: settles(variance.scaled(seeds=seeds)), max(variance.seeds), len(delta))
     tenths = is_open * _least(lambda tenths: settles(variance.scaled(images=tenths / 10)), 10, len(delta))
     tests = zip(*(column.tolist() for column in (delta, low, high, p, p_holm, significant)), strict=True)

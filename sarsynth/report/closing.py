@@ -61,9 +61,9 @@ def report(sweep: Sweep) -> bool:
 
 def show_gains(sweep: Sweep) -> None:
     """Print the gains, what would settle those that are open, and why a row has none."""
-    over = ", ".join(dict.fromkeys(row.baseline for row in sweep.rows if row.baseline))
+    baselines = ", ".join(dict.fromkeys(row.baseline for row in sweep.rows if row.baseline))
     interval = f"its {100 * (1 - LEVEL):.0f} % interval over test images and seeds"
-    title = f"Gain in F1 over {over}, in points of a percent, and {interval}"
+    title = f"Gain in F1 over {baselines}, in points of a percent, and {interval}"
     holm = f"▲ ▼ significant at {100 * LEVEL:.0f} %, for classes after Holm's correction, of two seeds or more"
     if table := rows.gains_table(sweep.rows, title, [f"{holm}; p is McNemar's of accuracy"]):
         console.print(terminal.render(table))

@@ -85,12 +85,12 @@ def realism(sweep: Sweep) -> list[Piece]:
     base's autoencoder, whose marks every synthetic image bears. A set may lie nearer all the same, where other faults
     make up for them.
     """
-    known = [(row.name, row.result["realism"]) for row in sweep.uncompared if row.result["realism"]]
-    if not known:
+    with_sets = [(row.name, row.result["realism"]) for row in sweep.uncompared if row.result["realism"]]
+    if not with_sets:
         return [Note("No row has synthetic images.")]
-    first = known[0][1]
+    first = with_sets[0][1]
     measures = first["measures"]
-    sets = [(name, figures, "synthetic") for name, figures in known]
+    sets = [(name, figures, "synthetic") for name, figures in with_sets]
     floors = [("real halves", first, "halves"), ("real, autoencoder", first, "autoencoder")]
     table = [
         [Cell(name), *(Cell(figures["measures"][measure]["distance"][key], SHORT) for measure in measures)]
@@ -146,20 +146,20 @@ def decoupling(sweep: Sweep) -> list[Piece]:
         return [Note(f"Needs three rows with synthetic images; there are {len(with_sets)}.")]
     titles = {column: title for column, title in rows.scored(sweep.uncompared).items() if column != "accuracy"}
     means = {column: title for column, title in titles.items() if column in MEANS}
-    drawn = [measure for measure in DISTANCES if np.isfinite(_column(with_sets, measure)).sum() >= 3]
+    plotted = [measure for measure in DISTANCES if np.isfinite(_column(with_sets, measure)).sum() >= 3]
     panels = {}
     for column, title in means.items():
-        for measure in drawn:
+        for measure in plotted:
             x, y = _column(with_sets, measure), 100 * _column(with_sets, column)
             correlation = rank_correlation(x, y)
             rho = "" if correlation is None else f"\nrank correlation {correlation[0]:+.2f}"
             panels[f"{measure.upper()} and {title}{rho}"] = x, y
-    axes = [f"{measure.upper()}, all classes" for _ in means for measure in drawn]
+    axes = [f"{measure.upper()}, all classes" for _ in means for measure in plotted]
     table = [
         [Cell(title), *(_correlation(with_sets, measure, column) for measure in DISTANCES)]
         for column, title in (means | titles).items()
     ]
-    notes = [f"No plot of FID, which fewer than three rows have: {_too_few(with_sets)}."] * ("fid" not in drawn)
+    notes = [f"No plot of FID, which fewer than three rows have: {_too_few(with_sets)}."] * ("fid" not in plotted)
     few = f"{len(with_sets)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote."
     notes += [few] * (len(with_sets) < FEW)
     figure = plots.scatter(panels, [row.name for row in with_sets], axes, "F1 in %", sweep.names)
@@ -192,15 +192,15 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]
     The ends of the interval are NaN for fewer than `FEW` pairs. None if there are fewer than three, or if one of the
     two never changes.
     """
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     rho = float(stats.spearmanr(x, y).statistic)
     if len(x) < FEW:
         return rho, float("nan"), float("nan")
-    drawn = np.random.default_rng(0).integers(len(x), size=(REPLICATES, len(x)))
-    ranks = [stats.rankdata(values[drawn], axis=1) for values in (x, y)]
+    replicates = np.random.default_rng(0).integers(len(x), size=(REPLICATES, len(x)))
+    ranks = [stats.rankdata(values[replicates], axis=1) for values in (x, y)]
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     norm = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
     rhos = (centred[0] * centred[1]).sum(axis=1)[norm > 0] / norm[norm > 0]

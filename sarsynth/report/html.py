@@ -64,8 +64,8 @@ def inline_svg(svg: str, alt: str) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=PackageLoader("sarsynth.report"), **options)
+    loader = PackageLoader("sarsynth.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def render(template: str, **context: Any) -> str:

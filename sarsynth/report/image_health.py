@@ -223,12 +223,12 @@ def _outlines(health: Health) -> list[Piece]:
     """Show a few images of each class above their contours."""
     if isinstance(health.outlines, str):
         return [Note(health.outlines)]
-    shown = []
+    sheets = []
     for name, outlined in health.outlines.items():
         lines = [[image.transpose(2, 0, 1) for image, _ in outlined], [contour[None] for _, contour in outlined]]
         sheet = pictures.compose([("", lines)], ["image", "contour"], name)
-        shown.append(Picture(html.image(sheet, f"Images and contours of {name}"), name))
-    return [Gallery("By class", shown)] if shown else [Note("There are no training images.")]
+        sheets.append(Picture(html.image(sheet, f"Images and contours of {name}"), name))
+    return [Gallery("By class", sheets)] if sheets else [Note("There are no training images.")]
 
 
 def _captions(health: Health) -> list[Piece]:

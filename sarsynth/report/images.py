@@ -188,14 +188,14 @@ def _pairs(sweep: Sweep, name: str, result: Mapping[str, Any]) -> list[Piece]:
                 groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([synthetic, real])
     except UserError as error:
         return [Note(f"No nearest pairs of {name}: {error}.")]
-    shown = [Picture(contact_strip(np.stack(both), f"{group}: {name}"), group) for group, both in groups.items()]
-    return [Gallery(f"{name}: nearest pairs, synthetic and real", shown, folded=True)]
+    strips = [Picture(contact_strip(np.stack(both), f"{group}: {name}"), group) for group, both in groups.items()]
+    return [Gallery(f"{name}: nearest pairs, synthetic and real", strips, folded=True)]
 
 
 def _first(pieces: Sequence[Piece]) -> list[Piece]:
     """The first pieces with pictures of a row each; a page holds no more than it can carry."""
-    more = [Note(f"Of the first {MOST_ROWS} rows; those of the others lie in their folders.")]
-    return [*pieces[:MOST_ROWS], *more * (len(pieces) > MOST_ROWS)]
+    note = [Note(f"Of the first {MOST_ROWS} rows; those of the others lie in their folders.")]
+    return [*pieces[:MOST_ROWS], *note * (len(pieces) > MOST_ROWS)]
 
 
 def feature_map(sweep: Sweep) -> list[Piece]:

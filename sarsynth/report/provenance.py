@@ -134,5 +134,5 @@ def commands(sweep: Sweep) -> list[Piece]:
 def remake(job: Job) -> str:
     """The command line of one job on its own; an experiment or sweep would else ask for all of theirs."""
     overrides = [f"{key}={value}" for key, value in job.arguments.items()]
-    many = [key for key in job.arguments if key in ("experiment", "sweep")]
-    return f"python evaluate.py {shlex.join([*overrides, *(['hydra.mode=RUN'] if many else [])])}".strip()
+    for_several = [key for key in job.arguments if key in ("experiment", "sweep")]
+    return f"python evaluate.py {shlex.join([*overrides, *(['hydra.mode=RUN'] if for_several else [])])}".strip()

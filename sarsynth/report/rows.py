@@ -187,8 +187,8 @@ def papers_table(rows: Sequence[Row], caption: str) -> Table:
     names = list(classes(rows))
     columns = [*(f"{figure}_{name}" for name in names for figure in SHARES), *MEANS]
     lines = [[replace(row.heading, detail=""), *(Cell(row[key].value, percent) for key in columns)] for row in rows]
-    known = {column: cell for row in reversed(rows) for column, cell in row.cells.items()}
-    sizes = [replace(known.get(f"support_{name}", Cell()), span=len(SHARES)) for name in names]
+    cells = {column: cell for row in reversed(rows) for column, cell in row.cells.items()}
+    sizes = [replace(cells.get(f"support_{name}", Cell()), span=len(SHARES)) for name in names]
     heads = [*(figure[0].upper() for _ in names for figure in SHARES), *(TITLES[name] for name in MEANS)]
     return Table(caption, ["method", *heads], [*lines, [Cell("test images"), *sizes, *(Cell() for _ in MEANS)]])
 

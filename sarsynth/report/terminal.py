@@ -85,10 +85,11 @@ def _plan_row(artifact: Mapping[str, Any]) -> list[str]:
     name = f"{artifact['kind']}/{artifact['label']}"
     name += f" from {artifact['source']}" if artifact["source"] else f"-{artifact['fingerprint'] or '?'}"
     work = f"{'~' * artifact['rough']}{artifact['amount']:,} {artifact['unit']}" if artifact["unit"] else ""
-    state, costs = artifact["state"], {"seconds": duration, "memory_bytes": size, "disk_bytes": size}
-    due = {"make": list(costs), "fetch": ["disk_bytes"]}.get(state, [])
-    known = {key: "?" if artifact[key] is None else costs[key](artifact[key]) for key in due}
-    return [state, name, work, *(known.get(key, "") for key in costs)]
+    state = artifact["state"]
+    forms: dict[str, Callable[[Any], str]] = {"seconds": duration, "memory_bytes": size, "disk_bytes": size}
+    due = {"make": [*forms], "fetch": ["disk_bytes"]}.get(state, [])
+    costs = {key: "?" if artifact[key] is None else forms[key](artifact[key]) for key in due}
+    return [state, name, work, *(costs.get(key, "") for key in forms)]
 
 
 def plan_summary(plan: Mapping[str, Any]) -> str:
@@ -96,10 +97,10 @@ def plan_summary(plan: Mapping[str, Any]) -> str:
     totals = plan["totals"]
 
     def known(key: str, unknown: str, of: str, write: Callable[[Any], str]) -> str:
-        more = totals[unknown]
-        if more == totals[of]:
+        without = totals[unknown]
+        if without == totals[of]:
             return "?"
-        return write(totals[key]) + (f" and that of {more} more" if more else "")
+        return write(totals[key]) + (f" and that of {without} more" if without else "")
 
     parts = [f"{totals['there']} there"]
     if totals["fetch"]:
