@@ -104,7 +104,7 @@ def sections(health: Health) -> list[Section]:
         "those that the data set gives may, and then scores on its test images flatter."
     )
     images = [_counts(health), _values(health), *_histograms(health), *_sizes(health)]
-    parts = [
+    parts: list[tuple[str, str, str, list[Piece]]] = [
         ("images", "images and values", "Bad images are left out of all figures.", images),
         ("bad", "bad images", "They are left out, never repaired or deleted.", _bad(health)),
         ("duplicates", "near-duplicates", copies, _duplicates(health)),
@@ -113,7 +113,7 @@ def sections(health: Health) -> list[Section]:
         ("captions", "captions", "What the denoiser is told of the training images.", _captions(health)),
     ]
     slot = health.slot
-    return [Section(f"{slot}-{anchor}", f"{slot}: {heading}", *content) for anchor, heading, *content in parts]
+    return [Section(f"{slot}-{anchor}", f"{slot}: {name}", about, pieces) for anchor, name, about, pieces in parts]
 
 
 def _counts(health: Health) -> Piece:
