@@ -21,15 +21,11 @@ POWER = 0.8  # the chance to find a gain that is there
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scores of one method: for each seed, and for each bootstrap replicate of the test images.
+    """The scores of one method: for each seed, and for each bootstrap replicate of the test images."""
 
-    Attributes:
-        by_seed: Shape (seeds, figures), NaN for a figure that does not exist: the minor mean without minor classes.
-        resampled: Shape (replicates, seeds, figures).
-    """
-
+    # shape (seeds, figures), NaN for a figure that does not exist: the minor mean without minor classes
     by_seed: np.ndarray
-    resampled: np.ndarray
+    resampled: np.ndarray  # shape (replicates, seeds, figures)
 
     @classmethod
     def of(cls, predictions: Predictions, minor: Sequence[str], weights: np.ndarray) -> Self:
@@ -81,21 +77,13 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Variance:
-    """The variance of a score, or of a gain, by cause; of each figure, (figures,).
+    """The variance of a score, or of a gain, by cause; of each figure, (figures,)."""
 
-    Attributes:
-        of_images: Due to the test images alone; an estimate, which may by chance be below 0.
-        of_seeds: Due to the seeds alone, for each method.
-        joint: Due to a seed and an image together, for each method.
-        seeds: Number of seeds of each method, numbers or (figures,).
-        images: Number of test images of the smallest class, a number or (figures,).
-    """
-
-    of_images: np.ndarray
-    of_seeds: list[np.ndarray]
-    joint: list[np.ndarray]
-    seeds: list[Any]
-    images: Any
+    of_images: np.ndarray  # due to the test images alone; an estimate, which may by chance be below 0
+    of_seeds: list[np.ndarray]  # due to the seeds alone, for each method
+    joint: list[np.ndarray]  # due to a seed and an image together, for each method
+    seeds: list[Any]  # number of seeds of each method, numbers or (figures,)
+    images: Any  # number of test images of the smallest class, a number or (figures,)
 
     @classmethod
     def of(cls, drawn: np.ndarray, methods: Sequence[Scores], of_seeds: Sequence[np.ndarray], images: int) -> Self:

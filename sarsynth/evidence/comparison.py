@@ -46,17 +46,11 @@ SEED = 0  # of the bootstrap: the same results always have the same intervals
 
 @dataclass(frozen=True)
 class ScoredJob:
-    """A job with scores.
+    """A job with scores."""
 
-    Attributes:
-        job: Name of its folder.
-        overrides: What sets it apart besides its method.
-        result: The content of its result.json.
-    """
-
-    job: str
-    overrides: str
-    result: Mapping[str, Any]
+    job: str  # name of its folder
+    overrides: str  # what sets it apart besides its method
+    result: Mapping[str, Any]  # the content of its result.json
 
     @property
     def method(self) -> str:
@@ -96,47 +90,29 @@ Known = Mapping[str, Predictions | UserError]  # the predictions of each job, or
 def read_or_compare(jobs: Sequence[ScoredJob], store: Path, file: Path) -> dict[str, Any]:
     """Compare each job with that of its baseline which has the same overrides: the content of significance.json.
 
-    It is read if it is of these jobs, else written anew; it is not written where predictions are missing, and one that
-    is of other jobs is removed.
-
-    Args:
-        jobs: The jobs of a sweep.
-        store: Of the artifacts, their predictions among them.
-        file: The significance.json of the sweep.
+    The `file` is read if it is of these jobs, else written anew; it is not written where the store lacks predictions,
+    and one that is of other jobs is removed.
     """
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # a damaged one is as good as none
         stored = None
-    if isinstance(stored, dict) and (stored.get("version"), stored.get("of")) == (VERSION, _origins(jobs)):
+    about = {"version": VERSION, "of": {job.job: job.origin for job in jobs}}
+    if isinstance(stored, dict) and all(stored.get(key) == value for key, value in about.items()):
         return stored
     file.unlink(missing_ok=True)
-    known = _read_all(jobs, store)
-    content = _content(jobs, known)
-    if not any(isinstance(predictions, Absent) for predictions in known.values()):
-        write_json(file, content)
-    return content
-
-
-def _origins(jobs: Sequence[ScoredJob]) -> dict[str, Any]:
-    return {job.job: job.origin for job in jobs}
-
-
-def _content(jobs: Sequence[ScoredJob], known: Known) -> dict[str, Any]:
-    entries = [_compared(job, jobs, known) for job in jobs]
-    lines = [line for job, entry in zip(jobs, entries, strict=True) if (line := _open(job, entry))]
-    about = {"version": VERSION, "of": _origins(jobs), "level": LEVEL, "power": POWER}
-    return about | {"rows": entries, "open": lines}
-
-
-def _read_all(jobs: Sequence[ScoredJob], store: Path) -> Known:
     known: dict[str, Predictions | UserError] = {}
     for job in jobs:
         try:
             known[job.job] = read_predictions(job, store)
         except UserError as error:
             known[job.job] = error
-    return known
+    entries = [_compared(job, jobs, known) for job in jobs]
+    lines = [line for job, entry in zip(jobs, entries, strict=True) if (line := _open(job, entry))]
+    content = about | {"level": LEVEL, "power": POWER, "rows": entries, "open": lines}
+    if not any(isinstance(predictions, Absent) for predictions in known.values()):
+        write_json(file, content)
+    return content
 
 
 def read_predictions(job: ScoredJob, store: Path) -> Predictions:
@@ -166,18 +142,12 @@ def read_predictions(job: ScoredJob, store: Path) -> Predictions:
 def _compared(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known) -> dict[str, Any]:
     """Compare one job: an entry of `rows`."""
     predictions, protocol = known[job.job], job.result["protocol"]
-    entry: dict[str, Any] = {
-        "job": job.job,
-        "method": job.method,
-        "overrides": job.overrides,
+    entry: dict[str, Any] = {"job": job.job, "method": job.method, "overrides": job.overrides}
+    entry |= {
         "seeds": len(job.result["seeds"]),
         "images": None if isinstance(predictions, UserError) else len(predictions.labels),
-        "baseline": None,
-        "note": None,
-        "leaks": protocol["leaks"],
-        "scores": None,
-        "gains": None,
     }
+    entry |= {"baseline": None, "note": None, "leaks": protocol["leaks"], "scores": None, "gains": None}
     if isinstance(predictions, UserError):
         return entry | {"note": str(predictions)}
     bootstrap = {"replicates": protocol["replicates"], "seed": SEED}
@@ -207,13 +177,13 @@ def _open(job: ScoredJob, entry: Mapping[str, Any]) -> str | None:
     gain = Gain(**entry["gains"][figure])
     if gain.significant or gain.detectable is None:
         return None
-    begun = f"{job.name}: {figure} {100 * gain.delta:+.1f} is open"
+    opening = f"{job.name}: {figure} {100 * gain.delta:+.1f} is open"
     if entry["note"] == ONE_SEED:
-        return f"{begun}: one seed does not tell how far seeds part; two or more do"
+        return f"{opening}: one seed does not tell how far seeds part; two or more do"
     ways = settling(asdict(gain), "times the test images")
     settled = f"would be settled by {' or '.join(ways)}" if ways else "would not be settled by seeds or images alone"
     return (
-        f"{begun} and, were it the truth, {settled}; "
+        f"{opening} and, were it the truth, {settled}; "
         f"what {entry['seeds']} seeds and {entry['images']:,} images show is {100 * gain.detectable:.1f} or more"
     )
 

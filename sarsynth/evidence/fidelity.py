@@ -33,12 +33,7 @@ def fid(real: Tensor, synthetic: Tensor) -> float:
     |m_r - m_s|² + tr(C_r + C_s - 2 (C_r C_s)^½) with means m and unbiased covariances C. With C = AᵀA, tr (C_r C_s)^½
     is the sum of the singular values of A_r A_sᵀ: no root of a matrix that is not symmetric, and small for few images.
 
-    Args:
-        real: Shape (N, F), N >= 2.
-        synthetic: Shape (M, F), M >= 2.
-
-    Returns:
-        At least 0, in units of squared features.
+    The features are of shapes (N, F) and (M, F), N and M >= 2; the distance is at least 0, in squared features.
     """
     (mean_r, factor_r), (mean_s, factor_s) = _moments(real), _moments(synthetic)
     traces = factor_r.square().sum() + factor_s.square().sum()
@@ -56,9 +51,7 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 class Pairs:
     """Kernels and distances of all pairs of two sets, computed once; figures of sub-samples only choose among them.
 
-    Args:
-        real: Shape (N, F), N >= 2.
-        synthetic: Shape (M, F), M >= 2.
+    The features are of shapes (N, F) and (M, F), N and M >= 2.
     """
 
     def __init__(self, real: Tensor, synthetic: Tensor) -> None:
@@ -69,29 +62,28 @@ class Pairs:
         centred = both - both.mean(dim=0)  # digits of small distances far from the origin
         self.distance = torch.cdist(centred, centred).fill_diagonal_(0)
 
-    def kid(self, chosen: Tensor | None = None) -> float:
+    def kid(self, rows: Tensor | None = None) -> float:
         """Kernel distance: squared MMD, cubic kernel, unbiased (Bińkowski et al., arXiv 1801.01401), over all pairs.
 
         Its expectation does not depend on the number of images, so unlike `fid` it can be compared between classes. It
-        is about 0 for equal distributions; slightly negative values occur. `chosen` are rows of both sets, one after
+        is about 0 for equal distributions; slightly negative values occur. `rows` are rows of both sets, one after
         the other; None is all of them.
         """
-        rr, ss, rs = self._blocks(self.kernel, chosen)
+        rr, ss, rs = self._blocks(self.kernel, rows)
         within = [(block.sum() - block.trace()) / (len(block) * (len(block) - 1)) for block in (rr, ss)]
         return (within[0] + within[1] - 2 * rs.mean()).item()
 
-    def overlaps(self, chosen: Tensor | None = None) -> dict[str, float]:
+    def overlaps(self, rows: Tensor | None = None) -> dict[str, float]:
         """Precision, recall (Kynkäänniemi et al., arXiv 1904.06991), density, coverage (Naeem et al., 2002.09797).
 
         The manifold of a set is the union of the balls around its features that reach to the k-th nearest of the
         others, k = 5, or as many as there are. Precision: share of synthetic features in the real manifold; recall: the
         reverse; density: how many real balls hold a synthetic feature, over k; coverage: share of real balls that hold
-        one. `chosen` is as in `kid`.
+        one. `rows` is as in `kid`.
         """
-        rr, ss, rs = self._blocks(self.distance, chosen)
-        radius_r, radius_s = (
-            block.kthvalue(min(NEIGHBOURS, len(block) - 1) + 1, dim=1).values for block in (rr, ss)
-        )  # each image is its own nearest neighbour
+        rr, ss, rs = self._blocks(self.distance, rows)
+        # Each image is its own nearest neighbour.
+        radius_r, radius_s = (block.kthvalue(min(NEIGHBOURS, len(block) - 1) + 1).values for block in (rr, ss))
         in_real, in_synthetic = rs <= radius_r[:, None], rs <= radius_s
         return {
             "precision": in_real.any(dim=0).double().mean().item(),
@@ -100,10 +92,10 @@ class Pairs:
             "coverage": in_real.any(dim=1).double().mean().item(),
         }
 
-    def _blocks(self, matrix: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = torch.arange(len(matrix)) if chosen is None else chosen
-        synthetic = self.is_synthetic[chosen]
-        r, s = chosen[~synthetic], chosen[synthetic]
+    def _blocks(self, matrix: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        rows = torch.arange(len(matrix)) if rows is None else rows
+        synthetic = self.is_synthetic[rows]
+        r, s = rows[~synthetic], rows[synthetic]
         return matrix[r][:, r], matrix[s][:, s], matrix[r][:, s]
 
 
@@ -145,15 +137,8 @@ def compare(real: Tensor, synthetic: Tensor, seed: int = 0) -> dict[str, Any]:
         low, high = figures[name] - NORMAL_95 * error, figures[name] + NORMAL_95 * error
         lowest, highest = RANGES.get(name, (0.0, 1.0))
         intervals[name] = [max(lowest, low), min(highest, high)]
-    return {
-        "fid": None,
-        "fid_reliable": min(sizes) >= real.shape[1],
-        **dict.fromkeys(FIGURES),
-        **figures,
-        "intervals": intervals,
-        "n_real": sizes[0],
-        "n_synthetic": sizes[1],
-    }
+    known = {"fid": None, "fid_reliable": min(sizes) >= real.shape[1]} | dict.fromkeys(FIGURES) | figures
+    return known | {"intervals": intervals, "n_real": sizes[0], "n_synthetic": sizes[1]}
 
 
 def _figures(real: Tensor, synthetic: Tensor, seed: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -168,8 +153,8 @@ def _figures(real: Tensor, synthetic: Tensor, seed: int) -> tuple[dict[str, floa
         return figures, {}
 
     def of_pairs(r: Tensor, s: Tensor) -> dict[str, float]:
-        chosen = torch.cat([r, s + len(thin_real)])
-        return {"kid": pairs.kid(chosen)} | pairs.overlaps(chosen)
+        rows = torch.cat([r, s + len(thin_real)])
+        return {"kid": pairs.kid(rows)} | pairs.overlaps(rows)
 
     errors = _standard_errors(lambda r, s: {"fid": fid(real[r], synthetic[s])}, sizes, seed)
     return figures, errors | _standard_errors(of_pairs, (len(thin_real), len(thin_synthetic)), seed)
@@ -195,12 +180,7 @@ def fidelity(
 ) -> dict[str, Any]:
     """Measure every class that has synthetic images, and all of them together.
 
-    Args:
-        real: Features of real images, (N, F).
-        real_labels: Their labels, (N,).
-        synthetic: Features of synthetic images, (M, F).
-        synthetic_labels: The classes they were made for, (M,).
-        classes: Names of the labels 0, 1, …
+    Features are of shapes (N, F) and (M, F), labels (N,) and (M,).
 
     Returns:
         `width`: number of features; `per_class`: figures (`compare`) by class name, in the order of `classes`;

@@ -35,18 +35,14 @@ class Neighbours:
 
 
 def nearest_features(queries: Tensor, real: Tensor, *, same: bool = False) -> Neighbours:
-    """Find the nearest real image of each by the Euclidean distance of features.
+    """Find the nearest real image of each by the Euclidean distance of features, (N, F) and (M, F).
 
-    Args:
-        queries: Shape (N, F).
-        real: Shape (M, F).
-        same: The queries are the real images themselves, or some of them by `evenly`; none is its own neighbour.
+    With `same`, queries are the real images themselves, or some of them by `evenly`; none is its own neighbour.
 
     Raises:
         UserError: There are no real images to be near to.
     """
-    distances = torch.cdist(queries.float(), real.float())
-    return _nearest(distances, len(real), same)
+    return _nearest(torch.cdist(queries.float(), real.float()), len(real), same)
 
 
 def nearest_pixels(queries: Tensor, real: Tensor, *, same: bool = False) -> Neighbours:
@@ -54,12 +50,7 @@ def nearest_pixels(queries: Tensor, real: Tensor, *, same: bool = False) -> Neig
 
     Images are averaged over channels, brought to 64 px a side, real ones mirrored in all four ways and shifted by up to
     3 px, then all are averaged over 4 x 4 px, centred and scaled to length one, so that brightness and contrast do not
-    count. The distance lies in [0, 2].
-
-    Args:
-        queries: uint8, shape (N, C, H, W).
-        real: uint8, shape (M, C, H, W).
-        same: As in `nearest_features`.
+    count. The distance lies in [0, 2]. Both are uint8, (N or M, C, H, W); `same` is as in `nearest_features`.
     """
     vectors, grey = _unit(functional.avg_pool2d(_grey(queries), CELL)), _grey(real)
     cosines = torch.full((len(queries), len(real)), -1.0)
@@ -104,10 +95,7 @@ def diversity(features: Tensor) -> float | None:
 
 
 def memorisation(
-    synthetic: Mapping[str, Neighbours],
-    real: Mapping[str, Neighbours],
-    labels: Tensor,
-    classes: Sequence[str],
+    synthetic: Mapping[str, Neighbours], real: Mapping[str, Neighbours], labels: Tensor, classes: Sequence[str]
 ) -> dict[str, Any]:
     """Say how many synthetic images are near-copies, and how far synthetic and real images lie from real ones.
 
@@ -124,21 +112,18 @@ def memorisation(
     """
     limits = {space: threshold(real[space]) for space in SPACES}
     near = {space: synthetic[space].distances < limits[space] for space in SPACES}
-    return {
-        "n": {"real": len(real["pixels"].rows), "synthetic": len(labels)},
-        "spaces": {
-            space: {
-                "threshold": limits[space],
-                "near_copies": near[space].float().mean().item(),
-                "real": real[space].distances.median().item(),
-                "synthetic": synthetic[space].distances.median().item(),
-            }
-            for space in SPACES
-        },
-        "per_class": {
-            name: {"n": int((labels == label).sum())}
-            | {space: near[space][labels == label].float().mean().item() for space in SPACES}
-            for label, name in enumerate(classes)
-            if (labels == label).any()
-        },
+    spaces = {
+        space: {
+            "threshold": limits[space],
+            "near_copies": near[space].float().mean().item(),
+            "real": real[space].distances.median().item(),
+            "synthetic": synthetic[space].distances.median().item(),
+        }
+        for space in SPACES
     }
+    members = {name: labels == label for label, name in enumerate(classes) if (labels == label).any()}
+    per_class = {
+        name: {"n": int(rows.sum())} | {space: near[space][rows].float().mean().item() for space in SPACES}
+        for name, rows in members.items()
+    }
+    return {"n": {"real": len(real["pixels"].rows), "synthetic": len(labels)}, "spaces": spaces, "per_class": per_class}

@@ -12,19 +12,14 @@ from sarsynth.errors import UserError
 class Predictions:
     """The labels that the classifiers of one method gave the test images.
 
-    Attributes:
-        predicted: Labels, int (seeds, checkpoints, images); a seed's figure is the mean over its checkpoints.
-        labels: True labels, int (images,).
-        classes: Names of the labels 0, 1, …
-        images: Names of the images, in their order; None where it is not known which is which, as in a published table.
-
     Raises:
         UserError: A class has fewer than two images, so its spread by chance cannot be estimated.
     """
 
-    predicted: np.ndarray
-    labels: np.ndarray
-    classes: Sequence[str]
+    predicted: np.ndarray  # labels, int (seeds, checkpoints, images); a seed's figure is the mean over its checkpoints
+    labels: np.ndarray  # true labels, int (images,)
+    classes: Sequence[str]  # names of the labels 0, 1, …
+    # names of the images, in their order; None where it is not known which is which, as in a published table
     images: Sequence[str] | None = None
 
     def __post_init__(self) -> None:

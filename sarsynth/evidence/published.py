@@ -34,11 +34,7 @@ def table3() -> dict[tuple[str, str], Predictions]:
 def from_counts(classes: list[str], support: np.ndarray, hits: np.ndarray, predicted: np.ndarray) -> Predictions:
     """Make predictions with these counts of each class: one way of several in which the errors may fall.
 
-    Args:
-        classes: Names.
-        support: Images of each class.
-        hits: Images of each class that are recognised.
-        predicted: Images that are taken for each class.
+    `hits` are images of each class that are recognised, `predicted` those that are taken for it.
 
     Raises:
         ValueError: No predictions have these counts.

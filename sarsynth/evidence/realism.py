@@ -77,11 +77,7 @@ class Traits:
 
 
 def traits(images: np.ndarray, seed: int = 0) -> Traits:
-    """Measure images.
-
-    Args:
-        images: uint8, shape (N, C, H, W), H and W at least 16; channels are averaged.
-        seed: Of the draw of clutter pixels.
+    """Measure images, uint8 (N, C, H, W), H and W at least 16; channels are averaged, clutter pixels drawn by `seed`.
 
     Raises:
         UserError: Images are too small.
@@ -92,15 +88,10 @@ def traits(images: np.ndarray, seed: int = 0) -> Traits:
             f"classifier.image_size={grey.shape[1]}: speckle and texture need images of {2 * BLOCKS} px and more"
         )
     masks = target_masks(images) if len(images) else np.zeros(grey.shape, bool)
-    measured = [
-        _traits_of(*pair, np.random.default_rng([seed, i])) for i, pair in enumerate(zip(grey, masks, strict=True))
-    ]
-    return Traits(
-        {
-            name: np.array([values[name] for values in measured], np.float32).reshape(len(grey), *SHAPES.get(name, ()))
-            for name in UNITS
-        }
-    )
+    pairs = enumerate(zip(grey, masks, strict=True))
+    measured = [_traits_of(*pair, np.random.default_rng([seed, index])) for index, pair in pairs]
+    rows = {name: np.array([values[name] for values in measured], np.float32) for name in UNITS}
+    return Traits({name: values.reshape(len(grey), *SHAPES.get(name, ())) for name, values in rows.items()})
 
 
 def _traits_of(grey: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
@@ -181,11 +172,8 @@ def realism(real: Traits, synthetic: Traits, autoencoder: Traits) -> dict[str, A
     """
     sets = {"real": real, "synthetic": synthetic, "autoencoder": autoencoder}
     halves = real[0::2], real[1::2]
-    apart = {
-        "synthetic": distances(real, synthetic),
-        "halves": distances(*halves),
-        "autoencoder": distances(real, autoencoder),
-    }
+    compared = {"synthetic": (real, synthetic), "halves": halves, "autoencoder": (real, autoencoder)}
+    apart = {key: distances(*pair) for key, pair in compared.items()}
     return {
         "note": NOTE,
         "n": {key: len(measured) for key, measured in sets.items()} | {"halves": len(halves[1])},

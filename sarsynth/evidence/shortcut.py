@@ -17,12 +17,7 @@ def hide_targets(images: np.ndarray, seed: int = 0) -> np.ndarray | None:
     That place is where more than one image in a hundred has its target (`target_masks`). It is filled with pixels drawn
     from each image's own clutter, and so is what its target has outside of it: grey values stay, the target goes.
 
-    Args:
-        images: uint8, shape (N, C, H, W).
-        seed: Of the draw.
-
-    Returns:
-        The images, None if targets leave no clutter in one of them.
+    Images are uint8, (N, C, H, W), as are those that are returned; None if targets leave no clutter in one of them.
     """
     targets = target_masks(images)
     common = targets.mean(axis=0) > COMMON

@@ -32,33 +32,24 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Gain:
-    """How far a figure of a method lies above that of the baseline; each in [-1, 1].
+    """How far a figure of a method lies above that of the baseline; each in [-1, 1]."""
 
-    Attributes:
-        delta: The gain.
-        low: Its interval begins here.
-        high: And ends here.
-        p: Chance of a gain at least this far from zero if the true one is zero, by Student's t.
-        p_holm: For a class, the same after Holm's correction over the classes and with fewer degrees of freedom, since
-            few seeds may agree by chance; p itself for a mean.
-        significant: Whether p_holm is below `LEVEL`, of two seeds or more: one does not show how much seeds differ.
-        detectable: The smallest gain that this test set and these seeds make significant with a chance of `POWER`, for
-            a class by Bonferroni's correction, the worst case of Holm's; of one seed what its images alone would. None
-            where nothing varied, as between classifiers that never name a class.
-        seeds: How many seeds of each method would, were the gain this large; None if up to `MOST_TIMES` times as many
-            would not, if it is significant already, or of one seed.
-        images: How many times the test images would, in tenths; None likewise.
-    """
-
-    delta: float
-    low: float
-    high: float
-    p: float
+    delta: float  # the gain
+    low: float  # its interval begins here
+    high: float  # and ends here
+    p: float  # chance of a gain at least this far from zero if the true one is zero, by Student's t
+    # for a class, the same after Holm's correction over the classes and with fewer degrees of freedom, since few seeds
+    # may agree by chance; p itself for a mean
     p_holm: float
-    significant: bool
+    significant: bool  # whether p_holm is below `LEVEL`, of two seeds or more: one does not show how much seeds differ
+    # the smallest gain that this test set and these seeds make significant with a chance of `POWER`, for a class by
+    # Bonferroni's correction, the worst case of Holm's; of one seed what its images alone would. None where nothing
+    # varied, as between classifiers that never name a class
     detectable: float | None
+    # how many seeds of each method would, were the gain this large; None if up to `MOST_TIMES` times as many would not,
+    # if it is significant already, or of one seed
     seeds: int | None
-    images: float | None
+    images: float | None  # how many times the test images would, in tenths; None likewise
 
 
 @dataclass(frozen=True)
@@ -66,49 +57,30 @@ class McNemar:
     """Whether classifiers are right on equally many test images (McNemar's test, mid-p; doi:10.1186/1471-2288-13-91).
 
     It speaks of these classifiers, not of others of the same method with other seeds; the interval of accuracy does.
-
-    Attributes:
-        p: Over several pairs of classifiers, twice the median of p in one direction, which holds however the pairs
-            depend on each other (Rüger 1978; Vovk and Wang 2020, doi:10.1093/biomet/asaa027), in the better of both.
-        only_method: Images that only the method's classifier gets right, for each pair.
-        only_baseline: Images that only the baseline's gets right.
     """
 
+    # over several pairs of classifiers, twice the median of p in one direction, which holds however the pairs depend on
+    # each other (Rüger 1978; Vovk and Wang 2020, doi:10.1093/biomet/asaa027), in the better of both
     p: float
-    only_method: list[int]
-    only_baseline: list[int]
+    only_method: list[int]  # images that only the method's classifier gets right, for each pair
+    only_baseline: list[int]  # images that only the baseline's gets right
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against the baseline.
+    """A method against the baseline."""
 
-    Attributes:
-        per_class: Gain in F1 of each class.
-        minor_f1: Gain in its mean over the minor classes; None if no class is minor.
-        macro_f1: Gain in its mean over all classes.
-        accuracy: Gain in accuracy.
-        mcnemar: Of accuracy; None where images are not paired.
-    """
-
-    per_class: dict[str, Gain]
-    minor_f1: Gain | None
-    macro_f1: Gain
-    accuracy: Gain
-    mcnemar: McNemar | None
+    per_class: dict[str, Gain]  # gain in F1 of each class
+    minor_f1: Gain | None  # gain in its mean over the minor classes; None if no class is minor
+    macro_f1: Gain  # gain in its mean over all classes
+    accuracy: Gain  # gain in accuracy
+    mcnemar: McNemar | None  # of accuracy; None where images are not paired
 
 
 def compare(
     method: Predictions, baseline: Predictions, minor: Sequence[str], *, replicates: int, seed: int
 ) -> Comparison:
-    """Compare a method with the baseline.
-
-    Args:
-        method: Predictions of its classifiers.
-        baseline: Those of the baseline's classifiers, of the same images.
-        minor: Names of the minor classes.
-        replicates: Bootstrap replicates, at least some hundreds.
-        seed: Of the random draws.
+    """Compare a method with the baseline, by some hundreds of bootstrap replicates at least.
 
     Raises:
         UserError: They are not the same test images.
@@ -141,14 +113,14 @@ def _gains(delta: np.ndarray, drawn: np.ndarray, variance: Variance, classes: in
     # In those tails it also counts that few seeds may agree by chance where more would not.
     cautious = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, variance.freedom(cautious=True)))
     p_holm = np.concatenate([holm(cautious[:classes]), p[classes:]])
-    several = min(variance.seeds) > 1
-    significant = (p_holm < LEVEL) & several
+    several_seeds = min(variance.seeds) > 1
+    significant = (p_holm < LEVEL) & several_seeds
     detectable = variance.detectable(classes)
 
     def settles(scaled: Variance) -> np.ndarray:
         return scaled.detectable(classes) <= np.abs(delta)
 
-    is_open = ~significant & several & (delta != 0)
+    is_open = ~significant & several_seeds & (delta != 0)
     seeds = is_open * _least(lambda seeds: settles(variance.scaled(seeds=seeds)), max(variance.seeds), len(delta))
     tenths = is_open * _least(lambda tenths: settles(variance.scaled(images=tenths / 10)), 10, len(delta))
     tests = zip(*(column.tolist() for column in (delta, low, high, p, p_holm, significant)), strict=True)
@@ -204,10 +176,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 def _least(enough: Callable[[np.ndarray], np.ndarray], above: int, figures: int) -> np.ndarray:
     """Find the least whole number in (`above`, `above` * `MOST_TIMES`] that is enough for each figure; 0 if none is.
 
-    Args:
-        enough: Whether a number for each figure, (figures,), is enough; so is every larger one.
-        above: Not enough for any.
-        figures: How many figures there are.
+    `enough` says whether a number for each figure, (figures,), is enough; so is every larger one. `above` is not.
     """
     low, high = np.full(figures, above), np.full(figures, above * MOST_TIMES)
     reached = enough(high)

@@ -41,11 +41,8 @@ class Moments:
 def moments(images: np.ndarray) -> Moments | None:
     """Measure clutter, with targets masked out, block by block (`clutter_blocks`).
 
-    Args:
-        images: uint8 or floating, 0..255, shape (N, C, H, W), H and W at least 16; channels are averaged.
-
-    Returns:
-        None if no image has clutter that varies.
+    Images are uint8 or floating, 0..255, (N, C, H, W), H and W at least 16; channels are averaged. None if no image has
+    clutter that varies.
     """
     covariances = []  # of each image, at the three lags
     for image in images:  # one at a time: floats of hundreds of large images would fill the memory
@@ -70,18 +67,18 @@ class Speckle:
     across: float = 0.0  # with the one beside it
 
     @classmethod
-    def missing(cls, real: Moments, made: Moments) -> Self | None:
-        """What takes images from the moments `made` to those of `real` ones; None where they are as rough already."""
+    def missing(cls, real: Moments, synthetic: Moments) -> Self | None:
+        """What takes `synthetic` images to the moments of `real` ones; None where they are as rough already."""
 
-        def lacking(of_real: float, of_made: float) -> float:
-            return (1 + of_real) / (1 + of_made) - 1
+        def lacking(of_real: float, of_synthetic: float) -> float:
+            return (1 + of_real) / (1 + of_synthetic) - 1
 
-        variance = lacking(real.variance, made.variance)
+        variance = lacking(real.variance, synthetic.variance)
         if variance <= 1 / MOST_LOOKS:
             return None
         correlations = (
-            min(max(lacking(of_real, of_made) / variance, 0.0), LARGEST_CORRELATION)
-            for of_real, of_made in ((real.down, made.down), (real.across, made.across))
+            min(max(lacking(of_real, of_synthetic) / variance, 0.0), LARGEST_CORRELATION)
+            for of_real, of_synthetic in ((real.down, synthetic.down), (real.across, synthetic.across))
         )
         return cls(max(FEWEST_LOOKS, round(2 / variance) / 2), *correlations)
 

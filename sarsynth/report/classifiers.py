@@ -28,9 +28,9 @@ def scores(sweep: Sweep) -> list[Piece]:
 def f1_by_class(sweep: Sweep) -> list[Piece]:
     """A mark is the mean, a tick one seed, a line the 95 % interval over test images and seeds."""
     panels = {title: [row[column] for row in sweep.rows] for column, title in rows.scored(sweep.rows).items()}
-    drawn = plots.estimates(panels, sweep.names, "%", scale=100)
+    figure = plots.estimates(panels, sweep.names, "%", scale=100)
     every = "Precision, recall and F1 of each class in %, mean and ± sd over seeds, and its test images"
-    plot = Plot("f1", drawn, "F1 of each class and method, as in the table")
+    plot = Plot("f1", figure, "F1 of each class and method, as in the table")
     return [plot, rows.classes_table(sweep.rows, every)]
 
 
@@ -61,8 +61,8 @@ def _gains_plot(sweep: Sweep) -> Plot:
     compared = [row for row in sweep.rows if row.baseline]
     panels = {title: [row[f"gain_{column}"] for row in compared] for column, title in rows.scored(sweep.rows).items()}
     names = [row.name for row in compared]
-    drawn = plots.estimates(panels, names, "points over the baseline", scale=100, every=sweep.names, zero=True)
-    return Plot("gains", drawn, "Gain of each method over the baseline, by class, as in the table below")
+    figure = plots.estimates(panels, names, "points over the baseline", scale=100, every=sweep.names, zero=True)
+    return Plot("gains", figure, "Gain of each method over the baseline, by class, as in the table below")
 
 
 def confusions(sweep: Sweep) -> list[Piece]:

@@ -47,7 +47,7 @@ def show_results(results: Sequence[Row]) -> None:
 
 
 def report(sweep: Sweep) -> bool:
-    """Write the report of a sweep and print its gains; a defect in it hides nothing of what else there is to say."""
+    """Write the report of a sweep and print its gains; a defect in it hides nothing else that is to be printed."""
     try:
         files = writing.write(sweep.folder, sweep.store)
         show_gains(sweep)
@@ -61,12 +61,11 @@ def report(sweep: Sweep) -> bool:
 
 def show_gains(sweep: Sweep) -> None:
     """Print the gains, what would settle those that are open, and why a row has none."""
-    over = ", ".join(dict.fromkeys(row.baseline for row in sweep.rows if row.baseline))
+    baselines = ", ".join(dict.fromkeys(row.baseline for row in sweep.rows if row.baseline))
     interval = f"its {100 * (1 - LEVEL):.0f} % interval over test images and seeds"
-    title = f"Gain in F1 over {over}, in points of a percent, and {interval}"
+    title = f"Gain in F1 over {baselines}, in points of a percent, and {interval}"
     holm = f"▲ ▼ significant at {100 * LEVEL:.0f} %, for classes after Holm's correction, of two seeds or more"
-    note = f"{holm}; p is McNemar's of accuracy"
-    if table := rows.gains_table(sweep.rows, title, [note]):
+    if table := rows.gains_table(sweep.rows, title, [f"{holm}; p is McNemar's of accuracy"]):
         console.print(terminal.render(table))
     reasons = {row.entry["note"]: row.name for row in reversed(sweep.rows) if row.entry["note"]}
     for line in [*sweep.significance["open"], *(f"{name}: {reason}" for reason, name in reasons.items())]:

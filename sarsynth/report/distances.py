@@ -85,12 +85,12 @@ def realism(sweep: Sweep) -> list[Piece]:
     base's autoencoder, whose marks every synthetic image bears. A set may lie nearer all the same, where other faults
     make up for them.
     """
-    known = [(row.name, row.result["realism"]) for row in sweep.uncompared if row.result["realism"]]
-    if not known:
+    with_sets = [(row.name, row.result["realism"]) for row in sweep.uncompared if row.result["realism"]]
+    if not with_sets:
         return [Note("No row has synthetic images.")]
-    first = known[0][1]
+    first = with_sets[0][1]
     measures = first["measures"]
-    sets = [(name, figures, "synthetic") for name, figures in known]
+    sets = [(name, figures, "synthetic") for name, figures in with_sets]
     floors = [("real halves", first, "halves"), ("real, autoencoder", first, "autoencoder")]
     table = [
         [Cell(name), *(Cell(figures["measures"][measure]["distance"][key], SHORT) for measure in measures)]
@@ -99,12 +99,11 @@ def realism(sweep: Sweep) -> list[Piece]:
     units = "; ".join(f"{name}: {measure['unit']}" for name, measure in measures.items())
     pieces: list[Piece] = [Note(first["note"]), Table(f"Distances. {units}", ["images", *measures], table)]
     sizes = first.get("n", {})
-    if sizes.get("real") != sizes.get("autoencoder"):
-        older = (
-            "The images through the autoencoder are fewer than the real ones here, in other class shares, so their "
-            "distance is too large: an older result; run the sweep again."
-        )
-        pieces.append(Note(older))
+    older = (
+        "The images through the autoencoder are fewer than the real ones here, in other class shares, so their "
+        "distance is too large: an older result; run the sweep again."
+    )
+    pieces += [Note(older)] * (sizes.get("real") != sizes.get("autoencoder"))
     references = [(key, first, key) for key in ("real", "autoencoder")]
     fits = [[Cell(name), *_clutter(figures, key)] for name, figures, key in [*sets, *references]]
     caption = (
@@ -125,20 +124,15 @@ def realism(sweep: Sweep) -> list[Piece]:
 
 def _clutter(figures: Mapping[str, Any], key: str) -> list[Cell]:
     """Medians of a set's images, and what was fitted to its clutter; empty where a result does not have it."""
-    looks, contrast = (
-        ((figures["measures"].get(name) or {}).get("median") or {}).get(key) for name in ("looks", "contrast")
-    )
+    measures = (figures["measures"].get(name) or {} for name in ("looks", "contrast"))
+    looks, contrast = ((measure.get("median") or {}).get(key) for measure in measures)
     models = figures["fits"][key] or {}
     return [
         Cell(None if looks is None else float(np.exp(looks)), SHORT),
         Cell(contrast, SHORT),
-        Cell((models.get("k") or {}).get("shape"), _shape),
+        Cell((models.get("k") or {}).get("shape"), lambda shape: "∞" if shape >= EVEN else SHORT(shape)),
         *(Cell((models.get(model) or {}).get("ks"), SHORT) for model in MODELS),
     ]
-
-
-def _shape(shape: float) -> str:
-    return "∞" if shape >= EVEN else SHORT(shape)
 
 
 def decoupling(sweep: Sweep) -> list[Piece]:
@@ -152,20 +146,20 @@ def decoupling(sweep: Sweep) -> list[Piece]:
         return [Note(f"Needs three rows with synthetic images; there are {len(with_sets)}.")]
     titles = {column: title for column, title in rows.scored(sweep.uncompared).items() if column != "accuracy"}
     means = {column: title for column, title in titles.items() if column in MEANS}
-    drawn = [measure for measure in DISTANCES if np.isfinite(_column(with_sets, measure)).sum() >= 3]
-    panels, axes = {}, []
+    plotted = [measure for measure in DISTANCES if np.isfinite(_column(with_sets, measure)).sum() >= 3]
+    panels = {}
     for column, title in means.items():
-        for measure in drawn:
+        for measure in plotted:
             x, y = _column(with_sets, measure), 100 * _column(with_sets, column)
             correlation = rank_correlation(x, y)
             rho = "" if correlation is None else f"\nrank correlation {correlation[0]:+.2f}"
             panels[f"{measure.upper()} and {title}{rho}"] = x, y
-            axes.append(f"{measure.upper()}, all classes")
+    axes = [f"{measure.upper()}, all classes" for _ in means for measure in plotted]
     table = [
-        [Cell(title), *(_correlation(with_sets, _own(measure, column), column) for measure in DISTANCES)]
+        [Cell(title), *(_correlation(with_sets, measure, column) for measure in DISTANCES)]
         for column, title in (means | titles).items()
     ]
-    notes = [f"No plot of FID, which fewer than three rows have: {_too_few(with_sets)}."] * ("fid" not in drawn)
+    notes = [f"No plot of FID, which fewer than three rows have: {_too_few(with_sets)}."] * ("fid" not in plotted)
     few = f"{len(with_sets)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote."
     notes += [few] * (len(with_sets) < FEW)
     figure = plots.scatter(panels, [row.name for row in with_sets], axes, "F1 in %", sweep.names)
@@ -177,17 +171,14 @@ def decoupling(sweep: Sweep) -> list[Piece]:
     ]
 
 
-def _own(measure: str, column: str) -> str:
-    """The column of a distance that belongs to one of F1: of the same class, or of all of them."""
-    return measure if column in MEANS else f"{measure}_{column.removeprefix('f1_')}"
-
-
 def _column(with_sets: Sequence[Row], column: str) -> np.ndarray:
     """The values of a column, NaN where a row has none."""
     return np.array([row[column].value for row in with_sets], dtype=float)
 
 
-def _correlation(with_sets: Sequence[Row], distance: str, score: str) -> Cell:
+def _correlation(with_sets: Sequence[Row], measure: str, score: str) -> Cell:
+    """Rank correlation of F1 with a distance: that of the same class, or of all of them for a mean."""
+    distance = measure if score in MEANS else f"{measure}_{score.removeprefix('f1_')}"
     correlation = rank_correlation(_column(with_sets, distance), 100 * _column(with_sets, score))
     if correlation is None:
         return Cell()
@@ -196,25 +187,20 @@ def _correlation(with_sets: Sequence[Row], distance: str, score: str) -> Cell:
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float] | None:
-    """Spearman's rho of finite pairs with a 95 % interval, by a bootstrap over pairs.
+    """Spearman's rho of finite pairs, (N,) each, with a 95 % interval by a bootstrap over pairs.
 
-    Args:
-        x: Shape (N,).
-        y: Shape (N,).
-
-    Returns:
-        rho and its interval; NaN for the interval of fewer than `FEW` pairs. None if there are fewer than three, or if
-        one of the two never changes.
+    The ends of the interval are NaN for fewer than `FEW` pairs. None if there are fewer than three, or if one of the
+    two never changes.
     """
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     rho = float(stats.spearmanr(x, y).statistic)
     if len(x) < FEW:
         return rho, float("nan"), float("nan")
-    drawn = np.random.default_rng(0).integers(len(x), size=(REPLICATES, len(x)))
-    ranks = [stats.rankdata(values[drawn], axis=1) for values in (x, y)]
+    replicates = np.random.default_rng(0).integers(len(x), size=(REPLICATES, len(x)))
+    ranks = [stats.rankdata(values[replicates], axis=1) for values in (x, y)]
     centred = [rank - rank.mean(axis=1, keepdims=True) for rank in ranks]
     norm = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
     rhos = (centred[0] * centred[1]).sum(axis=1)[norm > 0] / norm[norm > 0]

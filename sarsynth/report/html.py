@@ -27,10 +27,7 @@ QUALITY = 82  # of WebP
 def image(picture: Image.Image, alt: str, *, largest: int | None = None) -> Markup:
     """Show a picture as WebP: small ones without loss, each pixel of them a square when enlarged.
 
-    Args:
-        picture: Any mode that WebP takes.
-        alt: What it shows, for those who do not see it.
-        largest: Pixels of its longer side on the page; larger ones are made smaller.
+    `alt` is read to those who do not see it; a longer side of more than `largest` px is made smaller.
     """
     if largest is not None and max(picture.size) > largest:
         picture = picture.copy()
@@ -45,14 +42,11 @@ def image(picture: Image.Image, alt: str, *, largest: int | None = None) -> Mark
 
 
 def inline_svg(svg: str, alt: str) -> Markup:
-    """Put an SVG file of matplotlib inside a page, in the page's font.
+    """Put an SVG file of matplotlib inside a page, in the page's font; `alt` is read to those who do not see it.
 
-    Args:
-        svg: Its INK, MUTED, RULE and PAPER become the page's colours; others should be readable on light and dark.
-        alt: What it shows, for those who do not see it.
+    Its INK, MUTED, RULE and PAPER become the page's colours; others should be readable on light and dark.
     """
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
     # Several figures share a page, and matplotlib gives each the same names.
     prefix = f"f{zlib.crc32((alt + body).encode()):08x}-"
     body = re.sub(r'( id="|href="#|url\(#)', lambda match: match[1] + prefix, body)
@@ -70,13 +64,8 @@ def inline_svg(svg: str, alt: str) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("sarsynth.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = PackageLoader("sarsynth.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def render(template: str, **context: Any) -> str:

@@ -26,34 +26,21 @@ SIZE_BINS = 24
 
 @dataclass(frozen=True, eq=False)
 class Health:
-    """What there is to say about one set.
+    """What there is to say about one set."""
 
-    Attributes:
-        slot: Its key in the settings.
-        name: Of the data set.
-        classes: Names of the labels.
-        good: Images that are used, of each split.
-        scan: What every image was found to be.
-        pairs: Near-duplicates.
-        copy: Agreement from which on two images are one recording.
-        max_bad: Share of bad images that a run lets pass.
-        summary: What `data.health.by_class` says.
-        captions: How often each caption stands with the training images, by class; the commonest first.
-        template: Of the captions.
-        outlines: By class, training images (H, W, C) and their contours (H, W); or why there are none.
-    """
-
-    slot: str
-    name: str
-    classes: Sequence[str]
-    good: Mapping[Split, list[ImageRecord]]
-    scan: Scan
-    pairs: Sequence[Pair]
-    copy: float
-    max_bad: float
-    summary: Mapping[str, Mapping[str, Any]]
+    slot: str  # its key in the settings
+    name: str  # of the data set
+    classes: Sequence[str]  # names of the labels
+    good: Mapping[Split, list[ImageRecord]]  # images that are used, of each split
+    scan: Scan  # what every image was found to be
+    pairs: Sequence[Pair]  # near-duplicates
+    copy: float  # agreement from which on two images are one recording
+    max_bad: float  # share of bad images that a run lets pass
+    summary: Mapping[str, Mapping[str, Any]]  # what `data.health.by_class` says
+    # how often each caption stands with the training images, by class; the commonest first
     captions: Mapping[str, Mapping[str, int]]
-    template: Any
+    template: Any  # of the captions
+    # by class, training images (H, W, C) and their contours (H, W); or why there are none
     outlines: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]] | str
 
     @property
@@ -77,14 +64,7 @@ class Health:
             "name": self.name,
             "counts": self.counts,
             "classes": {
-                name: {key: value for key, value in facts.items() if key != "histograms"}
-                | {
-                    "histograms": {
-                        dtype: {"edges": edges(dtype).tolist(), "pixels": counts.tolist()}
-                        for dtype, counts in facts["histograms"].items()
-                    }
-                }
-                for name, facts in self.summary.items()
+                name: facts | {"histograms": _plain(facts["histograms"])} for name, facts in self.summary.items()
             },
             "groups": {"count": len(groups), "largest": max(groups.values(), default=0)},
             "bad": self.scan.bad,
@@ -102,6 +82,10 @@ class Health:
         }
 
 
+def _plain(histograms: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {dtype: {"edges": edges(dtype).tolist(), "pixels": pixels.tolist()} for dtype, pixels in histograms.items()}
+
+
 def page(healths: Sequence[Health], title: str) -> str:
     """Lay several sets out on one page."""
     known = {"images": f"{sum(len(health.scan.paths) for health in healths):,}"}
@@ -115,44 +99,27 @@ def page(healths: Sequence[Health], title: str) -> str:
 
 def sections(health: Health) -> list[Section]:
     """Lay one set out."""
-    return [
-        Section(f"{health.slot}-{anchor}", f"{health.slot}: {heading}", about, pieces)
-        for anchor, heading, about, pieces in (
-            (
-                "images",
-                "images and values",
-                "Bad images are left out of all figures.",
-                [_counts(health), _values(health), *_histograms(health), *_sizes(health)],
-            ),
-            ("bad", "bad images", "They are left out, never repaired or deleted.", _bad(health)),
-            (
-                "duplicates",
-                "near-duplicates",
-                "Two images whose perceptual hashes and fine structure agree. Splits that we draw never part them; "
-                "those that the data set gives may, and then scores on its test images flatter.",
-                _duplicates(health),
-            ),
-            ("sheets", "contact sheets", "Small pictures, evenly spread over the images of a class.", _sheets(health)),
-            (
-                "contours",
-                "contours",
-                "Training images and their edges, as contours=real gives them.",
-                _outlines(health),
-            ),
-            ("captions", "captions", "What the denoiser is told of the training images.", _captions(health)),
-        )
+    copies = (
+        "Two images whose perceptual hashes and fine structure agree. Splits that we draw never part them; "
+        "those that the data set gives may, and then scores on its test images flatter."
+    )
+    images = [_counts(health), _values(health), *_histograms(health), *_sizes(health)]
+    parts: list[tuple[str, str, str, list[Piece]]] = [
+        ("images", "images and values", "Bad images are left out of all figures.", images),
+        ("bad", "bad images", "They are left out, never repaired or deleted.", _bad(health)),
+        ("duplicates", "near-duplicates", copies, _duplicates(health)),
+        ("sheets", "contact sheets", "Small pictures, evenly spread over the images of a class.", _sheets(health)),
+        ("contours", "contours", "Training images and their edges, as contours=real gives them.", _outlines(health)),
+        ("captions", "captions", "What the denoiser is told of the training images.", _captions(health)),
     ]
+    slot = health.slot
+    return [Section(f"{slot}-{anchor}", f"{slot}: {name}", about, pieces) for anchor, name, about, pieces in parts]
 
 
 def _counts(health: Health) -> Piece:
-    return Table(
-        "Images by split and class",
-        ["split", *health.classes, "total"],
-        [
-            [split, *(f"{count:,}" for count in counts.values()), f"{sum(counts.values()):,}"]
-            for split, counts in health.counts.items()
-        ],
-    )
+    counts = {split: [*by_class.values(), sum(by_class.values())] for split, by_class in health.counts.items()}
+    rows = [[split, *(f"{count:,}" for count in of_split)] for split, of_split in counts.items()]
+    return Table("Images by split and class", ["split", *health.classes, "total"], rows)
 
 
 def _values(health: Health) -> Piece:
@@ -160,15 +127,9 @@ def _values(health: Health) -> Piece:
     rows: list[list[Cell | str]] = []
     for name, facts in health.summary.items():
         sizes = Counter(facts["sizes"])
-        rows.append(
-            [
-                name,
-                f"{facts['images']:,}",
-                Cell(len(sizes), partial(_common, sizes)),
-                Cell(facts["saturated"], lambda share: f"{100 * share:.2f} %"),
-                ", ".join(facts["histograms"]),
-            ]
-        )
+        saturated = Cell(facts["saturated"], lambda share: f"{100 * share:.2f} %")
+        size = Cell(len(sizes), partial(_common, sizes))
+        rows.append([name, f"{facts['images']:,}", size, saturated, ", ".join(facts["histograms"])])
     columns = ["class", "images", "sizes, height x width", "saturated pixels", "type of pixels"]
     caption = "What the images of each class are; saturated are 255 of 8 bits and 65,535 of 16, other types have no end"
     return Table(caption, columns, rows)
@@ -184,8 +145,8 @@ def _histograms(health: Health) -> list[Piece]:
     """Pixel values of each class, a plot a type of pixels."""
     pieces: list[Piece] = []
     for dtype in sorted({dtype for facts in health.summary.values() for dtype in facts["histograms"]}):
-        by_class = {name: facts["histograms"].get(dtype) for name, facts in health.summary.items()}
-        counted = {name: counts for name, counts in by_class.items() if counts is not None}
+        by_class = {name: facts["histograms"] for name, facts in health.summary.items()}
+        counted = {name: histograms[dtype] for name, histograms in by_class.items() if dtype in histograms}
         used = np.flatnonzero(np.sum(list(counted.values()), axis=0))
         low, high = (0, len(edges(dtype)) - 1) if dtype == "uint8" else (used[0], used[-1] + 1)
         panels = {name: (edges(dtype)[low : high + 1], counts[low:high]) for name, counts in counted.items()}
@@ -196,14 +157,12 @@ def _histograms(health: Health) -> list[Piece]:
 
 def _sizes(health: Health) -> list[Piece]:
     """Histograms of image sizes; none without images."""
-    sides = {
-        name: np.sqrt(np.prod(health.scan.sizes[health.rows(label)], axis=1))
-        for label, name in enumerate(health.classes)
-    }
-    everything = np.concatenate(list(sides.values()))
-    if not len(everything):
+    sizes = {name: health.scan.sizes[health.rows(label)] for label, name in enumerate(health.classes)}
+    sides = {name: np.sqrt(np.prod(size, axis=1)) for name, size in sizes.items()}
+    all_sides = np.concatenate(list(sides.values()))
+    if not len(all_sides):
         return []
-    limits = np.linspace(np.floor(everything.min()), np.floor(everything.max()) + 1, SIZE_BINS + 1)
+    limits = np.linspace(np.floor(all_sides.min()), np.floor(all_sides.max()) + 1, SIZE_BINS + 1)
     panels = {name: (limits, np.histogram(values, limits)[0]) for name, values in sides.items()}
     figure = plots.histograms(panels, "root of the area, px")
     return [Plot("sizes", figure, "Histograms of image sizes by class", "Sizes of the images")]
@@ -221,36 +180,30 @@ def _bad(health: Health) -> list[Piece]:
 def _duplicates(health: Health) -> list[Piece]:
     """Show near-duplicates across splits, and name those that are of two classes."""
     copies = sum(pair.agreement >= health.copy for pair in health.crossing)
-    pieces: list[Piece] = [
-        Note(
-            f"{len(health.pairs):,} pairs, {len(health.crossing):,} of them across splits; {copies:,} of these agree "
-            f"at {health.copy} or more and are one recording, and nothing may learn from them (data.allow_leak)."
-        )
-    ]
-    torn = [pair for pair in health.pairs if pair.one.label != pair.other.label]
-    for caption, several in (("Across splits", health.crossing), ("Of two classes", torn)):
-        if several:
-            shown = f"{caption}: the first {PAIRS} of {len(several):,}" if len(several) > PAIRS else caption
-            rows = [
-                [
-                    pair.one.path,
-                    pair.other.path,
-                    *(f"{record.split}, {health.classes[record.label]}" for record in (pair.one, pair.other)),
-                    f"{pair.agreement:.3f}",
-                ]
-                for pair in several[:PAIRS]
-            ]
+    summary = (
+        f"{len(health.pairs):,} pairs, {len(health.crossing):,} of them across splits; {copies:,} of these agree "
+        f"at {health.copy} or more and are one recording, and nothing may learn from them (data.allow_leak)."
+    )
+    pieces: list[Piece] = [Note(summary)]
+    of_two_classes = [pair for pair in health.pairs if pair.one.label != pair.other.label]
+    for caption, pairs in (("Across splits", health.crossing), ("Of two classes", of_two_classes)):
+        if pairs:
+            shown = f"{caption}: the first {PAIRS} of {len(pairs):,}" if len(pairs) > PAIRS else caption
+            rows = [_duplicate(pair, health.classes) for pair in pairs[:PAIRS]]
             columns = ["one", "the other", "is", "is", "agreement"]
             pieces.append(Table(f"{shown}; all are in {HEALTH}", columns, rows, numeric=False))
-    scan = health.scan
-    pictures_of_pairs = [
-        Picture(
-            _picture(np.hstack([scan.thumbs[scan.rows[r.path]] for r in (pair.one, pair.other)]), pair.one.path),
-            f"{pair.one.path} ({pair.one.split}) | {pair.other.path} ({pair.other.split})",
-        )
-        for pair in health.crossing[:PAIRS]
-    ]
-    return [*pieces, Gallery("Pairs across splits", pictures_of_pairs)] if pictures_of_pairs else pieces
+    scan, pair_pictures = health.scan, []
+    for pair in health.crossing[:PAIRS]:
+        thumbs = np.hstack([scan.thumbs[scan.rows[record.path]] for record in (pair.one, pair.other)])
+        caption = f"{pair.one.path} ({pair.one.split}) | {pair.other.path} ({pair.other.split})"
+        pair_pictures.append(Picture(html.image(Image.fromarray(thumbs), pair.one.path), caption))
+    return [*pieces, Gallery("Pairs across splits", pair_pictures)] if pair_pictures else pieces
+
+
+def _duplicate(pair: Pair, classes: Sequence[str]) -> list[str]:
+    records = pair.one, pair.other
+    where = [f"{record.split}, {classes[record.label]}" for record in records]
+    return [*(record.path for record in records), *where, f"{pair.agreement:.3f}"]
 
 
 def _sheets(health: Health) -> list[Piece]:
@@ -258,12 +211,11 @@ def _sheets(health: Health) -> list[Piece]:
     sheets = []
     for label, name in enumerate(health.classes):
         rows = health.rows(label)
-        chosen = [rows[place] for place in pictures.evenly(len(rows), SHEET)]
-        if chosen:
-            tiles = [health.scan.thumbs[row][None] for row in chosen]
+        tiles = [health.scan.thumbs[rows[place]][None] for place in pictures.evenly(len(rows), SHEET)]
+        if tiles:
             lines = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
             sheet = pictures.compose([("", lines)], [""] * len(lines), f"{name}: {len(rows):,} images")
-            sheets.append(Picture(html.image(sheet, f"Images of {name}"), f"{len(chosen)} of {len(rows):,} of {name}"))
+            sheets.append(Picture(html.image(sheet, f"Images of {name}"), f"{len(tiles)} of {len(rows):,} of {name}"))
     return [Gallery("By class", sheets)] if sheets else [Note("There are no images.")]
 
 
@@ -271,12 +223,12 @@ def _outlines(health: Health) -> list[Piece]:
     """Show a few images of each class above their contours."""
     if isinstance(health.outlines, str):
         return [Note(health.outlines)]
-    shown = []
+    sheets = []
     for name, outlined in health.outlines.items():
         lines = [[image.transpose(2, 0, 1) for image, _ in outlined], [contour[None] for _, contour in outlined]]
         sheet = pictures.compose([("", lines)], ["image", "contour"], name)
-        shown.append(Picture(html.image(sheet, f"Images and contours of {name}"), name))
-    return [Gallery("By class", shown)] if shown else [Note("There are no training images.")]
+        sheets.append(Picture(html.image(sheet, f"Images and contours of {name}"), name))
+    return [Gallery("By class", sheets)] if sheets else [Note("There are no training images.")]
 
 
 def _captions(health: Health) -> list[Piece]:
@@ -288,7 +240,3 @@ def _captions(health: Health) -> list[Piece]:
     ]
     caption = f"Made by the template `{health.template}`; up to {CAPTIONS} captions of each class"
     return [Table(caption, ["class", "caption", "images", "different captions"], rows, numeric=False)]
-
-
-def _picture(pixels: np.ndarray, alt: str) -> Any:
-    return html.image(Image.fromarray(pixels), alt)

@@ -29,33 +29,28 @@ FILTERED = ("method", "images", "FID", "KID", "near-copies by features", "by pix
 
 def samples(sweep: Sweep) -> list[Piece]:
     """The first images of each set, not chosen by anybody. Equal places start from equal noise."""
-    strips: dict[str, dict[str, np.ndarray]] = {name: {} for name in sweep.classes}
-    seen: set[str] = set()
+    by_class: dict[str, dict[str, np.ndarray]] = {name: {} for name in sweep.classes}
     wrong: dict[str, None] = {}
     for result in sweep.results:
         try:
             for class_name, images in _real_images(sweep, result).items():
-                strips[class_name].setdefault("real", images)
+                by_class[class_name].setdefault("real", images)
         except UserError as error:
             wrong[f"Without real images: {error}."] = None
+    folders: dict[Path, str] = {}  # of each different set, with the first row that has it
     for name, result in zip(sweep.names, sweep.results, strict=True):
-        fingerprint = result["inputs"].get("synthetic")
-        folder = sweep.artifact(fingerprint)
-        if folder is not None and fingerprint not in seen:
-            seen.add(fingerprint)
-            try:
-                for members in read_set(folder, SHOWN):
-                    strips[members.name][name] = np.stack(members.images)
-            except UserError as error:
-                wrong[f"Without {name}: {error}."] = None
-    galleries = [
-        Gallery(
-            sweep.classes[class_name],
-            [Picture(contact_strip(images, f"{class_name}: {name}"), name) for name, images in by_name.items()],
-        )
-        for class_name, by_name in strips.items()
-        if by_name
-    ]
+        if folder := sweep.artifact(result["inputs"].get("synthetic")):
+            folders.setdefault(folder, name)
+    for folder, name in folders.items():
+        try:
+            for members in read_set(folder, SHOWN):
+                by_class[members.name][name] = np.stack(members.images)
+        except UserError as error:
+            wrong[f"Without {name}: {error}."] = None
+    galleries = []
+    for class_name, sets in by_class.items():
+        strips = [Picture(contact_strip(images, f"{class_name}: {name}"), name) for name, images in sets.items()]
+        galleries += [Gallery(sweep.classes[class_name], strips)] if strips else []
     return [*map(Note, wrong), *galleries] or [sweep.absent]
 
 
@@ -66,11 +61,8 @@ def _real_images(sweep: Sweep, result: Mapping[str, Any]) -> dict[str, np.ndarra
         return {}
     with open_tensors(train / "images.safetensors") as file:
         labels, images = file.get_tensor("labels"), file.get_slice("images")
-        return {
-            name: np.stack([images[int(index)] for index in np.flatnonzero(labels == label)[:SHOWN]])
-            for label, name in enumerate(result["classes"])
-            if (labels == label).any()
-        }
+        rows = {name: np.flatnonzero(labels == label)[:SHOWN] for label, name in enumerate(result["classes"])}
+        return {name: np.stack([images[int(row)] for row in first]) for name, first in rows.items() if len(first)}
 
 
 def _train(sweep: Sweep, result: Mapping[str, Any]) -> Path | None:
@@ -108,9 +100,8 @@ def memorisation(sweep: Sweep) -> list[Piece]:
     A near-copy is nearer than all but a few real images are to each other. Diversity is the mean distance of two images
     of a class in features.
     """
-    with_sets = [
-        (name, result) for name, result in zip(sweep.names, sweep.results, strict=True) if result["memorisation"]
-    ]
+    named = zip(sweep.names, sweep.results, strict=True)
+    with_sets = [(name, result) for name, result in named if result["memorisation"]]
     nearest = [line for name, result in with_sets for line in _nearest(name, result["memorisation"])]
     if not nearest:
         return [Note("No row has synthetic images.")]
@@ -136,14 +127,11 @@ def memorisation(sweep: Sweep) -> list[Piece]:
 
 def _nearest(name: str, memorised: Mapping[str, Any]) -> list[list[Cell]]:
     """How far the images of a set are from the nearest real ones, a line for each space."""
-    return [
-        [
-            Cell(name, detail=space),
-            Cell(figures["near_copies"], percent_sign),
-            *(Cell(figures[key], SHORT) for key in ("synthetic", "real")),
-        ]
-        for space, figures in memorised["spaces"].items()
-    ]
+    lines = []
+    for space, figures in memorised["spaces"].items():
+        medians = [Cell(figures[key], SHORT) for key in ("synthetic", "real")]
+        lines.append([Cell(name, detail=space), Cell(figures["near_copies"], percent_sign), *medians])
+    return lines
 
 
 def _before_and_after(name: str, result: Mapping[str, Any]) -> list[list[Cell]]:
@@ -156,14 +144,9 @@ def _before_and_after(name: str, result: Mapping[str, Any]) -> list[list[Cell]]:
             near = distances(figures["fidelity"])
             spaces = figures["memorisation"]["spaces"]
             shares = [(spaces.get(space) or {}).get("near_copies") for space in ("features", "pixels")]
-            lines.append(
-                [
-                    Cell(name, detail=title),
-                    Cell(number, COUNT),
-                    *(replace(near[measure], interval=None) for measure in ("fid", "kid")),
-                    *(Cell(share, percent_sign) for share in shares),
-                ]
-            )
+            apart = [replace(near[measure], interval=None) for measure in ("fid", "kid")]
+            copies = [Cell(share, percent_sign) for share in shares]
+            lines.append([Cell(name, detail=title), Cell(number, COUNT), *apart, *copies])
     return lines
 
 
@@ -205,14 +188,14 @@ def _pairs(sweep: Sweep, name: str, result: Mapping[str, Any]) -> list[Piece]:
                 groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([synthetic, real])
     except UserError as error:
         return [Note(f"No nearest pairs of {name}: {error}.")]
-    shown = [Picture(contact_strip(np.stack(both), f"{group}: {name}"), group) for group, both in groups.items()]
-    return [Gallery(f"{name}: nearest pairs, synthetic and real", shown, folded=True)]
+    strips = [Picture(contact_strip(np.stack(both), f"{group}: {name}"), group) for group, both in groups.items()]
+    return [Gallery(f"{name}: nearest pairs, synthetic and real", strips, folded=True)]
 
 
 def _first(pieces: Sequence[Piece]) -> list[Piece]:
     """The first pieces with pictures of a row each; a page holds no more than it can carry."""
-    more = [Note(f"Of the first {MOST_ROWS} rows; those of the others lie in their folders.")]
-    return [*pieces[:MOST_ROWS], *more * (len(pieces) > MOST_ROWS)]
+    note = [Note(f"Of the first {MOST_ROWS} rows; those of the others lie in their folders.")]
+    return [*pieces[:MOST_ROWS], *note * (len(pieces) > MOST_ROWS)]
 
 
 def feature_map(sweep: Sweep) -> list[Piece]:

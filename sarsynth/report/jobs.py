@@ -14,23 +14,14 @@ from sarsynth.evidence.results import RESULT, read_result
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep.
+    """One job of a sweep."""
 
-    Attributes:
-        folder: Hydra's folder of the job.
-        result: The content of its result.json, None if it has none.
-        error: Why it failed, None if it did not.
-        method: Its method; empty if neither the command line nor a result says it.
-        arguments: Its overrides on the command line, by key.
-        differs: Those of them, beside the method, that not every job of the sweep has.
-    """
-
-    folder: Path
-    result: dict[str, Any] | None
-    error: str | None
-    method: str
-    arguments: dict[str, str]
-    differs: dict[str, str]
+    folder: Path  # Hydra's, of the job
+    result: dict[str, Any] | None  # the content of its result.json, None if it has none
+    error: str | None  # why it failed, None if it did not
+    method: str  # its method; empty if neither the command line nor a result says it
+    arguments: dict[str, str]  # its overrides on the command line, by key
+    differs: dict[str, str]  # those of them, beside the method, that not every job of the sweep has
 
     @property
     def is_scored(self) -> bool:
@@ -62,8 +53,8 @@ def read_jobs(folder: Path) -> list[Job]:
     }
     jobs = []
     for path in sorted(arguments, key=lambda path: (len(path.name), path.name)):
-        file = path / ERROR_FILE
-        result, error = None, file.read_text(encoding="utf-8").strip() if file.exists() else None
+        result, file = None, path / ERROR_FILE
+        error = file.read_text(encoding="utf-8").strip() if file.exists() else None
         try:
             result = read_result(path / RESULT)
         except UserError as outdated:

@@ -14,16 +14,11 @@ _FOOTNOTES = (r"\dagger", r"\ddagger", r"\S", r"\P", r"\|")
 def tabular(table: Table, above: Sequence[Cell] = ()) -> str:
     """Lay out a table: intervals in a line of their own below the values, meanings of warnings as footnotes.
 
-    Args:
-        table: Its first column stands to the left; its caption becomes a comment.
-        above: A line of headings over several columns each.
+    The caption becomes a comment; `above` are headings over several columns each.
     """
     cells = table.cells
     meanings = dict.fromkeys(cell.meaning for row in cells for cell in row if cell.mark == WARNING)
-    signs = {
-        meaning: _FOOTNOTES[index] if index < len(_FOOTNOTES) else str(index + 1)
-        for index, meaning in enumerate(meanings)
-    }
+    signs = dict(zip(meanings, [*_FOOTNOTES, *map(str, range(len(_FOOTNOTES) + 1, len(meanings) + 1))], strict=False))
     with_intervals = any(cell.interval for row in cells for cell in row)
     lines = []
     for row in cells:
@@ -34,21 +29,10 @@ def tabular(table: Table, above: Sequence[Cell] = ()) -> str:
         rf"\multicolumn{{{width}}}{{l}}{{\footnotesize $^{{{sign}}}$ {_plain(meaning)}}} \\"
         for meaning, sign in signs.items()
     ]
-    return "\n".join(
-        [
-            f"% {table.caption}",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-            r"\toprule",
-            *([_line([_value(cell, signs) for cell in above])] if above else []),
-            _line([_plain(column) for column in table.columns]),
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            *feet,
-            r"\end{tabular}",
-            "",
-        ]
-    )
+    begin = [f"% {table.caption}", rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule"]
+    headings = [_line([_value(cell, signs) for cell in above])] if above else []
+    headings.append(_line([_plain(column) for column in table.columns]))
+    return "\n".join([*begin, *headings, r"\midrule", *lines, r"\bottomrule", *feet, r"\end{tabular}", ""])
 
 
 def _line(texts: Sequence[str]) -> str:

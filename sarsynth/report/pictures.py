@@ -48,15 +48,11 @@ def class_grid(
         title: Heading of the picture.
         columns: At most this many images of a class and set, evenly spread over those that there are.
     """
-    groups = [
-        (heading, [_some(np.asarray(images)[np.asarray(labels) == label], columns) for label in range(len(classes))])
-        for heading, (images, labels) in sides.items()
-    ]
+    groups = []
+    for heading, (images, labels) in sides.items():
+        of_class = [np.asarray(images)[np.asarray(labels) == label] for label in range(len(classes))]
+        groups.append((heading, [list(members[evenly(len(members), columns)]) for members in of_class]))
     return compose(groups, classes, title)
-
-
-def _some(images: np.ndarray, most: int) -> list[np.ndarray]:
-    return list(images[evenly(len(images), most)])
 
 
 def strip(images: ArrayLike, scales: Sequence[float], *, title: str, seeds: Sequence[int] | None = None) -> Image.Image:
@@ -139,9 +135,8 @@ def _tile_size(images: Sequence[np.ndarray]) -> tuple[int, int]:
 
 def _tile(image: np.ndarray, width: int, height: int) -> Image.Image:
     pixels = np.rint(image).astype(np.uint8).transpose(1, 2, 0)
-    return Image.fromarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2)).resize(
-        (width, height), Image.Resampling.NEAREST
-    )
+    picture = Image.fromarray(np.repeat(pixels, 3 // pixels.shape[2], axis=2))
+    return picture.resize((width, height), Image.Resampling.NEAREST)
 
 
 @cache

@@ -44,31 +44,18 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table holds in one place: a text, or a number and how it is written.
+    """What a table holds in one place: a text, or a number and how it is written."""
 
-    Attributes:
-        value: By which its column is sorted; None, which comes last, if there is none.
-        form: Writes the value, its standard deviation and its interval.
-        std: Standard deviation of the value.
-        interval: Of the value: its lower and upper end.
-        samples: The measurements of which the value is the mean.
-        mark: A sign behind the value.
-        meaning: What the mark says, or why there is no value.
-        missing: What stands in place of a value.
-        detail: A smaller line below, left out where there is little room.
-        span: Number of columns that it covers.
-    """
-
-    value: float | str | None = None
-    form: Form = str
-    std: float | None = None
-    interval: tuple[float, float] | None = None
-    samples: Sequence[float] = ()
-    mark: str = ""
-    meaning: str = ""
-    missing: str = ""
-    detail: str = ""
-    span: int = 1
+    value: float | str | None = None  # by which its column is sorted; None, which comes last, if there is none
+    form: Form = str  # writes the value, its standard deviation and its interval
+    std: float | None = None  # standard deviation of the value
+    interval: tuple[float, float] | None = None  # of the value: its lower and upper end
+    samples: Sequence[float] = ()  # the measurements of which the value is the mean
+    mark: str = ""  # a sign behind the value
+    meaning: str = ""  # what the mark says, or why there is no value
+    missing: str = ""  # what stands in place of a value
+    detail: str = ""  # a smaller line below, left out where there is little room
+    span: int = 1  # number of columns that it covers
 
     @property
     def text(self) -> str:
@@ -94,35 +81,22 @@ class Cell:
 
 
 class Piece:
-    """Something that a page shows.
+    """Something that a page shows."""
 
-    Attributes:
-        kind: Name of the macro of `templates/pieces.html` that shows it.
-    """
-
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # name of the macro of `templates/pieces.html` that shows it
 
 
 @dataclass(frozen=True)
 class Table(Piece):
-    """A table; the first column names the rows.
-
-    Attributes:
-        caption: What it shows.
-        columns: Headings.
-        rows: As many cells each; a text is a cell of its own.
-        numeric: Whether columns after the first are figures, which stand to the right.
-        folded: Whether it is folded away until somebody looks.
-        notes: Lines that belong to it.
-    """
+    """A table; the first column names the rows."""
 
     kind: ClassVar = "table"
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell | str]]
-    numeric: bool = True
-    folded: bool = False
-    notes: Sequence[str] = ()
+    caption: str  # what it shows
+    columns: Sequence[str]  # headings
+    rows: Sequence[Sequence[Cell | str]]  # as many cells each; a text is a cell of its own
+    numeric: bool = True  # whether columns after the first are figures, which stand to the right
+    folded: bool = False  # whether it is folded away until somebody looks
+    notes: Sequence[str] = ()  # lines that belong to it
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -132,32 +106,21 @@ class Table(Piece):
 
 @dataclass(frozen=True)
 class Picture(Piece):
-    """A picture of a page, which can be enlarged.
-
-    Attributes:
-        content: Made by `sarsynth.report.html.image`.
-        caption: Text below it.
-    """
+    """A picture of a page, which can be enlarged."""
 
     kind: ClassVar = "picture"
-    content: Markup
-    caption: str = ""
+    content: Markup  # made by `sarsynth.report.html.image`
+    caption: str = ""  # text below it
 
 
 @dataclass(frozen=True)
 class Gallery(Piece):
-    """Pictures beside each other under a heading; folded away until somebody looks, if there are many.
-
-    Attributes:
-        heading: Above them.
-        pictures: Pictures and plots.
-        folded: Whether they are folded away.
-    """
+    """Pictures beside each other under a heading; folded away until somebody looks, if there are many."""
 
     kind: ClassVar = "gallery"
-    heading: str
-    pictures: Sequence[Piece]
-    folded: bool = False
+    heading: str  # above them
+    pictures: Sequence[Piece]  # pictures and plots
+    folded: bool = False  # whether they are folded away
 
 
 @dataclass(frozen=True)
@@ -179,16 +142,9 @@ class Command(Piece):
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page that its contents list.
+    """A part of a page that its contents list."""
 
-    Attributes:
-        anchor: Its address within the page.
-        heading: Its title.
-        about: A sentence or two on how to read it.
-        pieces: What it holds.
-    """
-
-    anchor: str
-    heading: str
-    about: str
-    pieces: Sequence[Piece]
+    anchor: str  # its address within the page
+    heading: str  # its title
+    about: str  # a sentence or two on how to read it
+    pieces: Sequence[Piece]  # what it holds

@@ -29,32 +29,21 @@ MARKERS = "osD^vP*Xhd"
 ACROSS = 5  # panels in a row at most
 WIDTH = 9.4  # inches of the widest figure
 STYLE: dict[Any, Any] = {
-    "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), RULE),
     "axes.facecolor": "none",
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), MUTED),
+    **dict.fromkeys(("axes.titlecolor", "text.color"), INK),
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
     "grid.linewidth": 0.7,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 9),
     "font.size": 9.5,
-    "legend.frameon": False,
-    "figure.constrained_layout.w_pad": 0.06,
-    "figure.constrained_layout.h_pad": 0.06,
+    **dict.fromkeys(("figure.constrained_layout.w_pad", "figure.constrained_layout.h_pad"), 0.06),
 }
 Arguments = ParamSpec("Arguments")
 
@@ -77,20 +66,13 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 @dataclass(frozen=True, eq=False)
 class Plot(Piece):
-    """A figure of a page, which can be enlarged, and can be kept as files.
-
-    Attributes:
-        name: Of its files.
-        figure: As the functions here make them.
-        alt: What it shows, for those who do not see it.
-        caption: Text below it.
-    """
+    """A figure of a page, which can be enlarged, and can be kept as files."""
 
     kind: ClassVar = "picture"
-    name: str
-    figure: Figure
-    alt: str
-    caption: str = ""
+    name: str  # of its files
+    figure: Figure  # as the functions here make them
+    alt: str  # what it shows, for those who do not see it
+    caption: str = ""  # text below it
 
     @cached_property
     def svg(self) -> str:
@@ -194,10 +176,7 @@ def _estimate(place: Axes, row: int, cell: Cell, scale: float, look: tuple[str, 
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """Draw a confusion matrix: the share of each true class in percent, right ones and wrong ones in two colours.
 
-    Args:
-        counts: Images of true class i called class j, shape (number of classes, the same); may be sums over seeds.
-        classes: Their names.
-        title: Heading.
+    `counts` are images of true class i called class j, shape (number of classes, the same); may be sums over seeds.
     """
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -212,11 +191,8 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
 def clusters(counts: np.ndarray, weights: np.ndarray, classes: Sequence[str], names: Sequence[str]) -> Figure:
     """Draw the class x cluster counts, shaded by the mixing weights, which stand under them.
 
-    Args:
-        counts: Images of class i in part j, shape (number of classes, K).
-        weights: Of the parts for each class, same shape, rows sum to 1.
-        classes: Names of the rows.
-        names: Names of the columns.
+    `counts` are images of class i in cluster j, shape (number of classes, K); `weights` those of the clusters for each
+    class, same shape, rows sum to 1; `names` are those of the clusters.
     """
     texts = np.vectorize(lambda count, weight: f"{count}\n{weight:.2f}", otypes="O")(counts, weights)
     figure = _matrix(weights, texts, np.full(counts.shape, RIGHT, object), classes, names, size=0.66)
@@ -250,9 +226,8 @@ def _matrix(
 def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Sequence[str]) -> Figure:
     """Draw learning curves: a panel for each quantity, in it lines in the colour of each row that trained it.
 
-    Args:
-        panels: For each quantity and row its curves, float (N, 2) each: step and value.
-        rows: Names of all rows, which decide the colours.
+    `panels` hold for each quantity and row its curves, float (N, 2) each: step and value. All `rows` of the page decide
+    the colours.
     """
     figure, axes = _panels(len(panels), 2.0)
     handles = {}
@@ -289,12 +264,8 @@ def scatter(
 ) -> Figure:
     """Draw pairs of figures, a point for each row, by its name.
 
-    Args:
-        panels: Two arrays (number of rows,) each, by heading; not finite where a row has none.
-        rows: Names of the rows.
-        x: What the horizontal axis of each panel shows.
-        y: What the vertical ones show.
-        every: Names of all rows of the page, which decide the colours.
+    `panels` hold two arrays (number of rows,) by heading, not finite where a row has none; `x` says what the horizontal
+    axis of each shows, `y` what all vertical ones do; `every` row of the page decides the colours.
     """
     figure, axes = _panels(len(panels), 2.6)
     handles = {}
@@ -318,11 +289,7 @@ def embedding(
 ) -> Figure:
     """Draw features in two dimensions, a panel for each synthetic set over the same real images.
 
-    Args:
-        real: float (N, 2).
-        real_labels: Their classes, (N,).
-        synthetic: Places, float (M, 2), and classes, (M,), of each set.
-        classes: Names of the labels 0, 1, …
+    Places are float (N, 2), `real_labels` their classes, (N,); of each synthetic set there are both.
     """
     figure, axes = _panels(len(synthetic), 2.6, sharex=True, sharey=True)
     for place, (title, (points, labels)) in zip(axes, synthetic.items(), strict=True):
@@ -341,12 +308,9 @@ def embedding(
 
 @styled
 def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, *, doubling: bool = False) -> Figure:
-    """Draw a panel for each class: which shares of its things have which values.
+    """Draw a panel for each class: which share of its pixels or images has which values.
 
-    Args:
-        panels: Limits of the bins (K + 1,) and counts (K,) of each.
-        label: What the horizontal axes show.
-        doubling: Whether they are logarithmic, to the base of 2.
+    `panels` hold limits of the bins (K + 1,) and counts (K,); `doubling` makes axes logarithmic, to the base of 2.
     """
     figure, axes = _panels(len(panels), 1.9, sharex=True, sharey=True)
     for index, (place, (title, (limits, counts))) in enumerate(zip(axes, panels.items(), strict=True)):

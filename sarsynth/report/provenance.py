@@ -115,17 +115,13 @@ def _cost(cards: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
     seconds = {
         kind: sum(card["seconds"] for card in cards.values() if card["kind"] in kinds) for kind, kinds in KINDS.items()
     }
-    named = set().union(*KINDS.values())
-    training = sum(card["seconds"] for card in cards.values() if card["kind"] not in named)
+    elsewhere = set().union(*KINDS.values())
+    training = sum(card["seconds"] for card in cards.values() if card["kind"] not in elsewhere)
     total = sum(card["seconds"] for card in cards.values())
     peak = max((card["peak_memory_bytes"] for card in cards.values()), default=0)
     devices = sorted({card["device"] for card in cards.values()})
     times = [Cell(part, duration) for part in (total, training, *seconds.values())]
-    return [*times, Cell(peak, _gibibytes), Cell(", ".join(devices))]
-
-
-def _gibibytes(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+    return [*times, Cell(peak, lambda size: f"{size / 2**30:.2f} GiB"), Cell(", ".join(devices))]
 
 
 def commands(sweep: Sweep) -> list[Piece]:
@@ -138,5 +134,5 @@ def commands(sweep: Sweep) -> list[Piece]:
 def remake(job: Job) -> str:
     """The command line of one job on its own; an experiment or sweep would else ask for all of theirs."""
     overrides = [f"{key}={value}" for key, value in job.arguments.items()]
-    many = [key for key in job.arguments if key in ("experiment", "sweep")]
-    return f"python evaluate.py {shlex.join([*overrides, *(['hydra.mode=RUN'] if many else [])])}".strip()
+    for_several = [key for key in job.arguments if key in ("experiment", "sweep")]
+    return f"python evaluate.py {shlex.join([*overrides, *(['hydra.mode=RUN'] if for_several else [])])}".strip()

@@ -7,21 +7,15 @@ of HTML (a template), terminal, CSV and LaTeX renders tables and knows nothing o
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from sarsynth.evidence.comparison import settling
 from sarsynth.evidence.results import FIGURES, MEANS, leaks
 from sarsynth.report.pieces import COUNT, SHORT, WARNING, Cell, Table, decimals, percent, points
 
-TITLES = {
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "support": "test images",
-    "minor_f1": "minor*",
-    "macro_f1": "macro",
-    "accuracy": "accuracy",
-}
+TITLES = {name: name for name in ("precision", "recall", "accuracy")}
+TITLES |= {"f1": "F1", "support": "test images", "minor_f1": "minor*", "macro_f1": "macro"}
 SHARES = tuple(figure for figure in FIGURES if figure != "support")
 RELEASE = "fid.preprocess=release: unnormalised input as the release's; compares with nothing else"
 OF_GAIN = {"low": points, "high": points, "p_holm": SHORT, "detectable": percent, "seeds": COUNT, "images": SHORT}
@@ -29,21 +23,13 @@ OF_GAIN = {"low": points, "high": points, "p_holm": SHORT, "detectable": percent
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A job of a sweep as tables show it.
+    """A job of a sweep as tables show it."""
 
-    Attributes:
-        name: Short, and its own among the rows.
-        result: The content of result.json.
-        overrides: What sets the job apart besides its method, as on the command line.
-        entry: Its entry in significance.json; empty if there is none yet.
-        baseline: Name of the row that it is compared with.
-    """
-
-    name: str
-    result: Mapping[str, Any]
-    overrides: str = ""
-    entry: Mapping[str, Any] = field(default_factory=dict)
-    baseline: str = ""
+    name: str  # short, and its own among the rows
+    result: Mapping[str, Any]  # the content of result.json
+    overrides: str = ""  # what sets the job apart besides its method, as on the command line
+    entry: Mapping[str, Any] = field(default_factory=dict)  # its entry in significance.json; empty if there is none yet
+    baseline: str = ""  # name of the row that it is compared with
 
     def __getitem__(self, column: str) -> Cell:
         return self.cells.get(column) or Cell()
@@ -97,17 +83,13 @@ class Row:
     def _score(self, column: str, figure: Mapping[str, Any]) -> Cell:
         if figure["mean"] is None:
             return Cell()
-        intervals = self.entry.get("scores") or {}
-        interval, gain = intervals.get(column.removeprefix("f1_")), self._gains_by_column.get(column)
-        return Cell(
-            figure["mean"],
-            percent,
-            figure["std"],
-            (interval["low"], interval["high"]) if interval else None,
-            [value for value in figure["values"] if value is not None],
-            _arrow(gain) if gain else "",
-            f"p = {gain['p_holm']:.2g} against {self.baseline}" if gain else "",
-        )
+        estimate = (self.entry.get("scores") or {}).get(column.removeprefix("f1_"))
+        interval = (estimate["low"], estimate["high"]) if estimate else None
+        samples = [value for value in figure["values"] if value is not None]
+        cell = Cell(figure["mean"], percent, figure["std"], interval, samples)
+        if gain := self._gains_by_column.get(column):
+            return replace(cell, mark=_arrow(gain), meaning=f"p = {gain['p_holm']:.2g} against {self.baseline}")
+        return cell
 
     def _gains(self) -> dict[str, Cell]:
         """Gains over the baseline; none without one."""
@@ -121,21 +103,11 @@ class Row:
 
 
 def gain_cell(gain: Mapping[str, Any]) -> Cell:
-    """A gain with its interval and, if it is open, what would settle it.
-
-    Args:
-        gain: As in significance.json.
-    """
+    """A gain of significance.json with its interval and, if it is open, what would settle it."""
     details = [] if gain["detectable"] is None else [f"≥ {percent(gain['detectable'])}"]  # None: nothing varied
     details += [" or\n".join(ways)] if (ways := settling(gain, "x images")) else []
-    return Cell(
-        gain["delta"],
-        points,
-        interval=(gain["low"], gain["high"]),
-        mark=_arrow(gain),
-        meaning=f"p = {gain['p_holm']:.2g}",
-        detail="\n".join(details),
-    )
+    interval, meaning = (gain["low"], gain["high"]), f"p = {gain['p_holm']:.2g}"
+    return Cell(gain["delta"], points, None, interval, (), _arrow(gain), meaning, detail="\n".join(details))
 
 
 def _arrow(gain: Mapping[str, Any]) -> str:
@@ -149,8 +121,8 @@ def distances(fidelity: Mapping[str, Any], classes: Iterable[str] = ()) -> dict[
     Of fewer images than features there is no FID; without synthetic images there is nothing.
     """
     cells = {"features": Cell(fidelity["width"], COUNT), "fid_preprocess": Cell(fidelity["preprocess"])}
-    for suffix, figures in {f"_{name}": fidelity["per_class"].get(name) for name in classes}.items():
-        cells |= _distances(fidelity, figures, suffix)
+    for name in classes:
+        cells |= _distances(fidelity, fidelity["per_class"].get(name), f"_{name}")
     return cells | _distances(fidelity, fidelity["pooled"], "")
 
 
@@ -181,13 +153,7 @@ def scored(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def scores_table(rows: Sequence[Row], caption: str, without: Sequence[str] = ()) -> Table:
-    """The results as in the paper: F1 of each class, of the minor classes and of all, accuracy, FID and KID.
-
-    Args:
-        rows: A line each.
-        caption: What it shows.
-        without: Columns to leave out.
-    """
+    """The results as in the paper: F1 of each class, of the minor classes and of all, accuracy, FID and KID."""
     titles = {column: title for column, title in scored(rows).items() if column not in without}
     lines = [[row.heading, *(row[column] for column in titles), *row.distances] for row in rows]
     notes = [f"{WARNING} {leak}" for leak in dict.fromkeys(leak for row in rows for leak in leaks(row.result))]
@@ -198,12 +164,9 @@ def scores_table(rows: Sequence[Row], caption: str, without: Sequence[str] = ())
 def gains_table(rows: Sequence[Row], caption: str, notes: Sequence[str] = ()) -> Table | None:
     """How far each row lies above its baseline; None if no row has one."""
     titles = scored(rows)
+    columns = [*(f"gain_{column}" for column in titles), "mcnemar_p"]
     lines = [
-        [
-            replace(row.heading, detail=f"over {row.baseline}"),
-            *(row[f"gain_{column}"] for column in titles),
-            row["mcnemar_p"],
-        ]
+        [replace(row.heading, detail=f"over {row.baseline}"), *(row[column] for column in columns)]
         for row in rows
         if row.baseline
     ]
@@ -212,16 +175,10 @@ def gains_table(rows: Sequence[Row], caption: str, notes: Sequence[str] = ()) ->
 
 def classes_table(rows: Sequence[Row], caption: str) -> Table:
     """All figures of each class, a line each."""
-    titles = classes(rows)
-    lines = [
-        [
-            Cell(row.name),
-            Cell(TITLES[figure]),
-            *(replace(row[f"{figure}_{name}"], interval=None, mark="") for name in titles),
-        ]
-        for row in rows
-        for figure in FIGURES
-    ]
+    titles, lines = classes(rows), []
+    for row, figure in product(rows, FIGURES):
+        cells = [replace(row[f"{figure}_{name}"], interval=None, mark="") for name in titles]
+        lines.append([Cell(row.name), Cell(TITLES[figure]), *cells])
     return Table(caption, ["method", "figure", *titles.values()], lines, folded=True)
 
 
@@ -230,8 +187,8 @@ def papers_table(rows: Sequence[Row], caption: str) -> Table:
     names = list(classes(rows))
     columns = [*(f"{figure}_{name}" for name in names for figure in SHARES), *MEANS]
     lines = [[replace(row.heading, detail=""), *(Cell(row[key].value, percent) for key in columns)] for row in rows]
-    known = {column: cell for row in reversed(rows) for column, cell in row.cells.items()}
-    sizes = [replace(known.get(f"support_{name}", Cell()), span=len(SHARES)) for name in names]
+    cells = {column: cell for row in reversed(rows) for column, cell in row.cells.items()}
+    sizes = [replace(cells.get(f"support_{name}", Cell()), span=len(SHARES)) for name in names]
     heads = [*(figure[0].upper() for _ in names for figure in SHARES), *(TITLES[name] for name in MEANS)]
     return Table(caption, ["method", *heads], [*lines, [Cell("test images"), *sizes, *(Cell() for _ in MEANS)]])
 
@@ -239,8 +196,7 @@ def papers_table(rows: Sequence[Row], caption: str) -> Table:
 def cheaper(rows: Iterable[Row]) -> str | None:
     """Say so if a row without a generator does at least as well as the best one with: on minor classes, else on all.
 
-    Returns:
-        One line; None if synthesis is ahead, or rows of one of the two kinds are missing.
+    None if synthesis is ahead, or rows of one of the two kinds are missing.
     """
     rows = list(rows)
     minor = all(row["minor_f1"].value is not None for row in rows)

@@ -17,27 +17,19 @@ def side_by_side(jobs: Sequence[Job], store: Path, folder: Path) -> list[Path]:
     """Draw a picture of all classes and one of each, a group of columns for each job.
 
     Equal indices start from equal noise, so a row of a class's picture differs by the job alone. A set that cannot be
-    read is left out, and named.
-
-    Args:
-        jobs: Of a sweep.
-        store: Of the artifacts.
-        folder: Where the pictures go.
-
-    Returns:
-        The pictures; none if fewer than two sets of the same classes differ.
+    read is left out, and named. Returns the files in `folder`; none if fewer than two sets of the same classes differ.
     """
     sets = _sets(jobs, store)
     classes = sets[0][1] if sets else []
     names = [members.name for members in classes]
-    alike = [(heading, each) for heading, each in sets if [members.name for members in each] == names]
-    if len(alike) < 2:
+    comparable = [(heading, each) for heading, each in sets if [members.name for members in each] == names]
+    if len(comparable) < 2:
         return []
     files = [folder / "side_by_side.png"]
-    groups = [(heading, [members.images[:SAMPLES] for members in each]) for heading, each in alike]
+    groups = [(heading, [members.images[:SAMPLES] for members in each]) for heading, each in comparable]
     pictures.compose(groups, names, "the same seeds of each class side by side").save(files[0])
     for index, members in enumerate(classes):
-        columns = [(heading, [[image] for image in each[index].images]) for heading, each in alike]
+        columns = [(heading, [[image] for image in each[index].images]) for heading, each in comparable]
         seeds = [f"seed {seed}" for seed in range(max(len(rows) for _, rows in columns))]
         files.append(folder / f"side_by_side_{members.name}.png")
         pictures.compose(columns, seeds, members.prompt).save(files[-1])

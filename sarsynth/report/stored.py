@@ -41,17 +41,11 @@ def open_tensors(file: Path) -> Iterator[Any]:
 
 @dataclass(frozen=True, eq=False)
 class ClassImages:
-    """The first images of a class in a synthetic set.
+    """The first images of a class in a synthetic set."""
 
-    Attributes:
-        name: Of the class.
-        prompt: Of the first image.
-        images: uint8, (1 or 3, H, W) each.
-    """
-
-    name: str
-    prompt: str
-    images: list[np.ndarray]
+    name: str  # of the class
+    prompt: str  # of the first image
+    images: list[np.ndarray]  # uint8, (1 or 3, H, W) each
 
 
 def read_set(folder: Path, most: int) -> list[ClassImages]:
@@ -69,8 +63,7 @@ def read_set(folder: Path, most: int) -> list[ClassImages]:
     classes = []
     for name, members in by_class.items():
         images = []
-        for member in members[:most]:
-            file = folder / member["file_name"]
+        for file in [folder / member["file_name"] for member in members[:most]]:
             with reading(file, folder):
                 images.append(read_png(file))
         classes.append(ClassImages(name, members[0]["text"], images))

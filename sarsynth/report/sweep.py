@@ -1,6 +1,7 @@
 """A sweep as it lies on disk: its jobs, the rows of its tables, and the artifacts that they rest on."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,19 +22,12 @@ MOST_ROWS = 12  # whose pictures a page carries
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """A sweep as it lies on disk; or a single run, which is a sweep of one job.
+    """A sweep as it lies on disk; or a single run, which is a sweep of one job."""
 
-    Attributes:
-        folder: Of the sweep.
-        store: Of the artifacts that its results rest on.
-        jobs: Those with scores, in their order.
-        failed: Those with an error.
-    """
-
-    folder: Path
-    store: Path
-    jobs: list[Job]
-    failed: list[Job]
+    folder: Path  # of the sweep
+    store: Path  # of the artifacts that its results rest on
+    jobs: list[Job]  # those with scores, in their order
+    failed: list[Job]  # those with an error
 
     @classmethod
     def read(cls, folder: Path, store: Path) -> "Sweep":
@@ -61,38 +55,30 @@ class Sweep:
     @cached_property
     def names(self) -> list[str]:
         """Short names of the jobs, each its own."""
-        names = [job.heading for job in self.jobs]
-        return [
-            name if names.count(name) == 1 else f"{name} #{job.folder.name}"
-            for name, job in zip(names, self.jobs, strict=True)
-        ]
+        times = Counter(job.heading for job in self.jobs)
+        return [job.heading + f" #{job.folder.name}" * (times[job.heading] > 1) for job in self.jobs]
 
     @cached_property
     def uncompared(self) -> list[Row]:
         """The rows of its tables, without intervals and gains."""
-        return [
-            Row(name, result, job.overrides)
-            for name, result, job in zip(self.names, self.results, self.jobs, strict=True)
-        ]
+        overrides = [job.overrides for job in self.jobs]
+        return [Row(*row) for row in zip(self.names, self.results, overrides, strict=True)]
 
     @cached_property
     def significance(self) -> dict[str, Any]:
         """Intervals and gains: as the sweep left them, if it was these jobs, else from the predictions in the store."""
-        jobs = [
-            ScoredJob(job.folder.name, job.overrides, result)
-            for job, result in zip(self.jobs, self.results, strict=True)
-        ]
-        return read_or_compare(jobs, self.store, self.folder / SIGNIFICANCE)
+        jobs = zip(self.jobs, self.results, strict=True)
+        scored = [ScoredJob(job.folder.name, job.overrides, result) for job, result in jobs]
+        return read_or_compare(scored, self.store, self.folder / SIGNIFICANCE)
 
     @cached_property
     def rows(self) -> list[Row]:
         """The rows of its tables."""
         entries = {entry["job"]: entry for entry in self.significance["rows"]}
         names = {job.folder.name: name for name, job in zip(self.names, self.jobs, strict=True)}
-        return [
-            replace(row, entry=(entry := entries[job.folder.name]), baseline=names.get(entry["baseline"], ""))
-            for row, job in zip(self.uncompared, self.jobs, strict=True)
-        ]
+        of_jobs = [entries[job.folder.name] for job in self.jobs]
+        pairs = zip(self.uncompared, of_jobs, strict=True)
+        return [replace(row, entry=entry, baseline=names.get(entry["baseline"], "")) for row, entry in pairs]
 
     @cached_property
     def classes(self) -> dict[str, str]:

@@ -51,18 +51,15 @@ def counts_table(counts: Mapping[str, Mapping[str, int]], minor: Sequence[str], 
 
 def partition_table(partition: Partition) -> Table:
     """Lay out the class x cluster counts, the mixing weights that follow, and how far clusters are from classes."""
+    weights = prototype_weights(partition.counts)
     rows = [
         [name, *(f"{count} ({share:.2f})" for count, share in zip(counts, shares, strict=True))]
-        for name, counts, shares in zip(
-            partition.classes, partition.counts, prototype_weights(partition.counts), strict=True
-        )
+        for name, counts, shares in zip(partition.classes, partition.counts, weights, strict=True)
     ]
-    return _laid_out(
-        "Training images in each prototype (bias-score weights)",
-        ["class", *map(str, range(partition.k))],
-        [*rows, ["all", *map(str, partition.counts.sum(axis=0))]],
-        caption=f"normalised mutual information with the classes: {partition.nmi:.2f}; at 1 prototypes are the classes",
-    )
+    rows.append(["all", *map(str, partition.counts.sum(axis=0))])
+    title, columns = "Training images in each prototype (bias-score weights)", ["class", *map(str, range(partition.k))]
+    note = f"normalised mutual information with the classes: {partition.nmi:.2f}; at 1 prototypes are the classes"
+    return _laid_out(title, columns, rows, caption=note)
 
 
 def contours_table(kept: Mapping[str, Mapping[str, tuple[int, int]]]) -> Table:
@@ -72,19 +69,15 @@ def contours_table(kept: Mapping[str, Mapping[str, tuple[int, int]]]) -> Table:
 
 
 def plan_table(plan: Mapping[str, Any]) -> Table:
-    """Lay out a plan, an artifact a line, in the order in which they would be made; `?` is what nobody knows yet.
-
-    Args:
-        plan: Written by `sarsynth.commands.planning`.
-    """
+    """Lay out a plan of `sarsynth.commands.planning`, an artifact a line in the order of making; `?` is unknown."""
     jobs = plan["jobs"]
     places = sorted({f"{job['device'] or 'an accelerator'}, {job['precision']}" for job in jobs if job["precision"]})
-    columns, rows = ["", "artifact", "work", "time", "memory", "disk"], []
-    for artifact in plan["artifacts"]:
-        of = artifact["jobs"]
-        several = ["all" if len(of) == len(jobs) else ", ".join(map(str, of))] if len(jobs) > 1 else []
-        rows.append([*_plan_row(artifact), *several])
-    columns += ["jobs"] if len(jobs) > 1 else []
+    columns = ["", "artifact", "work", "time", "memory", "disk"]
+    rows = [_plan_row(artifact) for artifact in plan["artifacts"]]
+    if len(jobs) > 1:
+        columns.append("jobs")
+        for row, users in zip(rows, [artifact["jobs"] for artifact in plan["artifacts"]], strict=True):
+            row.append("all" if len(users) == len(jobs) else ", ".join(map(str, users)))
     return _laid_out(f"Plan of {plan['script']}.py for {' and '.join(places)}", columns, rows, texts=2)
 
 
@@ -92,15 +85,11 @@ def _plan_row(artifact: Mapping[str, Any]) -> list[str]:
     name = f"{artifact['kind']}/{artifact['label']}"
     name += f" from {artifact['source']}" if artifact["source"] else f"-{artifact['fingerprint'] or '?'}"
     work = f"{'~' * artifact['rough']}{artifact['amount']:,} {artifact['unit']}" if artifact["unit"] else ""
-    costs = [
-        "" if artifact["state"] not in states else "?" if artifact[key] is None else write(artifact[key])
-        for key, write, states in (
-            ("seconds", duration, ("make",)),
-            ("memory_bytes", size, ("make",)),
-            ("disk_bytes", size, ("make", "fetch")),
-        )
-    ]
-    return [artifact["state"], name, work, *costs]
+    state = artifact["state"]
+    forms: dict[str, Callable[[Any], str]] = {"seconds": duration, "memory_bytes": size, "disk_bytes": size}
+    due = {"make": [*forms], "fetch": ["disk_bytes"]}.get(state, [])
+    costs = {key: "?" if artifact[key] is None else forms[key](artifact[key]) for key in due}
+    return [state, name, work, *(costs.get(key, "") for key in forms)]
 
 
 def plan_summary(plan: Mapping[str, Any]) -> str:
@@ -108,10 +97,10 @@ def plan_summary(plan: Mapping[str, Any]) -> str:
     totals = plan["totals"]
 
     def known(key: str, unknown: str, of: str, write: Callable[[Any], str]) -> str:
-        more = totals[unknown]
-        if more == totals[of]:
+        without = totals[unknown]
+        if without == totals[of]:
             return "?"
-        return write(totals[key]) + (f" and that of {more} more" if more else "")
+        return write(totals[key]) + (f" and that of {without} more" if without else "")
 
     parts = [f"{totals['there']} there"]
     if totals["fetch"]:

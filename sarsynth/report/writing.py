@@ -44,11 +44,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
 
 
 def write(folder: Path, store: Path) -> list[Path]:
-    """Write the report of a sweep, its plots and its tables beside its jobs.
-
-    Args:
-        folder: Of the sweep, or of a single run.
-        store: Of the artifacts.
+    """Write the report of a sweep, or of a single run, its plots and its tables beside its jobs.
 
     Returns:
         report.html, results.csv and results.tex.
@@ -122,6 +118,6 @@ def _latex(sweep: Sweep) -> str:
         sweep.rows,
         "Precision, recall and F1 of each class in %, means over classifier seeds, as in the paper's Table 3.",
     )
-    over = [Cell(""), *(Cell(title, span=len(rows.SHARES)) for title in sweep.classes.values())]
-    over += [Cell("")] * len(MEANS)
-    return "\n".join(["% Needs package booktabs.", latex.tabular(with_intervals), latex.tabular(papers, over)])
+    headings = [Cell(""), *(Cell(title, span=len(rows.SHARES)) for title in sweep.classes.values())]
+    headings += [Cell("")] * len(MEANS)
+    return "\n".join(["% Needs package booktabs.", latex.tabular(with_intervals), latex.tabular(papers, headings)])
