@@ -146,12 +146,7 @@ class Chat:
             from openai import OpenAI
         except ImportError:
             raise UserError("prompt=llm needs the package openai: pip install -e '.[llm]'") from None
-        return OpenAI(
-            base_url=self.base_url,
-            api_key=self._key,
-            timeout=self.timeout,
-            max_retries=self.retries,
-        )
+        return OpenAI(base_url=self.base_url, api_key=self._key, timeout=self.timeout, max_retries=self.retries)
 
     def _answer(self, name: str, question: Question, form: type[Form]) -> tuple[Form, Usage]:
         """Ask, and ask once more for the right form; keep the answer before it is used."""
@@ -206,10 +201,7 @@ class Chat:
     def _create(self, messages: Sequence[Message]) -> Any:
         """Make one request, and again where its answer breaks off, which the library does not retry."""
         create = partial(
-            self._client.chat.completions.create,
-            model=self.model,
-            messages=list(messages),
-            extra_body=self.options,
+            self._client.chat.completions.create, model=self.model, messages=list(messages), extra_body=self.options
         )
         for attempt in range(self.retries):
             with suppress(json.JSONDecodeError):
