@@ -53,21 +53,13 @@ Jobs = Sequence[tuple[Settings, Sequence[str]]]
 
 @dataclass
 class Line:
-    """What a plan says of one artifact.
+    """What a plan says of one artifact."""
 
-    Attributes:
-        artifact: Which.
-        wanted: The request for it, or what a network is to give.
-        machine: Where it is to be made.
-        root: Of the store.
-        jobs: That use it, by number.
-    """
-
-    artifact: Artifact
-    wanted: Request | NotFetchedError
-    machine: Machine
-    root: Path
-    jobs: list[int] = field(default_factory=list)
+    artifact: Artifact  # which
+    wanted: Request | NotFetchedError  # the request for it, or what a network is to give
+    machine: Machine  # where it is to be made
+    root: Path  # of the store
+    jobs: list[int] = field(default_factory=list)  # that use it, by number
 
     @property
     def state(self) -> str:

@@ -17,10 +17,6 @@ from sarsynth.errors import NotFetchedError, UserError, one_line
 def rehearse(settings: Settings, script: str = "evaluate") -> None:
     """Build classifier and noise scheduler once, without data; find the weights that a classifier starts from.
 
-    Args:
-        settings: The composed configuration.
-        script: Which of the scripts runs.
-
     Raises:
         UserError: One of the libraries refuses a value, or there are no such weights; the message names the key.
     """

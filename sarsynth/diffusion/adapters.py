@@ -31,15 +31,10 @@ WEIGHTS = "adapter.safetensors"
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """What a new adapter looks like.
+    """What a new adapter looks like."""
 
-    Attributes:
-        rank: PEFT's r.
-        target_modules: Regular expression over the U-Net's module names, which has to match the whole name.
-    """
-
-    rank: int
-    target_modules: str
+    rank: int  # PEFT's r
+    target_modules: str  # regular expression over the U-Net's module names, which has to match the whole name
 
 
 class LowRank(NamedTuple):

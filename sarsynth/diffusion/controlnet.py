@@ -151,17 +151,11 @@ def residuals(
 
 @dataclass(frozen=True)
 class ContourConditioning:
-    """A ControlNet in use: how contours condition the images that a base makes.
+    """A ControlNet in use: how contours condition the images that a base makes."""
 
-    Attributes:
-        controlnet: On the device of the base.
-        scale: Factor on what it adds; 0 is the base alone.
-        interval: Shares of the steps, 0 to 1, between which it acts.
-    """
-
-    controlnet: ControlNetModel
-    scale: float
-    interval: tuple[float, float]
+    controlnet: ControlNetModel  # on the device of the base
+    scale: float  # factor on what it adds; 0 is the base alone
+    interval: tuple[float, float]  # shares of the steps, 0 to 1, between which it acts
 
     def acts(self, step: int, steps: int) -> bool:
         """Whether it acts in a step, as diffusers' pipelines decide: in those that lie wholly in the interval."""

@@ -38,24 +38,15 @@ class TrainableGroup:
     """Weights that train by a schedule of their own: one adapter of several, or all there is to train.
 
     Groups share a run, but each ends as if it had been trained alone.
-
-    Attributes:
-        name: For people.
-        parameters: The weights.
-        learning_rate: Peak of the schedule, after a linear warm-up.
-        warmup_steps: Optimiser steps of warm-up.
-        max_steps: Optimiser steps; a group with fewer ends while the others go on.
-        weight_decay: AdamW's.
-        decay: `cosine` to zero, or `constant` after the warm-up.
     """
 
-    name: str
-    parameters: Sequence[nn.Parameter]
-    learning_rate: float
-    warmup_steps: int
-    max_steps: int
-    weight_decay: float
-    decay: Literal["cosine", "constant"] = "cosine"
+    name: str  # for people
+    parameters: Sequence[nn.Parameter]  # the weights
+    learning_rate: float  # peak of the schedule, after a linear warm-up
+    warmup_steps: int  # optimiser steps of warm-up
+    max_steps: int  # optimiser steps; a group with fewer ends while the others go on
+    weight_decay: float  # AdamW's
+    decay: Literal["cosine", "constant"] = "cosine"  # `cosine` to zero, or `constant` after the warm-up
 
     @property
     def schedule(self) -> Callable[[int], float]:

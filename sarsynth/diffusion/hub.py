@@ -50,21 +50,13 @@ _ELSEWHERE = "make room there, or set the environment variable HF_HOME to a fold
 
 @dataclass(frozen=True)
 class ModelSetting:
-    """A setting that names a model.
+    """A setting that names a model."""
 
-    Attributes:
-        key: Of the setting.
-        layout: Which files of the model are loaded.
-        remedy: For messages: what to do where the setting names no such model.
-        alternative: For messages: what to do instead where the hub does not give it.
-        embedded: The model inside the package that null stands for, if there is one.
-    """
-
-    key: str
-    layout: Layout
-    remedy: str
-    alternative: str
-    embedded: Path | None = None
+    key: str  # of the setting
+    layout: Layout  # which files of the model are loaded
+    remedy: str  # for messages: what to do where the setting names no such model
+    alternative: str  # for messages: what to do instead where the hub does not give it
+    embedded: Path | None = None  # the model inside the package that null stands for, if there is one
 
     def find(self, name: str | None, *, ask: bool = True) -> Path:
         """Find the folder or the file that the setting names; fetch it where it is a repository of the hub.

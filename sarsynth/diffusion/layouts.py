@@ -23,18 +23,12 @@ PICKLED = "only pickles, which can run code and are never opened: convert it or 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a kind of model, as names with slashes below its folder.
+    """The files of a kind of model, as names with slashes below its folder."""
 
-    Attributes:
-        required: Must be there.
-        optional: Loaded if they are there.
-        weights: Of each network, the name of its weights without variant, shard and format.
-        tokenizers: Sets of files, of which at least one must be complete; all files that are there are loaded.
-    """
-
-    required: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()
+    required: tuple[str, ...]  # must be there
+    optional: tuple[str, ...] = ()  # loaded if they are there
+    weights: tuple[str, ...] = ()  # of each network, the name of its weights without variant, shard and format
+    # sets of files, of which at least one must be complete; all files that are there are loaded
     tokenizers: tuple[tuple[str, ...], ...] = ()
 
     def without_weights(self) -> Self:

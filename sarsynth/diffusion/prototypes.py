@@ -22,21 +22,15 @@ Mixing = Literal["own", "uniform", "bias"]
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """A division of the training images into K parts.
+    """A division of the training images into K parts."""
 
-    Attributes:
-        classes: Class names, in the order of the rows of `counts`.
-        names: Names of the adapters that train on the parts, in the order of the columns of `counts`.
-        assignments: Part of each training image, int (N,), values 0..K-1, in the order of the training records.
-        counts: Images of each class in each part, int (number of classes, K).
-        nmi: Normalised mutual information of parts and labels: 0 if parts say nothing about the class, 1 if the parts
-            *are* the classes, in which case `plora` equals `clora`.
-    """
-
-    classes: tuple[str, ...]
-    names: tuple[str, ...]
+    classes: tuple[str, ...]  # class names, in the order of the rows of `counts`
+    names: tuple[str, ...]  # names of the adapters that train on the parts, in the order of the columns of `counts`
+    # part of each training image, int (N,), values 0..K-1, in the order of the training records
     assignments: np.ndarray
-    counts: np.ndarray
+    counts: np.ndarray  # images of each class in each part, int (number of classes, K)
+    # normalised mutual information of parts and labels: 0 if parts say nothing about the class, 1 if the parts *are*
+    # the classes, in which case `plora` equals `clora`
     nmi: float
 
     @property

@@ -18,16 +18,11 @@ Predictor = Callable[[Tensor, Tensor, int, int], Tensor]
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One image to make.
+    """One image to make."""
 
-    Attributes:
-        prompt: Its text.
-        seed: Integers that alone decide its noise, e.g. (seed, label, index).
-        contour: What it is to follow, uint8 (image_size, image_size), 255 on edges; None if it follows none.
-    """
-
-    prompt: str
-    seed: tuple[int, ...]
+    prompt: str  # its text
+    seed: tuple[int, ...]  # integers that alone decide its noise, e.g. (seed, label, index).
+    # what it is to follow, uint8 (image_size, image_size), 255 on edges; None if it follows none
     contour: Tensor | None = field(default=None, compare=False)
 
 

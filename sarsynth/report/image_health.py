@@ -64,7 +64,7 @@ class Health:
             "name": self.name,
             "counts": self.counts,
             "classes": {
-                name: facts | {"histograms": _plain(facts["histograms"])} for name, facts in self.summary.items()
+                name: {**facts, "histograms": _plain(facts["histograms"])} for name, facts in self.summary.items()
             },
             "groups": {"count": len(groups), "largest": max(groups.values(), default=0)},
             "bad": self.scan.bad,

@@ -27,16 +27,11 @@ REPORT = "contours.json"
 
 @dataclass(frozen=True)
 class ClassContours:
-    """The contours that images of one class follow, those of its SAR training images first.
+    """The contours that images of one class follow, those of its SAR training images first."""
 
-    Attributes:
-        names: `<source>:<path>` of each.
-        packed: They themselves, uint8 (K, H, W / 8) from each source.
-        kept: By source, how many images gave a contour, of how many.
-    """
-
-    names: list[str] = field(default_factory=list)
-    packed: list[np.ndarray] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # `<source>:<path>` of each
+    packed: list[np.ndarray] = field(default_factory=list)  # they themselves, uint8 (K, H, W / 8) from each source
+    # by source, how many images gave a contour, of how many
     kept: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, source: str, paths: Iterable[str], packed: np.ndarray, images: int) -> None:
@@ -61,18 +56,13 @@ class ClassContours:
 
 @dataclass(frozen=True)
 class Guides:
-    """The contours that the images of a study follow.
+    """The contours that the images of a study follow."""
 
-    Attributes:
-        by_class: By label.
-        seed: Of the sharing out.
-        inputs: The artifacts that they come from, and the ControlNet.
-        recipe: The settings that decide what they do to an image; None if images follow nothing.
-    """
-
-    by_class: Sequence[ClassContours]
-    seed: int
+    by_class: Sequence[ClassContours]  # by label
+    seed: int  # of the sharing out
+    # the artifacts that they come from, and the ControlNet
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
+    # the settings that decide what they do to an image; None if images follow nothing
     recipe: Mapping[str, Any] | None = None
 
     def name(self, label: int, index: int) -> str | None:

@@ -39,17 +39,11 @@ WRITERS = 2  # threads that write images
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """What the images of a method are made with.
+    """What the images of a method are made with."""
 
-    Attributes:
-        base: The study's base, or the one that the method tuned.
-        adapters: By name.
-        scales: For each class, the scale of each adapter.
-    """
-
-    base: Artifact
-    adapters: Mapping[str, Artifact]
-    scales: Mapping[str, Mapping[str, float]]
+    base: Artifact  # the study's base, or the one that the method tuned
+    adapters: Mapping[str, Artifact]  # by name
+    scales: Mapping[str, Mapping[str, float]]  # for each class, the scale of each adapter
 
     @property
     def inputs(self) -> dict[str, Artifact]:

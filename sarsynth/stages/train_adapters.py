@@ -51,44 +51,26 @@ FULL = 4  # bytes of a number
 
 @dataclass(frozen=True)
 class Part:
-    """What sets one adapter apart from those that a method trains beside it.
+    """What sets one adapter apart from those that a method trains beside it."""
 
-    Attributes:
-        name: Of the adapter, as the stack knows it.
-        rank: Of its matrices.
-        steps: How long it trains.
-        warmup: How many of them the learning rate rises.
-        rows: Which training images it sees, None for all.
-    """
-
-    name: str
-    rank: int
-    steps: int
-    warmup: int
-    rows: Sequence[int] | None = None
+    name: str  # of the adapter, as the stack knows it
+    rank: int  # of its matrices
+    steps: int  # how long it trains
+    warmup: int  # how many of them the learning rate rises
+    rows: Sequence[int] | None = None  # which training images it sees, None for all
 
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """One adapter to be trained, and everything that decides it.
+    """One adapter to be trained, and everything that decides it."""
 
-    Attributes:
-        study: Whose it is.
-        role: Which images it trains on.
-        recipe: How it trains; rank, steps and warm-up are those of its part.
-        part: What sets it apart.
-        encoded: `latents` and `texts` of the images.
-        below: The frozen adapter that it trains on top of, None for the base alone.
-        request: What the store makes of it.
-    """
-
-    study: Study
-    role: Role
-    recipe: AdapterTraining
-    part: Part
-    encoded: Mapping[str, Artifact]
-    below: Artifact | None
-    request: Request
+    study: Study  # whose it is
+    role: Role  # which images it trains on
+    recipe: AdapterTraining  # how it trains; rank, steps and warm-up are those of its part
+    part: Part  # what sets it apart
+    encoded: Mapping[str, Artifact]  # `latents` and `texts` of the images
+    below: Artifact | None  # the frozen adapter that it trains on top of, None for the base alone
+    request: Request  # what the store makes of it
 
     @property
     def spec(self) -> AdapterSpec:

@@ -48,35 +48,25 @@ class Artifact:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """An artifact that somebody asks for.
+    """An artifact that somebody asks for."""
 
-    Attributes:
-        kind: Folder of the store: `adapter`, `classifier`, ...
-        name: For people; as a label it is part of the folder's name, not of the fingerprint.
-        settings: Everything that changes the content, and nothing else (no paths, no speed switches).
-        inputs: The artifacts it is made from, by role.
-        version: Of the builder: raised whenever a change of its code changes what it makes, so that nothing that an
-            earlier one made is taken for it.
-        command: What a person types to make this artifact; quoted under `build=require`.
-        precision: In which precision networks compute it (see `training.precision`); None where no network does.
-        samples: Which samples it reads itself, by digest; its card also lists those of its inputs, and through which.
-        work: How much there is to do, None if nobody counts it.
-        follows: Artifacts whose content settings were read from; where one is not there, which only a plan lets pass,
-            the settings are supposed, and the fingerprint is what stands for it.
-        survey: Whether it is a look at data alone, from which other fingerprints follow; a plan has it made.
-    """
-
-    kind: str
-    name: str
-    settings: Mapping[str, JSON]
-    inputs: Mapping[str, Artifact]
+    kind: str  # folder of the store: `adapter`, `classifier`, …
+    name: str  # for people; as a label it is part of the folder's name, not of the fingerprint
+    settings: Mapping[str, JSON]  # everything that changes the content, and nothing else (no paths, no speed switches)
+    inputs: Mapping[str, Artifact]  # the artifacts it is made from, by role
+    # of the builder: raised whenever a change of its code changes what it makes, so that nothing that an earlier one
+    # made is taken for it
     version: int
-    command: str
+    command: str  # what a person types to make this artifact; quoted under `build=require`
+    # in which precision networks compute it (see `training.precision`); None where no network does
     precision: str | None = None
+    # which samples it reads itself, by digest; its card also lists those of its inputs, and through which
     samples: Mapping[str, JSON] = field(default_factory=dict)
-    work: Work | None = None
+    work: Work | None = None  # how much there is to do, None if nobody counts it
+    # artifacts whose content settings were read from; where one is not there, which only a plan lets pass, the settings
+    # are supposed, and the fingerprint is what stands for it
     follows: Sequence[Artifact] = ()
-    survey: bool = False
+    survey: bool = False  # whether it is a look at data alone, from which other fingerprints follow; a plan has it made
 
     @property
     def label(self) -> str:

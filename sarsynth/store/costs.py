@@ -25,27 +25,17 @@ PER_SAMPLE = "samples"  # the unit of trainings: more of them make nothing large
 
 @dataclass(frozen=True)
 class Work:
-    """How much there is to do for an artifact, and what decides how long that takes.
+    """How much there is to do for an artifact, and what decides how long that takes."""
 
-    Attributes:
-        task: What is done: `adapter`, `latents`, …
-        unit: To what: `samples` of a training, `images`, `texts`.
-        amount: To how many of them.
-        like: What else the time for one of them depends on: base, network, size in px, …
-        passes: Through a network for each one, where a setting says how many.
-        batch: How many are in memory at once, where a setting says so.
-        disk_bytes: What the artifact takes, where that is known beforehand.
-        rough: Whether the amount is supposed: an equal share of what is not divided yet.
-    """
-
-    task: str
-    unit: str
-    amount: int
+    task: str  # what is done: `adapter`, `latents`, …
+    unit: str  # to what: `samples` of a training, `images`, `texts`
+    amount: int  # to how many of them
+    # what else the time for one of them depends on: base, network, size in px, …
     like: Mapping[str, Any] = field(default_factory=dict)
-    passes: int = 1
-    batch: int | None = None
-    disk_bytes: int | None = None
-    rough: bool = False
+    passes: int = 1  # through a network for each one, where a setting says how many
+    batch: int | None = None  # how many are in memory at once, where a setting says so
+    disk_bytes: int | None = None  # what the artifact takes, where that is known beforehand
+    rough: bool = False  # whether the amount is supposed: an equal share of what is not divided yet
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -64,15 +54,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where something is to be made, in the words of cards.
+    """Where something is to be made, in the words of cards."""
 
-    Attributes:
-        device: Its name; None for an accelerator that is not here, of whatever kind.
-        processes: Of the job; None if that depends on a machine that is not here.
-    """
-
-    device: str | None
-    processes: int | None
+    device: str | None  # its name; None for an accelerator that is not here, of whatever kind
+    processes: int | None  # of the job; None if that depends on a machine that is not here
 
 
 class Rates:

@@ -21,19 +21,13 @@ QUIET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Compute:
-    """What Lightning makes of the settings of its Trainer on this machine.
+    """What Lightning makes of the settings of its Trainer on this machine."""
 
-    Attributes:
-        make_trainer: Lightning's Trainer with accelerator, devices, strategy and precision filled in.
-        device: Where this process computes, training loops and everything else alike.
-        precision: In which networks compute.
-        processes: Processes of the job, over all of its nodes.
-    """
-
+    # Lightning's Trainer with accelerator, devices, strategy and precision filled in
     make_trainer: Callable[..., Trainer]
-    device: torch.device
-    precision: Precision
-    processes: int
+    device: torch.device  # where this process computes, training loops and everything else alike
+    precision: Precision  # in which networks compute
+    processes: int  # processes of the job, over all of its nodes
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Compute":

@@ -57,19 +57,13 @@ def learning_rate_share(
 
 @dataclass(frozen=True)
 class Fitting:
-    """How every training loop of a study runs: what `trainer=` and `logger=` chose.
+    """How every training loop of a study runs: what `trainer=` and `logger=` chose."""
 
-    Attributes:
-        make_trainer: Lightning's Trainer with accelerator, devices, strategy and precision filled in.
-        logger: Where scalars go; False is nowhere.
-        options: How a step is computed.
-        look_every: Steps between looks for values that are not finite, see `FiniteWatch`.
-    """
-
+    # Lightning's Trainer with accelerator, devices, strategy and precision filled in
     make_trainer: Callable[..., Trainer] = CPU
-    logger: Logger | bool = False
-    options: StepOptions = field(default_factory=StepOptions)
-    look_every: int | None = None
+    logger: Logger | bool = False  # where scalars go; False is nowhere
+    options: StepOptions = field(default_factory=StepOptions)  # how a step is computed
+    look_every: int | None = None  # steps between looks for values that are not finite, see `FiniteWatch`
 
     def fit(
         self,

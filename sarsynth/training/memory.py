@@ -25,15 +25,10 @@ ADAM = 3 * WEIGHT  # bytes a trained weight: its gradient and Adam's two moments
 
 @dataclass(frozen=True)
 class Demand:
-    """Bytes that a training step needs beside those that are taken already.
+    """Bytes that a training step needs beside those that are taken already."""
 
-    Attributes:
-        fixed: Whatever the number of samples.
-        per_sample: For each sample that goes through the network at once.
-    """
-
-    fixed: int
-    per_sample: int
+    fixed: int  # whatever the number of samples
+    per_sample: int  # for each sample that goes through the network at once
 
     def samples(self, free: int) -> int:
         """How many samples at once fit into so many free bytes; 0 if not even one does."""

@@ -19,13 +19,9 @@ Name = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 @dataclass(frozen=True)
 class Precision:
-    """In which precision the networks of a study compute.
+    """In which precision the networks of a study compute."""
 
-    Attributes:
-        name: Lightning's; it is part of the fingerprint of whatever a network computes.
-    """
-
-    name: Name = "32-true"
+    name: Name = "32-true"  # Lightning's; it is part of the fingerprint of whatever a network computes
 
     @property
     def compute(self) -> torch.dtype:

@@ -14,32 +14,24 @@ from sarsynth.training.finite import FiniteWatch
 
 @dataclass(frozen=True)
 class StepOptions:
-    """How a step is computed: its result stays the same, but for rounding.
+    """How a step is computed: its result stays the same, but for rounding."""
 
-    Attributes:
-        micro_batch: The largest number of samples that go through the network at once; `auto` is what memory holds. A
-            step of more samples is done in equal parts.
-        gradient_checkpointing: Compute the activations of each block of a network again in the backward pass instead of
-            keeping them (Chen et al., arXiv 1604.06174).
-        compile: Compile the denoising networks with `torch.compile`.
-    """
-
+    # the largest number of samples that go through the network at once; `auto` is what memory holds. A step of more
+    # samples is done in equal parts.
     micro_batch: int | Literal["auto"] = "auto"
+    # compute the activations of each block of a network again in the backward pass instead of keeping them (Chen et
+    # al., arXiv 1604.06174)
     gradient_checkpointing: bool = False
-    compile: bool = False
+    compile: bool = False  # compile the denoising networks with `torch.compile`
 
 
 @dataclass
 class StepRecord:
-    """What is known of the present step, from its first part until it is whole.
+    """What is known of the present step, from its first part until it is whole."""
 
-    Attributes:
-        losses: Of each part that is done, shape (K,), one for each of K groups of weights.
-        rows: Of each part that is done, the images that it saw, shape (K, B).
-    """
-
+    # of each part that is done, shape (K,), one for each of K groups of weights
     losses: list[Tensor] = field(default_factory=list)
-    rows: list[Tensor] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)  # of each part that is done, the images that it saw, shape (K, B)
 
 
 class Task(LightningModule):
