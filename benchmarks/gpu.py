@@ -30,16 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the hub
 import torch
 from agreement import agreement
 from measured import Bench, controlled, encoding, generation, training
-from measuring import (
-    Effort,
-    Figure,
-    TooLongError,
-    machine,
-    missing_cuda,
-    peak_memory,
-    release,
-    time_limit,
-)
+from measuring import Effort, Figure, TooLongError, machine, missing_cuda, peak_memory, release, time_limit
 from recording import print_tables, record
 from sd15 import save_random
 from table3 import OVERRIDES, PUBLISHED, jobs_of, works

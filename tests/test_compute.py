@@ -35,17 +35,9 @@ def test_devices_of_a_cpu_are_processes():
 @pytest.mark.parametrize(
     ("options", "cards", "message"),
     [
-        (
-            {"accelerator": "gpu"},
-            0,
-            "trainer.accelerator=gpu: torch .* sees no CUDA card .*trainer=cpu",
-        ),
+        ({"accelerator": "gpu"}, 0, "trainer.accelerator=gpu: torch .* sees no CUDA card .*trainer=cpu"),
         ({"accelerator": "cuda", "devices": 3}, 2, "trainer.devices=3: this machine has 2 CUDA cards, .*name fewer"),
-        (
-            {"accelerator": "gpu", "devices": [1]},
-            1,
-            "trainer.devices=.1.: this machine has 1 CUDA card, ",
-        ),
+        ({"accelerator": "gpu", "devices": [1]}, 1, "trainer.devices=.1.: this machine has 1 CUDA card, "),
         ({"devices": [1]}, 0, "trainer: .*devices=.*mend one, or use trainer=cpu"),
         ({"precision": "16-mixed"}, 0, "trainer.precision=16-mixed needs a CUDA card"),
         ({"num_nodes": 2, "strategy": "ddp"}, 0, "trainer.num_nodes=2: start the script on every node with torchrun"),

@@ -374,10 +374,7 @@ def test_an_adapter_from_elsewhere_takes_the_place_of_the_methods_own(copied: Pa
         with Image.open(file) as one, Image.open(made / file.relative_to(known)) as other:
             assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
     adapters.save(adapters.fresh(tiny_base().unet, AdapterSpec(2, r".*\.to_q"), 0), tmp_path / "other.safetensors")
-    for name, said in {
-        "other": "no adapter for this base",
-        "none": "cannot be read",
-    }.items():
+    for name, said in {"other": "no adapter for this base", "none": "cannot be read"}.items():
         refusal = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/{name}.safetensors")
         assert (refusal.code, refusal.err.count("error: ")) == (1, 1)
         assert f"{name}.safetensors: {said}" in refusal.err

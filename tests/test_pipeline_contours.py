@@ -69,11 +69,7 @@ def test_fidelity_compares_pairs(followed: SimpleNamespace):
 
 def test_the_controlnet_is_an_artifact_in_the_layout_of_diffusers(followed: SimpleNamespace):
     made = artifact(followed.store, "controlnet", "sd-nano-sar")
-    assert {file.name for file in made.iterdir()} == {
-        "card.json",
-        "config.json",
-        "diffusion_pytorch_model.safetensors",
-    }
+    assert {file.name for file in made.iterdir()} == {"card.json", "config.json", "diffusion_pytorch_model.safetensors"}
     network = ControlNetModel.from_pretrained(made)
     assert any(block.weight.any() for block in network.controlnet_down_blocks), "it has learnt something"
     assert set(inputs(made)) == {"base", "latents", "texts", "contours"}

@@ -96,12 +96,12 @@ def test_one_process_builds_one_after_the_other_and_says_so(tmp_path: Path):
     made = Store(tmp_path, report=said.append).make_each(requests[:2], build)
     assert list(made) == requests[:2] and all(artifact.complete for artifact in made.values())
     assert [line.split("-")[0] for line in said] == [
-        *("build a", "made   evaluation/a", "build b", "made   evaluation/b"),
+        *("build a", "made   evaluation/a", "build b", "made   evaluation/b")
     ]
     said.clear()
     Store(tmp_path, report=said.append).make_each(requests, build)
     assert [line.split("-")[0] for line in said] == [
-        *("build c", "made   evaluation/c", "reused evaluation/a", "reused evaluation/b"),
+        *("build c", "made   evaluation/c", "reused evaluation/a", "reused evaluation/b")
     ]
     missing = Store(tmp_path, "require")
     with pytest.raises(UserError, match=r"evaluation/d-\w+ is missing .*make it with: python evaluate.py seeds=\[d\]"):

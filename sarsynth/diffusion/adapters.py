@@ -136,10 +136,7 @@ def save(adapter: Adapter, file: Path) -> None:
     )
     draft = f"draft.{file.name}"
     StableDiffusionPipeline.save_lora_weights(
-        file.parent,
-        unet_lora_layers=_state(adapter),
-        unet_lora_adapter_metadata=config.to_dict(),
-        weight_name=draft,
+        file.parent, unet_lora_layers=_state(adapter), unet_lora_adapter_metadata=config.to_dict(), weight_name=draft
     )
     os.replace(file.with_name(draft), file)  # whole or not at all
 

@@ -101,12 +101,7 @@ class Base(nn.Module):
         Raises:
             UserError: There is no Stable Diffusion v1 at `where`.
         """
-        options = {
-            "safety_checker": None,
-            "feature_extractor": None,
-            "dtype": torch.float32,
-            "local_files_only": True,
-        }
+        options = {"safety_checker": None, "feature_extractor": None, "dtype": torch.float32, "local_files_only": True}
         single = where.is_file()
         setting, folder = (CONFIG_SETTING, CONFIG_SETTING.find(config or SD15)) if single else (SETTING, where)
         try:

@@ -18,7 +18,7 @@ PARTS = (  # of a result of evaluate.py
     *("fidelity", "realism", "memorisation", "filter", "inputs"),
 )
 LEAKS = {  # what is wrong with a way to choose checkpoints
-    "release_vote": "checkpoints chosen on the test set, as the authors' release does: these scores are too good",
+    "release_vote": "checkpoints chosen on the test set, as the authors' release does: these scores are too good"
 }
 
 

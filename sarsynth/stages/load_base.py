@@ -59,10 +59,7 @@ def like_of_base(study: Study) -> dict[str, Any]:
 def like_of_steps(study: Study) -> dict[str, Any]:
     """What the time of a training with the base depends on."""
     options = study.step_options
-    return like_of_base(study) | {
-        "compile": options.compile,
-        "gradient_checkpointing": options.gradient_checkpointing,
-    }
+    return like_of_base(study) | {"compile": options.compile, "gradient_checkpointing": options.gradient_checkpointing}
 
 
 def at_once(study: Study, batch: int) -> int:

@@ -120,9 +120,7 @@ class Study:
         return artifact
 
 
-def once(
-    function: Callable[Concatenate[Study, Args], Value],
-) -> Callable[Concatenate[Study, Args], Value]:
+def once(function: Callable[Concatenate[Study, Args], Value]) -> Callable[Concatenate[Study, Args], Value]:
     """Call a function once for each study and arguments, which are hashable, and remember what it returned."""
 
     @wraps(function)

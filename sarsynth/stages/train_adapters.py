@@ -30,14 +30,7 @@ from sarsynth.errors import UserError
 from sarsynth.stages.curate_images import samples, training
 from sarsynth.stages.encode_images import encoded
 from sarsynth.stages.find_prototypes import partition
-from sarsynth.stages.load_base import (
-    architecture_of_base,
-    at_once,
-    base,
-    base_artifact,
-    like_of_steps,
-    loaded_adapter,
-)
+from sarsynth.stages.load_base import architecture_of_base, at_once, base, base_artifact, like_of_steps, loaded_adapter
 from sarsynth.stages.open_images import Role
 from sarsynth.stages.preview import previews
 from sarsynth.stages.study import Study
