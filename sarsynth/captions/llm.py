@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from sarsynth.console import progress
 from sarsynth.errors import UserError, one_line
+from sarsynth.files import write_text
 
 Form = TypeVar("Form", bound=BaseModel)
 Message = dict[str, str]  # `role` and `content`
@@ -124,11 +124,7 @@ class Chat:
         """Write whole or not at all, even if several processes write the same."""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", dir=file.parent, prefix=".", suffix=".part", delete=False, encoding="utf-8"
-            ) as draft:
-                json.dump(content, draft, ensure_ascii=False, indent=2)
-            os.replace(draft.name, file)
+            write_text(file, json.dumps(content, ensure_ascii=False, indent=2))
         except OSError as error:
             raise UserError(
                 f"prompt.answers={self.answers} cannot be written ({error.strerror}); choose another"

@@ -8,7 +8,6 @@ of PEFT and diffusers; those of kohya's trainers (A1111, ComfyUI) are read and w
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sarsynth.errors import UserError, one_line
+from sarsynth.files import staged
 
 WEIGHTS = "adapter.safetensors"
 
@@ -134,11 +134,13 @@ def save(adapter: Adapter, file: Path) -> None:
     config = LoraConfig(
         r=rank, lora_alpha=rank, rank_pattern=others, alpha_pattern=others, target_modules=sorted(adapter)
     )
-    draft = f"draft.{file.name}"
-    StableDiffusionPipeline.save_lora_weights(
-        file.parent, unet_lora_layers=_state(adapter), unet_lora_adapter_metadata=config.to_dict(), weight_name=draft
-    )
-    os.replace(file.with_name(draft), file)  # whole or not at all
+    with staged(file) as draft:
+        StableDiffusionPipeline.save_lora_weights(
+            draft.parent,
+            unet_lora_layers=_state(adapter),
+            unet_lora_adapter_metadata=config.to_dict(),
+            weight_name=draft.name,
+        )
 
 
 def save_kohya(adapter: Adapter, file: Path) -> None:

@@ -104,7 +104,6 @@ def keywords_of(study: Study, role: Role, records: Sequence[ImageRecord]) -> Art
         },
         {},
         build,
-        version=1,
         command=("train.py", "stage=ors" if role == "ors" else "stage=sar"),
         samples=samples(study, role, records),
         work=Work(

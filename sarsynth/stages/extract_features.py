@@ -103,7 +103,6 @@ def _features(
         {"preprocess": preprocess, "image_size": study.settings.classifier.image_size, "classes": classes(study)},
         {"classifier": extractor, "images": images},
         build,
-        version=1,
         command=evaluation(study),
         precision=study.precision.name,
         work=work_of_comparison(study, "features", count, preprocess=preprocess),

@@ -78,7 +78,6 @@ def filtered(study: Study) -> Artifact | None:
         {"rule": settings.rule.model_dump(by_alias=True)},
         {"real": real, "synthetic": made, "images": images(study, "train"), "set": synthetic(study)},
         build,
-        version=1,
         command=evaluation(study),
         work=work_of_comparison(study, f"filter {settings.name}", sum(synthetic_sizes(study).values())),
     )

@@ -61,7 +61,6 @@ def contours(study: Study, role: Role, *command: str) -> Artifact:
         },
         {},
         build,
-        version=1,
         command=command,
         samples=samples(study, role, records),
         work=Work(

@@ -40,7 +40,6 @@ def prototypes(study: Study) -> Artifact:
         {"k": settings.k, "seed": study.settings.seed},
         inputs,
         build,
-        version=1,
         command=("train.py", "stage=prototypes"),
         precision=None if settings.features == "base" else study.precision.name,
         work=work_of_comparison(

@@ -47,7 +47,6 @@ def _fitted(study: Study, rule: Rule) -> Radiometry:
         },
         {},
         build,
-        version=1,
         command=("train.py", "stage=classifier"),
         samples=samples(study, "sar", records),
         work=Work("radiometry", "images", len(records), {"data": data}),

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from sarsynth.captions.templates import digest_of
+from sarsynth.config.training_sections import BaseTraining
 from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images, to_channels
 from sarsynth.diffusion.pretraining import AutoencoderRecipe, UNetRecipe, measure_latents, train_autoencoder, train_base
@@ -16,7 +17,7 @@ from sarsynth.stages.describe_images import captions, described_by
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
 from sarsynth.stages.load_base import work_of_tuning
 from sarsynth.stages.study import Study
-from sarsynth.store.artifacts import Artifact
+from sarsynth.store.artifacts import CHECKPOINTS, Artifact
 
 SCALE_IMAGES = 1000  # that the latents' scaling factor is measured on
 
@@ -27,50 +28,22 @@ def made_base(study: Study) -> Artifact:
     The autoencoder also sees generic pictures, half of them grey and speckled, as that of Stable Diffusion has seen
     every kind of picture; the U-Net sees the photographs and the generic pictures in colour.
     """
-    settings = study.settings
-    recipe, size, seed = settings.train.base, settings.base.image_size, settings.seed
+    recipe, records = study.settings.train.base, training(study, "regular")
     assert recipe is not None
-    photographs, records = source(study, "regular"), training(study, "regular")
-    texts = captions(study, "regular")
-
-    def build(folder: Path) -> None:
-        checkpoints = folder / "checkpoints"
-        images = to_channels(load_images(photographs, records, size, radiometry(study, "regular")), 3)
-        vae = train_autoencoder(
-            torch.cat([images, _generic(recipe.generic_pictures, size, seed, speckled=True)]),
-            AutoencoderRecipe(**recipe.autoencoder.model_dump()),
-            seed=seed,
-            fitting=study.fitting("autoencoder"),
-            checkpoints=checkpoints / "autoencoder",
-        )
-        vae.register_to_config(scaling_factor=measure_latents(vae, images[:SCALE_IMAGES]))
-        shapes = _generic(recipe.generic_pictures // 5, size, seed, speckled=False)
-        base = train_base(
-            vae,
-            torch.cat([images, shapes]),
-            texts + ["a picture of shapes"] * len(shapes),
-            UNetRecipe(**recipe.unet.model_dump()),
-            seed=seed,
-            encode_batch_size=settings.encode.batch_size,
-            fitting=study.fitting("base"),
-            checkpoints=checkpoints / "unet",
-        )
-        rank_zero_only(base.save)(folder)
-
+    about = {
+        "source": fingerprint(study, "regular"),
+        "records": digest(records),
+        "captions": digest_of(captions(study, "regular")),
+        "image_size": study.settings.base.image_size,
+        "recipe": recipe.model_dump(),
+        "seed": study.settings.seed,
+    }
     return study.make(
         "base",
-        settings.base.name,
-        {
-            "source": fingerprint(study, "regular"),
-            "records": digest(records),
-            "captions": digest_of(texts),
-            "image_size": size,
-            "recipe": recipe.model_dump(),
-            "seed": seed,
-        },
+        study.settings.base.name,
+        about,
         {},
-        build,
-        version=1,
+        lambda folder: _train(study, recipe, folder),
         command=("train.py", "stage=base"),
         precision=study.precision.name,
         samples=samples(study, "regular", records),
@@ -78,6 +51,33 @@ def made_base(study: Study) -> Artifact:
         follows=described_by(study, "regular"),
         collective=True,
     )
+
+
+def _train(study: Study, recipe: BaseTraining, folder: Path) -> None:
+    """Train the autoencoder, then the U-Net with its text encoder."""
+    size, seed, checkpoints = study.settings.base.image_size, study.settings.seed, folder / CHECKPOINTS
+    photographs = load_images(source(study, "regular"), training(study, "regular"), size, radiometry(study, "regular"))
+    images = to_channels(photographs, 3)
+    vae = train_autoencoder(
+        torch.cat([images, _generic(recipe.generic_pictures, size, seed, speckled=True)]),
+        AutoencoderRecipe(**recipe.autoencoder.model_dump()),
+        seed=seed,
+        fitting=study.fitting("autoencoder"),
+        checkpoints=checkpoints / "autoencoder",
+    )
+    vae.register_to_config(scaling_factor=measure_latents(vae, images[:SCALE_IMAGES]))
+    shapes = _generic(recipe.generic_pictures // 5, size, seed, speckled=False)
+    base = train_base(
+        vae,
+        torch.cat([images, shapes]),
+        captions(study, "regular") + ["a picture of shapes"] * len(shapes),
+        UNetRecipe(**recipe.unet.model_dump()),
+        seed=seed,
+        encode_batch_size=study.settings.encode.batch_size,
+        fitting=study.fitting("base"),
+        checkpoints=checkpoints / "unet",
+    )
+    rank_zero_only(base.save)(folder)
 
 
 def _generic(count: int, size: int, seed: int, speckled: bool) -> Tensor:

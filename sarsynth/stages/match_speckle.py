@@ -76,7 +76,6 @@ def matched(study: Study, made: Artifact) -> Artifact:
         {"source": fingerprint(study, "sar"), "image_size": size, "seed": study.settings.seed},
         {"synthetic": made},
         build,
-        version=1,
         command=("generate.py", f"method={method}"),
         samples=samples(study, "sar", records),
         work=Work("speckle", "images", sum(synthetic_sizes(study).values()), {"image_size": size}),

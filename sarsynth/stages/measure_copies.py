@@ -14,6 +14,7 @@ from sarsynth.evidence.memorisation import MOST, Neighbours, diversity, memorisa
 from sarsynth.report import pictures
 from sarsynth.stages.curate_images import classes, synthetic_sizes, training
 from sarsynth.stages.extract_features import (
+    Indices,
     evaluation,
     everything,
     read_features,
@@ -53,7 +54,6 @@ def real_neighbours(study: Study) -> Artifact:
         {"most": MOST},
         {"features": of_real, "images": images(study, "train")},
         build,
-        version=1,
         command=evaluation(study),
         work=work_of_comparison(study, "neighbours", len(training(study, "sar"))),
     )
@@ -66,48 +66,6 @@ def measured_memorisation(study: Study, *, whole: bool = False) -> Artifact:
     """
     ours, theirs, among = real_features(study), synthetic_features(study), real_neighbours(study)
 
-    def build(folder: Path) -> None:
-        names, left = classes(study), (everything if whole else kept)(study)
-        # One row an image, class after class, as the set's features lie: its class, its number, its row among features.
-        starts = torch.tensor([0, *synthetic_sizes(study).values()]).cumsum(0).tolist()
-        every = [
-            (name, index, start + index)
-            for (name, indices), start in zip(left.items(), starts, strict=False)
-            for index in indices
-        ]
-        table = [every[row] for row in evenly(len(every), MOST).tolist()]
-        made = synthetic_images(study, {name: [index for of, index, _ in table if of == name] for name in names})
-        features = read_features(theirs)["features"][torch.tensor([row for *_, row in table], dtype=torch.int64)]
-        real, real_images = read_features(ours), labelled(study, "train")
-        neighbours = {
-            "features": nearest_features(features, real["features"]),
-            "pixels": nearest_pixels(made.images, real_images.images),
-        }
-        figures = memorisation(neighbours, _load(among), made.labels, names)
-        for label, name in enumerate(names):
-            if name in figures["per_class"]:
-                figures["per_class"][name]["diversity"] = {
-                    "real": diversity(real["features"][real["labels"] == label][:MOST]),
-                    "synthetic": diversity(features[made.labels == label]),
-                }
-        files = [file_name(name, index) for name, index, _ in table]
-        figures["pairs"] = [
-            {
-                "class": name,
-                "space": space,
-                "synthetic": files[row],
-                "real": real_images.name(int(nearest.rows[row])),
-                "real_row": int(nearest.rows[row]),
-                "distance": float(nearest.distances[row]),
-            }
-            for label, name in enumerate(names)
-            for space, nearest in neighbours.items()
-            for row in _nearest(nearest, made.labels == label)
-        ]
-        _save(neighbours, folder)
-        (folder / "files.json").write_text(json.dumps(files) + "\n")
-        write_figures(folder, figures)
-
     return study.make(
         "evaluation",
         f"{study.settings.method.name}-memorisation",
@@ -119,11 +77,54 @@ def measured_memorisation(study: Study, *, whole: bool = False) -> Artifact:
             "among": among,
             **({} if whole else filter_inputs(study)),
         },
-        build,
-        version=1,
+        lambda folder: _measure(study, (everything if whole else kept)(study), folder),
         command=evaluation(study),
         work=work_of_comparison(study, "memorisation", sum(synthetic_sizes(study).values())),
     )
+
+
+def _measure(study: Study, images_of: Indices, folder: Path) -> None:
+    """Measure synthetic images, given by class, and write figures, neighbours and the files that they are of."""
+    names, real = classes(study), labelled(study, "train")
+    # One row an image, class after class, as the set's features lie: its class, its number, its row among features.
+    starts = torch.tensor([0, *synthetic_sizes(study).values()]).cumsum(0).tolist()
+    every = [
+        (name, index, start + index)
+        for (name, indices), start in zip(images_of.items(), starts, strict=False)
+        for index in indices
+    ]
+    table = [every[row] for row in evenly(len(every), MOST).tolist()]
+    made = synthetic_images(study, {name: [index for of, index, _ in table if of == name] for name in names})
+    rows = torch.tensor([row for *_, row in table], dtype=torch.int64)
+    features, of_real = read_features(synthetic_features(study))["features"][rows], read_features(real_features(study))
+    neighbours = {
+        "features": nearest_features(features, of_real["features"]),
+        "pixels": nearest_pixels(made.images, real.images),
+    }
+    figures = memorisation(neighbours, _load(real_neighbours(study)), made.labels, names)
+    for label, name in enumerate(names):
+        if name in figures["per_class"]:
+            figures["per_class"][name]["diversity"] = {
+                "real": diversity(of_real["features"][of_real["labels"] == label][:MOST]),
+                "synthetic": diversity(features[made.labels == label]),
+            }
+    files = [file_name(name, index) for name, index, _ in table]
+    figures["pairs"] = [
+        {
+            "class": name,
+            "space": space,
+            "synthetic": files[row],
+            "real": real.name(int(nearest.rows[row])),
+            "real_row": int(nearest.rows[row]),
+            "distance": float(nearest.distances[row]),
+        }
+        for label, name in enumerate(names)
+        for space, nearest in neighbours.items()
+        for row in _nearest(nearest, made.labels == label)
+    ]
+    _save(neighbours, folder)
+    (folder / "files.json").write_text(json.dumps(files) + "\n")
+    write_figures(folder, figures)
 
 
 def _nearest(neighbours: Neighbours, members: Tensor) -> list[int]:

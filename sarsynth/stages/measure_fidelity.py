@@ -56,7 +56,6 @@ def measured_fidelity(study: Study, *, whole: bool = False) -> Artifact:
         {"classes": classes(study), "paired": paired, "preprocess": preprocess},
         {"real": ours, "synthetic": theirs, **({} if whole else filter_inputs(study))},
         build,
-        version=1,
         command=evaluation(study),
         work=work_of_comparison(study, "fidelity", sum(synthetic_sizes(study).values())),
     )

@@ -44,7 +44,6 @@ def measured_realism(study: Study) -> Artifact:
         {"most": IN_REALISM, "classes": classes(study), "image_size": study.settings.classifier.image_size},
         {"real": real, "autoencoder": decoded, "synthetic": made, **filter_inputs(study)},
         build,
-        version=1,
         command=evaluation(study),
         work=work_of_comparison(study, "realism", sum(synthetic_sizes(study).values())),
     )
@@ -73,7 +72,6 @@ def real_traits(study: Study) -> Artifact:
         {"most": IN_REALISM, "classes": classes(study)},
         {"images": images(study, "train")},
         build,
-        version=1,
         command=evaluation(study),
         work=work_of_comparison(study, "traits", len(_reference(study))),
     )
@@ -99,7 +97,6 @@ def autoencoder_traits(study: Study) -> Artifact:
         {"most": IN_REALISM, "classes": classes(study), "image_size": size},
         {"images": images(study, "train"), "base": base_artifact(study)},
         build,
-        version=1,
         command=evaluation(study),
         precision=study.precision.name,
         work=Work("autoencoder", "images", len(_reference(study)), like_of_base(study)),
@@ -135,7 +132,6 @@ def probed(study: Study) -> Artifact:
         {"classes": classes(study)},
         inputs,
         build,
-        version=1,
         command=evaluation(study),
         precision=study.precision.name,
         work=work_of_comparison(study, "shortcut", len(records(study, "sar", "test"))),

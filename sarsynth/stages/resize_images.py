@@ -36,7 +36,6 @@ def images(study: Study, split: Split) -> Artifact:
         {"source": fingerprint(study, "sar"), "records": digest(chosen), "image_size": size},
         {},
         build,
-        version=1,
         command=("train.py", "stage=classifier") if split == "train" else ("evaluate.py", "method=none"),
         samples=samples(study, "sar", chosen),
         work=Work(

@@ -82,6 +82,7 @@ class Study:
         builder: Callable[[Path], None],
         *,
         command: Sequence[str],
+        version: int = 1,
         collective: bool = False,
         **about: Any,
     ) -> Artifact:
@@ -94,10 +95,11 @@ class Study:
             inputs: The artifacts that it is made from.
             builder: Fills its folder.
             command: Script and keys that make it, as `command` takes them.
+            version: Of the builder, raised whenever a change of its code changes what it makes.
             collective: All processes of the job build it together.
             about: What else a `Request` says.
         """
-        request = Request(kind, label, settings, inputs, command=self.command(*command), **about)
+        request = Request(kind, label, settings, inputs, version=version, command=self.command(*command), **about)
         return self.store.make(request, builder, collective=collective)
 
     def fetch(self, kind: str, find: Callable[[bool], tuple[Path, str]]) -> Artifact:

@@ -40,7 +40,6 @@ def classifier(study: Study) -> Artifact:
         {"recipe": how.as_dict(), "classes": classes(study), "seed": seed},
         {"images": images(study, "train")},
         build,
-        version=1,
         command=("train.py", "stage=classifier"),
         precision=study.precision.name,
         work=work_of_training(how, "classifier"),

@@ -1,5 +1,6 @@
 """Train a ControlNet on a study's own contours (stage `controlnet`), or take the base's; and have it in memory."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -45,63 +46,60 @@ def base_controlnet(study: Study) -> Artifact:
 
 def trained_controlnet(study: Study) -> Artifact:
     """A ControlNet trained on contours, images and captions of one set, on the plain base."""
-    settings = study.settings
-    role, recipe, seed = settings.controlnet.on, settings.train.controlnet, settings.seed
+    settings, role, recipe = study.settings, study.settings.controlnet.on, study.settings.train.controlnet
     images, followed = encoded(study, role), contours(study, role, *COMMAND)
     start = base_controlnet(study) if settings.controlnet.init == "shipped" else None
-
-    def build(folder: Path) -> None:
-        frozen = base(study)
-        network = load_controlnet(start.path, frozen) if start else new_controlnet(frozen, seed)
-        place_network(network, study.device, torch.float32)
-        group = TrainableGroup(
-            "controlnet",
-            list(network.requires_grad_(True).parameters()),
-            recipe.learning_rate,
-            recipe.warmup_steps,
-            recipe.max_steps,
-            recipe.weight_decay,
-        )
-        study.fitting("controlnet").fit(
-            Denoiser(
-                frozen.unet,
-                frozen.noise_scheduler,
-                [group],
-                controlnet=network,
-                names=[record.path for record in training(study, role)],
-                no_text=frozen.encode_text([""])[0],
-            ),
-            SeededDataModule.whole(
-                denoising_samples(
-                    frozen,
-                    images,
-                    caption_dropout=recipe.caption_dropout,
-                    contours=Contours(read_contours(followed)["packed"], flip(study, role)),
-                ),
-                batch_size=recipe.batch_size,
-                max_steps=recipe.max_steps,
-                seed=seed,
-            ),
-            title="ControlNet",
-            max_steps=recipe.max_steps,
-            checkpoints=folder / CHECKPOINTS,
-            checkpoint_every=recipe.checkpoint_every,
-            max_grad_norm=recipe.max_grad_norm,
-        )
-        rank_zero_only(save_controlnet)(network, folder)
-
+    about = {"recipe": recipe.model_dump(exclude={"checkpoint_every"}), "init": settings.controlnet.init}
     return study.make(
         "controlnet",
         f"{settings.base.name}-{role}",
-        {"recipe": recipe.model_dump(exclude={"checkpoint_every"}), "init": settings.controlnet.init, "seed": seed},
+        about | {"seed": settings.seed},
         {"base": base_artifact(study), **images, "contours": followed} | ({"init": start} if start else {}),
-        build,
-        version=1,
+        lambda folder: _train(study, images, followed, start, folder),
         command=COMMAND,
         precision=study.precision.name,
         work=work_of_tuning(study, "controlnet", recipe),
         collective=True,
     )
+
+
+def _train(
+    study: Study, images: Mapping[str, Artifact], followed: Artifact, start: Artifact | None, folder: Path
+) -> None:
+    """Train it from `start`, or from a copy of the U-Net's way down."""
+    role, recipe, seed = study.settings.controlnet.on, study.settings.train.controlnet, study.settings.seed
+    frozen = base(study)
+    network = load_controlnet(start.path, frozen) if start else new_controlnet(frozen, seed)
+    place_network(network, study.device, torch.float32)
+    group = TrainableGroup(
+        "controlnet",
+        list(network.requires_grad_(True).parameters()),
+        recipe.learning_rate,
+        recipe.warmup_steps,
+        recipe.max_steps,
+        recipe.weight_decay,
+    )
+    task = Denoiser(
+        frozen.unet,
+        frozen.noise_scheduler,
+        [group],
+        names=[record.path for record in training(study, role)],
+        controlnet=network,
+        no_text=frozen.encode_text([""])[0],
+    )
+    maps = Contours(read_contours(followed)["packed"], flip(study, role))
+    samples = denoising_samples(frozen, images, caption_dropout=recipe.caption_dropout, contours=maps)
+    steps, batch_size = recipe.max_steps, recipe.batch_size
+    study.fitting("controlnet").fit(
+        task,
+        SeededDataModule.whole(samples, batch_size=batch_size, max_steps=steps, seed=seed),
+        title="ControlNet",
+        max_steps=steps,
+        checkpoints=folder / CHECKPOINTS,
+        checkpoint_every=recipe.checkpoint_every,
+        max_grad_norm=recipe.max_grad_norm,
+    )
+    rank_zero_only(save_controlnet)(network, folder)
 
 
 USES = {"base": base_controlnet, "trained": trained_controlnet}

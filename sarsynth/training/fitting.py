@@ -1,9 +1,8 @@
 """Run Lightning's Trainer so that a killed training goes on where it stopped and ends as if it had never stopped."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from sarsynth.console import progress
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.errors import UserError
+from sarsynth.files import staged
 from sarsynth.training.compiling import compiling
 from sarsynth.training.finite import FiniteWatch, NotFiniteError
 from sarsynth.training.microbatches import MicroBatches
@@ -101,13 +101,8 @@ class Fitting:
         if checkpoints is not None:
             own.append(Resumable(checkpoints, checkpoint_every))
         with self._networks(module, title) as more:
-            trainer = self.make_trainer(
-                **LOOP,
-                logger=self.logger,
-                max_steps=max_steps,
-                gradient_clip_val=max_grad_norm,
-                callbacks=[*own, *more],
-            )
+            loop = {**LOOP, "max_steps": max_steps, "gradient_clip_val": max_grad_norm}
+            trainer = self.make_trainer(**loop, logger=self.logger, callbacks=[*own, *more])
             try:
                 # The checkpoint is ours: it holds optimiser states beside tensors, which weights_only refuses.
                 trainer.fit(module, data, ckpt_path=_there(checkpoint), weights_only=False)
@@ -174,12 +169,8 @@ class Resumable(Callback):
         before, self.step = self.step, trainer.global_step
         if self.step > before and self.every and self.step % self.every == 0 and self.step < trainer.max_steps:
             self.folder.mkdir(parents=True, exist_ok=True)
-            staged = self.folder / f"{CHECKPOINT}.new"
-            trainer.save_checkpoint(staged)
-            if trainer.is_global_zero:
-                with staged.open("rb") as handle:
-                    os.fsync(handle.fileno())
-                os.replace(staged, self.folder / CHECKPOINT)
+            with staged(self.folder / CHECKPOINT) if trainer.is_global_zero else nullcontext(self.folder) as draft:
+                trainer.save_checkpoint(draft)  # all processes gather what rank 0 alone writes
 
 
 class MovingAverage(WeightAveraging):
