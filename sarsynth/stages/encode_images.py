@@ -12,7 +12,7 @@ from sarsynth.stages.describe_images import captions, described_by, warn_of_cuts
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
 from sarsynth.stages.load_base import architecture_of_base, base, base_artifact, like_of_base
 from sarsynth.stages.open_images import SLOTS, Role, flip, image_settings
-from sarsynth.stages.study import Study, first
+from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import Work
 
@@ -25,6 +25,7 @@ def encoded(study: Study, role: Role) -> dict[str, Artifact]:
     return {"latents": latents(study, role), "texts": texts(study, role)}
 
 
+@once
 def latents(study: Study, role: Role) -> Artifact:
     """Latents of the training images of one set."""
     records, images, axis = training(study, role), source(study, role), flip(study, role)
@@ -66,6 +67,7 @@ def _encoding(study: Study, images: int, views: int) -> Work:
     return Work("latents", "images", images, like_of_base(study), passes=views, disk_bytes=disk)
 
 
+@once
 def texts(study: Study, role: Role) -> Artifact:
     """Text features of the captions of the training images of one set."""
     records, said, name = training(study, role), captions(study, role), image_settings(study, role).name
@@ -89,6 +91,6 @@ def texts(study: Study, role: Role) -> Artifact:
         follows=described_by(study, role),
         collective=True,
     )
-    if not study.planning and first(study, "captions", str(artifact)):
+    if not study.planning:
         warn_of_cuts(artifact.path, f"{SLOTS[role]}={name}")
     return artifact

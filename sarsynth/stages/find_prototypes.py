@@ -16,7 +16,7 @@ from sarsynth.report.terminal import partition_table
 from sarsynth.stages.curate_images import classes, minor, training
 from sarsynth.stages.encode_images import latents
 from sarsynth.stages.resize_images import images, labelled
-from sarsynth.stages.study import Study, first
+from sarsynth.stages.study import Study, once
 from sarsynth.stages.train_classifier import classifier, load_classifier, work_of_comparison
 from sarsynth.store.artifacts import Artifact
 
@@ -24,6 +24,7 @@ PARTITION = "partition.json"
 LARGEST = 5  # classes of a prototype that its picture names
 
 
+@once
 def prototypes(study: Study) -> Artifact:
     """The SAR training set in K clusters of features; its class x cluster counts are always printed."""
     settings = study.settings.prototypes
@@ -46,7 +47,7 @@ def prototypes(study: Study) -> Artifact:
             study, "prototypes", len(training(study, "sar")), k=settings.k, features=settings.features
         ),
     )
-    if not study.planning and first(study, "prototypes", str(artifact)):
+    if not study.planning:
         console.print(partition_table(Partition.load(artifact.path / PARTITION)))
     return artifact
 

@@ -18,6 +18,7 @@ from sarsynth.store.costs import PER_SAMPLE, Work
 CHECKPOINT_EVERY = 500  # steps
 
 
+@once
 def classifier(study: Study) -> Artifact:
     """The study's own classifier, trained on all SAR training images and nothing else."""
     how, seed = recipe(study), study.settings.seed
