@@ -229,8 +229,7 @@ def test_a_card_is_compared_with_a_cpu_in_float32_whatever_it_computes_in(monkey
 
     def study(bench, settings):
         asked.append((settings.trainer.accelerator, settings.trainer.precision))
-        images = SimpleNamespace(images=torch.zeros(1))
-        return SimpleNamespace(classifier=lambda: SimpleNamespace(path=asked[-1]), labelled=lambda split: images)
+        return asked[-1]
 
     def compute(study, classifier, shown):
         assert classifier == ("cpu", "32-true")
@@ -238,6 +237,8 @@ def test_a_card_is_compared_with_a_cpu_in_float32_whatever_it_computes_in(monkey
         return agreement.Computed({"layer": update}, image, torch.zeros(1, 2))
 
     monkeypatch.setattr(gpu.Bench, "study", study)
+    monkeypatch.setattr(agreement, "classifier", lambda study: SimpleNamespace(path=study))
+    monkeypatch.setattr(agreement, "labelled", lambda study, split: SimpleNamespace(images=torch.zeros(1)))
     monkeypatch.setattr(agreement, "_compute", compute)
     bench = gpu.Bench("cuda", "sd15", Path("scratch"), Path("base"), Effort(1, 1, 1, 1.0))
     (case,) = [case for case in gpu.cases(256, 512) if case.key == f"agreement, {precision}"]

@@ -17,6 +17,7 @@ from sarsynth.data.transforms import to_channels, to_float
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.latents import FLIPS, Latents, Texts, encode_images, open_encoded, write_latents, write_texts
 from sarsynth.errors import UserError
+from sarsynth.files import STAGING, clear_staging
 
 COUNT, SHARD, BATCH = 11, 4, 2
 IMAGES = torch.randint(0, 256, (COUNT, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -153,8 +154,10 @@ def test_a_killed_encoding_goes_on_and_ends_with_the_same_bytes(
     assert run(write_in_process, saved, tmp_path, kill_at) == 9
     left = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
     assert len(left) == kill_at // SHARD, "whole shards alone"
-    (tmp_path / "moments-00002-of-00003.safetensors.draft").write_bytes(b"half a shard")
+    (tmp_path / f"{STAGING}half").mkdir(exist_ok=True)
+    (tmp_path / f"{STAGING}half/moments-00002-of-00003.safetensors").write_bytes(b"half a shard")
     write(base, tmp_path)
+    clear_staging(tmp_path)  # as the store does before an artifact is complete
     assert content(tmp_path) == content(written)
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in left.items()), "none is made twice"
 

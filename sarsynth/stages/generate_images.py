@@ -76,7 +76,8 @@ def image_recipe(study: Study) -> ImageRecipe:
 @once
 def sampled(study: Study) -> Artifact:
     """The synthetic set as it is sampled: Hugging Face imagefolder, images/<class>/<index>.png and metadata.jsonl."""
-    sizes, recipe, method = synthetic_sizes(study), image_recipe(study), study.settings.method.name
+    sizes, method, followed = synthetic_sizes(study), study.settings.method.name, guides(study)
+    recipe = image_recipe(study)  # after the contours, which refuse in seconds what would wait for hours of training
 
     def build(folder: Path) -> None:
         warn_of_long(_base_of(study, recipe), list(class_captions(study).values()), f"method={method}")
@@ -93,7 +94,7 @@ def sampled(study: Study) -> Artifact:
         "synthetic",
         method,
         _settings(study, recipe) | {"sizes": sizes},
-        {**recipe.inputs, **guides(study).inputs},
+        {**recipe.inputs, **followed.inputs},
         build,
         command=("generate.py", f"method={method}"),
         precision=study.precision.name,

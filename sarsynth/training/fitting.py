@@ -113,7 +113,7 @@ class Fitting:
                 raise UserError(f"{title}: {parts.out_of_memory()}") from error
             finally:
                 module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
-        _check_ended(trainer, title)
+        _check_ended(trainer, title, max_steps)
 
     @contextmanager
     def _networks(self, module: LightningModule, title: str) -> Iterator[Sequence[Callback]]:
@@ -134,9 +134,9 @@ def _there(file: Path | None) -> Path | None:
     return file if file is not None and file.is_file() else None
 
 
-def _check_ended(trainer: Trainer, title: str) -> None:
+def _check_ended(trainer: Trainer, title: str, max_steps: int) -> None:
     """Refuse a training that ended before its last step, and name what ended it."""
-    if trainer.global_step >= trainer.max_steps:
+    if trainer.global_step >= max_steps:  # a trainer may have set itself fewer
         return
     culprit = "a callback" if trainer.should_stop else "the trainer"
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
@@ -145,7 +145,7 @@ def _check_ended(trainer: Trainer, title: str) -> None:
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         culprit = "fast_dev_run"
     raise UserError(
-        f"{title}: {culprit} ended the training after {trainer.global_step} of {trainer.max_steps} steps; "
+        f"{title}: {culprit} ended the training after {trainer.global_step} of {max_steps} steps; "
         "leave it out, and the training goes on from its last checkpoint"
     )
 
