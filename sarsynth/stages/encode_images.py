@@ -16,7 +16,7 @@ from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import Work
 
-STAGES: dict[Role, str] = {"sar": "sar", "ors": "ors", "regular": "controlnet"}  # that train on latents
+TRAINED_BY: dict[Role, str] = {"sar": "sar", "ors": "ors", "regular": "controlnet"}  # the stage that trains on each
 HALF = 2  # bytes of a number
 
 
@@ -49,7 +49,7 @@ def latents(study: Study, role: Role) -> Artifact:
         {"base": base_artifact(study)},
         build,
         version=2,
-        command=("train.py", f"stage={STAGES[role]}"),
+        command=("train.py", f"stage={TRAINED_BY[role]}"),
         precision=study.precision.name,
         samples=samples(study, role, records),
         work=_encoding(study, len(records), views=1 if axis == "none" else 2),
@@ -84,7 +84,7 @@ def texts(study: Study, role: Role) -> Artifact:
         {"base": base_artifact(study)},
         build,
         version=2,
-        command=("train.py", f"stage={STAGES[role]}"),
+        command=("train.py", f"stage={TRAINED_BY[role]}"),
         precision=study.precision.name,
         samples=samples(study, role, records),
         work=Work("texts", "texts", len(set(said)), {"base": study.settings.base.name}),

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from sarsynth.classifier.network import extract_features
 from sarsynth.console import console
-from sarsynth.diffusion import prototypes as prototypes_
 from sarsynth.diffusion.latents import Latents
-from sarsynth.diffusion.prototypes import Partition
+from sarsynth.diffusion.prototypes import Partition, check_k, class_groups, cluster, supposed, whole
 from sarsynth.report import pictures
 from sarsynth.report.terminal import partition_table
 from sarsynth.stages.curate_images import classes, minor, training
@@ -28,12 +27,12 @@ LARGEST = 5  # classes of a prototype that its picture names
 def prototypes(study: Study) -> Artifact:
     """The SAR training set in K clusters of features; its class x cluster counts are always printed."""
     settings = study.settings.prototypes
-    prototypes_.check_k(settings.k, len(training(study, "sar")))
+    check_k(settings.k, len(training(study, "sar")))
     describe, inputs = _features(study)
 
     def build(folder: Path) -> None:
-        found = prototypes_.cluster(describe().numpy(), _labels(study), classes(study), settings.k, study.settings.seed)
-        found.save(folder / PARTITION)
+        clusters = cluster(describe().numpy(), _labels(study), classes(study), settings.k, study.settings.seed)
+        clusters.save(folder / PARTITION)
 
     artifact = study.make(
         "partition",
@@ -75,10 +74,10 @@ def partition(study: Study) -> tuple[Partition, dict[str, Artifact]]:
             artifact = prototypes(study)
             if artifact.complete:
                 return Partition.load(artifact.path / PARTITION), {"partition": artifact}
-            return prototypes_.supposed(labels, names, study.settings.prototypes.k), {"partition": artifact}
+            return supposed(labels, names, study.settings.prototypes.k), {"partition": artifact}
         case "classes":
-            return prototypes_.class_groups(labels, names, minor(study)), {}
-    return prototypes_.whole(labels, names), {}
+            return class_groups(labels, names, minor(study)), {}
+    return whole(labels, names), {}
 
 
 def _labels(study: Study) -> np.ndarray:

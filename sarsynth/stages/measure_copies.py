@@ -32,7 +32,7 @@ from sarsynth.stages.train_classifier import work_of_comparison
 from sarsynth.store.artifacts import Artifact
 
 NEIGHBOURS = "neighbours.safetensors"
-PAIRS = 3  # nearest neighbours of a class and space that are told and shown
+NEAREST = 3  # nearest neighbours of a class and space that are told and shown
 
 
 def real_neighbours(study: Study) -> Artifact:
@@ -69,7 +69,7 @@ def measured_memorisation(study: Study, *, whole: bool = False) -> Artifact:
     return study.make(
         "evaluation",
         f"{study.settings.method.name}-memorisation",
-        {"most": MOST, "pairs": PAIRS, "classes": classes(study)},
+        {"most": MOST, "pairs": NEAREST, "classes": classes(study)},
         {
             "real": ours,
             "synthetic": theirs,
@@ -130,7 +130,7 @@ def _measure(study: Study, images_of: Indices, folder: Path) -> None:
 def _nearest(neighbours: Neighbours, members: Tensor) -> list[int]:
     """The members whose neighbours are nearest, a few."""
     distances = torch.where(members, neighbours.distances, torch.inf)
-    return distances.argsort(stable=True)[: min(PAIRS, int(members.sum()))].tolist()
+    return distances.argsort(stable=True)[: min(NEAREST, int(members.sum()))].tolist()
 
 
 def _save(neighbours: Mapping[str, Neighbours], folder: Path) -> None:

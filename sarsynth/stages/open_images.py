@@ -18,8 +18,8 @@ from sarsynth.store.costs import Work
 
 Role = Literal["sar", "ors", "regular"]  # what an image set is for; regular ones are ordinary photographs
 SLOTS: dict[Role, Slot] = {"sar": "data", "ors": "ors", "regular": "regular"}  # the key of each in the settings
-STAGES: dict[Role, str] = {"sar": "data", "ors": "data", "regular": "controlnet"}  # that look at a set
-PAIRS = "near.json"
+LOOKED_AT_BY: dict[Role, str] = {"sar": "data", "ors": "data", "regular": "controlnet"}  # the stage that asks for each
+NEAR = "near.json"
 
 
 def image_settings(study: Study, role: Role) -> Images:
@@ -85,7 +85,7 @@ def scanned(study: Study, role: Role) -> Artifact:
         {"source": content(study, role), "paths": [record.path for record in records], "form": FORM},
         {},
         build,
-        command=("train.py", f"stage={STAGES[role]}"),
+        command=("train.py", f"stage={LOOKED_AT_BY[role]}"),
         work=Work("scan", "images", len(records), {"data": name}),
         survey=True,
     )
@@ -103,7 +103,7 @@ def paired(study: Study, role: Role) -> Artifact:
     looked, images = scanned(study, role), image_settings(study, role)
 
     def build(folder: Path) -> None:
-        (folder / PAIRS).write_text(json.dumps(near_duplicates(scan_of(study, role), images.near_bits)))
+        (folder / NEAR).write_text(json.dumps(near_duplicates(scan_of(study, role), images.near_bits)))
 
     return study.make(
         "cache",
@@ -111,7 +111,7 @@ def paired(study: Study, role: Role) -> Artifact:
         {"bits": images.near_bits, "hashes": HASHES, "agreement": AGREEMENT},
         {"scan": looked},
         build,
-        command=("train.py", f"stage={STAGES[role]}"),
+        command=("train.py", f"stage={LOOKED_AT_BY[role]}"),
         work=Work("near-duplicates", "images", len(scan_of(study, role).paths), {"data": images.name}),
         survey=True,
     )
@@ -120,5 +120,5 @@ def paired(study: Study, role: Role) -> Artifact:
 def near_paths(study: Study, role: Role) -> list[tuple[str, str, float]]:
     """The paths of each two images of a set that show one picture, and how well they agree: 1 for the same pixels."""
     paths = scan_of(study, role).paths
-    rows = json.loads((paired(study, role).path / PAIRS).read_text())
+    rows = json.loads((paired(study, role).path / NEAR).read_text())
     return [(paths[first], paths[second], agreement) for first, second, agreement in rows]
