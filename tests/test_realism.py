@@ -134,7 +134,9 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
             data=SimpleNamespace(name="sim"),
             method=SimpleNamespace(name="lora"),
         ),
-        make=lambda *request, command, **about: store.make(Request(*request[:4], command="", **about), request[4]),
+        make=lambda *request, command, **about: store.make(
+            Request(*request[:4], version=1, command="", **about), request[4]
+        ),
         device="cpu",
         precision=FULL,
     )
