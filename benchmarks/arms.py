@@ -1,6 +1,6 @@
 """Training sets against each other: one classifier and one number of steps, the test set of `data=sim`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -27,10 +27,10 @@ from sarsynth.training.fitting import Fitting
 Arm = tuple[LabelledImages, LabelledImages | None]  # images, and those that join them
 
 
-def demo() -> Study:
-    """The demo's study."""
+def demo(overrides: Sequence[str] = ()) -> Study:
+    """The demo's study, with other settings where overrides say so."""
     with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
-        return Study(check(hydra.compose("evaluate", ["experiment=demo"])), Tracker(None))
+        return Study(check(hydra.compose("evaluate", ["experiment=demo", *overrides])), Tracker(None))
 
 
 def labelled(source: Simulated, split: str) -> LabelledImages:

@@ -17,7 +17,7 @@ from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.evidence.speckle import Speckle, moments
-from sarsynth.stages.curate_images import planned
+from sarsynth.stages.curate_images import joining
 from sarsynth.stages.load_base import base
 from sarsynth.stages.open_images import opened
 from sarsynth.stages.study import Study
@@ -51,7 +51,7 @@ def main(seeds: int) -> None:
     study = demo()
     source = opened(study)["sar"]
     real = labelled(source, "train")
-    unseen = labelled(Simulated("sar", SEED, planned(study), 0, source.image_size), "train")
+    unseen = labelled(Simulated("sar", SEED, joining(study), 0, source.image_size), "train")
     smooth = decoded(study, unseen)
     arms = {
         "real images alone": (real, None),

@@ -10,7 +10,7 @@ from arms import compare, demo, labelled
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.stages.copy_images import repeated_images
-from sarsynth.stages.curate_images import counts, planned
+from sarsynth.stages.curate_images import counts, joining
 from sarsynth.stages.open_images import opened
 
 
@@ -27,7 +27,7 @@ def main(seeds: int) -> None:
 
     arms = {
         f"imbalanced, {total} images": (real, None),
-        "the same, minor classes doubled": (real, repeated_images(study, real, planned(study))),
+        "the same, minor classes doubled": (real, repeated_images(study, real, joining(study))),
         f"balanced, {total // len(classes)} a class": (balanced(total // len(classes)), None),
         f"balanced, {most} a class": (balanced(most), None),
     }

@@ -36,6 +36,7 @@ GROUPS = (
     "method",
     "contours",
     "classifier",
+    "augment",
     "filter",
     "sampler",
     "trainer",
@@ -62,7 +63,7 @@ def settings(*overrides: str) -> Settings:
 
 def needed(group: str, option: str) -> list[str]:
     """The override that chooses an option, and those that this choice makes necessary."""
-    root = [f"{group}.root=images"] if group in ("data", "ors", "regular") and option != "sim" else []
+    root = [f"{group}.root=images"] if group in ("data", "ors", "regular") and not option.startswith("sim") else []
     model = ["prompt.model=any"] if (group, option) == ("prompt", "llm") else []
     return [f"{group}={option}", *root, *model]
 
@@ -122,6 +123,22 @@ def test_the_demo_is_a_sweep_over_every_method_so_far():
     with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
         record = hydra.compose("evaluate", ["experiment=demo"], return_hydra_config=True).hydra
     assert record.sweeper.params.method.split(",") == ["none", "resample", "lora", "2lora", "plora"]
+
+
+@pytest.mark.parametrize("experiment", ["table2", "table3"])
+def test_the_papers_tables_keep_to_the_paper(experiment: str):
+    composed = settings(f"experiment={experiment}")
+    assert (composed.augment.plan, composed.augment.share, composed.augment.classes) == ("double", 0.5, "minor")
+
+
+def test_a_sweep_over_the_share_goes_with_the_demo():
+    composed = settings("experiment=demo", "sweep=synthetic_ratio")
+    assert (composed.augment.plan, composed.augment.classes) == ("balance", "minor")
+
+
+def test_sar_adapters_of_the_embedded_base_alone_learn_in_the_loop():
+    nano, sd15 = (settings(f"base={name}").adapter for name in ("sd-nano", "sd15"))
+    assert (nano.contours, nano.sampling, sd15.contours, sd15.sampling) == ("frozen", "balanced", "none", "uniform")
 
 
 @pytest.mark.parametrize("baseline", ["none", "resample", "weighted", "2lora", "plora", "scratch"])

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import diffusers
@@ -15,11 +16,15 @@ from torch import Tensor
 
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.seeds import step_seed
+from sarsynth.data.streams import Share, Stream
 from sarsynth.data.transforms import to_uint8
+from sarsynth.diffusion import adapters
+from sarsynth.diffusion.adapters import Adapter, AdapterSpec
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.diffusion.contours import canny, pack
 from sarsynth.diffusion.controlnet import (
     NANO_CONTROLNET,
+    ContourConditioning,
     load_controlnet,
     new_controlnet,
     residuals,
@@ -28,8 +33,9 @@ from sarsynth.diffusion.controlnet import (
     to_conditioning,
 )
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
+from sarsynth.diffusion.routing import routed
 from sarsynth.diffusion.samples import Contours, DenoisingSamples
-from sarsynth.diffusion.sampling import ContourConditioning, SampleRequest, sample
+from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.errors import UserError
 from sarsynth.sim import render
 from sarsynth.training.fitting import CHECKPOINT, Fitting
@@ -192,14 +198,15 @@ def test_images_are_those_of_diffusers(base: Base, interval: tuple[float, float]
 def training(base: Base, controlnet: ControlNetModel, steps: int) -> Denoiser:
     (no_text,) = base.encode_text([""])
     group = TrainableGroup("controlnet", list(controlnet.requires_grad_(True).parameters()), 1e-2, 1, steps, 0.01)
-    return Denoiser(base.unet, base.noise_scheduler, [group], controlnet=controlnet, no_text=no_text)
+    steering = ContourConditioning(controlnet)
+    return Denoiser(base.unet, base.noise_scheduler, [group], conditioning=steering, no_text=no_text)
 
 
-def dataset(base: Base, flip: str = "none") -> DenoisingSamples:
+def dataset(base: Base, flip: str = "none", caption_dropout: float = 0.5) -> DenoisingSamples:
     contours = random_contours(6)
     pictures = torch.from_numpy(contours)[:, None]  # an image is its own contour
     tensors = encoded(base, pictures, ["a photo", "tanker"] * 3, flip)
-    return samples(tensors, caption_dropout=0.5, contours=Contours(torch.from_numpy(pack(contours)), flip))
+    return samples(tensors, caption_dropout=caption_dropout, contours=Contours(torch.from_numpy(pack(contours)), flip))
 
 
 @pytest.mark.parametrize(("flip", "axis"), [("none", None), ("horizontal", 2), ("vertical", 1)])
@@ -337,3 +344,70 @@ def test_others_are_one_line(base: Base, nano: Base, tmp_path: Path):
     for path in ("no/such/thing", "someone/something", str(tmp_path / "base")):
         with pytest.raises(UserError, match=f"base.controlnet={path}.*set base.controlnet"):
             resolve_controlnet(path)
+
+
+# --- Adapters that learn under it -------------------------------------------------------------------------------------
+
+CONVOLUTIONS = AdapterSpec(2, r".*\.(attn1|attn2)\.(to_q|to_v)|.*\.conv1")
+
+
+def fit_adapters(
+    base: Base, controlnet: ControlNetModel, seeds: tuple[int, ...], **more: Any
+) -> tuple[list[Adapter], list[float]]:
+    """Train an adapter a seed in one pass under a frozen ControlNet; returns them and the summed loss of each step."""
+    losses: list[float] = []
+    with routed(base.unet, [adapters.fresh(base.unet, CONVOLUTIONS, seed) for seed in seeds]) as routing:
+        groups = [
+            TrainableGroup(str(index), routing.parameters(index), 1e-2, 1, 4, 0.01) for index in range(len(seeds))
+        ]
+        steering = ContourConditioning(controlnet)
+        module = Denoiser(base.unet, base.noise_scheduler, groups, route=routing.route, conditioning=steering)
+        module.log = lambda name, loss: losses.append(float(loss))
+        module.log_dict = lambda losses: None
+        streams = [Stream(torch.arange(6), 4, seed) for seed in seeds]
+        data = SeededDataModule(dataset(base, "vertical", 0.0), streams, batch_size=4)
+        Fitting().fit(module, data, title="adapters", max_steps=4, max_grad_norm=1.0, **more)
+        return [routing.adapter(index) for index in range(len(seeds))], losses
+
+
+@pytest.fixture
+def frozen(base: Base) -> ControlNetModel:
+    return trained(base).requires_grad_(False)
+
+
+def test_the_loss_is_that_of_the_steered_unet(base: Base, frozen: ControlNetModel):
+    """A fresh adapter adds nothing: the first loss is the mean square by diffusers' own ControlNet and U-Net."""
+    _, losses = fit_adapters(base, frozen, (5,))
+    batch = dataset(base, "vertical", 0.0)[
+        Share(step=0, seeds=[5], rows=Stream(torch.arange(6), 4, 5).batch(0, 4)[None], total=4, places=slice(None))
+    ]
+    noisy_latents = base.noise_scheduler.add_noise(batch["latents"], batch["noise"], batch["timesteps"])
+    text = batch["text_features"][batch["text_index"]]
+    picture = (batch["contour"][:, None].repeat(1, 3, 1, 1) / 255).float()
+    with torch.no_grad():
+        down, middle = frozen(noisy_latents, batch["timesteps"], text, picture, return_dict=False)
+        steered = base.unet(
+            noisy_latents, batch["timesteps"], text,
+            down_block_additional_residuals=down, mid_block_additional_residual=middle,
+        ).sample  # fmt: skip
+        alone = base.unet(noisy_latents, batch["timesteps"], text).sample
+    assert losses[0] == pytest.approx(float((steered - batch["noise"]).square().mean()), rel=1e-5)
+    assert losses[0] != pytest.approx(float((alone - batch["noise"]).square().mean()), rel=1e-4)
+
+
+def test_the_adapter_learns_and_what_steers_it_does_not(base: Base, frozen: ControlNetModel, tmp_path: Path):
+    begun = {name: weight.clone() for name, weight in frozen.state_dict().items()}
+    before = predict(base)
+    (adapter,), _ = fit_adapters(base, frozen, (5,), checkpoints=tmp_path, checkpoint_every=2)
+    assert all(torch.equal(weight, begun[name]) for name, weight in frozen.state_dict().items())
+    assert torch.equal(predict(base), before)
+    assert any(update.b.any() for update in adapter.values())
+
+
+def test_adapters_in_one_pass_learn_under_it_as_each_alone(base: Base, frozen: ControlNetModel):
+    together, _ = fit_adapters(base, frozen, (5, 6))
+    for seed, adapter in zip((5, 6), together, strict=True):
+        (alone,), _ = fit_adapters(base, frozen, (seed,))
+        for name, update in alone.items():
+            torch.testing.assert_close(update.a, adapter[name].a, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(update.b, adapter[name].b, rtol=1e-3, atol=1e-5)

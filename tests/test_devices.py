@@ -16,11 +16,11 @@ from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base, place_network
-from sarsynth.diffusion.controlnet import new_controlnet
+from sarsynth.diffusion.controlnet import ContourConditioning, new_controlnet
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.latents import encode_images
 from sarsynth.diffusion.routing import routed
-from sarsynth.diffusion.sampling import ContourConditioning, SampleRequest, sample
+from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.training.finite import EVERY
 from sarsynth.training.memory import demand
 from sarsynth.training.precision import FULL, Precision
@@ -200,10 +200,26 @@ def test_a_step_of_a_controlnet(tiny: Base):
         controlnet.to(CARD)
         group = TrainableGroup("controlnet", list(controlnet.parameters()), 1e-3, 0, 9, 0.01)
         no_text = tiny.encode_text([""])[0]
-        module = Denoiser(tiny.unet, tiny.noise_scheduler, [group], controlnet=controlnet, no_text=no_text)
+        steering = ContourConditioning(controlnet)
+        module = Denoiser(tiny.unet, tiny.noise_scheduler, [group], conditioning=steering, no_text=no_text)
         shown = {"contour": torch.zeros(2, 16, 16, dtype=torch.uint8, device=CARD)}
         shown |= {"dropped": torch.zeros(2, dtype=torch.bool, device=CARD)}
         in_float32(steps(module, fed(2) | shown, HALF, copies))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=lambda precision: precision.name)
+def test_a_step_of_adapters_under_a_frozen_controlnet(tiny: Base, precision: Precision):
+    controlnet = new_controlnet(tiny, seed=0).requires_grad_(False)
+    with elsewhere() as copies:
+        tiny.place(CARD, precision)
+        place_network(controlnet, CARD, precision.compute)
+        with routed(tiny.unet, [adapters.fresh(tiny.unet, SPEC, 0)]) as routing:
+            group = TrainableGroup("sar", routing.parameters(0), 1e-3, 0, 9, 0.01)
+            steering = ContourConditioning(controlnet)
+            module = Denoiser(tiny.unet, tiny.noise_scheduler, [group], route=routing.route, conditioning=steering)
+            shown = {"contour": torch.zeros(2, 16, 16, dtype=torch.uint8, device=CARD)}
+            in_float32(steps(module, fed(2) | shown, precision, copies))
+            assert {parameter.dtype for parameter in controlnet.parameters()} == {precision.compute}
 
 
 def test_a_step_of_a_whole_unet(tiny: Base):

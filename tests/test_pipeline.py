@@ -35,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 UNTRAINED, TUNED = ("none", "resample", "frozen"), ("scratch", "finetune")
 STACKS = ("lora", "2lora", "clora", "plora_uniform", "plora")
 METHODS = (*UNTRAINED, *TUNED, *STACKS)
+MINOR = ("fishing", "tanker", "dredger")
 COUNTS = {"cargo": 16, "other": 8, "fishing": 5, "tanker": 4, "dredger": 3}
 SIZES = [
     "base.image_size=32",
@@ -466,7 +467,7 @@ def test_cheap_rivals_say_what_they_learn_from(study: SimpleNamespace, command: 
     assert tuple(content["method"] for content in results) == rivals
     pictures = {file.parent.name for file in tmp_path.glob("logs/sweeps/evaluate/*/*/real_vs_added.png")}
     assert pictures == {str(rivals.index(name)) for name in ("augmented", "copy_paste")}
-    doubled = {name: size if name in ("fishing", "tanker", "dredger") else 0 for name, size in COUNTS.items()}
+    doubled = {name: size if name in MINOR else 0 for name, size in COUNTS.items()}
     for content in results:
         learning, ours = content["learning"], content["method"] in ("augmented", "copy_paste", "oversampled")
         assert learning["steps"] == study.results["resample"]["learning"]["steps"] == 3
@@ -478,6 +479,22 @@ def test_cheap_rivals_say_what_they_learn_from(study: SimpleNamespace, command: 
         weights = learning["loss"]["class_weights"]
         assert weights["dredger"] == pytest.approx(36 / 5 / 3 if content["method"] == "weighted" else 1)
         assert content["fidelity"]["per_class"] == {}
+
+
+def test_synthetic_images_join_repeated_ones_at_equal_numbers(command: Command, copied: Path, tmp_path: Path):
+    """At equal steps too: half of the images of a minor class is synthetic, or none, as share 0 is `resample`."""
+    mixed = ["augment=mixed", "augment.share=0.0,0.5"]
+    run = command("evaluate", "-m", "method=resample,lora", *mixed, *TINY, "seeds=[0]")
+    assert run.code == 0, run.err
+    results = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("logs/sweeps/evaluate/*/*/result.json"))]
+    assert [content["method"] for content in results] == ["resample", "resample", "lora", "lora"]
+    learning = [content["learning"] for content in results]
+    assert [of_row["samples"] for of_row in learning] == [COUNTS | dict.fromkeys(MINOR, 16)] * 4
+    assert len({of_row["steps"] for of_row in learning}) == 1
+    none = dict.fromkeys(COUNTS, 0)
+    assert [of_row["synthetic"] for of_row in learning] == [none, none, none, none | dict.fromkeys(MINOR, 8)]
+    scores = [content["classifier"] for content in results]
+    assert scores[0] == scores[1] == scores[2] != scores[3]
 
 
 # --- Once -------------------------------------------------------------------------------------------------------------

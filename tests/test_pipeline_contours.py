@@ -91,6 +91,27 @@ def test_what_changes_no_image_makes_nothing(followed: SimpleNamespace, command:
     assert all(name in ("2lora", "2lora-strips", "lora", "lora-strips") for name in made), "images and nothing else"
 
 
+def test_adapters_learn_as_their_images_are_made(followed: SimpleNamespace):
+    """Under the ControlNet that images are made with, whatever its scale then, and each class as often as any other."""
+    made = artifact(followed.store, "adapter", "sar")
+    card = json.loads((made / "card.json").read_text())
+    assert (card["settings"]["contours"], card["settings"]["sampling"]) == ("frozen", "balanced")
+    shown = inputs(artifact(followed.store, "synthetic", "lora"))
+    assert card["inputs"]["controlnet"] == shown["controlnet"]
+    assert card["inputs"]["contours"] == shown["contours_data"]
+
+
+@pytest.mark.parametrize("overrides", [["contours=none"], ["contours=real", "adapter.contours=none"]])
+def test_or_without_it(command: Command, tmp_path: Path, overrides: list[str]):
+    """Where their images follow no contours, and on request."""
+    run = command("train", "stage=sar", *TINY, "method=lora", "adapter.sampling=uniform", *overrides)
+    assert run.code == 0, run.err
+    made = artifact(tmp_path / "logs/store", "adapter", "sar")
+    card = json.loads((made / "card.json").read_text())
+    assert (card["settings"]["contours"], card["settings"]["sampling"]) == ("none", "uniform")
+    assert not {"contours", "controlnet"} & set(card["inputs"])
+
+
 @pytest.mark.parametrize("on", ["ors", "regular"])
 def test_a_controlnet_is_trained_on_other_images_and_goes_on_from_one(command: Command, tmp_path: Path, on: str):
     first = command("train", "stage=controlnet", *TINY, "regular.train=3", *TRAINED, f"controlnet.on={on}")

@@ -329,7 +329,7 @@ def test_what_is_cut_off_is_told_and_kept(study, nano: Base, capsys):
 
 
 def test_long_prompts_of_images_alone_are_told_too(study, nano: Base, capsys):
-    few = ["data.train=2", "data.test=1", "generate.per_class=1", "generate.num_inference_steps=1", "augment.ratio=0"]
+    few = ["data.train=2", "data.test=1", "generate.per_class=1", "generate.num_inference_steps=1", "augment.share=0"]
     one = study("method=frozen", *few, f"data.prompt='a {{class_name}} {'very ' * 60}large'")
     one.known[base.__wrapped__, ()] = nano
     synthetic(one)

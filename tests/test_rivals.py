@@ -19,6 +19,7 @@ from test_conf import settings
 from torch.nn import functional
 
 from sarsynth.classifier import pasting
+from sarsynth.classifier.added_images import Added
 from sarsynth.classifier.augmentation import Augmentation, augment
 from sarsynth.classifier.learning import ClassifierTraining, fit_classifier
 from sarsynth.classifier.losses import Loss, class_weights, focal_losses
@@ -308,7 +309,7 @@ def test_nothing_lies_between_one_image_and_itself(added: int, warned: bool, mon
     few = TRAIN[torch.cat([(TRAIN.labels == 0).nonzero()[:, 0], (TRAIN.labels == 1).nonzero()[:1, 0]])]
     monkeypatch.setattr(sum_up, "learning_and_validation", lambda study: (few, None))
     study = a_study()
-    study.known[planned.__wrapped__, ()] = {"upper": 3, "lower": added}
+    study.known[planned.__wrapped__, ()] = {"upper": Added(0, 3), "lower": Added(0, added)}
     assert sum_up.repetition_warning(study) is None, "copy-paste does not look for neighbours"
     study.settings = settings("base.image_size=32", "method=oversampled")
     line = sum_up.repetition_warning(study) or ""

@@ -17,7 +17,8 @@ SHORT = ("max_steps=2", "warmup_steps=1", "batch_size=2")
 CONTROLNET = [f"train.controlnet.{key}" for key in SHORT]
 BASE = [f"train.base.{part}.{key}" for part in ("autoencoder", "unet") for key in SHORT]
 STAGES = {
-    "adapter": ["stage=sar", "method=plora"],  # and the classifier and the partition that it rests on
+    # and the classifier and the partition that it rests on; under the frozen ControlNet
+    "adapter": ["stage=sar", "method=plora", "contours=real"],
     "controlnet": ["stage=controlnet", "controlnet.on=sar", *CONTROLNET],
     "finetune": ["stage=sar", "method=finetune"],
     "base": ["stage=base", "regular.train=3", "train.base.generic_pictures=10", *BASE],

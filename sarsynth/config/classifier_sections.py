@@ -26,10 +26,15 @@ class Features(Section):
 
 
 class Augment(Section):
-    """How many images join each class, `ratio` times what `plan` says; and how those of no generator are made."""
+    """How many images a class has in the end (`plan`), and how those are made that join without a generator.
+
+    Of the images of a class in the end the share `share` is synthetic, of minor classes as far as their real images
+    leave room, or of all `classes` alike; what else joins repeats real images.
+    """
 
     plan: Literal["double", "balance"] | dict[str, Whole]
-    ratio: NonNegative
+    share: Share
+    classes: Literal["minor", "all"]
     views: Views
     features: Features
 

@@ -76,11 +76,15 @@ class Method(Section):
 class Adapter(Section):
     """Which modules of the U-Net have adapters: `targets` names one of `patterns`, regular expressions on names.
 
+    SAR adapters see each image as often as any other (`sampling` uniform) or each class (balanced); where images are to
+    follow contours, they learn under the `frozen` ControlNet with each image's own (`contours`), or without one.
     `path` is a LoRA trained elsewhere, which takes the place of the method's SAR adapter.
     """
 
     path: Text | None
     targets: Text
+    contours: Literal["frozen", "none"]
+    sampling: Literal["uniform", "balanced"]
     patterns: dict[str, Text]
 
     @property

@@ -88,11 +88,19 @@ class Succession:
         return self.then.batch(step - self.begin, batch_size)
 
 
-def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Stream:
-    """Order all images of some labels: each comes as often as any other (`uniform`), or each class (`balanced`)."""
-    rows = torch.arange(len(labels))
+def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling, rows: Tensor | None = None) -> Stream:
+    """Order images: each comes as often as any other (`uniform`), or each class (`balanced`).
+
+    Args:
+        labels: Of all images of a set, int64 (N,).
+        max_steps: Batches in all.
+        seed: Of the shuffling.
+        sampling: What comes equally often.
+        rows: Which images, int64 (M,); None for all.
+    """
+    rows = torch.arange(len(labels)) if rows is None else rows
     balanced = sampling == "balanced"
-    return BalancedStream(rows, max_steps, seed, labels) if balanced else Stream(rows, max_steps, seed)
+    return BalancedStream(rows, max_steps, seed, labels[rows]) if balanced else Stream(rows, max_steps, seed)
 
 
 # --- Streams side by side ---------------------------------------------------------------------------------------------

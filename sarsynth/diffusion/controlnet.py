@@ -154,8 +154,8 @@ class ContourConditioning:
     """A ControlNet in use: how contours condition the images that a base makes."""
 
     controlnet: ControlNetModel  # on the device of the base
-    scale: float  # factor on what it adds; 0 is the base alone
-    interval: tuple[float, float]  # shares of the steps, 0 to 1, between which it acts
+    scale: float = 1.0  # factor on what it adds; 0 is the base alone
+    interval: tuple[float, float] = (0.0, 1.0)  # shares of the sampling steps, 0 to 1, between which it acts
 
     def acts(self, step: int, steps: int) -> bool:
         """Whether it acts in a step, as diffusers' pipelines decide: in those that lie wholly in the interval."""

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from sarsynth.diffusion.controlnet import residuals, to_conditioning
+from sarsynth.diffusion.controlnet import ContourConditioning, residuals, to_conditioning
 from sarsynth.diffusion.routing import Route
 from sarsynth.training.fitting import learning_rate_share
 from sarsynth.training.tasks import Task
@@ -54,6 +54,11 @@ class TrainableGroup:
         return partial(learning_rate_share, warmup_steps=self.warmup_steps, max_steps=self.max_steps, decay=self.decay)
 
 
+def is_trained(network: nn.Module) -> bool:
+    """Whether some of a network's weights learn."""
+    return any(parameter.requires_grad for parameter in network.parameters())
+
+
 class Denoiser(Task):
     """The loss of latent diffusion (paper Eq. 1): mean of |noise - unet(noisy latents, t, text)|^2.
 
@@ -70,8 +75,9 @@ class Denoiser(Task):
         route: Tells the routed layers which adapters a batch is for; None where nothing is routed.
         names: The images of the data set, by row, for the message about one whose loss is not finite.
         text_encoder: Trained too, when a base is made; None where text features come with the batch.
-        controlnet: Trained on the frozen U-Net (Zhang et al., arXiv 2302.05543); a batch then holds `contour` too,
-            uint8 (B, H, W). Where captions are dropped, the contour alone tells what is to be seen.
+        conditioning: A ControlNet that steers the U-Net by contours (Zhang et al., arXiv 2302.05543): it trains on the
+            frozen U-Net, or frozen itself steers one that learns. A batch then holds `contour` too, uint8 (B, H, W).
+            Where captions are dropped, the contour alone tells what is to be seen.
         no_text: The empty caption, which samples whose own is dropped see instead: its token ids (L,), or its text
             features (L, D) where there is no text encoder; None where no caption is dropped.
     """
@@ -87,18 +93,19 @@ class Denoiser(Task):
         route: Route | None = None,
         names: Sequence[str] = (),
         text_encoder: nn.Module | None = None,
-        controlnet: ControlNetModel | None = None,
+        conditioning: ContourConditioning | None = None,
         no_text: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.unet, self.text_encoder, self.controlnet = unet, text_encoder, controlnet
+        self.unet, self.text_encoder, self.conditioning = unet, text_encoder, conditioning
+        self.controlnet = None if conditioning is None else conditioning.controlnet
         self.noise_scheduler = noise_scheduler
         self.groups, self.route, self.names = groups, route, names
         self.register_buffer("no_text", no_text, persistent=False)
         self.strict_loading = False  # checkpoints hold the trained parameters alone
-        self.networks = self.compilable = (unet,) if controlnet is None else (controlnet, unet)
-        if controlnet is not None:
-            unet.requires_grad_(False)
+        self.compilable = (unet,) if self.controlnet is None else (self.controlnet, unet)
+        # What is frozen keeps no activations, so that none need computing again.
+        self.networks = tuple(network for network in self.compilable if network is unet or is_trained(network))
         self.variants = len(groups)
 
     def active(self) -> list[int]:
@@ -126,8 +133,9 @@ class Denoiser(Task):
         """Predict the noise in latents (B, C, h, w) at the time steps and with the text of a batch."""
         inputs = noisy, batch["timesteps"], self._text_features(batch)
         added = {}
-        if self.controlnet is not None:
-            added = residuals(self.controlnet, *inputs, to_conditioning(batch["contour"]))
+        if self.conditioning is not None:
+            contours = to_conditioning(batch["contour"])
+            added = residuals(self.conditioning.controlnet, *inputs, contours, self.conditioning.scale)
         return self.unet(*inputs, **added).sample
 
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Any, ...]:

@@ -16,11 +16,11 @@ from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.errors import UserError
 from sarsynth.stages.curate_images import source, training
 from sarsynth.stages.describe_images import class_captions
-from sarsynth.stages.encode_images import encoded
+from sarsynth.stages.encode_images import denoising_samples, encoded
 from sarsynth.stages.fit_radiometry import radiometry
 from sarsynth.stages.load_base import architecture_of_base, base_artifact, loaded_adapter, weights_of, work_of_tuning
 from sarsynth.stages.study import Study, once
-from sarsynth.stages.train_adapters import denoising_samples, ors_training, sar_trainings, train
+from sarsynth.stages.train_adapters import ors_training, sar_trainings, train
 from sarsynth.store.artifacts import CARD, CHECKPOINTS, UNKNOWN, Artifact
 from sarsynth.training.fitting import MovingAverage
 

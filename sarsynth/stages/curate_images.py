@@ -11,7 +11,7 @@ from typing import Any
 from rich.panel import Panel
 from rich.text import Text
 
-from sarsynth.classifier.added_images import added_per_class
+from sarsynth.classifier.added_images import Added, added_per_class
 from sarsynth.console import console
 from sarsynth.data.curated import Curated, Pair
 from sarsynth.data.duplicates import groups
@@ -94,15 +94,20 @@ def minor(study: Study) -> list[str]:
 
 
 @once
-def planned(study: Study) -> dict[str, int]:
-    """Images that are to join each class."""
+def planned(study: Study) -> dict[str, Added]:
+    """Images that are to join each class, with a method that makes synthetic ones."""
     augment = study.settings.augment
-    return added_per_class(augment.plan, counts(study), minor(study), augment.ratio)
+    return added_per_class(augment.plan, counts(study), minor(study), augment.share, augment.classes)
+
+
+def joining(study: Study) -> dict[str, int]:
+    """Images that join each class with any method that adds some."""
+    return {name: added.total for name, added in planned(study).items()}
 
 
 def synthetic_sizes(study: Study) -> dict[str, int]:
     """Images of each class in a synthetic set: as many as asked for, more where more are to join."""
-    return {name: max(study.settings.generate.per_class, planned(study)[name]) for name in classes(study)}
+    return {name: max(study.settings.generate.per_class, added.synthetic) for name, added in planned(study).items()}
 
 
 def say_counts(study: Study, role: Role, by_split: Mapping[str, dict[str, int]], trained_on: str) -> None:

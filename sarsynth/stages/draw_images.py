@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sarsynth.report import pictures
 from sarsynth.stages.copy_images import COPIES
-from sarsynth.stages.curate_images import classes, planned, synthetic_sizes
+from sarsynth.stages.curate_images import classes, joining, synthetic_sizes
 from sarsynth.stages.extract_features import synthetic_images
 from sarsynth.stages.find_prototypes import draw_prototypes
 from sarsynth.stages.generate_images import strips
@@ -49,7 +49,7 @@ def draw_quality(study: Study, folder: Path) -> list[Path]:
 
 def _draw_copies(study: Study, folder: Path) -> Path:
     adds, real = study.settings.method.adds, labelled(study, "train")
-    copies = COPIES[adds](study, real, planned(study))
+    copies = COPIES[adds](study, real, joining(study))
     sides = {"real": (real.images, real.labels), str(adds): (copies.images, copies.labels)}
     file = folder / "real_vs_added.png"
     title = f"{study.settings.method.name}: real and added"

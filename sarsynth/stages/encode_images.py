@@ -1,12 +1,16 @@
 """Encode what a denoiser trains on: images become latents, their captions text features, once for each set."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sarsynth import processes
 from sarsynth.captions.templates import digest_of
 from sarsynth.data.records import digest
 from sarsynth.data.transforms import load_images
-from sarsynth.diffusion.latents import write_latents, write_texts
+from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.latents import open_encoded, write_latents, write_texts
+from sarsynth.diffusion.samples import DenoisingSamples
 from sarsynth.stages.curate_images import samples, source, training
 from sarsynth.stages.describe_images import captions, described_by, warn_of_cuts, write_captions
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
@@ -23,6 +27,13 @@ HALF = 2  # bytes of a number
 def encoded(study: Study, role: Role) -> dict[str, Artifact]:
     """What a denoiser trains on: `latents` of the training images of one set, and `texts`, their captions."""
     return {"latents": latents(study, role), "texts": texts(study, role)}
+
+
+def denoising_samples(base: Base, encoded: Mapping[str, Artifact], **more: Any) -> DenoisingSamples:
+    """What denoisers train on."""
+    steps = base.noise_scheduler.config.num_train_timesteps
+    latents, texts = open_encoded(encoded["latents"].path, encoded["texts"].path)
+    return DenoisingSamples(latents, texts, num_train_timesteps=steps, **more)
 
 
 @once

@@ -1,7 +1,6 @@
 """Filter a synthetic set: which of its images may join the real ones."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +109,18 @@ def kept(study: Study) -> dict[str, list[int]]:
     }
 
 
-def joining(study: Study, sizes: Mapping[str, int]) -> LabelledImages:
+def joining_images(study: Study) -> LabelledImages:
     """The first images of each class that the filter keeps, as many as planned or as there are."""
-    return synthetic_images(study, {name: indices[: sizes[name]] for name, indices in kept(study).items()})
+    wanted = planned(study)
+    return synthetic_images(study, {name: indices[: wanted[name].synthetic] for name, indices in kept(study).items()})
 
 
 def filter_report(study: Study) -> dict[str, Any]:
     """Say what a filter does to the numbers.
 
     `name`, and `per_class`: images `made`, `kept`, `planned` to join the real ones, and `joined`, which is fewer where
-    too few are kept: nothing takes the place of a dropped image but the next of the set, which `generate.per_class`
-    makes larger.
+    too few are kept: in place of a dropped image comes the next of the set, which `generate.per_class` makes larger,
+    and after the last of them repeated real images.
     """
     left, settings, wanted = kept(study), study.settings.filter, planned(study)
     return {
@@ -129,8 +129,8 @@ def filter_report(study: Study) -> dict[str, Any]:
             name: {
                 "made": made,
                 "kept": len(left[name]),
-                "planned": wanted[name],
-                "joined": min(wanted[name], len(left[name])),
+                "planned": wanted[name].synthetic,
+                "joined": min(wanted[name].synthetic, len(left[name])),
             }
             for name, made in synthetic_sizes(study).items()
         },

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from sarsynth.classifier.added_images import added_per_class
+from sarsynth.classifier.added_images import check_plan
 from sarsynth.config.components import Component
 from sarsynth.config.image_sections import Encoded, Images, Slot
 from sarsynth.console import progress
@@ -42,7 +42,8 @@ def opened(study: Study) -> dict[Role, Source]:
     """
     sources = {role: built(slot, image_settings(study, role).reader) for role, slot in SLOTS.items()}
     settings, none = study.settings, dict.fromkeys(sources["sar"].classes, 0)
-    added_per_class(settings.augment.plan, none, minor_classes(none, settings.data.minor), settings.augment.ratio)
+    minor_classes(none, settings.data.minor)
+    check_plan(settings.augment.plan, none)
     if settings.class_name is not None and settings.class_name not in none:
         raise UserError(f"class_name={settings.class_name}: {nearest(settings.class_name, none)}")
     return sources

@@ -7,6 +7,8 @@ from lightning.pytorch import Callback
 from PIL import Image
 
 from sarsynth.data.transforms import to_channels, to_uint8
+from sarsynth.diffusion.controlnet import ContourConditioning
+from sarsynth.diffusion.samples import Contours
 from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.report import pictures
 from sarsynth.stages.curate_images import source
@@ -17,7 +19,14 @@ from sarsynth.stages.study import Study
 from sarsynth.tracking import Previews
 
 
-def previews(study: Study, role: Role, names: Sequence[str], choose: Callable[[Sequence[int]], None]) -> list[Callback]:
+def previews(
+    study: Study,
+    role: Role,
+    names: Sequence[str],
+    choose: Callable[[Sequence[int]], None],
+    conditioning: ContourConditioning | None,
+    maps: Contours | None,
+) -> list[Callback]:
     """Make the callback of a training of adapters; none where the logger asks for no pictures.
 
     Args:
@@ -25,12 +34,20 @@ def previews(study: Study, role: Role, names: Sequence[str], choose: Callable[[S
         role: Which images it trains on; their captions are the prompts.
         names: The adapters that train together, a row of the grid each.
         choose: Makes the base see some of them.
+        conditioning: What steers the U-Net by contours as they learn; None if nothing does.
+        maps: Contours of the images; a prompt goes with that of the first image that has it as its caption.
     """
     settings, asked = study.settings, study.settings.preview
     if asked is None:
         return []
-    texts = list(dict.fromkeys(captions(study, role)))[: asked.prompts]
-    requests = [SampleRequest(text, (settings.seed, index)) for index, text in enumerate(texts)]
+    described = captions(study, role)
+    texts = list(dict.fromkeys(described))[: asked.prompts]
+    rows_of = torch.tensor([described.index(text) for text in texts])
+    followed = maps.read(rows_of, torch.zeros_like(rows_of)) if maps else [None] * len(texts)
+    requests = [
+        SampleRequest(text, (settings.seed, index), contour)
+        for index, (text, contour) in enumerate(zip(texts, followed, strict=True))
+    ]
 
     def draw() -> tuple[Image.Image, str]:
         rows = []
@@ -44,6 +61,7 @@ def previews(study: Study, role: Role, names: Sequence[str], choose: Callable[[S
                 guidance_scale=settings.generate.guidance_scale,
                 num_inference_steps=settings.generate.num_inference_steps,
                 batch_size=settings.generate.batch_size,
+                conditioning=conditioning,
             )
             with study.precision.autocast(study.device):  # adapters in training are float32, the base may be less
                 made = torch.cat(list(batches))

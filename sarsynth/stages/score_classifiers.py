@@ -20,9 +20,9 @@ from sarsynth.classifier.scores import scores
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.errors import UserError
-from sarsynth.stages.copy_images import COPIES
-from sarsynth.stages.curate_images import classes, counts, minor, planned, records, source, training
-from sarsynth.stages.filter_images import filter_inputs, joining
+from sarsynth.stages.copy_images import COPIES, repeated_images
+from sarsynth.stages.curate_images import classes, counts, joining, minor, planned, records, source, training
+from sarsynth.stages.filter_images import filter_inputs, filter_report, joining_images
 from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.resize_images import images, labelled
 from sarsynth.stages.study import Study
@@ -31,7 +31,7 @@ from sarsynth.store.artifacts import CHECKPOINTS, Artifact, Request
 
 ADDS: dict[str, Callable[[Study, LabelledImages, Mapping[str, int]], LabelledImages | None]] = {
     "nothing": lambda study, real, sizes: None,
-    "synthetic": lambda study, real, sizes: joining(study, sizes),
+    "synthetic": lambda study, real, sizes: synthetic_and_repeated(study, real, sizes),
     **COPIES,
 }  # what joins the real images, by `method.adds`
 
@@ -89,7 +89,20 @@ def protocol(study: Study) -> dict[str, Any]:
 
 def sizes(study: Study) -> dict[str, int]:
     """Images that join each class; none where the method adds nothing."""
-    return planned(study) if study.settings.method.adds != "nothing" else {}
+    return joining(study) if study.settings.method.adds != "nothing" else {}
+
+
+def joined_synthetic(study: Study) -> dict[str, int]:
+    """Synthetic images that join each class, which are fewer than planned where a filter keeps too few."""
+    if study.settings.method.adds != "synthetic":
+        return dict.fromkeys(classes(study), 0)
+    return {name: counted["joined"] for name, counted in filter_report(study)["per_class"].items()}
+
+
+def synthetic_and_repeated(study: Study, real: LabelledImages, sizes: Mapping[str, int]) -> LabelledImages:
+    """The synthetic images that join, and as many repeated ones as the plan asks for beside them."""
+    left = {name: size - joined_synthetic(study)[name] for name, size in sizes.items()}
+    return joining_images(study) + repeated_images(study, real, left)
 
 
 def seeds_of(study: Study) -> list[int]:
@@ -126,7 +139,7 @@ def trained(study: Study, seeds: Sequence[int]) -> list[Artifact]:
 def _requests(study: Study, seeds: Sequence[int]) -> list[Request]:
     how, method, checkpoints = recipe_of_method(study), study.settings.method, protocol(study)
     inputs = {"train": images(study, "train"), "test": images(study, "test")}
-    if method.adds == "synthetic":
+    if synthetic_set := method.adds == "synthetic":
         inputs |= {"synthetic": synthetic(study), **filter_inputs(study)}
     if checkpoints.get("val") == "val":
         inputs["val"] = images(study, "val")
@@ -137,7 +150,8 @@ def _requests(study: Study, seeds: Sequence[int]) -> list[Request]:
         "adds": method.adds,
         "sizes": sizes(study),
         # Which real images serve again, and how, follows from the study's seed.
-        "seed_of_copies": study.settings.seed if method.adds in COPIES else None,
+        "seed_of_copies": None if method.adds == "nothing" else study.settings.seed,
+        "synthetic": {name: added.synthetic for name, added in planned(study).items()} if synthetic_set else None,
         "views": study.settings.augment.views.model_dump() if method.adds == "augmented" else None,
         "protocol": checkpoints,
     }

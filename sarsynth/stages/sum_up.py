@@ -12,13 +12,14 @@ from sarsynth.classifier.losses import class_weights
 from sarsynth.console import console
 from sarsynth.evidence.results import FIGURES, LEAKS, RESULT_VERSION
 from sarsynth.stages.adapt_to_sar import budget
-from sarsynth.stages.curate_images import classes, counts, minor, planned
+from sarsynth.stages.curate_images import classes, counts, joining, minor
 from sarsynth.stages.describe_images import caption_samples
 from sarsynth.stages.fit_radiometry import radiometry
 from sarsynth.stages.measure_images import quality
 from sarsynth.stages.score_classifiers import (
     averaged,
     check_tested,
+    joined_synthetic,
     learning_and_validation,
     protocol,
     recipe_of_method,
@@ -99,6 +100,7 @@ def learning(study: Study) -> dict[str, Any]:
     return {
         "adds": study.settings.method.adds,
         "samples": dict(zip(classes(study), samples.tolist(), strict=True)),
+        "synthetic": joined_synthetic(study),
         "steps": how.max_steps,
         "steps_of_last_layer_alone": how.max_steps - how.whole_steps,
         "batch_size": how.batch_size,
@@ -114,7 +116,7 @@ def repetition_warning(study: Study) -> str | None:
         return None
     real, _ = learning_and_validation(study)
     of_class = zip(classes(study), real.labels.bincount(minlength=len(classes(study))).tolist(), strict=True)
-    single = [name for name, count in of_class if count == 1 and planned(study).get(name)]
+    single = [name for name, count in of_class if count == 1 and joining(study).get(name)]
     if not single:
         return None
     return (

@@ -18,22 +18,23 @@ from lightning.pytorch.utilities import rank_zero_only
 from sarsynth import processes
 from sarsynth.config.training_sections import AdapterTraining
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.data.streams import Stream
+from sarsynth.data.streams import Sampling, stream
 from sarsynth.diffusion import adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
-from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
-from sarsynth.diffusion.latents import open_encoded
 from sarsynth.diffusion.routing import Routing, routed
-from sarsynth.diffusion.samples import DenoisingSamples
+from sarsynth.diffusion.samples import Contours
 from sarsynth.errors import UserError
 from sarsynth.stages.curate_images import samples, training
-from sarsynth.stages.encode_images import encoded
+from sarsynth.stages.encode_images import denoising_samples, encoded
+from sarsynth.stages.find_contours import contours, read_contours
 from sarsynth.stages.find_prototypes import partition
 from sarsynth.stages.load_base import architecture_of_base, at_once, base, base_artifact, like_of_steps, loaded_adapter
-from sarsynth.stages.open_images import Role
+from sarsynth.stages.open_images import Role, flip
 from sarsynth.stages.preview import previews
 from sarsynth.stages.study import Study
+from sarsynth.stages.train_controlnet import conditioning, controlnet
 from sarsynth.store.artifacts import CHECKPOINTS, Artifact, Request
 from sarsynth.store.costs import PER_SAMPLE, Work
 from sarsynth.training.memory import free_memory
@@ -62,6 +63,8 @@ class Training:
     recipe: AdapterTraining  # how it trains; rank, steps and warm-up are those of its part
     part: Part  # what sets it apart
     encoded: Mapping[str, Artifact]  # `latents` and `texts` of the images
+    steering: Mapping[str, Artifact]  # their `contours`, and the `controlnet` that follows them; empty where none does
+    sampling: Sampling  # in which order it sees them
     below: Artifact | None  # the frozen adapter that it trains on top of, None for the base alone
     request: Request  # what the store makes of it
 
@@ -84,7 +87,8 @@ class Training:
     def batch_key(self) -> tuple[Any, ...]:
         """What adapters must have in common to train in one run."""
         recipe = self.recipe
-        return *self.encoded.values(), self.below, self.scale_below, recipe.batch_size, recipe.max_grad_norm
+        shared = *self.encoded.values(), *self.steering.values(), self.below, self.scale_below
+        return *shared, recipe.batch_size, recipe.max_grad_norm
 
 
 # --- What is to be trained --------------------------------------------------------------------------------------------
@@ -146,8 +150,9 @@ def _training(
     study: Study, role: Role, recipe: AdapterTraining, part: Part, inputs: Mapping[str, Artifact], *, together: int = 1
 ) -> Training:
     """Put a training together; `together` is how many adapters the method trains in one run."""
-    settings, images = study.settings, encoded(study, role)
+    settings, images, steering = study.settings, encoded(study, role), _steering(study, role)
     records, below = training(study, role), inputs.get("ors")
+    sampling: Sampling = settings.adapter.sampling if role == "sar" else "uniform"
     divided = [artifact for name, artifact in inputs.items() if name == "partition"]
     request = Request(
         "adapter",
@@ -159,20 +164,35 @@ def _training(
             | {"max_steps": part.steps, "warmup_steps": part.warmup},
             "rows": part.rows if part.rows is None else list(part.rows),
             "scale_below": settings.train.sar.scale_below if below else None,
+            "sampling": sampling,
+            "contours": "frozen" if steering else "none",
             "seed": settings.seed,
         },
-        {"base": base_artifact(study), **images, **inputs},
+        {"base": base_artifact(study), **images, **steering, **inputs},
         version=1,
         command=study.command("train.py", f"stage={role}"),
         precision=study.precision.name,
         samples=samples(study, role, records if part.rows is None else [records[row] for row in part.rows]),
-        work=_work(study, recipe, part, together, rough=not all(artifact.complete for artifact in divided)),
+        work=_work(
+            study, recipe, part, together, bool(steering), rough=not all(artifact.complete for artifact in divided)
+        ),
         follows=divided,
     )
-    return Training(study, role, recipe, part, images, below, request)
+    return Training(study, role, recipe, part, images, steering, sampling, below, request)
 
 
-def _work(study: Study, recipe: AdapterTraining, part: Part, together: int, *, rough: bool) -> Work:
+def _steering(study: Study, role: Role) -> dict[str, Artifact]:
+    """What steers the U-Net while SAR adapters learn, as it will when images are made: their contours, the ControlNet.
+
+    They then learn the modality and not the shape. Where images follow no contours, adapters do not either.
+    """
+    settings = study.settings
+    if role != "sar" or settings.adapter.contours == "none" or not settings.contours.wanted:
+        return {}
+    return {"contours": contours(study, role, "train.py", "stage=sar"), "controlnet": controlnet(study)}
+
+
+def _work(study: Study, recipe: AdapterTraining, part: Part, together: int, steered: bool, *, rough: bool) -> Work:
     """The work in an adapter; it is `rough` as long as nobody knows how the steps are shared out among several."""
     disk = None
     if architecture := architecture_of_base(study):
@@ -182,7 +202,7 @@ def _work(study: Study, recipe: AdapterTraining, part: Part, together: int, *, r
         "adapter",
         PER_SAMPLE,
         part.steps * recipe.batch_size,
-        like_of_steps(study) | {"targets": study.settings.adapter.targets},
+        like_of_steps(study) | {"targets": study.settings.adapter.targets, "contours": steered},
         batch=at_once(study, together * recipe.batch_size),
         disk_bytes=disk,
         rough=rough,
@@ -250,7 +270,7 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
             checkpoints=folders[lead.request] / CHECKPOINTS / of_run,
             checkpoint_every=lead.recipe.checkpoint_every,
             max_grad_norm=lead.recipe.max_grad_norm,
-            callbacks=previews(study, lead.role, names, routing.choose),
+            callbacks=previews(study, lead.role, names, routing.choose, _conditioning(lead), _maps(lead)),
         )
         for index, adapter in enumerate(run):
             rank_zero_only(adapters.save)(routing.adapter(index), folders[adapter.request] / adapters.WEIGHTS)
@@ -270,23 +290,36 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
         )
         for index, adapter in enumerate(run)
     ]
-    names = [record.path for record in training(study, run[0].role)]
-    return Denoiser(base(study).unet, base(study).noise_scheduler, groups, route=routing.route, names=names)
+    return Denoiser(
+        base(study).unet,
+        base(study).noise_scheduler,
+        groups,
+        route=routing.route,
+        names=[record.path for record in training(study, run[0].role)],
+        conditioning=_conditioning(run[0]),
+    )
+
+
+def _conditioning(lead: Training) -> ContourConditioning | None:
+    """What steers the U-Net in a run: at full scale, as ControlNets learn, so that images may vary it later."""
+    in_use = conditioning(lead.study) if lead.steering else None
+    return in_use and ContourConditioning(in_use.controlnet)
+
+
+def _maps(lead: Training) -> Contours | None:
+    """The contours that steer it, of all images of the set."""
+    if not lead.steering:
+        return None
+    return Contours(read_contours(lead.steering["contours"])["packed"], flip(lead.study, lead.role))
 
 
 def _data(run: Sequence[Training]) -> SeededDataModule:
     """What a run is fed with."""
     lead = run[0]
+    labels = torch.tensor([record.label for record in training(lead.study, lead.role)])
     streams = [
-        Stream(torch.tensor(list(adapter.rows)), adapter.part.steps, adapter.study.settings.seed) for adapter in run
+        stream(labels, adapter.part.steps, adapter.study.settings.seed, adapter.sampling, torch.tensor(adapter.rows))
+        for adapter in run
     ]
-    return SeededDataModule(
-        denoising_samples(base(lead.study), lead.encoded), streams, batch_size=lead.recipe.batch_size
-    )
-
-
-def denoising_samples(base: Base, encoded: Mapping[str, Artifact], **more: Any) -> DenoisingSamples:
-    """What denoisers train on."""
-    steps = base.noise_scheduler.config.num_train_timesteps
-    latents, texts = open_encoded(encoded["latents"].path, encoded["texts"].path)
-    return DenoisingSamples(latents, texts, num_train_timesteps=steps, **more)
+    samples = denoising_samples(base(lead.study), lead.encoded, contours=_maps(lead))
+    return SeededDataModule(samples, streams, batch_size=lead.recipe.batch_size)

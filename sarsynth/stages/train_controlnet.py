@@ -19,12 +19,11 @@ from sarsynth.diffusion.controlnet import (
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.samples import Contours
 from sarsynth.stages.curate_images import training
-from sarsynth.stages.encode_images import encoded
+from sarsynth.stages.encode_images import denoising_samples, encoded
 from sarsynth.stages.find_contours import contours, read_contours
 from sarsynth.stages.load_base import base, base_artifact, work_of_tuning
 from sarsynth.stages.open_images import flip
 from sarsynth.stages.study import Study, once
-from sarsynth.stages.train_adapters import denoising_samples
 from sarsynth.store.artifacts import CHECKPOINTS, Artifact
 
 COMMAND = ("train.py", "stage=controlnet")
@@ -84,7 +83,7 @@ def _train(
         frozen.noise_scheduler,
         [group],
         names=[record.path for record in training(study, role)],
-        controlnet=network,
+        conditioning=ContourConditioning(network),
         no_text=frozen.encode_text([""])[0],
     )
     maps = Contours(read_contours(followed)["packed"], flip(study, role))
