@@ -154,7 +154,19 @@ def fabricate(folder: Path) -> Path:
             "counts": dict.fromkeys(CLASSES, EACH),
             "seeds": SEEDS,
             "protocol": {"topk": "none", "leaks": None, "baseline": "none", "replicates": 200},
-            "training": {"trainable_parameters": 1234, "samples_seen": 567} if made else {},
+            "training": {
+                "trainable_parameters": 1234,
+                "samples_seen": 567,
+                "contours": "frozen",
+                "sampling": "balanced",
+            }
+            if made
+            else {},
+            "learning": {
+                "samples": dict.fromkeys(CLASSES, 2 * EACH),
+                "synthetic": dict.fromkeys(CLASSES, EACH // 2 if made else 0),
+                "steps": 8642,
+            },
             "classifier": {
                 "per_class": {
                     name: {
@@ -227,6 +239,17 @@ def test_everything_lies_beside_it_and_is_small(sweep: Path):
     assert html.count('<p class="why">') == len(writing.SECTIONS), "each says how to read it"
     assert "<b>buoy" not in html and "&lt;b&gt;buoy &amp; co&lt;/b&gt;" in html
     assert str(sweep) not in html, "no path of this machine"
+
+
+def test_it_says_what_classifiers_learn_from_and_how_adapters_learned(sweep: Path):
+    table = piece(sweep, writing.learned_from, "table")
+    assert list(table.columns)[-3:] == ["steps", "contours in the loop", "order of adapters"]
+    assert [row[4:] for row in texts(table)] == [["8,642", "", ""], ["8,642", "", ""], ["8,642", "frozen", "balanced"]]
+    assert [[(cell.text, cell.detail) for cell in row[1:4]] for row in table.cells] == [
+        [("40", "20 repeated")] * 3,
+        [("40", "20 repeated")] * 3,
+        [("40", "10 repeated, 10 synthetic")] * 3,
+    ]
 
 
 def test_the_table_says_what_the_results_say(sweep: Path):

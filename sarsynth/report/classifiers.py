@@ -4,7 +4,7 @@ import numpy as np
 
 from sarsynth.evidence.chance import LEVEL, POWER
 from sarsynth.report import plots, rows
-from sarsynth.report.pieces import Gallery, Note, Piece
+from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Piece, Table
 from sarsynth.report.plots import Plot
 from sarsynth.report.sweep import MOST_ROWS, Sweep
 
@@ -23,6 +23,31 @@ def scores(sweep: Sweep) -> list[Piece]:
     cheap = rows.cheaper(sweep.rows)
     failed = [f"Not shown: {job.name}. {job.error}" for job in sweep.failed]
     return [*map(Note, [*table.notes, *([cheap] if cheap else []), *failed]), table]
+
+
+def learned_from(sweep: Sweep) -> list[Piece]:
+    """Images of each class that a classifier learns from, all rows at as many steps; small: where they come from.
+
+    Synthetic images are made by adapters that learned with or without contours in the loop, and saw each class, or each
+    image, as often as any other (adapter.contours, adapter.sampling).
+    """
+    lines: list[list[Cell | str]] = []
+    for name, result in zip(sweep.names, sweep.results, strict=True):
+        if not (learning := result.get("learning")):
+            continue
+        training, counts = result["training"], []
+        for class_name in sweep.classes:
+            total, synthetic = learning["samples"][class_name], learning["synthetic"][class_name]
+            repeated = total - synthetic - result["counts"][class_name]
+            parts = {"repeated": max(0, repeated), "synthetic": synthetic}
+            counts.append(Cell(total, COUNT, detail=", ".join(f"{size} {of}" for of, size in parts.items() if size)))
+        lines.append(
+            [name, *counts, Cell(learning["steps"], COUNT), training.get("contours", ""), training.get("sampling", "")]
+        )
+    if not lines:
+        return [Note("These results do not say what their classifiers learned from.")]
+    columns = ["method", *sweep.classes, "steps", "contours in the loop", "order of adapters"]
+    return [Table("Images a classifier learns from", columns, lines)]
 
 
 def f1_by_class(sweep: Sweep) -> list[Piece]:

@@ -12,7 +12,7 @@ from sarsynth.console import console
 from sarsynth.evidence.results import MEANS
 from sarsynth.files import write_text
 from sarsynth.report import csv, html, latex, rows
-from sarsynth.report.classifiers import confusions, f1_by_class, gains, scores
+from sarsynth.report.classifiers import confusions, f1_by_class, gains, learned_from, scores
 from sarsynth.report.distances import decoupling, fidelity, realism
 from sarsynth.report.html import REPORT
 from sarsynth.report.images import feature_map, memorisation, samples, strips
@@ -27,6 +27,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("results", "Results", scores),
     ("f1", "F1 by class", f1_by_class),
     ("gains", "Gains", gains),
+    ("learned", "What classifiers learn from", learned_from),
     ("samples", "Images", samples),
     ("confusion", "Confusion", confusions),
     ("fidelity", "Fidelity", fidelity),

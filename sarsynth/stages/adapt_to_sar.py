@@ -148,14 +148,17 @@ def _tuning(study: Study) -> Tuning:
     return train.finetune if study.settings.method.start == "base" else train.scratch
 
 
-def budget(study: Study) -> dict[str, int]:
-    """What a method tunes on SAR images: its trainable parameters, and the samples that they saw."""
+def budget(study: Study) -> dict[str, int | str]:
+    """What a method tunes on SAR images: its trainable parameters, the samples that they saw, and of adapters how."""
     parameters = samples = 0
+    how: dict[str, str] = {}
     match study.settings.method.tunes:
         case "unet":
             parameters = adapters.count(tuned_base(study).path / "unet" / "diffusion_pytorch_model.safetensors")
             samples = _tuning(study).max_steps * _tuning(study).batch_size
         case "adapter" if study.settings.adapter.path is None:
             parameters = sum(adapters.count(weights_of(adapter)) for adapter in sar_adapters(study).values())
-            samples = sum(adapter.part.steps * adapter.recipe.batch_size for adapter in sar_trainings(study))
-    return {"trainable_parameters": parameters, "samples_seen": samples}
+            trainings = sar_trainings(study)
+            samples = sum(adapter.part.steps * adapter.recipe.batch_size for adapter in trainings)
+            how = {"contours": "frozen" if trainings[0].steering else "none", "sampling": trainings[0].sampling}
+    return {"trainable_parameters": parameters, "samples_seen": samples, **how}
