@@ -360,3 +360,25 @@ def test_an_accelerator_is_fed_ahead_from_pinned_memory(device: str, workers: in
     data.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0, strategy=strategy)
     loader = data.train_dataloader()
     assert (loader.num_workers, loader.pin_memory) == (workers, pinned)
+
+
+# --- LoRA+ ------------------------------------------------------------------------------------------------------------
+
+
+def test_b_learns_faster_by_the_ratio():
+    """Adam's first step is the learning rate for every weight that has a gradient; A has none, since B begins at 0."""
+    made = []
+    for ratio in (1.0, 4.0):
+        base = tiny_base()
+        with routed(base.unet, [adapters.fresh(base.unet, SPEC, 1)]) as routing:
+            groups = [
+                group(routing.parameters(0), warmup_steps=0, max_steps=1, faster=routing.b_matrices(0), ratio=ratio)
+            ]
+            module = Denoiser(base.unet, base.noise_scheduler, groups, route=routing.route)
+            data = SeededDataModule.whole(samples(latents()), batch_size=4, max_steps=1, seed=3)
+            Fitting().fit(module, data, title="adapter", max_steps=1)
+            made.append(routing.adapter(0))
+    for plain, faster in zip(made[0].values(), made[1].values(), strict=True):
+        assert torch.equal(plain.a, faster.a)
+        torch.testing.assert_close(faster.b, 4 * plain.b, rtol=1e-4, atol=1e-7)
+        assert plain.b.abs().max() == pytest.approx(1e-2, rel=1e-2)

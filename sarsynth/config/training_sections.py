@@ -23,9 +23,13 @@ class Optimisation(Section):
 
 
 class AdapterTraining(Optimisation):
-    """Training of an adapter; `warmup_share` of its own steps, if given, takes the place of `warmup_steps`."""
+    """Training of an adapter; `warmup_share` of its own steps, if given, takes the place of `warmup_steps`.
+
+    Its B matrices learn `loraplus_lr_ratio` times as fast as A (LoRA+, Hayou et al., arXiv 2402.12354; PEFT's name).
+    """
 
     warmup_share: Share | None
+    loraplus_lr_ratio: Positive
 
     def warmup(self, steps: int, *, whole: bool) -> int:
         """Count an adapter's steps of warm-up.

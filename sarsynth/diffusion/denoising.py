@@ -47,6 +47,16 @@ class TrainableGroup:
     max_steps: int  # optimiser steps; a group with fewer ends while the others go on
     weight_decay: float  # AdamW's
     decay: Literal["cosine", "constant"] = "cosine"  # `cosine` to zero, or `constant` after the warm-up
+    faster: Sequence[nn.Parameter] = ()  # those of the weights that learn `ratio` times as fast
+    ratio: float = 1.0
+
+    @property
+    def optimised(self) -> list[dict[str, Any]]:
+        """The weights as the optimiser takes them, in two parts where some learn faster."""
+        fast = {id(parameter) for parameter in self.faster} if self.ratio != 1 else set()
+        plain = [parameter for parameter in self.parameters if id(parameter) not in fast]
+        parts = [(plain, self.learning_rate), (self.faster, self.ratio * self.learning_rate)][: 2 if fast else 1]
+        return [{"params": list(weights), "lr": rate, "weight_decay": self.weight_decay} for weights, rate in parts]
 
     @property
     def schedule(self) -> Callable[[int], float]:
@@ -168,12 +178,9 @@ class Denoiser(Task):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with each group's own schedule."""
-        parameters = [
-            {"params": list(group.parameters), "lr": group.learning_rate, "weight_decay": group.weight_decay}
-            for group in self.groups
-        ]
-        optimizer = torch.optim.AdamW(parameters, fused=True)
-        lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [group.schedule for group in self.groups])
+        parts = [(part, group.schedule) for group in self.groups for part in group.optimised]
+        optimizer = torch.optim.AdamW([part for part, _ in parts], fused=True)
+        lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [schedule for _, schedule in parts])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(

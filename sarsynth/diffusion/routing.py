@@ -96,6 +96,10 @@ class Routing:
         layers = [self._layers[name] for name in self._adapters[index]]
         return [weight for layer in layers for weight in (layer.lora_A[key], layer.lora_B[key])]
 
+    def b_matrices(self, index: int) -> list[nn.Parameter]:
+        """The second halves of one adapter's updates, which LoRA+ trains faster."""
+        return self.parameters(index)[1::2]
+
     def adapter(self, index: int) -> dict[str, LowRank]:
         """One adapter as it stands, without padding."""
         key, adapter = str(index), self._adapters[index]

@@ -287,6 +287,8 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
             adapter.part.warmup,
             adapter.part.steps,
             adapter.recipe.weight_decay,
+            faster=routing.b_matrices(index),
+            ratio=adapter.recipe.loraplus_lr_ratio,
         )
         for index, adapter in enumerate(run)
     ]
