@@ -18,7 +18,7 @@ from sarsynth.training.precision import FULL
 from sarsynth.training.tasks import StepOptions
 
 BASE, ORS = (Artifact(kind, kind, kind, Path("nowhere")) for kind in ("base", "ors"))
-RECIPE = {"learning_rate": 1e-3, "batch_size": 16, "weight_decay": 0.01, "max_grad_norm": 1.0}
+RECIPE = {"learning_rate": 1e-3, "batch_size": 16, "weight_decay": 0.01, "max_grad_norm": 1.0, "loraplus_lr_ratio": 8.0}
 
 
 def training(*said: str, name: str = "sar", steps: int = 150, whole: bool = False) -> train_adapters.Training:

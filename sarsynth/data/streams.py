@@ -64,6 +64,28 @@ class BalancedStream(Stream):
 
 
 @dataclass(frozen=True, eq=False)
+class WeightedStream(Stream):
+    """A stream in which some samples come more often than others: systematic sampling (Kish, Survey Sampling, 1965).
+
+    A batch takes equal strides through the samples laid out by weight, class after class, from a random start. So each
+    class has its share of every batch, to the nearest sample; which samples of a class follow each other is shuffled.
+    """
+
+    weights: Tensor  # of the rows, float64 (N,), positive
+    labels: Tensor  # of the rows, int64 (N,)
+
+    def batch(self, step: int, batch_size: int) -> Tensor:
+        """Rows of one step, int64 (batch_size,)."""
+        rng = np.random.default_rng([self.seed, step])
+        order = rng.permutation(len(self.rows))
+        order = order[np.argsort(self.labels.numpy()[order], kind="stable")]
+        ends = np.cumsum(self.weights.numpy()[order])
+        strides = (rng.random() + np.arange(batch_size)) * ends[-1] / batch_size
+        drawn = order[np.minimum(np.searchsorted(ends, strides, side="right"), len(order) - 1)]
+        return self.rows[torch.from_numpy(rng.permutation(drawn))]
+
+
+@dataclass(frozen=True, eq=False)
 class Succession:
     """One stream, and from some step on another."""
 
@@ -88,19 +110,36 @@ class Succession:
         return self.then.batch(step - self.begin, batch_size)
 
 
-def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling, rows: Tensor | None = None) -> Stream:
-    """Order images: each comes as often as any other (`uniform`), or each class (`balanced`).
+def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Stream:
+    """Order all images of some labels: each comes as often as any other (`uniform`), or each class (`balanced`)."""
+    rows = torch.arange(len(labels))
+    balanced = sampling == "balanced"
+    return BalancedStream(rows, max_steps, seed, labels) if balanced else Stream(rows, max_steps, seed)
+
+
+def part_of_stream(
+    weights: Tensor, labels: Tensor, rows: Tensor, max_steps: int, seed: int, sampling: Sampling
+) -> Stream:
+    """Order the images of a part of a set as they would come with the whole of it.
 
     Args:
-        labels: Of all images of a set, int64 (N,).
+        weights: How often each image of the set comes, as `image_weights` says, (N,).
+        labels: Of all images, int64 (N,).
+        rows: Which are of the part, int64 (M,).
         max_steps: Batches in all.
         seed: Of the shuffling.
-        sampling: What comes equally often.
-        rows: Which images, int64 (M,); None for all.
+        sampling: What comes equally often in the whole set.
     """
-    rows = torch.arange(len(labels)) if rows is None else rows
-    balanced = sampling == "balanced"
-    return BalancedStream(rows, max_steps, seed, labels[rows]) if balanced else Stream(rows, max_steps, seed)
+    if sampling == "uniform":
+        return Stream(rows, max_steps, seed)
+    return WeightedStream(rows, max_steps, seed, weights[rows], labels[rows])
+
+
+def image_weights(labels: Tensor, sampling: Sampling) -> Tensor:
+    """How often each image of a set comes, float64 (N,): equally often, or by one over the images of its class."""
+    if sampling == "uniform":
+        return torch.ones(len(labels), dtype=torch.float64)
+    return 1 / labels.bincount().double()[labels]
 
 
 # --- Streams side by side ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sarsynth import processes
 from sarsynth.config.training_sections import AdapterTraining
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.data.streams import Sampling, stream
+from sarsynth.data.streams import Sampling, image_weights, part_of_stream
 from sarsynth.diffusion import adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.controlnet import ContourConditioning
@@ -109,8 +109,8 @@ def ors_training(study: Study) -> Training:
 def sar_trainings(study: Study) -> list[Training]:
     """The modality: the method's SAR adapters, one for each part of its partition that holds images.
 
-    The parts share the rank equally, and the budget of samples in proportion to their images, so that every method has
-    as many of both as the others.
+    The parts share the rank equally, and the budget of samples by how often their images come (`adapter.sampling`): so
+    every method has as many of both as the others, and sees each class as often.
 
     Raises:
         UserError: There is less rank, or there are fewer steps, than parts.
@@ -124,7 +124,9 @@ def sar_trainings(study: Study) -> list[Training]:
         if total < len(parts):
             raise UserError(f"{key}={total} is shared by {len(parts)} adapters; raise it to one each at least")
     ranks = prototypes.apportion(method.rank, np.ones(len(parts)))
-    budgets = prototypes.apportion(recipe.max_steps, sizes[parts])
+    weights = image_weights(_labels(study, "sar"), study.settings.adapter.sampling).numpy()
+    seen = np.bincount(division.assignments, weights, minlength=division.k)
+    budgets = prototypes.apportion(recipe.max_steps, seen[parts])
     if method.below and study.settings.stage2_on == "ors":
         inputs = inputs | {"ors": ors_adapter(study)}
     return [
@@ -144,6 +146,11 @@ def sar_trainings(study: Study) -> list[Training]:
         )
         for part, rank, steps in zip(parts, ranks, budgets, strict=True)
     ]
+
+
+def _labels(study: Study, role: Role) -> torch.Tensor:
+    """Of the training images of a set, int64 (N,)."""
+    return torch.tensor([record.label for record in training(study, role)])
 
 
 def _training(
@@ -318,9 +325,16 @@ def _maps(lead: Training) -> Contours | None:
 def _data(run: Sequence[Training]) -> SeededDataModule:
     """What a run is fed with."""
     lead = run[0]
-    labels = torch.tensor([record.label for record in training(lead.study, lead.role)])
+    labels = _labels(lead.study, lead.role)
     streams = [
-        stream(labels, adapter.part.steps, adapter.study.settings.seed, adapter.sampling, torch.tensor(adapter.rows))
+        part_of_stream(
+            image_weights(labels, adapter.sampling),
+            labels,
+            torch.tensor(adapter.rows),
+            adapter.part.steps,
+            adapter.study.settings.seed,
+            adapter.sampling,
+        )
         for adapter in run
     ]
     samples = denoising_samples(base(lead.study), lead.encoded, contours=_maps(lead))
