@@ -186,6 +186,19 @@ def test_what_is_predicted_in_half_precision_is_float32(classifier: Classifier, 
         assert 0 < (found - full).abs().max() < 0.1 * full.abs().max()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_layout_in_memory_changes_nothing_but_rounding(channels: int) -> None:
+    """Channels last, which is faster, from the first layer to the last map."""
+    classifier = Classifier(RECIPE, CLASSES, [100.0] * channels, [50.0] * channels, 0).eval()
+    images, maps = NOISE.expand(-1, channels, -1, -1), []
+    for layer in ("conv1", "layer1", "layer4"):
+        classifier.network.get_submodule(layer).register_forward_hook(lambda *seen: maps.append(seen[-1]))
+    logits = predict(classifier, images)
+    assert [found.is_contiguous(memory_format=torch.channels_last) for found in maps] == [True] * 3
+    plain = classifier.network.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(logits, plain((images.float() - 100) / 50), atol=1e-5, rtol=1e-5)
+
+
 def test_recipe_survives_json() -> None:
     recipe = replace(RECIPE, augmentation=Augmentation(crop_scale=(0.08, 1.0)))
     assert ClassifierRecipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe

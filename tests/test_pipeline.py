@@ -526,7 +526,8 @@ def test_what_changes_content_makes_that_and_what_rests_on_it(study: SimpleNames
     assert again.code == 0, again.err
     new = sorted(name.split("/")[1].rpartition("-")[0] for name in set(cards(copied)) - before)
     measured = ["2lora-features", "2lora-fidelity", "2lora-memorisation", "2lora-realism"]
-    assert new == ["2lora", *measured, "2lora-seed-0", "2lora-strips"], "no training but the last classifier"
+    shown = ["2lora-strips", "sd-nano-unadapted"]
+    assert new == ["2lora", *measured, "2lora-seed-0", *shown], "no training but the last classifier"
 
 
 def test_other_words_encode_texts_anew_and_no_image(study: SimpleNamespace, command: Command, copied: Path):

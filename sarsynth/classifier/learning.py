@@ -102,7 +102,7 @@ class ClassifierTraining(LightningModule):
         if recipe.optimizer == "sgd":
             optimizer = torch.optim.SGD(self.parameters(), momentum=MOMENTUM, **common)
         else:
-            optimizer = torch.optim.AdamW(self.parameters(), **common)
+            optimizer = torch.optim.AdamW(self.parameters(), fused=True, **common)
 
         def schedule(step: int) -> float:
             whole, share = recipe.whole_steps, partial(learning_rate_share, floor=SCHEDULE_FLOOR)

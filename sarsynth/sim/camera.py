@@ -1,6 +1,7 @@
 """Draw a ship as a camera sees it: orthographic, any heading, any elevation, painter's algorithm."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -22,11 +23,17 @@ class Camera:
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Map ship coordinates of shape (..., 3), metres, to pixels of shape (..., 2)."""
-        cos, sin = np.cos(self.heading), np.sin(self.heading)
-        right = points[..., 0] * cos - points[..., 1] * sin
-        away = points[..., 0] * sin + points[..., 1] * cos
-        up = points[..., 2] * np.cos(self.elevation) + away * np.sin(self.elevation)
-        return np.stack([self.centre[0] + right * self.scale, self.centre[1] - up * self.scale], axis=-1)
+        cos, sin, flat, steep = self._turned
+        along, across = points[..., 0], points[..., 1]
+        pixels = np.empty((*points.shape[:-1], 2))
+        pixels[..., 0] = self.centre[0] + (along * cos - across * sin) * self.scale
+        pixels[..., 1] = self.centre[1] - (points[..., 2] * flat + (along * sin + across * cos) * steep) * self.scale
+        return pixels
+
+    @cached_property
+    def _turned(self) -> tuple[np.float64, ...]:
+        """Cosine and sine of the heading, and of the elevation."""
+        return np.cos(self.heading), np.sin(self.heading), np.cos(self.elevation), np.sin(self.elevation)
 
     def nearness(self, points: np.ndarray) -> np.ndarray:
         """Distance towards the camera of ship coordinates of shape (..., 3); larger is nearer."""
@@ -57,11 +64,11 @@ def _faces(box: Box) -> list[tuple[np.ndarray, float]]:
     return [*faces, (np.array([(*corner, box.z1) for corner in box.ring]), 1.0)]
 
 
-def _towards_camera(face: np.ndarray, camera: Camera) -> bool:
-    pixels = camera.project(face)
-    a, b = pixels[1] - pixels[0], pixels[2] - pixels[0]
+def _towards_camera(face: np.ndarray) -> bool:
+    """Whether a face, its corners in px, is seen from outside."""
+    (x0, y0), (x1, y1), (x2, y2) = face[:3].tolist()
     # Corners run counter-clockwise seen from outside; picture rows grow downwards, which turns the sign.
-    return a[0] * b[1] - a[1] * b[0] < 0
+    return (x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0) < 0
 
 
 def draw_ship(canvas: np.ndarray, ship: Ship, camera: Camera, light: float = 1.0) -> None:
@@ -73,17 +80,17 @@ def draw_ship(canvas: np.ndarray, ship: Ship, camera: Camera, light: float = 1.0
     for i in np.argsort(camera.nearness((waterline + waterline[following]) / 2)):
         j = following[i]
         wall = np.array([waterline[i], waterline[j], deck[j], deck[i]])
-        if _towards_camera(wall, camera):
+        if _towards_camera(seen := camera.project(wall)):
             along = abs(wall[1, 0] - wall[0, 0]) / (np.linalg.norm(wall[1] - wall[0]) + 1e-9)
-            fill(canvas, camera.project(wall), _shade(colour, light * (0.66 + 0.2 * along)))
+            fill(canvas, seen, _shade(colour, light * (0.66 + 0.2 * along)))
     fill(canvas, camera.project(deck), _shade(ship.deck_colour, light))
 
     parts: list[Box | Dome | Beam] = [*ship.boxes, *ship.domes, *ship.beams]
     for part in sorted(parts, key=lambda part: float(camera.nearness(part.middle))):
         if isinstance(part, Box):
             for face, brightness in _faces(part):
-                if _towards_camera(face, camera):
-                    fill(canvas, camera.project(face), _shade(part.colour, light * brightness))
+                if _towards_camera(seen := camera.project(face)):
+                    fill(canvas, seen, _shade(part.colour, light * brightness))
         elif isinstance(part, Dome):
             _draw_dome(canvas, part, camera, light)
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -105,31 +106,68 @@ def sampled(study: Study) -> Artifact:
 
 
 def strips(study: Study) -> Artifact:
-    """For each class, a few seeds over the scale of the whole stack (paper Figure 1b), as a PNG."""
-    recipe, method = image_recipe(study), study.settings.method.name
-    total = len(classes(study)) * len(STRIP_SCALES) * STRIP_IMAGES
+    """For each class, a few seeds over the scale of the whole stack (paper Figure 1b), as a PNG.
+
+    What the stack makes at its full scale is in the synthetic set, and what the base makes without it is the same for
+    every stack, so that images between the two alone are made here.
+    """
+    recipe, method, sizes = image_recipe(study), study.settings.method.name, _in_strips(study)
+    ends = {0.0: _unadapted(study), 1.0: sampled(study)}
 
     def build(folder: Path) -> None:
-        with progress("scale strips", total) as advance:
-            for label, class_name in enumerate(classes(study)):
+        with progress("scale strips", sum(sizes.values())) as advance:
+            for label, (class_name, size) in enumerate(sizes.items()):
+                names = [file_name(class_name, index) for index in range(size)]
                 columns = []
                 for scale in STRIP_SCALES:
-                    scaled = {name: scale * value for name, value in recipe.scales[class_name].items()}
-                    columns.append(torch.stack(list(_sample(study, scaled, label, range(STRIP_IMAGES)))))
-                    advance(STRIP_IMAGES)
-                images = torch.stack(columns, dim=1)  # (seeds, scales, C, H, W)
+                    if scale in ends:
+                        columns.append(np.stack([pictures.read_png(ends[scale].path / name) for name in names]))
+                    else:
+                        scaled = {name: scale * value for name, value in recipe.scales[class_name].items()}
+                        columns.append(torch.stack(list(_sample(study, scaled, label, range(size)))).numpy())
+                images = np.stack(columns, axis=1)  # (seeds, scales, C, H, W)
                 strip = pictures.strip(images, STRIP_SCALES, title=f"{method}: {class_name}")
                 strip.save(folder / f"{class_name}.png")
+                advance(size)
 
     return study.make(
         "cache",
         f"{method}-strips",
-        _settings(study, recipe) | {"strip_scales": STRIP_SCALES, "images": STRIP_IMAGES},
-        {**recipe.inputs, **guides(study).inputs},
+        _settings(study, recipe) | {"strip_scales": STRIP_SCALES, "sizes": sizes},
+        {**recipe.inputs, **guides(study).inputs, "unadapted": ends[0.0], "synthetic": ends[1.0]},
         build,
+        version=2,
         command=("evaluate.py", f"method={method}"),
         precision=study.precision.name,
-        work=work_of_sampling(study, "strips", total),
+        work=work_of_sampling(study, "strips", sum(sizes.values())),
+        follows=described_by(study, "sar"),
+    )
+
+
+def _in_strips(study: Study) -> dict[str, int]:
+    """Images of each class in strips: a few, of as many as the synthetic set has."""
+    return {name: min(STRIP_IMAGES, size) for name, size in synthetic_sizes(study).items()}
+
+
+def _unadapted(study: Study) -> Artifact:
+    """What the base makes of the same texts, seeds and contours without any adapter, for strips of every method."""
+    sizes, alone = _in_strips(study), ImageRecipe(base_artifact(study), {}, {name: {} for name in classes(study)})
+
+    def build(folder: Path) -> None:
+        for label, (class_name, size) in enumerate(sizes.items()):
+            (folder / file_name(class_name, 0)).parent.mkdir(parents=True, exist_ok=True)
+            for index, image in enumerate(_sample(study, {}, label, range(size))):
+                pictures.save_png(image.numpy(), folder / file_name(class_name, index))
+
+    return study.make(
+        "cache",
+        f"{study.settings.base.name}-unadapted",
+        _settings(study, alone) | {"sizes": sizes},
+        {**alone.inputs, **guides(study).inputs},
+        build,
+        command=("evaluate.py", f"method={study.settings.method.name}"),
+        precision=study.precision.name,
+        work=work_of_sampling(study, "strips", sum(sizes.values())),
         follows=described_by(study, "sar"),
     )
 

@@ -161,7 +161,7 @@ def _requests(study: Study, seeds: Sequence[int]) -> list[Request]:
             f"{method.name}-seed-{seed}",
             settings | {"seed": seed},
             inputs,
-            version=1,
+            version=2,
             command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
             precision=study.precision.name,
             work=work_of_training(how, "evaluation", topk=study.settings.evaluate.topk),

@@ -42,6 +42,7 @@ def classifier(study: Study) -> Artifact:
         {"images": images(study, "train")},
         build,
         command=("train.py", "stage=classifier"),
+        version=2,
         precision=study.precision.name,
         work=work_of_training(how, "classifier"),
         follows=absent_weights(study),
