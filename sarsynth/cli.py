@@ -92,7 +92,7 @@ def _job_of_sweep(script: str, config: DictConfig, folder: Path, jobs: Jobs) -> 
     record = HydraConfig.get()
     try:
         if record.job.num == 0 and count() == 1:
-            importlib.import_module("sarsynth.commands.planning").foresee(script, jobs, folder.parent)
+            _foresee(script, jobs, folder.parent)
         _run(script, config, folder)
     except UserError as error:
         message = one_line(error)
@@ -102,6 +102,15 @@ def _job_of_sweep(script: str, config: DictConfig, folder: Path, jobs: Jobs) -> 
         LOG.exception("a defect")
         return f"{type(error).__name__}: {one_line(error)}; traceback in {record.job.name}.log"
     return ""
+
+
+def _foresee(script: str, jobs: Jobs, folder: Path) -> None:
+    """Find out what there is to do for a whole sweep; that this fails takes no job with it."""
+    try:
+        artifacts = importlib.import_module(f"sarsynth.commands.{script}").artifacts
+        importlib.import_module("sarsynth.commands.planning").foresee(artifacts, jobs, folder)
+    except Exception:
+        LOG.exception("no outlook on the sweep: a defect")
 
 
 def _run(script: str, config: DictConfig, folder: Path) -> None:

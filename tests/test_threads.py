@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
+
+from sarsynth.config.composition import CONF
 
 ROOT = Path(__file__).parents[1]
 SEEN = """
@@ -44,3 +47,23 @@ def test_waiting_threads_sleep_before_torch_is_loaded(script: str, tmp_path: Pat
 
 def test_a_policy_of_ones_own_stays(tmp_path: Path):
     assert run("evaluate", tmp_path, OMP_WAIT_POLICY="ACTIVE").splitlines()[-1] == "ACTIVE False"
+
+
+def test_jobs_side_by_side_share_the_cores_out():
+    """By loky, whatever OpenMP and others would take on their own."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        launcher = hydra.compose("evaluate", ["experiment=demo"], return_hydra_config=True).hydra.launcher
+    code = f"""
+from joblib import Parallel, cpu_count, delayed
+def threads():
+    import os, sarsynth, torch
+    return torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"]
+print(Parallel(n_jobs={launcher.n_jobs}, backend="loky")(delayed(threads)() for _ in range(2)), cpu_count())
+"""
+    environment = {key: value for key, value in os.environ.items() if "_NUM_THREADS" not in key}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    found, cores = done.stdout.rsplit(" ", 1)
+    each = max(1, int(cores) // 2)
+    assert found == str([(each, "PASSIVE"), (each, "PASSIVE")])

@@ -29,7 +29,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,13 +194,13 @@ def _study(settings: Settings, overrides: Sequence[str]) -> Study:
     return Study(settings, Tracker(None), [key for key in overrides if not key.lstrip("+~").startswith("hydra")])
 
 
-def foresee(script: str, jobs: Jobs, folder: Path) -> None:
+def foresee(artifacts: Callable[[Study], list[Artifact]], jobs: Jobs, folder: Path) -> None:
     """Find out, as the first job of a sweep begins, what is to be made for all of them, and leave it in their folder.
 
     Nothing is made but surveys of images. What cannot be planned is left to the job itself, which says what is wrong.
 
     Args:
-        script: `train`, `generate` or `evaluate`.
+        artifacts: Asks for all that a job reads: that of `train`, `generate` or `evaluate`.
         jobs: Settings and overrides of each.
         folder: Of the sweep.
     """
@@ -208,11 +208,7 @@ def foresee(script: str, jobs: Jobs, folder: Path) -> None:
         return
     quieten()
     lines: dict[Artifact, Line] = {}
-    artifacts, began, quiet = (
-        importlib.import_module(f"sarsynth.commands.{script}").artifacts,
-        time.time(),
-        console.quiet,
-    )
+    began, quiet = time.time(), console.quiet
     for number, (settings, overrides) in enumerate(jobs):
         study = _study(settings.model_copy(update={"build": "plan"}), overrides)
         console.quiet = True

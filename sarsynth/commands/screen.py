@@ -1,7 +1,8 @@
 """The one screen of jobs that run side by side: their lines as they come, and below them how far each is. Torch-free.
 
 The jobs write to small files of the sweep's folder (`sarsynth.console`); a thread of the process that started them
-reads these. At a terminal it draws a bar a job, below it what is left of the whole sweep; elsewhere it says so now and then.
+reads these. At a terminal it draws a bar a job, below them what is left of the whole sweep; elsewhere it says so now
+and then.
 """
 
 import atexit
