@@ -39,7 +39,7 @@ def test_no_time_is_told_before_cards_tell_it(tmp_path: Path):
     one, two = due("adapter", "ors", "a1", 100, 0, 1), due("adapter", "sar", "b1", 200, 1)
     found = outlook(tmp_path, one, two)
     assert found.look(2).seconds is None
-    assert "nothing like it was made here before" in " ".join(found.lines(2))
+    assert "no card of this store tells of its like" in " ".join(found.lines(2))
     assert "0 of 2 made; the time left is told once" in str(found.look(2))
     make(tmp_path, one, 10)
     assert str(found.look(2)) == "1 of 2 made, about 20 s left"

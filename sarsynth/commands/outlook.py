@@ -51,7 +51,7 @@ class Look:
             return "all is made; scores, pictures and report are to come"
         known = f"{self.made} of {self.due} made"
         if self.seconds is None:
-            return f"{known}; the time left is told once the like of the rest was made here"
+            return f"{known}; the time left is told once cards tell of the like of the rest"
         return f"{known}, {self.time} left"
 
     @property
@@ -120,7 +120,7 @@ class Outlook:
         parts = [part.replace("set of imagess", "sets of images") for part in parts]
         look = self.look(at_once)
         if look.seconds is None:
-            time_left = "nothing like it was made here before, so how long it takes is told once some of it is there"
+            time_left = "how long it takes is told once some of it is there: no card of this store tells of its like"
         else:
             time_left = f"{look.time}, by what the like of it took here"
         return [f"{self.there} artifacts are there, {len(self.due)} to make: {', '.join(parts)}", time_left]
