@@ -63,3 +63,7 @@ def test_scores_that_leak_are_not_to_be_believed():
     leaking = row("plora", 0.9, 0.9, synthetic=True)
     leaking = replace(leaking, result={**leaking.result, "protocol": {"leaks": "chosen on the test set"}})
     assert "not to be taken at its word: chosen on the test set" in verdict([NONE, leaking])
+
+
+def test_equal_rows_are_level():
+    assert verdict([NONE, replace(NONE, name="other")]) == ["none and other are level: minor-class F1 39.0 %"]

@@ -19,6 +19,8 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         return []
     column = "minor_f1" if all(row["minor_f1"].value is not None for row in rows) else "macro_f1"
     best = max(rows, key=lambda row: _score(row, column))
+    if level := [row.name for row in rows if row is not best and _score(row, column) == _score(best, column)]:
+        return [f"{best.name} and {', '.join(level)} are level: {FIGURES[column]} {percent(_score(best, column))} %"]
     lines = [f"{best.name} is ahead: {FIGURES[column]} {percent(_score(best, column))} %{_lead(best, rows, column)}"]
     if warning := "; ".join(dict.fromkeys(row.heading.meaning for row in rows if row.heading.meaning)):
         lines.append(f"not to be taken at its word: {warning}")
