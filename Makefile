@@ -1,13 +1,16 @@
-# make demo: the whole study in miniature; make test: the tests; make gpu: tests and benchmark of a CUDA card. All of them
+# make demo: the whole study in miniature; make smoke: the same way in about a minute, to see it run; make test: the tests; make gpu: tests and benchmark of a CUDA card. All of them
 # install what they need into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint gpu install
+.PHONY: demo smoke test lint gpu install
 
 demo: $(INSTALLED)
 	$(BIN)/python evaluate.py -m experiment=demo
+
+smoke: $(INSTALLED)
+	$(BIN)/python evaluate.py -m experiment=smoke
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

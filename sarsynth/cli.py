@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, cast
@@ -24,11 +25,13 @@ from rich.text import Text
 from sarsynth.config.checks import check
 from sarsynth.config.composition import CONF, check_jobs
 from sarsynth.config.hydra_internals import parse_arguments
-from sarsynth.console import tag_lines
+from sarsynth.config.schema import Settings
+from sarsynth.console import NAMES, SCREEN, State, console, is_shared, share_screen, tag_lines
 from sarsynth.errors import ERROR_FILE, UserError, one_line
-from sarsynth.processes import rank
+from sarsynth.processes import count, rank
 
 LOG = logging.getLogger(__name__)
+Jobs = Sequence[tuple[Settings, Sequence[str]]]  # settings and overrides of each job of a command line
 
 
 def main(script: str) -> None:
@@ -44,15 +47,19 @@ def main(script: str) -> None:
         with TemporaryDirectory() as scratch:
             if rank():  # of processes that torchrun or srun started, one keeps the record
                 sys.argv += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name=script)(job)()
+
+            def task(config: DictConfig) -> None:  # pickled with all jobs, of which the first one makes a plan
+                job(config, jobs)
+
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=script)(task)()
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def job(config: DictConfig) -> None:
-    """Run one composed configuration; Hydra calls this, in a sweep once a job."""
+def job(config: DictConfig, jobs: Jobs) -> None:
+    """Run one composed configuration, one of these jobs; Hydra calls this, in a sweep once a job."""
     record = HydraConfig.get()
     folder, script = Path(record.runtime.output_dir), str(record.job.config_name)
     if record.mode != RunMode.MULTIRUN:
@@ -62,21 +69,48 @@ def job(config: DictConfig) -> None:
             LOG.error("%s", error)
             _fail(str(error))  # here, because Hydra would put a line of its own before an exception
         return
-    if record.runtime.choices["hydra/launcher"] != "basic":
-        tag_lines(f"#{record.job.num} ")
+    screen, number = folder.parent / SCREEN, int(record.job.num)
+    if (screen / NAMES).is_file():
+        share_screen(screen, number)
+    elif record.runtime.choices["hydra/launcher"] != "basic":
+        tag_lines(f"{config.method.name} #{number} ")
     (folder / ERROR_FILE).unlink(missing_ok=True)
+    failed = _job_of_sweep(script, config, folder, jobs)
+    if failed:
+        (folder / ERROR_FILE).write_text(f"{failed}\n", encoding="utf-8", errors="backslashreplace")
+        if is_shared():
+            console.print(Text.assemble(("error: ", "red"), failed))
+        else:
+            _print_error(f"#{number}: {failed}")
+    State(end="failed" if failed else "done").write()
+    if not is_shared() and not rank():
+        importlib.import_module("sarsynth.commands.screen").say_how_far(folder.parent, number + 1, len(jobs))
+
+
+def _job_of_sweep(script: str, config: DictConfig, folder: Path, jobs: Jobs) -> str:
+    """Run a job of a sweep; returns why it failed, nothing if it did not."""
+    record = HydraConfig.get()
     try:
+        if record.job.num == 0 and count() == 1:
+            _foresee(script, jobs, folder.parent)
         _run(script, config, folder)
     except UserError as error:
         message = one_line(error)
         LOG.error("%s", message)
+        return message
     except Exception as error:
         LOG.exception("a defect")
-        message = f"{type(error).__name__}: {one_line(error)}; traceback in {record.job.name}.log"
-    else:
-        return
-    (folder / ERROR_FILE).write_text(f"{message}\n", encoding="utf-8", errors="backslashreplace")
-    _print_error(f"#{record.job.num}: {message}")
+        return f"{type(error).__name__}: {one_line(error)}; traceback in {record.job.name}.log"
+    return ""
+
+
+def _foresee(script: str, jobs: Jobs, folder: Path) -> None:
+    """Find out what there is to do for a whole sweep; that this fails takes no job with it."""
+    try:
+        artifacts = importlib.import_module(f"sarsynth.commands.{script}").artifacts
+        importlib.import_module("sarsynth.commands.planning").foresee(artifacts, jobs, folder)
+    except Exception:
+        LOG.exception("no outlook on the sweep: a defect")
 
 
 def _run(script: str, config: DictConfig, folder: Path) -> None:

@@ -36,9 +36,9 @@ def staged(file: Path, *, durable: bool = True) -> Iterator[Path]:
         sync(file.parent)
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all, and on disk when it returns."""
-    with staged(file) as draft:
+def write_text(file: Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file as UTF-8, whole or not at all, and, unless told otherwise, on disk when it returns."""
+    with staged(file, durable=durable) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
@@ -71,3 +71,9 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def shown(path: Path) -> str:
+    """Name a path as people like to read it: from where they are, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

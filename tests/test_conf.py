@@ -19,7 +19,7 @@ from sarsynth import cli
 from sarsynth.config import composition
 from sarsynth.config.checks import check, scale_warning
 from sarsynth.config.components import Component
-from sarsynth.config.hydra_internals import parse_arguments
+from sarsynth.config.hydra_internals import parse_arguments, side_by_side
 from sarsynth.config.schema import Settings
 from sarsynth.config.signatures import signature
 from sarsynth.errors import UserError
@@ -122,7 +122,44 @@ def test_the_callback_of_sweeps_resolves():
 def test_the_demo_is_a_sweep_over_every_method_so_far():
     with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
         record = hydra.compose("evaluate", ["experiment=demo"], return_hydra_config=True).hydra
-    assert record.sweeper.params.method.split(",") == ["none", "resample", "lora", "2lora", "plora"]
+    assert record.sweeper.params.method.split(",") == ["lora", "2lora", "plora", "none", "resample"]
+
+
+def test_the_demo_runs_two_jobs_at_once_unless_told_otherwise():
+    def at_once(*overrides: str) -> int:
+        with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
+            record = hydra.compose("evaluate", ["experiment=demo", *overrides], return_hydra_config=True).hydra
+        return side_by_side(record)
+
+    assert at_once() == 2
+    assert at_once("hydra/launcher=basic") == 1
+    assert at_once("hydra.launcher.n_jobs=3") == 3
+
+
+def test_the_smoke_test_is_the_demo_in_small_and_says_so():
+    demo, smoke = settings("experiment=demo"), settings("experiment=smoke")
+    assert smoke.notice and "mean nothing" in smoke.notice and demo.notice is None
+    assert {key for key in Settings.model_fields if getattr(smoke, key) != getattr(demo, key)} <= {
+        *(
+            "notice",
+            "seeds",
+            "base",
+            "data",
+            "ors",
+            "regular",
+            "train",
+            "prototypes",
+            "generate",
+            "classifier",
+            "evaluate",
+        )
+    }
+    with hydra.initialize_config_dir(str(composition.CONF), version_base="1.3"):
+        records = [
+            hydra.compose("evaluate", [f"experiment={name}"], return_hydra_config=True).hydra
+            for name in ("demo", "smoke")
+        ]
+    assert records[0].sweeper.params == records[1].sweeper.params, "all its methods"
 
 
 @pytest.mark.parametrize("experiment", ["table2", "table3"])
@@ -505,7 +542,7 @@ def test_so_do_jobs_of_a_sweep_and_a_run_that_is_stopped(tmp_path, monkeypatch, 
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "sarsynth.commands.evaluate", types.SimpleNamespace(run=run))
-    code, out, _ = called("experiment=demo", "method=none,lora")
+    code, out, _ = called("experiment=demo", "method=none,lora", "hydra/launcher=basic")
     assert code == 0
     assert re.findall(r"^(\w+) 0 logs/sweeps", out, re.M) == ["none", "lora"], out
     assert called("-m", "seed=0,1")[::2] == (1, "error: #1: no such folder\n")

@@ -126,7 +126,7 @@ SWEPT = {"rank": 8, "num_prototypes": 5, "scales": 5, "synthetic_ratio": 5}
 
 
 def test_every_published_row_and_sweep_is_tested():
-    for group, known in {"experiment": {*PUBLISHED, "demo", "rivals"}, "sweep": SWEPT}.items():
+    for group, known in {"experiment": {*PUBLISHED, "demo", "smoke", "rivals"}, "sweep": SWEPT}.items():
         assert {file.stem for file in (composition.CONF / group).glob("*.yaml")} == set(known)
 
 
@@ -256,7 +256,13 @@ def test_a_killed_sweep_run_again_with_two_jobs_at_once_does_only_what_is_missin
     assert set(found.values()) == {1}
     assert set(after) <= study.made, "what an undisturbed sweep makes"
     assert not list(store.glob("*/.*.partial"))
-    assert all(re.match(r"#\d ", line) for line in output.splitlines() if "made " in line), "whose line is it?"
+    assert all(re.match(r"p?2?lora +│ ", line) for line in output.splitlines() if "made   " in line), (
+        "whose line is it?"
+    )
+    assert re.search(r"^  \d+ artifacts are there, \d+ to make: .*evaluations", output, re.M)
+    assert not list((tmp_path / "logs/sweeps").rglob(".screen*")), "what the screen was read from is gone"
+    assert output.splitlines()[-1].endswith("/report.html")
+    assert re.search(r"(is ahead|are level): minor-class F1 ", output.splitlines()[-2])
     undisturbed = [row for row in table(study.sweep) if row["method"] in ("2lora", "plora")]
     for one, other in zip(table(newest(tmp_path, "evaluate")), undisturbed, strict=True):
         assert one["method"] == other["method"]
@@ -312,7 +318,7 @@ def test_a_failed_job_takes_no_other_with_it(scripted, tmp_path: Path):
     assert re.findall(r"^seed \d$", run.out, re.M) == ["seed 0", "seed 4"]
     sweep = newest(tmp_path, "evaluate")
     assert [(row["method"], row["overrides"]) for row in table(sweep)] == [("none", "seed=0"), ("none", "seed=4")]
-    summary = run.out[run.out.index("2 of 4 jobs failed") :].splitlines()[1:]
+    summary = run.out[run.out.index("2 of 4 jobs failed") :].splitlines()[1:3]
     folder = sweep.relative_to(tmp_path)
     assert summary == [
         f"  none seed=1: {folder}/1/ images/ has no tankers; add some",

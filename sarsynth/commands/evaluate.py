@@ -12,9 +12,10 @@ from sarsynth.commands.session import session
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.evidence.results import FIGURES, write_result
+from sarsynth.files import shown
 from sarsynth.report.closing import show_results
 from sarsynth.report.rows import Row
-from sarsynth.stages.draw_images import draw, draw_quality, drawn
+from sarsynth.stages.draw_images import draw_added, draw_quality, draw_stack, drawn
 from sarsynth.stages.measure_images import measured
 from sarsynth.stages.score_classifiers import check_tested, seeds_of, trained
 from sarsynth.stages.study import Study
@@ -26,17 +27,25 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     """Evaluate one method and print its row."""
     console.rule(f"[bold]{settings.method.name}", align="left")
     with session(settings, folder, overrides, "evaluate") as study:
+        check_tested(study)
+        _show_pictures(study, draw_added(study, folder))
         figures = result(study)
         write_result(figures, folder)
-        for file in [*draw(study, folder), *draw_quality(study, folder)]:
-            study.tracker.picture(file.stem, file)
-            console.print(f"  {file}")
+        _show_pictures(study, [*draw_stack(study, folder), *draw_quality(study, folder)])
         show(study, figures)
         row = Row(settings.method.name, figures)
         flat = row.values
         study.tracker.table("results", list(flat), [list(flat.values())])
         study.tracker.scalars({key: value for key, value in flat.items() if isinstance(value, float)})
     show_results([row])
+
+
+def _show_pictures(study: Study, files: Sequence[Path]) -> None:
+    """Hand pictures, all of one folder, to the tracker, and name them in a line."""
+    for file in files:
+        study.tracker.picture(file.stem, file)
+    if files:
+        console.print(f"  {shown(files[0])} {' '.join(file.name for file in files[1:])}".rstrip(), markup=False)
 
 
 def artifacts(study: Study) -> list[Artifact]:

@@ -10,7 +10,7 @@ from sarsynth.diffusion.adapters import save, save_kohya
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import write_result
 from sarsynth.files import staged
-from sarsynth.stages.draw_images import draw, drawn
+from sarsynth.stages.draw_images import draw_added, draw_stack, drawn
 from sarsynth.stages.generate_images import exported, exported_adapter
 from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.study import Study
@@ -28,7 +28,7 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
         images = synthetic(study)
         console.print(f"  {images.path}")
         write_result(about(study) | {"inputs": {"synthetic": images.fingerprint}}, folder)
-        for file in draw(study, folder):
+        for file in [*draw_added(study, folder), *draw_stack(study, folder)]:
             console.print(f"  {file}")
 
 

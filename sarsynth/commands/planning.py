@@ -28,22 +28,26 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sarsynth import processes
+from sarsynth.commands.outlook import OUTLOOK, Due, Outlook
 from sarsynth.commands.preflight import rehearse
 from sarsynth.commands.session import quieten
 from sarsynth.config.checks import scale_warning
 from sarsynth.config.schema import Settings
-from sarsynth.console import console
+from sarsynth.console import SCREEN, console, is_shared
 from sarsynth.errors import NotFetchedError, UserError, one_line
 from sarsynth.files import write_json
 from sarsynth.report.terminal import plan_summary, plan_table, size
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact, Request
+from sarsynth.store.building import made_line
 from sarsynth.store.costs import Cost, Machine, Rates
 from sarsynth.tracking import Tracker
 
@@ -67,6 +71,14 @@ class Line:
         if isinstance(self.wanted, NotFetchedError):
             return "fetch"
         return "there" if self.artifact.complete else "make"
+
+    @property
+    def due(self) -> Due:
+        """The same for an outlook, of what is to be made."""
+        assert isinstance(self.wanted, Request)
+        fingerprint = self.artifact.fingerprint if self.artifact.known else None
+        name, wanted = self.artifact, self.wanted
+        return Due(name.kind, name.label, fingerprint, wanted.work, wanted.precision, self.machine, self.jobs)
 
     def cost(self, rates: Rates) -> Cost:
         """What it is expected to cost; what is there costs nothing.
@@ -162,7 +174,7 @@ def _walk(
     }
     try:
         rehearse(settings, script)
-        study = Study(settings, Tracker(None), [key for key in overrides if not key.lstrip("+~").startswith("hydra")])
+        study = _study(settings, overrides)
         machine = study.compute.machine
         about |= {"device": machine.device, "processes": machine.processes, "precision": study.precision.name}
         if warning := scale_warning(settings):
@@ -176,6 +188,47 @@ def _walk(
     for artifact, request in wanted.items():
         lines.setdefault(artifact, Line(artifact, request, machine, study.store.root)).jobs.append(number)
     return about
+
+
+def _study(settings: Settings, overrides: Sequence[str]) -> Study:
+    return Study(settings, Tracker(None), [key for key in overrides if not key.lstrip("+~").startswith("hydra")])
+
+
+def foresee(artifacts: Callable[[Study], list[Artifact]], jobs: Jobs, folder: Path) -> None:
+    """Find out, as the first job of a sweep begins, what is to be made for all of them, and leave it in their folder.
+
+    Nothing is made but surveys of images. What cannot be planned is left to the job itself, which says what is wrong.
+
+    Args:
+        artifacts: Asks for all that a job reads: that of `train`, `generate` or `evaluate`.
+        jobs: Settings and overrides of each.
+        folder: Of the sweep.
+    """
+    if any(settings.build != "auto" or settings.report for settings, _ in jobs):
+        return
+    quieten()
+    lines: dict[Artifact, Line] = {}
+    began, quiet = time.time(), console.quiet
+    for number, (settings, overrides) in enumerate(jobs):
+        study = _study(settings.model_copy(update={"build": "plan"}), overrides)
+        console.quiet = True
+        try:
+            with suppress(UserError):
+                artifacts(study)
+        finally:
+            console.quiet = quiet
+        for survey in [artifact for artifact, made in study.store.met.items() if made]:
+            console.print(made_line(survey))
+        for artifact, request in study.store.planned.items():
+            line = Line(artifact, request, study.compute.machine, study.store.root)
+            lines.setdefault(artifact, line).jobs.append(number)
+    due = [line.due for line in lines.values() if line.state == "make"]
+    outlook = Outlook(due, len(lines) - len(due), Path(jobs[0][0].paths.store), began)
+    (folder / SCREEN).mkdir(parents=True, exist_ok=True)
+    outlook.write(folder / SCREEN / OUTLOOK)
+    if not is_shared():
+        for text in outlook.lines(1):
+            console.print(f"  {text}", markup=False)
 
 
 def _plain(script: str, about: Sequence[Mapping[str, Any]], lines: Collection[Line]) -> dict[str, Any]:

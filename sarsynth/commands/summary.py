@@ -1,8 +1,9 @@
-"""After the last job of a sweep: its report, its tables and pictures, and what failed.
+"""Before the first job of a sweep: a screen for jobs side by side. After the last: its report, and what failed.
 
 Torch-free, as the process that starts the jobs is.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,50 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from sarsynth.commands.screen import Screen
+from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side
+from sarsynth.console import SCREEN, console
 from sarsynth.processes import rank
 
 
 class Summary(Callback):
-    """Hydra's callback that sums a sweep up."""
+    """Hydra's callback that shows a sweep and sums it up."""
+
+    def __init__(self) -> None:
+        self.screen: Screen | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What its copies in jobs side by side know: not the screen, which stays with the process that started them."""
+        return {"screen": None}
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Say what is known of the results beforehand; where jobs run side by side, open the screen they share."""
+        if rank():
+            return
+        say_notice(config)
+        if (at_once := side_by_side(config.hydra)) > 1:
+            from sarsynth.report.jobs import differing, heading, parse
+
+            jobs = [parse(overrides) for overrides in jobs_of_sweep(config.hydra, config.hydra.overrides.task)]
+            names = [heading(job.get("method", ""), differing(job, jobs)) for job in jobs]
+            self.screen = Screen(Path(config.hydra.sweep.dir), names, min(at_once, len(names)))
+            self.screen.open()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the report and pictures, print the tables; name what failed and exit with 1 if anything did."""
         if rank():
             return
+        if self.screen:
+            self.screen.close()
+        folder = Path(config.hydra.sweep.dir)
+        shutil.rmtree(folder / SCREEN, ignore_errors=True)
         from sarsynth.report.closing import sum_up  # it draws and fits: seconds to import, and every run imports this
 
-        if not sum_up(Path(config.hydra.sweep.dir), Path(config.paths.store)):
+        if not sum_up(folder, Path(config.paths.store), config.notice):
             sys.exit(1)  # Hydra, which has nothing more to do, would turn an exception into a warning
+
+
+def say_notice(config: DictConfig) -> None:
+    """Say what readers have to know of the figures."""
+    if config.notice:
+        console.print(f"[bold yellow]{config.notice}")

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sarsynth.config.checks import check
 from sarsynth.config.components import check_package, targets
-from sarsynth.config.hydra_internals import parse_override, split_sweep
+from sarsynth.config.hydra_internals import jobs_of_sweep, parse_override
 from sarsynth.config.schema import Settings
 from sarsynth.errors import UserError, nearest, one_line
 
@@ -98,8 +98,7 @@ def _jobs(script: str, arguments: Namespace, search: list[str]) -> list[list[str
         if swept:
             raise UserError(f"{swept[0]} is a sweep: add -m for one job each, or write key=[a,b] for a list")
         return [arguments.overrides]
-    preset = [f"{key}={value}" for key, value in (record.sweeper.get("params") or {}).items()]
-    return split_sweep([*preset, *arguments.overrides])
+    return jobs_of_sweep(record, arguments.overrides)
 
 
 def _of_baseline(key: str, *, _root_: DictConfig) -> Any:

@@ -9,6 +9,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from sarsynth.errors import UserError
 
@@ -40,6 +41,26 @@ def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """Split the overrides of a sweep into those of its jobs, in the order of its jobs."""
     jobs: list[list[str]] = BasicSweeper.split_arguments([parse_override(line) for line in overrides], None)[0]
     return jobs
+
+
+def jobs_of_sweep(record: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job: those that a command line gives, and what its sweep makes of them.
+
+    Args:
+        record: The section `hydra` of the configuration.
+        overrides: Those of the command line.
+    """
+    preset = [f"{key}={value}" for key, value in (record.sweeper.get("params") or {}).items()]
+    return split_sweep([*preset, *overrides])
+
+
+def side_by_side(record: DictConfig) -> int:
+    """How many jobs of a sweep run at once on this machine, in processes of their own; 1 if none does."""
+    if not record.launcher.get("_target_", "").endswith(".JoblibLauncher"):
+        return 1
+    from joblib import effective_n_jobs
+
+    return effective_n_jobs(record.launcher.n_jobs)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -48,6 +48,7 @@ class Settings(Section):
     class_name: Text | None = None
     seed: Seed
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    notice: Text | None  # said before and after a sweep, and in its report
     build: Literal["auto", "require", "plan"]
     plan: Text | None  # a file that `build=plan` writes the plan to as well
     pack: bool

@@ -7,6 +7,7 @@ from sarsynth.report import plots, rows
 from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Piece, Table
 from sarsynth.report.plots import Plot
 from sarsynth.report.sweep import MOST_ROWS, Sweep
+from sarsynth.report.verdict import verdict
 
 
 def scores(sweep: Sweep) -> list[Piece]:
@@ -20,9 +21,9 @@ def scores(sweep: Sweep) -> list[Piece]:
         sweep.rows,
         "F1 in %, mean over classifier seeds; small: ± sd and the 95 % interval; * minor classes; ▲ ▼ significant",
     )
-    cheap = rows.cheaper(sweep.rows)
+    said = verdict(sweep.rows)
     failed = [f"Not shown: {job.name}. {job.error}" for job in sweep.failed]
-    return [*map(Note, [*table.notes, *([cheap] if cheap else []), *failed]), table]
+    return [*map(Note, [*table.notes, *said, *failed]), table]
 
 
 def learned_from(sweep: Sweep) -> list[Piece]:

@@ -7,24 +7,34 @@ from pathlib import Path
 from sarsynth.console import console
 from sarsynth.evidence.chance import LEVEL
 from sarsynth.report import rows, terminal, writing
+from sarsynth.report.html import REPORT
 from sarsynth.report.jobs import read_jobs
 from sarsynth.report.rows import Row
 from sarsynth.report.side_by_side import side_by_side
 from sarsynth.report.sweep import Sweep
+from sarsynth.report.verdict import verdict
 
 
-def sum_up(folder: Path, store: Path) -> bool:
+def sum_up(folder: Path, store: Path, notice: str | None = None) -> bool:
     """Print the results of a sweep, write its report and pictures beside its jobs, and name what failed.
+
+    What it comes to stands in the last lines, the address of its report in the very last one.
+
+    Args:
+        folder: Of the sweep.
+        store: Of the artifacts that its results rest on.
+        notice: What readers have to know of the figures.
 
     Returns:
         Whether nothing failed, the report included.
     """
-    jobs, reported = read_jobs(folder), True
+    jobs, last, reported = read_jobs(folder), list[str](), True
     if any(job.is_scored for job in jobs):
         sweep = Sweep.read(folder, store)
         console.rule("[bold]results", align="left")
-        show_results(sweep.uncompared)
-        reported = report(sweep)
+        show_scores(sweep.uncompared)
+        if reported := report(sweep):
+            last = [*verdict(sweep.rows), str(folder / REPORT)]
     for file in side_by_side(jobs, store, folder):
         console.print(f"  {file}")
     for job in jobs:
@@ -34,16 +44,25 @@ def sum_up(folder: Path, store: Path) -> bool:
         console.rule(f"[bold red]{len(failed)} of {len(jobs)} jobs failed", align="left")
         for job in failed:
             console.print(f"  {job.name}: {job.folder}/ {job.error}", markup=False)
+    if notice:
+        console.print(f"[bold yellow]{notice}")
+    for line in last:
+        console.print(f"  {line}", markup=False, style="bold")
     return reported and not failed
 
 
 def show_results(results: Sequence[Row]) -> None:
     """Print the scores of each row, and whether a generator was needed."""
+    show_scores(results)
+    if line := rows.cheaper(results):
+        console.print(f"  {line}", markup=False)
+
+
+def show_scores(results: Sequence[Row]) -> None:
+    """Print the scores of each row."""
     seeds = ", ".join(sorted({row["seeds"].text for row in results}))
     title = f"F1 in % on the real test set, mean ± sd over {seeds} seeds; FID and KID of the synthetic images"
     console.print(terminal.render(rows.scores_table(results, title, without=["accuracy"])))
-    if line := rows.cheaper(results):
-        console.print(f"  {line}", markup=False)
 
 
 def report(sweep: Sweep) -> bool:
@@ -55,7 +74,8 @@ def report(sweep: Sweep) -> bool:
         logging.getLogger(__name__).exception("no report: a defect")
         return False
     for file in files:
-        console.print(f"  {file}")
+        if file.name != REPORT:  # the last line names it
+            console.print(f"  {file}")
     return True
 
 

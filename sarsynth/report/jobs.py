@@ -1,6 +1,7 @@
 """The jobs of a sweep as they lie on disk: command lines, results, errors, logged curves. Torch-free."""
 
 import csv
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,13 @@ class Job:
     @property
     def heading(self) -> str:
         """The name with no more than the last part of each key."""
-        short = [f"{key.rpartition('.')[2]}={value}" for key, value in self.differs.items()]
-        return " ".join([self.method, *short]).strip() or self.folder.name
+        return heading(self.method, self.differs) or self.folder.name
 
 
 def read_jobs(folder: Path) -> list[Job]:
     """Read the folders of a sweep's jobs, in their order; the folder of a single run is its own only job."""
     arguments = {
-        path.parents[1]: dict(line.partition("=")[::2] for line in yaml.safe_load(path.read_text(encoding="utf-8")))
+        path.parents[1]: parse(yaml.safe_load(path.read_text(encoding="utf-8")))
         for path in [*folder.glob("*/.hydra/overrides.yaml"), *folder.glob(".hydra/overrides.yaml")]
     }
     jobs = []
@@ -59,14 +59,29 @@ def read_jobs(folder: Path) -> list[Job]:
             result = read_result(path / RESULT)
         except UserError as outdated:
             error = error or str(outdated)
-        differs = {
-            key: value
-            for key, value in arguments[path].items()
-            if key != "method" and any(others.get(key) != value for others in arguments.values())
-        }
+        differs = differing(arguments[path], arguments.values())
         method = arguments[path].get("method") or (result or {}).get("method", "")
         jobs.append(Job(path, result, error, method, arguments[path], differs))
     return jobs
+
+
+def heading(method: str, differs: Mapping[str, str]) -> str:
+    """Name a job by its method and what else sets it apart, no more than the last part of each key."""
+    return " ".join([method, *(f"{key.rpartition('.')[2]}={value}" for key, value in differs.items())]).strip()
+
+
+def differing(arguments: Mapping[str, str], every: Collection[Mapping[str, str]]) -> dict[str, str]:
+    """Those overrides of a job, beside its method, that not every job of its sweep has."""
+    return {
+        key: value
+        for key, value in arguments.items()
+        if key != "method" and any(others.get(key) != value for others in every)
+    }
+
+
+def parse(overrides: Iterable[str]) -> dict[str, str]:
+    """Split overrides into keys and values."""
+    return dict(line.partition("=")[::2] for line in overrides)
 
 
 def read_curves(file: Path) -> dict[str, np.ndarray]:

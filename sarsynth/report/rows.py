@@ -49,6 +49,11 @@ class Row:
         return {column: cell.value for column, cell in self.cells.items()}
 
     @property
+    def is_synthetic(self) -> bool:
+        """Whether its classifiers learnt from synthetic images."""
+        return bool(self.result["fidelity"]["per_class"])
+
+    @property
     def heading(self) -> Cell:
         """The cell that begins its line in a table."""
         seeds, wrong = len(self.result["seeds"]), leaks(self.result)
@@ -204,7 +209,7 @@ def cheaper(rows: Iterable[Row]) -> str | None:
     by_kind: dict[bool, list[tuple[float, str, str]]] = {True: [], False: []}
     for row in rows:
         score = row[column]
-        by_kind[bool(row.result["fidelity"]["per_class"])].append((float(score.value or 0), row.name, score.line))
+        by_kind[row.is_synthetic].append((float(score.value or 0), row.name, score.line))
     if not all(by_kind.values()):
         return None
     (synthetic, best, of_best), (plain, cheap, of_cheap) = max(by_kind[True]), max(by_kind[False])

@@ -45,7 +45,7 @@ class Sweep:
             raise UserError(str(outdated[0].error))
         if not scored:
             raise UserError(f"report={folder} holds no {RESULT} of evaluate.py; give the folder of its sweep")
-        return cls(folder, store, scored, [job for job in jobs if job.error])
+        return cls(folder, store, _ordered(scored), [job for job in jobs if job.error])
 
     @cached_property
     def results(self) -> list[dict[str, Any]]:
@@ -120,3 +120,10 @@ class Sweep:
     def absent(self) -> Note:
         """Why something cannot be shown that is only in the store."""
         return Note(f"Not in the store at {self.store}; name the sweep's own with paths.store=… to see it.")
+
+
+def _ordered(jobs: list[Job]) -> list[Job]:
+    """Put rows that differ by their method alone in the order of tables: those without synthetic images first."""
+    if any(job.differs for job in jobs):
+        return jobs
+    return sorted(jobs, key=lambda job: bool((job.result or {})["fidelity"]["per_class"]))

@@ -92,10 +92,13 @@ def _head(sweep: Sweep) -> dict[str, Any]:
     seeds = sorted({len(result["seeds"]) for result in sweep.results})
     sizes = dict.fromkeys(f"{sum(result['counts'].values()):,}" for result in sweep.results if "counts" in result)
     failed = f" {len(sweep.failed)} jobs failed and are not shown." if sweep.failed else ""
+    notices = "".join(
+        f" {notice}" for notice in dict.fromkeys(result.get("notice") for result in sweep.results) if notice
+    )
     minor = {name for result in sweep.results for name in result["minor"]}
     return {
         "title": f"What synthetic images are worth on {named('data')}",
-        "lead": f"Classifiers on real and added images, scored on real test images.{failed}",
+        "lead": f"Classifiers on real and added images, scored on real test images.{failed}{notices}",
         "known": {
             "sweep": sweep.folder.name,
             "rows": len(sweep.jobs),

@@ -35,6 +35,7 @@ def about(study: Study) -> dict[str, Any]:
     settings = study.settings
     return {
         "version": RESULT_VERSION,
+        "notice": settings.notice,
         "method": settings.method.name,
         "base": settings.base.name,
         "data": settings.data.name,

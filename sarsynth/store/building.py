@@ -271,8 +271,13 @@ class Store:
         if self.build == "plan" and not made:  # which the plan itself tells
             return
         if artifact not in self.met and processes.rank() == 0:
-            self._report(f"made   {artifact} in {artifact.card['seconds']:.0f} s" if made else f"reused {artifact}")
+            self._report(made_line(artifact) if made else f"reused {artifact}")
         self.met.setdefault(artifact, made)
+
+
+def made_line(artifact: Artifact) -> str:
+    """What is reported of an artifact that was made."""
+    return f"made   {artifact} in {artifact.card['seconds']:.0f} s"
 
 
 def _partial(artifact: Artifact) -> Path:

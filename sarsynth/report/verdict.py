@@ -1,0 +1,62 @@
+"""What a sweep comes to, in plain words: which row is ahead, of which by how much, and whether that may be chance.
+
+Says what the intervals of significance.json say, and no more. Torch-free.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sarsynth.evidence.chance import LEVEL
+from sarsynth.report.pieces import percent
+from sarsynth.report.rows import TITLES, Row, cheaper
+
+FIGURES = {"minor_f1": "minor-class F1", "macro_f1": "macro F1"}
+
+
+def verdict(rows: Sequence[Row]) -> list[str]:
+    """Say in a line or a few which row is best; nothing of a single one."""
+    if len(rows) < 2:
+        return []
+    column = "minor_f1" if all(row["minor_f1"].value is not None for row in rows) else "macro_f1"
+    best = max(rows, key=lambda row: _score(row, column))
+    if level := [row.name for row in rows if row is not best and _score(row, column) == _score(best, column)]:
+        return [f"{best.name} and {', '.join(level)} are level: {FIGURES[column]} {percent(_score(best, column))} %"]
+    lines = [f"{best.name} is ahead: {FIGURES[column]} {percent(_score(best, column))} %{_lead(best, rows, column)}"]
+    if warning := "; ".join(dict.fromkeys(row.heading.meaning for row in rows if row.heading.meaning)):
+        lines.append(f"not to be taken at its word: {warning}")
+    if (line := cheaper(rows)) or (line := _untested(best, rows, column)):
+        lines.append(line)
+    return lines
+
+
+def _lead(best: Row, rows: Sequence[Row], column: str) -> str:
+    """How far the best row lies above its baseline, and whether that is more than chance."""
+    gains: Mapping[str, Any] = best.entry.get("gains") or {}
+    if gain := gains.get(column):
+        interval = f"{100 * (1 - LEVEL):.0f} % interval {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f}"
+        points = f"{100 * gain['delta']:.1f} points above {best.baseline} ({interval})"
+        if gain["significant"]:
+            return f", {points}: significant"
+        return f", {points}: not significant, so it may be chance"
+    if any(row.baseline == best.name for row in rows):
+        return ", the row that the others are compared with: none of them beats it"
+    return "; nothing says whether that is more than chance, for it is compared with no other row"
+
+
+def _untested(best: Row, rows: Sequence[Row], column: str) -> str | None:
+    """Say so if the best row was not tested against the best of those that need no generator."""
+    plain = [row for row in rows if not row.is_synthetic]
+    if not plain or not best.baseline:
+        return None
+    rival = max(plain, key=lambda row: _score(row, column))
+    if rival.name == best.baseline:
+        return None
+    lead = 100 * (_score(best, column) - _score(rival, column))
+    return (
+        f"the best row without a generator, {rival.name}, lies {lead:.1f} points of {TITLES[column].strip('*')} F1 "
+        f"below; evaluate.baseline={rival.result['method']} tells whether that is more than chance"
+    )
+
+
+def _score(row: Row, column: str) -> float:
+    return float(row[column].value or 0)
