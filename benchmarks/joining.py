@@ -53,6 +53,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("arguments", nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     sets = [Path(argument) for argument in given.arguments if "=" not in argument]
     main(sets, given.seeds, [argument for argument in given.arguments if "=" in argument])
