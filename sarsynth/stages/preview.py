@@ -40,14 +40,8 @@ def previews(
     settings, asked = study.settings, study.settings.preview
     if asked is None:
         return []
-    described = captions(study, role)
-    texts = list(dict.fromkeys(described))[: asked.prompts]
-    rows_of = torch.tensor([described.index(text) for text in texts])
-    followed = maps.read(rows_of, torch.zeros_like(rows_of)) if maps else [None] * len(texts)
-    requests = [
-        SampleRequest(text, (settings.seed, index), contour)
-        for index, (text, contour) in enumerate(zip(texts, followed, strict=True))
-    ]
+    requests = _requests(captions(study, role), asked.prompts, settings.seed, maps)
+    texts = [request.prompt for request in requests]
 
     def draw() -> tuple[Image.Image, str]:
         rows = []
@@ -71,3 +65,14 @@ def previews(
         return pictures.compose([("", rows)], names, title), " | ".join(texts)
 
     return [Previews(asked.every, lambda step: study.tracker.drawn(f"{role}/samples", draw, step))]
+
+
+def _requests(described: Sequence[str], prompts: int, seed: int, maps: Contours | None) -> list[SampleRequest]:
+    """The first captions that differ, each with the contour of the first image that has it."""
+    texts = list(dict.fromkeys(described))[:prompts]
+    rows = torch.tensor([described.index(text) for text in texts])
+    followed = maps.read(rows, torch.zeros_like(rows)) if maps else [None] * len(texts)
+    return [
+        SampleRequest(text, (seed, index), contour)
+        for index, (text, contour) in enumerate(zip(texts, followed, strict=True))
+    ]
