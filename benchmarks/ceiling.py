@@ -48,7 +48,7 @@ def speckled(images: LabelledImages, real: LabelledImages) -> LabelledImages:
 
 def main(seeds: int) -> None:
     """Print the table."""
-    study = demo()
+    study = demo(["data=sim", "augment=paper", "classifier.epochs=13"])
     source = opened(study)["sar"]
     real = labelled(source, "train")
     unseen = labelled(Simulated("sar", SEED, joining(study), 0, source.image_size), "train")

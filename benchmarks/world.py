@@ -16,7 +16,7 @@ from sarsynth.stages.open_images import opened
 
 def main(seeds: int) -> None:
     """Print the table."""
-    study = demo()
+    study = demo(["data=sim", "augment=paper", "classifier.epochs=13"])
     source = opened(study)["sar"]
     classes = source.classes
     real = labelled(source, "train")
