@@ -173,7 +173,7 @@ def test_fidelity_is_of_synthetic_methods(study: SimpleNamespace):
         assert list(figures) == ([] if method in ("none", "resample") else list(CLASSES))
         for name, one in figures.items():
             assert set(one) >= {"fid", "kid", "n_real", "n_synthetic", "precision", "coverage", "intervals"}
-            assert one["fid"] >= 0 and not one["fid_reliable"], "three images, 256 features"
+            assert one["fid"] >= 0 and not one["fid_reliable"], "three images, 192 features"
             # As many as asked for, or as doubling the class needs.
             wanted = max(3, COUNTS[name] if name in content["minor"] else 0)
             assert (one["n_real"], one["n_synthetic"]) == (COUNTS[name], wanted)
@@ -185,7 +185,7 @@ def test_quality_is_of_synthetic_methods(study: SimpleNamespace):
             assert (content["realism"], content["memorisation"], content["filter"]) == (None, None, None)
             continue
         sizes = {name: max(3, COUNTS[name] if name in content["minor"] else 0) for name in CLASSES}
-        assert content["fidelity"]["width"] == 256
+        assert content["fidelity"]["width"] == 192
         assert content["realism"]["n"]["synthetic"] == sum(min(sizes[name], COUNTS[name]) for name in CLASSES)
         assert content["realism"]["shortcut"] is None or content["realism"]["shortcut"]["n"] == 20
         assert content["memorisation"]["n"] == {"real": sum(COUNTS.values()), "synthetic": sum(sizes.values())}

@@ -107,10 +107,9 @@ def test_what_changes_no_image_makes_nothing(followed: SimpleNamespace, command:
 
 def test_adapters_learn_as_their_images_are_made(followed: SimpleNamespace):
     """Under the ControlNet that images are made with, whatever its scale then, and each class as often as any other."""
-    made = artifact(followed.store, "adapter", "sar")
-    card = json.loads((made / "card.json").read_text())
+    shown = inputs(followed.store / "synthetic" / f"lora-{followed.result['inputs']['synthetic']}")
+    card = json.loads((followed.store / "adapter" / f"sar-{shown['sar']}" / "card.json").read_text())
     assert (card["settings"]["contours"], card["settings"]["sampling"]) == ("frozen", "balanced")
-    shown = inputs(artifact(followed.store, "synthetic", "lora"))
     assert card["inputs"]["controlnet"] == shown["controlnet"]
     assert card["inputs"]["contours"] == shown["contours_data"]
 

@@ -308,7 +308,12 @@ def test_no_weights_are_none_to_fetch() -> None:
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_read(weights: Path) -> None:
-    rehearse(settings("classifier.options.channels=[8,8,16,16]", f"classifier.pretrained={weights}"))
+    plain = [
+        "~classifier.options.stem_type",
+        "~classifier.options.stem_width",
+        "classifier.options.channels=[8,8,16,16]",
+    ]
+    rehearse(settings(*plain, f"classifier.pretrained={weights}"))
     with pytest.raises(UserError, match="holds no weights of this resnet18"):
         rehearse(settings(f"classifier.pretrained={weights}"))
 

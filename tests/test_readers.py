@@ -561,7 +561,7 @@ READERS = [
     (group, file.stem)
     for group in ("data", "ors")
     for file in sorted((composition.CONF / group).glob("*.yaml"))
-    if file.stem not in ("sim", "imagefolder")
+    if file.stem not in ("sim", "sim_rare", "imagefolder")
 ]
 
 

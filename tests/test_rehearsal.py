@@ -15,7 +15,10 @@ REFUSED = [
     ),
     (["+classifier.options.foo=1"], "classifier.network=resnet18 with classifier.options=.*'foo'"),
     (
-        ["classifier.network=vit_tiny_patch16_224", "~classifier.options.layers", "~classifier.options.channels"],
+        [
+            "classifier.network=vit_tiny_patch16_224",
+            *(f"~classifier.options.{key}" for key in ("layers", "channels", "stem_type", "stem_width")),
+        ],
         r"image_size=64: .*Input height \(64\)",
     ),
     (["sampler._target_=diffusers.UNet2DConditionModel"], "diffusers.UNet2DConditionModel, .*it is no noise scheduler"),

@@ -122,7 +122,7 @@ PUBLISHED = {  # the script that makes it, and for each job the split, method an
     "figure4": ("generate", [("train", method, 4) for method in ("finetune", "lora", "2lora", "clora", "plora")]),
     "figure_a1": ("train", [("train", "plora", k) for k in (4, 16)]),
 }
-SWEPT = {"rank": 8, "num_prototypes": 5, "scales": 5, "synthetic_ratio": 5}
+SWEPT = {"rank": 8, "num_prototypes": 5, "scales": 5, "synthetic_ratio": 5, "in_the_loop": 4}
 
 
 def test_every_published_row_and_sweep_is_tested():
@@ -260,7 +260,7 @@ def test_a_killed_sweep_run_again_with_two_jobs_at_once_does_only_what_is_missin
         "whose line is it?"
     )
     assert re.search(r"^  \d+ artifacts are there, \d+ to make: .*evaluations", output, re.M)
-    assert not list((tmp_path / "logs/sweeps").rglob(".screen*")), "what the screen was read from is gone"
+    assert not list(newest(tmp_path, "evaluate").rglob(".screen*")), "what the screen was read from is gone"
     assert output.splitlines()[-1].endswith("/report.html")
     assert re.search(r"(is ahead|are level): minor-class F1 ", output.splitlines()[-2])
     undisturbed = [row for row in table(study.sweep) if row["method"] in ("2lora", "plora")]
