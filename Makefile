@@ -1,5 +1,5 @@
-# make demo: the whole study in miniature; make smoke: the same way in about a minute, to see it run; make test: the tests; make gpu: tests and benchmark of a CUDA card. All of them
-# install what they need into .venv first.
+# make demo: the whole study in miniature; make smoke: the same way in about a minute, to see it run; make test: the tests;
+# make gpu: tests and benchmark of a CUDA card. All of them install what they need into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
