@@ -1,4 +1,4 @@
-"""Training sets against each other: one classifier and one number of steps, the test set of `data=sim`."""
+"""Training sets against each other: one classifier and one number of steps, the test set of the study's world."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +24,7 @@ from sarsynth.stages.train_classifier import recipe
 from sarsynth.tracking import Tracker
 from sarsynth.training.fitting import Fitting
 
+LIKE_FU_SRS = ("data=sim", "augment=paper", "classifier.epochs=13")  # overrides: its counts, minor classes doubled
 Arm = tuple[LabelledImages, LabelledImages | None]  # images, and those that join them
 
 

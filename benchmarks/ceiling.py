@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from arms import compare, demo, labelled
+from arms import LIKE_FU_SRS, compare, demo, labelled
 
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
@@ -48,7 +48,7 @@ def speckled(images: LabelledImages, real: LabelledImages) -> LabelledImages:
 
 def main(seeds: int) -> None:
     """Print the table."""
-    study = demo(["data=sim", "augment=paper", "classifier.epochs=13"])
+    study = demo(LIKE_FU_SRS)
     source = opened(study)["sar"]
     real = labelled(source, "train")
     unseen = labelled(Simulated("sar", SEED, joining(study), 0, source.image_size), "train")

@@ -11,6 +11,7 @@ import sys
 
 from arms import compare, demo, labelled
 
+from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.stages.copy_images import repeated_images
 from sarsynth.stages.curate_images import joining, planned
@@ -27,7 +28,7 @@ def main(seeds: int, overrides: list[str]) -> None:
     synthetic = {name: added.synthetic for name, added in planned(study).items()}
     left = {name: wanted[name] - size for name, size in synthetic.items()}
 
-    def unseen(sizes: dict[str, int]):
+    def unseen(sizes: dict[str, int]) -> LabelledImages:
         return labelled(Simulated("sar", UNSEEN, sizes, 0, source.image_size), "train")
 
     arms = {

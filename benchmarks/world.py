@@ -5,7 +5,7 @@ python benchmarks/world.py [seeds]
 
 import sys
 
-from arms import compare, demo, labelled
+from arms import LIKE_FU_SRS, compare, demo, labelled
 
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
@@ -16,7 +16,7 @@ from sarsynth.stages.open_images import opened
 
 def main(seeds: int) -> None:
     """Print the table."""
-    study = demo(["data=sim", "augment=paper", "classifier.epochs=13"])
+    study = demo(LIKE_FU_SRS)
     source = opened(study)["sar"]
     classes = source.classes
     real = labelled(source, "train")

@@ -372,7 +372,10 @@ def fit_adapters(
 
 @pytest.fixture
 def frozen(base: Base) -> ControlNetModel:
-    return trained(base).requires_grad_(False)
+    controlnet = trained(base).requires_grad_(False)
+    for parameter in [*controlnet.controlnet_mid_block.parameters(), *controlnet.controlnet_down_blocks.parameters()]:
+        parameter.mul_(100)  # what it adds is to be seen in a loss
+    return controlnet
 
 
 def test_the_loss_is_that_of_the_steered_unet(base: Base, frozen: ControlNetModel):
@@ -392,7 +395,7 @@ def test_the_loss_is_that_of_the_steered_unet(base: Base, frozen: ControlNetMode
         ).sample  # fmt: skip
         alone = base.unet(noisy_latents, batch["timesteps"], text).sample
     assert losses[0] == pytest.approx(float((steered - batch["noise"]).square().mean()), rel=1e-5)
-    assert losses[0] != pytest.approx(float((alone - batch["noise"]).square().mean()), rel=1e-4)
+    assert losses[0] != pytest.approx(float((alone - batch["noise"]).square().mean()), rel=1e-3)
 
 
 def test_the_adapter_learns_and_what_steers_it_does_not(base: Base, frozen: ControlNetModel, tmp_path: Path):

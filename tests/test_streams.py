@@ -2,13 +2,13 @@
 
 import torch
 
-from sarsynth.data.streams import image_weights, part_of_stream
+from sarsynth.data.streams import part_of_stream
 
 LABELS = torch.tensor([0] * 40 + [1] * 10 + [2] * 4)
 
 
 def drawn(rows: list[int], steps: int, sampling: str, batch_size: int = 16) -> torch.Tensor:
-    part = part_of_stream(image_weights(LABELS, sampling), LABELS, torch.tensor(rows), steps, 3, sampling)
+    part = part_of_stream(LABELS, torch.tensor(rows), steps, 3, sampling)
     return torch.stack([part.batch(step, batch_size) for step in range(steps)])
 
 

@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from known import a_study_that_knows
 from test_conf import settings
 from test_pipeline import WORLD
 
+from sarsynth.diffusion.prototypes import Partition
 from sarsynth.stages import train_adapters
 from sarsynth.stages.curate_images import training as records
 from sarsynth.stages.load_base import architecture_of_base, base_artifact
@@ -77,6 +80,20 @@ def test_training_on_the_ors_adapter_has_a_scale_of_its_own() -> None:
     own = [training("train.sar.scale_below=0.9", f"generate.scales=[{w1},1.0]") for w1 in (0.5, 0.9)]
     assert [one.scale_below for one in own] == [0.9, 0.9]
     assert own[0].request.fingerprint == own[1].request.fingerprint == training().request.fingerprint
+
+
+@pytest.mark.parametrize(("sampling", "steps"), [("uniform", [21, 79]), ("balanced", [13, 87])])
+def test_steps_of_parts_follow_how_often_their_images_come(sampling: str, steps: list[int], monkeypatch) -> None:
+    """The first part holds two of ten images, of the class that has eight: a fifth of all, an eighth if balanced."""
+    labels, assignments = np.array([0] * 8 + [1] * 2), np.array([0, 0] + [1] * 8)
+    division = Partition.of(assignments, labels, ["large", "small"], ["one", "other"])
+    monkeypatch.setattr(train_adapters, "partition", lambda study: (division, {}))
+    monkeypatch.setattr(train_adapters, "ors_adapter", lambda study: ORS)
+    monkeypatch.setattr(train_adapters, "_labels", lambda study, role: torch.from_numpy(labels))
+    monkeypatch.setattr(train_adapters, "_training", lambda study, role, recipe, part, inputs, together: part)
+    chosen = settings("method=plora", "train.sar.max_steps=100", f"adapter.sampling={sampling}")
+    parts: list[Any] = train_adapters.sar_trainings(a_study_that_knows(settings=chosen))
+    assert [part.steps for part in parts] == steps
 
 
 def test_a_tenth_of_the_images_has_a_seed_of_its_own(tmp_path: Path, monkeypatch) -> None:

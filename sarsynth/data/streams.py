@@ -117,14 +117,11 @@ def stream(labels: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Str
     return BalancedStream(rows, max_steps, seed, labels) if balanced else Stream(rows, max_steps, seed)
 
 
-def part_of_stream(
-    weights: Tensor, labels: Tensor, rows: Tensor, max_steps: int, seed: int, sampling: Sampling
-) -> Stream:
+def part_of_stream(labels: Tensor, rows: Tensor, max_steps: int, seed: int, sampling: Sampling) -> Stream:
     """Order the images of a part of a set as they would come with the whole of it.
 
     Args:
-        weights: How often each image of the set comes, as `image_weights` says, (N,).
-        labels: Of all images, int64 (N,).
+        labels: Of all images of the set, int64 (N,).
         rows: Which are of the part, int64 (M,).
         max_steps: Batches in all.
         seed: Of the shuffling.
@@ -132,7 +129,7 @@ def part_of_stream(
     """
     if sampling == "uniform":
         return Stream(rows, max_steps, seed)
-    return WeightedStream(rows, max_steps, seed, weights[rows], labels[rows])
+    return WeightedStream(rows, max_steps, seed, image_weights(labels, sampling)[rows], labels[rows])
 
 
 def image_weights(labels: Tensor, sampling: Sampling) -> Tensor:

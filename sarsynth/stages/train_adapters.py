@@ -328,7 +328,6 @@ def _data(run: Sequence[Training]) -> SeededDataModule:
     labels = _labels(lead.study, lead.role)
     streams = [
         part_of_stream(
-            image_weights(labels, adapter.sampling),
             labels,
             torch.tensor(adapter.rows),
             adapter.part.steps,
