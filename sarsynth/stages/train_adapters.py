@@ -328,11 +328,7 @@ def _data(run: Sequence[Training]) -> SeededDataModule:
     labels = _labels(lead.study, lead.role)
     streams = [
         part_of_stream(
-            labels,
-            torch.tensor(adapter.rows),
-            adapter.part.steps,
-            adapter.study.settings.seed,
-            adapter.sampling,
+            labels, torch.tensor(adapter.rows), adapter.part.steps, adapter.study.settings.seed, adapter.sampling
         )
         for adapter in run
     ]
