@@ -418,6 +418,12 @@ def test_a_card_says_what_an_artifact_is(study: SimpleNamespace):
     assert not list(study.store.glob("*/.*.partial"))
 
 
+def test_guidance_leads_away_from_the_largest_other_class(study: SimpleNamespace):
+    card = json.loads((artifact(study.store, "synthetic", "2lora") / "card.json").read_text())
+    largest, second = "a SAR image of cargo ship", "a SAR image of other ship"
+    assert card["settings"]["negative_prompts"] == {name: second if name == "cargo" else largest for name in CLASSES}
+
+
 def test_a_synthetic_set_is_an_imagefolder(study: SimpleNamespace):
     for method in ("lora", "2lora", "plora"):
         folder = artifact(study.store, "synthetic", method)

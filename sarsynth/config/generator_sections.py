@@ -143,12 +143,17 @@ class ControlNet(Section):
 
 
 class Generate(Section):
-    """The synthetic set; `scales` are w1 of the ORS adapter and w2 of all SAR adapters together."""
+    """The synthetic set; `scales` are w1 of the ORS adapter and w2 of all SAR adapters together.
+
+    Guidance leads away from the `negative_prompt`: the `empty` caption, or that of the `majority`, the other class of
+    which there are most images, so that a rare class is told from the one that it passes for.
+    """
 
     speckle: Literal["as_made", "matched"]
     per_class: Count
     scales: tuple[float, float]
     guidance_scale: NonNegative
+    negative_prompt: Literal["empty", "majority"]
     num_inference_steps: Count
     batch_size: Count
 

@@ -24,6 +24,7 @@ class SampleRequest:
     seed: tuple[int, ...]  # integers that alone decide its noise, e.g. (seed, label, index).
     # what it is to follow, uint8 (image_size, image_size), 255 on edges; None if it follows none
     contour: Tensor | None = field(default=None, compare=False)
+    negative_prompt: str = ""  # the text that guidance leads away from
 
 
 @torch.no_grad()
@@ -55,9 +56,8 @@ def sample(
     if not requests:  # as when all images of a class are there when a run resumes
         return
     device = base.unet.device
-    prompts = sorted({request.prompt for request in requests})
+    prompts = sorted({text for request in requests for text in (request.prompt, request.negative_prompt)})
     features = dict(zip(prompts, base.encode_text(prompts), strict=True))
-    (empty,) = base.encode_text([""])
     side = image_size // base.latent_factor
     shape = (base.unet.config.in_channels, side, side)
     for start in range(0, len(requests), batch_size):
@@ -67,7 +67,8 @@ def sample(
         text_features = torch.stack([features[request.prompt] for request in batch])
         contours = _contours(batch).to(device) if conditioning else None
         if guidance_scale != 1:
-            text_features = torch.cat([empty.expand_as(text_features), text_features])
+            negative = torch.stack([features[request.negative_prompt] for request in batch])
+            text_features = torch.cat([negative, text_features])
             contours = None if contours is None else torch.cat([contours, contours])
         predict = _predictor(base, text_features, contours, guidance_scale, conditioning)
         yield base.decode(solve(noise_scheduler, latents, generators, num_inference_steps, predict))
@@ -80,7 +81,7 @@ def _predictor(
     guidance_scale: float,
     conditioning: ContourConditioning | None,
 ) -> Predictor:
-    """Predict the noise in a batch; with guidance, texts and contours come twice, those without a text first."""
+    """Predict the noise in a batch; with guidance, texts and contours come twice, negative prompts first."""
     dtype = base.unet.dtype
     text_features = text_features.to(dtype)
     contours = None if contours is None else contours.to(dtype)
@@ -94,8 +95,8 @@ def _predictor(
             added = residuals(conditioning.controlnet, inputs, timestep, text_features, contours, conditioning.scale)
         noise_pred = base.unet(inputs, timestep, text_features, **added).sample.float()
         if guidance_scale != 1:
-            unguided, guided = noise_pred.chunk(2)
-            noise_pred = unguided + guidance_scale * (guided - unguided)
+            negative, guided = noise_pred.chunk(2)
+            noise_pred = negative + guidance_scale * (guided - negative)
         return noise_pred
 
     return predict

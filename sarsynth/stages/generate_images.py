@@ -22,7 +22,7 @@ from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.errors import UserError
 from sarsynth.report import pictures
 from sarsynth.stages.adapt_to_sar import check_method, sar_adapters, tuned_base
-from sarsynth.stages.curate_images import classes, source, synthetic_sizes
+from sarsynth.stages.curate_images import classes, counts, source, synthetic_sizes
 from sarsynth.stages.describe_images import class_captions, described_by, warn_of_long
 from sarsynth.stages.find_prototypes import partition
 from sarsynth.stages.follow_contours import guides, write_report
@@ -182,11 +182,29 @@ def _settings(study: Study, recipe: ImageRecipe) -> dict[str, Any]:
         "captions": class_captions(study),
         "image_size": settings.base.image_size,
         "guidance_scale": settings.generate.guidance_scale,
+        **_away_from(study),
         "num_inference_steps": settings.generate.num_inference_steps,
         "sampler": settings.sampler.model_dump(by_alias=True),
         "contours": guides(study).recipe,
         "seed": settings.seed,
     }
+
+
+def _away_from(study: Study) -> dict[str, Any]:
+    """Name the negative prompts where they are not the empty one, which older sets had without a word."""
+    return {"negative_prompts": prompts} if any((prompts := negative_prompts(study)).values()) else {}
+
+
+def negative_prompts(study: Study) -> dict[str, str]:
+    """The text that guidance leads away from, for each class."""
+    generate, sizes = study.settings.generate, counts(study)
+    if generate.negative_prompt == "empty" or generate.guidance_scale == 1:
+        return dict.fromkeys(classes(study), "")
+    largest_other = {
+        name: max((other for other in classes(study) if other != name), key=sizes.__getitem__, default=None)
+        for name in classes(study)
+    }
+    return {name: class_captions(study)[other] if other else "" for name, other in largest_other.items()}
 
 
 def _shares(study: Study, sizes: Mapping[str, int]) -> list[list[int]]:
@@ -231,14 +249,15 @@ def _write_images(
 def _sample(study: Study, by_name: Mapping[str, float], label: int, indices: Sequence[int]) -> Iterator[Tensor]:
     """Yield uint8 images (C, H, W) of one class, by index, with the stack of adapters at the given scales."""
     recipe, settings = image_recipe(study), study.settings
-    model, caption = _base_of(study, recipe), class_captions(study)[classes(study)[label]]
+    model, class_name = _base_of(study, recipe), classes(study)[label]
+    caption, negative = class_captions(study)[class_name], negative_prompts(study)[class_name]
     stack = [(loaded_adapter(study, recipe.adapters[name]), scale) for name, scale in by_name.items() if scale]
     with folded(model.unet, stack):
         batches = sample(
             model,
             scheduler(study, model),
             [
-                SampleRequest(caption, (settings.seed, label, index), guides(study).contour(label, index))
+                SampleRequest(caption, (settings.seed, label, index), guides(study).contour(label, index), negative)
                 for index in indices
             ],
             image_size=settings.base.image_size,
