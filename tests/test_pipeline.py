@@ -418,6 +418,11 @@ def test_a_card_says_what_an_artifact_is(study: SimpleNamespace):
     assert not list(study.store.glob("*/.*.partial"))
 
 
+def test_the_studys_own_classifier_learns_as_its_key_says(study: SimpleNamespace):
+    (folder,) = (study.store / "classifier").iterdir()
+    assert json.loads((folder / "card.json").read_text())["settings"]["recipe"]["sampling"] == "balanced"
+
+
 def test_guidance_leads_away_from_the_largest_other_class(study: SimpleNamespace):
     card = json.loads((artifact(study.store, "synthetic", "2lora") / "card.json").read_text())
     largest, second = "a SAR image of cargo ship", "a SAR image of other ship"

@@ -45,6 +45,7 @@ class Classifier(Section):
     `pretrained` says what weights it starts from: false, random ones; true, those that timm publishes for it; or a
     file, a folder or the address of a file.
     `image_size` and `shift` in px; `crop_scale` is a range of shares of the image's area, None crops nothing.
+    `sampling` is that of the study's own classifier, whose features make prototypes; methods have theirs.
     """
 
     network: Text
@@ -59,6 +60,7 @@ class Classifier(Section):
     warmup_steps: Whole
     epochs: Count
     batch_size: Count
+    sampling: Literal["uniform", "balanced"]
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

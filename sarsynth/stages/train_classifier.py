@@ -1,6 +1,7 @@
 """Train the study's own classifier, whose features make prototypes and measure fidelity: stage `classifier`."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from sarsynth.classifier import pretrained
@@ -21,7 +22,7 @@ CHECKPOINT_EVERY = 500  # steps
 @once
 def classifier(study: Study) -> Artifact:
     """The study's own classifier, trained on all SAR training images and nothing else."""
-    how, seed = recipe(study), study.settings.seed
+    how, seed = replace(recipe(study), sampling=study.settings.classifier.sampling), study.settings.seed
 
     def build(folder: Path) -> None:
         fit_classifier(
