@@ -17,7 +17,8 @@ from test_conf import settings
 
 from sarsynth.classifier.learning import channel_statistics
 from sarsynth.data.chips import Window, centre_crop
-from sarsynth.data.formats import image_size, open_image
+from sarsynth.data import formats
+from sarsynth.data.formats import image_size
 from sarsynth.data.radiometry import (
     EightBit,
     Levels,
@@ -82,6 +83,10 @@ class Arrays:
 
     def fingerprint(self) -> str:
         return "arrays"
+
+
+def open_image(file: Path, channels: int) -> np.ndarray:
+    return formats.open_image(file, channels).pixels
 
 
 def training(*arrays: np.ndarray) -> Training:

@@ -33,6 +33,15 @@ class Entry:
         return self.file if self.window is None else f"{self.file}#{self.number:04d}"
 
 
+class PassedOver(dict[str, list[str]]):
+    """Files of a data set's folders that are not read, by the reason."""
+
+    def add(self, reason: str, file: str) -> None:
+        """Note one, relative to the data set's folder; each is listed once."""
+        if file not in (files := self.setdefault(reason, [])):
+            files.append(file)
+
+
 def split_off(entries: Iterable[Entry], shares: Mapping[Split, float | None], seed: int) -> list[Entry]:
     """Move shares of every training class to other splits, whole groups at a time; None leaves a split as it is.
 

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -67,6 +67,14 @@ class ImageRecord:
         """All of it in plain values, for a digest; its split counts, but not who chose that."""
         objects = [instance.plain for instance in self.instances]
         return self.path, self.label, self.split, self.text, objects, self.group
+
+
+class Look(NamedTuple):
+    """One image, and what it was before it became that."""
+
+    pixels: np.ndarray  # what is read: uint8, uint16 or float32 (H, W, C)
+    whole: np.ndarray  # the same before it was cropped, of the same type
+    notes: tuple[str, ...]  # what was done to the pixels of its file, or not read of it, in a few words each
 
 
 class Source(Protocol):
