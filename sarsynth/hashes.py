@@ -15,9 +15,11 @@ the next job the reading. A lost, broken or unwritable file costs time, nothing 
 whenever one likes.
 """
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +98,8 @@ def _stamp(state: os.stat_result) -> Stamp:
 def _hash(file: Path, unreadable: Callable[[OSError], str] | None) -> tuple[Stamp | None, str]:
     """Read a file; with its stamp, or None where that cannot vouch for what was read."""
     try:
+        if stat.S_ISFIFO(os.stat(file).st_mode):  # which would be waited for
+            raise OSError(errno.EINVAL, "a pipe", str(file))
         with file.open("rb") as content:
             begun = time.time_ns()
             before = _stamp(os.fstat(content.fileno()))

@@ -51,7 +51,7 @@ def choose_bands(decoded: Decoded, bands: Bands, path: Path) -> Decoded:
     if bands is not None:
         if max(bands) > count:
             raise UserError(f"{path}: bands={list(bands)}, but it has {count}")
-        said = () if list(bands) == list(range(1, count + 1)) else (f"bands {_listed(bands)} of {count}",)
+        said = () if list(bands) == list(range(1, count + 1)) else (f"of its {count} bands, {_listed(bands)}",)
         return Decoded(pixels[..., [band - 1 for band in bands]], None, notes + said)
     if decoded.alpha and count in (2, 4):
         pixels, said_of_alpha = _without_alpha(pixels, decoded.alpha == "known", path)

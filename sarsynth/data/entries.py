@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import floor
 
 from sarsynth.data.chips import Window
@@ -33,13 +33,28 @@ class Entry:
         return self.file if self.window is None else f"{self.file}#{self.number:04d}"
 
 
-class PassedOver(dict[str, list[str]]):
-    """Files of a data set's folders that are not read, by the reason."""
+@dataclass(frozen=True)
+class Seen:
+    """What a reader came across, beside the images that it lists, and how it took what has two readings."""
 
-    def add(self, reason: str, file: str) -> None:
-        """Note one, relative to the data set's folder; each is listed once."""
-        if file not in (files := self.setdefault(reason, [])):
-            files.append(file)
+    passed_over: dict[str, list[str]] = field(default_factory=dict)  # files, relative to the folder, by the reason
+    remarks: list[str] = field(default_factory=list)
+
+    def pass_over(self, reason: str, file: str) -> None:
+        """Note a file, or an object of one, that is not read."""
+        self.passed_over.setdefault(reason, []).append(file)
+
+    def take_back(self, files: Container[str]) -> None:
+        """Forget files that are read after all."""
+        for reason, passed in list(self.passed_over.items()):
+            self.passed_over[reason] = [file for file in passed if file not in files]
+            if not self.passed_over[reason]:
+                del self.passed_over[reason]
+
+    def remark(self, text: str) -> None:
+        """Note, once, how something was taken."""
+        if text not in self.remarks:
+            self.remarks.append(text)
 
 
 def split_off(entries: Iterable[Entry], shares: Mapping[Split, float | None], seed: int) -> list[Entry]:

@@ -14,7 +14,7 @@ import numpy as np
 from sarsynth import hashes
 from sarsynth.data.bands import Bands, check_bands
 from sarsynth.data.chips import centre_crop
-from sarsynth.data.entries import Entry, PassedOver
+from sarsynth.data.entries import Entry, Seen
 from sarsynth.data.formats import format_version, open_image
 from sarsynth.data.records import SPLITS, ImageRecord, Look, Split
 from sarsynth.errors import UserError
@@ -32,7 +32,7 @@ class FileSource:
             None for the whole image.
         classes: Names in the order of their labels; None for those of the images, sorted.
         bands: Which bands of every file are read, from 1; `iq` for the amplitude of two; None where that is clear.
-        passed_over: Files that lie there and are not read, and why.
+        seen: What the reader came across; complete when all entries have been listed.
 
     Raises:
         UserError: An argument is out of range, there are no images, or two have one name.
@@ -47,7 +47,7 @@ class FileSource:
         crop: int | None = None,
         classes: Sequence[str] | None = None,
         bands: Bands = None,
-        passed_over: PassedOver | None = None,
+        seen: Seen | None = None,
     ) -> None:
         if channels not in (1, 3):
             raise UserError(f"channels={channels}: use 1 (grey) or 3 (RGB)")
@@ -59,7 +59,6 @@ class FileSource:
         entries = sorted(entries, key=lambda entry: entry.path)
         if not entries:
             raise UserError(f"root={root}: no image of any class there")
-        self.passed_over = passed_over or PassedOver()  # complete, now that all entries have been listed
         self._entries = {entry.path: entry for entry in entries}
         if len(self._entries) < len(entries):
             twice, _ = Counter(entry.path for entry in entries).most_common(1)[0]
@@ -70,6 +69,7 @@ class FileSource:
         for e in entries:
             record = ImageRecord(e.path, labels[e.class_name], e.split, e.text, e.instances, e.group, e.drawn)
             self._records[e.split].append(record)
+        self.seen = seen or Seen()
         self._fingerprint: str | None = None
         self._scene = lru_cache(maxsize=SCENES)(open_image)
         self._lock = Lock()  # one thread decodes a scene while the others, who want the same, wait

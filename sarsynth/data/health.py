@@ -67,6 +67,15 @@ class Scan:
         """Why each bad image is bad, by name."""
         return {path: reason for path, reason in zip(self.paths, self.reasons, strict=True) if reason is not None}
 
+    @property
+    def noted(self) -> dict[str, list[str]]:
+        """What was done to pixels, and the names of the images concerned."""
+        noted: dict[str, list[str]] = {}
+        for path, notes in zip(self.paths, self.notes, strict=True):
+            for note in notes:
+                noted.setdefault(note, []).append(path)
+        return noted
+
     def content(self, record: ImageRecord) -> str:
         """Give the digest of an image's pixels; empty for a bad one."""
         return self.contents[self.rows[record.path]]

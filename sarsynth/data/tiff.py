@@ -40,7 +40,9 @@ def read_tiff(path: Path) -> Decoded:
         pixels = _read_gdal(path) if _rasterio() else _read_tifffile(path, page, missing_marked)
         if np.ma.is_masked(pixels):
             notes += (MASKED,)
-        return Decoded(_upright(pixels, _orientation(page)), alpha, notes)
+        if _orientation(page) in TURNS:
+            pixels, notes = _upright(pixels, _orientation(page)), (*notes, "turned as its orientation says")
+        return Decoded(pixels, alpha, notes)
 
 
 def size_tiff(path: Path) -> tuple[int, int]:
@@ -66,10 +68,9 @@ def _orientation(page: Any) -> int:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn and mirror an image as TIFF's orientation, 1 to 8, says; 1 and unknown ones leave it."""
-    quarters, mirrored = TURNS.get(orientation, (0, 0))
-    if quarters:
-        pixels = np.rot90(pixels, quarters)
+    """Turn and mirror an image as TIFF's orientation, one of `TURNS`, says."""
+    quarters, mirrored = TURNS[orientation]
+    pixels = np.rot90(pixels, quarters)
     return np.flip(pixels, axis=1) if mirrored else pixels
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sarsynth.data.curated import Pair
+from sarsynth.data.entries import Seen
 from sarsynth.data.health import Scan, edges
 from sarsynth.data.records import ImageRecord, Split, class_counts
 from sarsynth.report import html, pictures, plots
@@ -32,6 +33,8 @@ class Health:
     name: str  # of the data set
     classes: Sequence[str]  # names of the labels
     good: Mapping[Split, list[ImageRecord]]  # images that are used, of each split
+    seen: Seen  # files that are not read, and how others were taken
+    files: int  # that are used
     scan: Scan  # what every image was found to be
     pairs: Sequence[Pair]  # near-duplicates
     copy: float  # agreement from which on two images are one recording
@@ -66,6 +69,13 @@ class Health:
             "classes": {
                 name: {**facts, "histograms": _plain(facts["histograms"])} for name, facts in self.summary.items()
             },
+            "files": {
+                "seen": self.files + len({file for files in self.seen.passed_over.values() for file in files}),
+                "used": self.files,
+                "passed_over": self.seen.passed_over,
+                "remarks": self.seen.remarks,
+            },
+            "pixels": {note: len(paths) for note, paths in self.scan.noted.items()},
             "groups": {"count": len(groups), "largest": max(groups.values(), default=0)},
             "bad": self.scan.bad,
             "near_duplicates": [
@@ -103,7 +113,7 @@ def sections(health: Health) -> list[Section]:
         "Two images whose perceptual hashes and fine structure agree. Splits that we draw never part them; "
         "those that the data set gives may, and then scores on its test images flatter."
     )
-    images = [_counts(health), _values(health), *_histograms(health), *_sizes(health)]
+    images = [_counts(health), *_files(health), _values(health), *_histograms(health), *_sizes(health)]
     parts: list[tuple[str, str, str, list[Piece]]] = [
         ("images", "images and values", "Bad images are left out of all figures.", images),
         ("bad", "bad images", "They are left out, never repaired or deleted.", _bad(health)),
@@ -120,6 +130,15 @@ def _counts(health: Health) -> Piece:
     counts = {split: [*by_class.values(), sum(by_class.values())] for split, by_class in health.counts.items()}
     rows = [[split, *(f"{count:,}" for count in of_split)] for split, of_split in counts.items()]
     return Table("Images by split and class", ["split", *health.classes, "total"], rows)
+
+
+def _files(health: Health) -> list[Piece]:
+    """Say which files were passed over, how others were taken, and what was done to pixels; nothing of all the rest."""
+    passed, noted = health.seen.passed_over, health.scan.noted
+    rows = [[f"passed over: {reason}", f"{len(files):,}", files[0]] for reason, files in passed.items()]
+    rows += [[f"read: {note}", f"{len(paths):,}", paths[0]] for note, paths in noted.items()]
+    table = [Table(f"{health.files:,} files are used; all others are in {HEALTH}", ["what", "of", "e.g."], rows, numeric=False)]
+    return [*(table if rows else []), *(Note(f"{remark}.") for remark in health.seen.remarks)]
 
 
 def _values(health: Health) -> Piece:

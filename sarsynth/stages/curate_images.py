@@ -15,6 +15,7 @@ from sarsynth.classifier.added_images import Added, added_per_class
 from sarsynth.console import console
 from sarsynth.data.curated import Curated, Pair
 from sarsynth.data.duplicates import groups
+from sarsynth.data.file_source import FileSource
 from sarsynth.data.records import SPLITS, ImageRecord, Source, Split, class_counts, deci, minor_classes
 from sarsynth.errors import UserError
 from sarsynth.report.terminal import counts_table
@@ -125,6 +126,22 @@ def say_counts(study: Study, role: Role, by_split: Mapping[str, dict[str, int]],
     starred = minor_classes(by_split[trained_on], study.settings.data.minor) if sar else []
     title = f"Images of {SLOTS[role]}={image_settings(study, role).name}" + ", * for the minor classes" * bool(starred)
     console.print(counts_table(by_split, starred, title))
+    say_seen(study, role)
+
+
+def say_seen(study: Study, role: Role) -> None:
+    """Print which files of a set were passed over and why, how others were taken, and what was done to pixels."""
+    original, slot = opened(study)[role], SLOTS[role]
+    if isinstance(original, FileSource) and (passed := original.seen.passed_over):
+        total = len(original.files.union(*passed.values()))
+        say(f"{slot}: {total:,} files seen, {len(original.files):,} used; passed over:")
+        for reason, files in passed.items():
+            say(f"  {len(files):,} {reason}: {some(files)}")
+    if isinstance(original, FileSource):
+        for remark in original.seen.remarks:
+            say(f"{slot}: {remark}")
+    for note, paths in scan_of(study, role).noted.items():
+        say(f"{slot}: {note} ({len(paths):,} images, e.g. {paths[0]})")
 
 
 # --- Bad images and near-duplicates -----------------------------------------------------------------------------------

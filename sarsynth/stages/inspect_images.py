@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sarsynth.data.entries import Seen
+from sarsynth.data.file_source import FileSource
 from sarsynth.data.health import by_class
 from sarsynth.data.records import SPLITS, ImageRecord
 from sarsynth.errors import UserError
@@ -17,7 +19,7 @@ from sarsynth.report.pictures import evenly
 from sarsynth.stages.curate_images import COPY, check_bad, pairs, say_across, say_counts, source
 from sarsynth.stages.describe_images import captions_of, keywords_of
 from sarsynth.stages.find_contours import outlined
-from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, paired, scan_of
+from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, opened, paired, scan_of
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
 
@@ -57,11 +59,14 @@ def health(study: Study, role: Role) -> Health:
     """Look at a set, without stopping at bad images: the report is there to show them."""
     images, settings, scan = source(study, role), image_settings(study, role), scan_of(study, role)
     good = {split: images.records(split) for split in SPLITS}
+    original = opened(study)[role]
     return Health(
         slot=SLOTS[role],
         name=settings.name,
         classes=images.classes,
         good=good,
+        seen=original.seen if isinstance(original, FileSource) else Seen(),
+        files=len(original.files) if isinstance(original, FileSource) else 0,
         scan=scan,
         pairs=pairs(study, role),
         copy=COPY,
