@@ -61,7 +61,7 @@ def split_off(entries: Iterable[Entry], shares: Mapping[Split, float | None], se
     """Move shares of every training class to other splits, whole groups at a time; None leaves a split as it is.
 
     Raises:
-        UserError: A fraction is out of range, or a class has too few images to give any away.
+        UserError: A fraction is out of range or gives no image, or a class has too few images to give any away.
     """
     entries = list(entries)
     fractions = {split: share for split, share in shares.items() if share is not None}
@@ -72,7 +72,14 @@ def split_off(entries: Iterable[Entry], shares: Mapping[Split, float | None], se
         raise UserError("val and test leave no training images: lower the fractions")
     if not fractions:
         return entries
-    names = sorted(class_counts(entries, "train"))
+    counts = class_counts(entries, "train")
+    names, largest = sorted(counts), max(counts.values(), default=0)
+    for split, share in fractions.items():
+        if share * largest < 0.5:
+            raise UserError(
+                f"{split}={share:g}: not half an image of any class, of which the largest has {largest} training "
+                "images; raise it, or use null"
+            )
     draws = {name: Draw(tuple(fractions.items()), seed, stratum) for stratum, name in enumerate(names)}
     entries = [replace(entry, drawn=draws[entry.class_name]) if entry.split == "train" else entry for entry in entries]
     records = [ImageRecord(entry.path, 0, entry.split, group=entry.group, drawn=entry.drawn) for entry in entries]

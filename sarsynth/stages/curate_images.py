@@ -23,6 +23,7 @@ from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, nea
 from sarsynth.stages.study import Study, first, once
 
 COPY = 0.97  # agreement from which on two images are one picture in two encodings; see `guard`
+FEW = 5  # test images of a class, below which their scores say little
 SHOWN = 5  # names on the screen; files have them all
 
 
@@ -45,10 +46,11 @@ def records(study: Study, role: Role, split: Split) -> list[ImageRecord]:
     """List a split of one set.
 
     Raises:
-        UserError: It is empty, or too many images of the set are bad.
+        UserError: It is empty, or too many images of the set are bad, or all of a class are.
     """
     images = source(study, role).records(split)
     check_bad(study, role)
+    check_emptied(study, role)
     if not images:
         key = SLOTS[role]
         raise UserError(f"{key}: no {split} images; set {key}.{split} to a folder, a list file or a fraction")
@@ -126,6 +128,10 @@ def say_counts(study: Study, role: Role, by_split: Mapping[str, dict[str, int]],
     starred = minor_classes(by_split[trained_on], study.settings.data.minor) if sar else []
     title = f"Images of {SLOTS[role]}={image_settings(study, role).name}" + ", * for the minor classes" * bool(starred)
     console.print(counts_table(by_split, starred, title))
+    drawn = {name: count for name, count in by_split.get("test", {}).items() if 0 < count < FEW}
+    if drawn and any(record.drawn for record in source(study, role).records("test")):
+        few = ", ".join(f"{name} {count}" for name, count in drawn.items())
+        say(f"{SLOTS[role]}.test draws few test images: {few}; scores of them say little", "[yellow]warning:[/]")
     say_seen(study, role)
 
 
@@ -140,6 +146,9 @@ def say_seen(study: Study, role: Role) -> None:
     if isinstance(original, FileSource):
         for remark in original.seen.remarks:
             say(f"{slot}: {remark}")
+        texts = sum(record.text is not None for record in listed(original))
+        if texts and "{text}" not in str(study.settings.wording(slot)):
+            say(f"{slot}: {texts:,} images have texts of their own; '{slot}.prompt=\"{{text}}\"' makes captions of them")
     for note, paths in scan_of(study, role).noted.items():
         say(f"{slot}: {note} ({len(paths):,} images, e.g. {paths[0]})")
 
@@ -160,6 +169,20 @@ def check_bad(study: Study, role: Role) -> None:
             f"{slot}.max_bad={limit:g}: {len(scan.bad)} of {len(scan.paths)} images are bad ({path}: {reason}); mend "
             "them, or raise it and go on without them; python train.py stage=data shows all"
         )
+
+
+def check_emptied(study: Study, role: Role) -> None:
+    """Stop where a class has images in a split, and all of them are bad or left out.
+
+    Raises:
+        UserError: There is such a class.
+    """
+    images, slot = source(study, role), SLOTS[role]
+    for split, names in images.emptied.items():
+        bad = scan_of(study, role).bad
+        path, reason = next(iter((path, bad[path]) for path in names.values() if path in bad), (None, ""))
+        why = f"are bad ({path}: {reason}); mend them" if path else "are left out; give it others"
+        raise UserError(f"{slot}: all {split} images of class {next(iter(names))} {why}, or remove the class")
 
 
 def say_bad(slot: str, bad: Mapping[str, str], folder: Path) -> None:

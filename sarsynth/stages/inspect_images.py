@@ -16,7 +16,7 @@ from sarsynth.files import write_text
 from sarsynth.report.html import REPORT
 from sarsynth.report.image_health import HEALTH, Health, page
 from sarsynth.report.pictures import evenly
-from sarsynth.stages.curate_images import COPY, check_bad, pairs, say_across, say_counts, source
+from sarsynth.stages.curate_images import COPY, check_bad, check_emptied, pairs, say_across, say_counts, source
 from sarsynth.stages.describe_images import captions_of, keywords_of
 from sarsynth.stages.find_contours import outlined
 from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, opened, paired, scan_of
@@ -48,6 +48,7 @@ def inspect(study: Study, folder: Path) -> Iterator[Path]:
     for role in ROLES:
         say_across(study, role)
         check_bad(study, role)
+        check_emptied(study, role)
 
 
 def _printable(text: str) -> str:
