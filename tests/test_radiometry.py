@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from test_conf import settings
 
 from sarsynth.classifier.learning import channel_statistics
-from sarsynth.data.chips import Window, centre_crop
 from sarsynth.data import formats
+from sarsynth.data.chips import Window, centre_crop
 from sarsynth.data.formats import image_size
 from sarsynth.data.radiometry import (
     EightBit,

@@ -353,7 +353,7 @@ def test_manifest(tmp_path: Path, form: str, group: str) -> None:
         ('{"path": "1.png"}', r"line 1: expected a path and a class"),
         ('{"path": "1.png", "class": "a", "split": "valid"}', r"line 1: split=valid: use train, val, test"),
         ('{"path": "1.png", "class": "a", "box": "1 2 3"}', r"line 1: expected a box .* found `1 2 3`"),
-        ('{"path": "1.png", "class": "a", "box": [100, 100, 110, 110]}', r"line 1: a box of 1\.png lies outside the image"),
+        ('{"path": "1.png", "class": "a", "box": [100, 100, 110, 110]}', r"line 1: a box of 1\.png lies outside"),
         ("[", r"line 1: expected a JSON object"),
         ('{"path": "1.png", "class": "a"}\n{"path": "1.png", "class": "b"}', r"line 2: 1\.png is listed twice"),
     ],

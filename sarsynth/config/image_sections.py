@@ -18,12 +18,13 @@ class Images(Section):
 
     A `prompt` of one word names a wording. Up to the share `max_bad` of the images may be unreadable or blank, and is
     left out. Images whose perceptual hashes differ in up to `near_bits` of 64 bits are compared closely; those
-    that show one picture are one group.
+    that show one picture are one group. `fit` says what becomes of images that are not square.
     """
 
     name: Text
     prompt: Wording
     max_bad: Share
+    fit: Literal["crop", "pad", "stretch"]
     near_bits: Annotated[int, Field(ge=0, le=64)]
     reader: Component
 

@@ -26,6 +26,7 @@ class Entry:
     window: Window | None = None  # the part of the file that is read; None for all of it
     number: int = 0  # which part of the file this is, for its name
     drawn: Draw | None = None  # how its split is drawn; None where the data set gives it
+    gsd: float | None = None  # metres a pixel, if that is known
 
     @property
     def path(self) -> str:

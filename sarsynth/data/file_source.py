@@ -67,7 +67,7 @@ class FileSource:
         labels = {name: label for label, name in enumerate(self.classes)}
         self._records: dict[Split, list[ImageRecord]] = {split: [] for split in SPLITS}
         for e in entries:
-            record = ImageRecord(e.path, labels[e.class_name], e.split, e.text, e.instances, e.group, e.drawn)
+            record = ImageRecord(e.path, labels[e.class_name], e.split, e.text, e.instances, e.group, e.drawn, e.gsd)
             self._records[e.split].append(record)
         self.seen = seen or Seen()
         self._fingerprint: str | None = None

@@ -61,12 +61,14 @@ class ImageRecord:
     instances: tuple[Instance, ...] = ()  # the objects marked in it
     group: str | None = None  # what it shares with others, such as a scene or a ship; no split is drawn through it
     drawn: Draw | None = field(default=None, compare=False)  # how its split is drawn; None where the data set gives it
+    gsd: float | None = field(default=None, compare=False)  # metres a pixel, if that is known
 
     @property
     def plain(self) -> tuple[Any, ...]:
         """All of it in plain values, for a digest; its split counts, but not who chose that."""
         objects = [instance.plain for instance in self.instances]
-        return self.path, self.label, self.split, self.text, objects, self.group
+        scale = () if self.gsd is None else (self.gsd,)
+        return self.path, self.label, self.split, self.text, objects, self.group, *scale
 
 
 class Look(NamedTuple):

@@ -47,8 +47,8 @@ def cut_scenes(
     """Cut a chip for every object of every scene, or take scenes as they are; those of one scene are one group.
 
     Objects that lie outside their scene altogether or have no area, as some published ones do, are left out, and so are
-    scenes without objects; `seen` is told. A scene that cannot be opened is listed as one image: reading it says why it is bad. Without `cutting`,
-    scenes are taken whole, each with the class of its largest object.
+    scenes without objects; `seen` is told. A scene that cannot be opened is listed as one image: reading it says why it
+    is bad. Without `cutting`, scenes are taken whole, each with the class of its largest object.
     """
     seen = seen or Seen()
     for scene in scenes:

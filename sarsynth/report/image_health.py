@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from sarsynth.data.curated import Pair
 from sarsynth.data.entries import Seen
-from sarsynth.data.health import Scan, edges
+from sarsynth.data.framing import SLIGHT, Framing, Shape, inside, shapes
+from sarsynth.data.health import THUMB, Scan, edges
 from sarsynth.data.records import ImageRecord, Split, class_counts
 from sarsynth.report import html, pictures, plots
 from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Picture, Piece, Section, Table
@@ -23,6 +24,7 @@ COLUMNS = 12  # of it
 PAIRS = 24  # near-duplicates that are shown, and rows of a table of names
 CAPTIONS = 3  # of a class
 SIZE_BINS = 24
+DARK = 70  # of 255: how much light falls on what is cut off
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,7 @@ class Health:
     seen: Seen  # files that are not read, and how others were taken
     files: int  # that are used
     scan: Scan  # what every image was found to be
+    framing: Framing  # what is seen of images that are not square
     pairs: Sequence[Pair]  # near-duplicates
     copy: float  # agreement from which on two images are one recording
     max_bad: float  # share of bad images that a run lets pass
@@ -56,6 +59,11 @@ class Health:
         """Near-duplicates in two splits: given ones, since none of ours parts a group."""
         return [pair for pair in self.pairs if pair.crosses]
 
+    @property
+    def shapes(self) -> list[tuple[str, Shape]]:
+        """Sizes and scales of good images, by name."""
+        return shapes([r for records in self.good.values() for r in records], self.scan.rows, self.scan.sizes)
+
     def rows(self, label: int) -> list[int]:
         """Where the good images of a class stand in the scan."""
         return [self.scan.rows[r.path] for records in self.good.values() for r in records if r.label == label]
@@ -75,6 +83,7 @@ class Health:
                 "passed_over": self.seen.passed_over,
                 "remarks": self.seen.remarks,
             },
+            "framing": asdict(self.framing) | {"warnings": list(self.framing.warnings(self.shapes))},
             "pixels": {note: len(paths) for note, paths in self.scan.noted.items()},
             "groups": {"count": len(groups), "largest": max(groups.values(), default=0)},
             "bad": self.scan.bad,
@@ -116,6 +125,7 @@ def sections(health: Health) -> list[Section]:
     images = [_counts(health), *_files(health), _values(health), *_histograms(health), *_sizes(health)]
     parts: list[tuple[str, str, str, list[Piece]]] = [
         ("images", "images and values", "Bad images are left out of all figures.", images),
+        ("shapes", "images that are not square", "Dark is what nothing that learns will see of them.", _shapes(health)),
         ("bad", "bad images", "They are left out, never repaired or deleted.", _bad(health)),
         ("duplicates", "near-duplicates", copies, _duplicates(health)),
         ("sheets", "contact sheets", "Small pictures, evenly spread over the images of a class.", _sheets(health)),
@@ -137,8 +147,9 @@ def _files(health: Health) -> list[Piece]:
     passed, noted = health.seen.passed_over, health.scan.noted
     rows = [[f"passed over: {reason}", f"{len(files):,}", files[0]] for reason, files in passed.items()]
     rows += [[f"read: {note}", f"{len(paths):,}", paths[0]] for note, paths in noted.items()]
-    table = [Table(f"{health.files:,} files are used; all others are in {HEALTH}", ["what", "of", "e.g."], rows, numeric=False)]
-    return [*(table if rows else []), *(Note(f"{remark}.") for remark in health.seen.remarks)]
+    caption = f"{health.files:,} files are used; all others are in {HEALTH}"
+    table = [Table(caption, ["what", "of", "e.g."], rows, numeric=False)] if rows else []
+    return [*table, *(Note(f"{remark}.") for remark in health.seen.remarks)]
 
 
 def _values(health: Health) -> Piece:
@@ -185,6 +196,27 @@ def _sizes(health: Health) -> list[Piece]:
     panels = {name: (limits, np.histogram(values, limits)[0]) for name, values in sides.items()}
     figure = plots.histograms(panels, "root of the area, px")
     return [Plot("sizes", figure, "Histograms of image sizes by class", "Sizes of the images")]
+
+
+def _shapes(health: Health) -> list[Piece]:
+    """Say what images lose by becoming squares, and show those that lose most."""
+    framing, cuts = health.framing, []
+    for name, shape in sorted(health.shapes, key=lambda named: -framing.cut(named[1]))[:PAIRS]:
+        if (share := framing.cut(shape)) > SLIGHT:
+            scale = 2 * THUMB / max(shape[:2])
+            size = max(1, round(shape.width * scale)), max(1, round(shape.height * scale))
+            whole = Image.fromarray(health.scan.thumbs[health.scan.rows[name]]).resize(size)
+            x0, y0, x1, y1 = (round(edge * scale) for edge in inside(framing.frame(shape), shape))
+            lit = Image.new("L", size, DARK)
+            lit.paste(255, (x0, y0, x1, y1))
+            caption = f"{name}: {shape.height} x {shape.width} px, {share:.0%} of its length cut off"
+            cuts.append(Picture(html.image(ImageChops.multiply(whole, lit), name), caption))
+    notes: list[Piece] = [Note(f"{line}.") for line in framing.warnings(health.shapes)]
+    if framing.extent:
+        notes.append(Note(f"All show {framing.extent:g} m along each side, since the scale of all is known."))
+    if not notes:
+        return [Note("There are none that lose anything.")]
+    return [*notes, Gallery("Those that lose most", cuts)] if cuts else notes
 
 
 def _bad(health: Health) -> list[Piece]:

@@ -148,7 +148,7 @@ def say_seen(study: Study, role: Role) -> None:
             say(f"{slot}: {remark}")
         texts = sum(record.text is not None for record in listed(original))
         if texts and "{text}" not in str(study.settings.wording(slot)):
-            say(f"{slot}: {texts:,} images have texts of their own; '{slot}.prompt=\"{{text}}\"' makes captions of them")
+            say(f"{slot}: {texts:,} images have texts; '{slot}.prompt=\"{{text}}\"' makes captions of them")
     for note, paths in scan_of(study, role).noted.items():
         say(f"{slot}: {note} ({len(paths):,} images, e.g. {paths[0]})")
 

@@ -19,6 +19,7 @@ from sarsynth.report.pictures import evenly
 from sarsynth.stages.curate_images import COPY, check_bad, check_emptied, pairs, say_across, say_counts, source
 from sarsynth.stages.describe_images import captions_of, keywords_of
 from sarsynth.stages.find_contours import outlined
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, opened, paired, scan_of
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
@@ -69,6 +70,7 @@ def health(study: Study, role: Role) -> Health:
         seen=original.seen if isinstance(original, FileSource) else Seen(),
         files=len(original.files) if isinstance(original, FileSource) else 0,
         scan=scan,
+        framing=framing(study, role),
         pairs=pairs(study, role),
         copy=COPY,
         max_bad=settings.max_bad,

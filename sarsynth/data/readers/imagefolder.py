@@ -3,14 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from sarsynth.data.bands import Bands
 from sarsynth.data.entries import Entry, Seen, class_counts, split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import EXTENSIONS, children, files_below, inside, lines, listing
-from sarsynth.data.readers.metadata import BESIDE, TABLES, Metadata, class_of, instances_of
+from sarsynth.data.readers.metadata import BESIDE, TABLES, Metadata, class_of, gsd_of, instances_of
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.errors import UserError
 
@@ -36,7 +36,8 @@ class ImageFolder(FileSource):
     it names a class, it wins over the folder. So does a text file beside an image (`0001.txt` or `0001.caption`), if
     metadata has no caption of it. Metadata's `objects` (Hugging Face's object detection: `bbox`, a list of [x, y,
     width, height] in px, and if need be the lists `truncated` and `difficult`) are the instances of an image, its
-    `group` (a scene, a ship) what no split may part. Hidden files are left out; other files that are not read are told.
+    `group` (a scene, a ship) what no split may part, its `gsd` how many metres a pixel is: where all images have it,
+    all are seen at one scale. Hidden files are left out; other files that are not read are told.
     Classes are sorted by name.
 
     Args:
@@ -77,7 +78,8 @@ class ImageFolder(FileSource):
                 if class_name is None:
                     raise UserError(f"{root / path}: lies in no class folder, and no metadata gives its class_name")
                 objects = instances_of(row, root / path, crop)
-                entries.append(Entry(str(path), class_name, split, metadata.text(path), objects, row.get("group")))
+                entry = Entry(str(path), class_name, split, metadata.text(path), objects, row.get("group"))
+                entries.append(replace(entry, gsd=gsd_of(row, str(path))))
         seen.take_back(metadata.used)
         _check_splits(root, entries, trained="train" in named)
         entries = split_off(entries, fractions, SPLIT_SEED)
@@ -108,7 +110,8 @@ def _images(place: _Place, name: str) -> Placed:
     split = place.split
     remedy = "`.` if the class folders lie there directly" if split == "train" else "a fraction such as 0.2, or null"
     raise UserError(
-        f"{split}={name}: no such folder or list file in {place.root} (there: {listing(place.root)}); or is it {remedy}?"
+        f"{split}={name}: no such folder or list file in {place.root} (there: {listing(place.root)}); "
+        f"or is it {remedy}?"
     )
 
 
@@ -125,7 +128,7 @@ def _images_in_folder(place: _Place, folder: Path) -> Placed:
         if class_of(row) or (place.unnamed and place.metadata.text(place.relative(path)) is not None):
             flat.append(place.relative(path))
         else:
-            place.seen.pass_over("beside the class folders, and no metadata says their class", str(place.relative(path)))
+            place.seen.pass_over("beside class folders, and no metadata says their class", str(place.relative(path)))
     _check_flat(place, flat)
     yield from ((path, place.unnamed) for path in flat)
     if not class_folders and not flat:
@@ -143,7 +146,7 @@ def _class_names(place: _Place, class_folders: Sequence[Path]) -> list[str]:
         return names
     plain = [REPEATS.sub("", name, count=1) for name in names]
     if len(set(plain)) < len(plain):
-        place.seen.remark(f"{names[0]} and the like are classes of these names, since without numbers some are the same")
+        place.seen.remark(f"{names[0]} and the like are classes of these names, since without them some are the same")
         return names
     place.seen.remark(f"{names[0]} and the like are classes without these numbers: {plain[0]}; repeats are not read")
     return plain

@@ -11,7 +11,7 @@ from sarsynth.data.chips import Cutting, Marked, Points, check_box, has_area, qu
 from sarsynth.data.entries import Entry, split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import check_file, inside, json_lines, listing, matches
-from sarsynth.data.readers.metadata import TEXTS, csv_rows
+from sarsynth.data.readers.metadata import TEXTS, csv_rows, gsd_of
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.data.scenes import Scene, cut_scenes
 from sarsynth.errors import UserError
@@ -23,11 +23,12 @@ class Manifest(FileSource):
     r"""Images listed in a table.
 
     ```
-    manifest.csv       path,class,split,group,text,box     or manifest.jsonl, a line an image: {"path": …, "class": …}
+    manifest.csv       path,class,split,group,text,gsd,box   or manifest.jsonl, a line an image: {"path": …, "class": …}
     any/where.png      paths are relative to the table
     ```
     `path` and `class` are needed. `split` is train, val or test, train if it is empty. `group` names what no split may
-    part (a scene, a ship), `text` (or `prompt`, `caption`) is a caption. `box` is one object of the image: `x0 y0 x1 y1` or four corners
+    part (a scene, a ship), `text` (or `prompt`, `caption`) is a caption, `gsd` says how many metres a pixel is: where
+    all images have it, all are seen at one scale. `box` is one object of the image: `x0 y0 x1 y1` or four corners
     `x1 y1 … x4 y4`, px; a chip is cut around it, all boxes of one image are its objects, and the image is their group
     unless they name another. Other columns are ignored. `train\cargo\0.png`, as Windows writes it, is read.
 
@@ -82,7 +83,8 @@ def _entries(place: Path, file: Path, cutting: Cutting) -> list[Entry]:
         if split and split not in SPLITS:
             raise UserError(f"{where}: split={split}: use {', '.join(SPLITS)} or nothing, which is train")
         text = next((str(row[key]).strip() for key in TEXTS if row.get(key)), None)
-        entry = Entry(path, name, split or "train", text, group=str(row["group"]).strip() if row.get("group") else None)
+        group = str(row["group"]).strip() if row.get("group") else None
+        entry = Entry(path, name, split or "train", text, group=group, gsd=gsd_of(row, where))
         if row.get("box"):
             objects[path].append((entry, Marked(name, _corners(row["box"], where)), where))
         elif path in known:
@@ -99,7 +101,7 @@ def _entries(place: Path, file: Path, cutting: Cutting) -> list[Entry]:
         outside = [where for row, (*_, where) in enumerate(rows) if row not in cut]
         if outside and all(chip.window for chip in chips):  # a file that cannot be opened is one image
             raise UserError(f"{outside[0]}: a box of {path} lies outside the image; mend it")
-        entries += [replace(chip, text=rows[chip.number][0].text) for chip in chips]
+        entries += [replace(chip, text=own.text, gsd=own.gsd) for chip in chips for own in [rows[chip.number][0]]]
     return entries
 
 

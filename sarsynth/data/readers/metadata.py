@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sarsynth.data.chips import check_box, crop_offset, rectangle
+from sarsynth.data.chips import FARTHEST, check_box, crop_offset, rectangle
 from sarsynth.data.folders import check_file, inside, json_lines, lines
 from sarsynth.data.formats import image_size
 from sarsynth.data.records import Instance
@@ -106,6 +106,19 @@ def class_of(row: Mapping[str, Any]) -> str | None:
     return None if name is None else str(name)
 
 
+def gsd_of(row: Mapping[str, Any], where: str) -> float | None:
+    """Give how many metres a pixel is, if a row says so; a `UserError`, beginning with `where`, if it is no length."""
+    if row.get("gsd") in (None, ""):
+        return None
+    try:
+        gsd = float(row["gsd"])
+    except (TypeError, ValueError, OverflowError):
+        gsd = 0.0
+    if not 0 < gsd < FARTHEST:
+        raise UserError(f"{where}: gsd={str(row['gsd'])[:80]}: use metres a pixel, above 0")
+    return gsd
+
+
 def _are_numbers(words: str) -> bool:
     """Whether a text file holds numbers alone: boxes, as some detectors take them, and no caption."""
     return all(word.lstrip("+-").replace(".", "", 1).isdigit() for word in words.replace(",", " ").split())
@@ -120,6 +133,7 @@ def _check(row: Mapping[str, Any], where: str) -> None:
         name = row.get(key)
         if isinstance(name, bool) or not isinstance(name, str | int | None) or not str(name).strip():
             raise UserError(f"{where}: `{key}` must be a name or a whole number")
+    gsd_of(row, where)
     if not _are_objects(row.get("objects")):
         raise UserError(
             f"{where}: `objects` must hold `bbox`, a list of [x, y, width, height], and may hold "

@@ -26,8 +26,8 @@ class Mstar(FileSource):
             HB19377.015 …      a text header, then magnitude, which is read, and phase: they need radiometry=linear
     test/                      or TEST/15_DEG/ and the like
     ```
-    Folders at other depression angles than 17 and 15 degrees are left out, and told. The size of a chip gives its class away in
-    some copies, so one `crop` for all is wise.
+    Folders at other depression angles than 17 and 15 degrees are left out, and told. The size of a chip gives its
+    class away in some copies, so one `crop` for all is wise.
     """
 
     def __init__(
