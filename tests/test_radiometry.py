@@ -408,7 +408,7 @@ def test_16_bits_without_a_mapping_are_refused_before_anything_is_made(folder: P
 
 
 def test_a_report_on_images_without_a_mapping_says_so_and_goes_on(folder: Path):
-    (note,) = _outlines(health(study(folder), "sar"))
+    (note,) = _outlines(health(study(folder), "sar", folder))
     assert isinstance(note, Note) and "radiometry=linear, log or mean_sigma" in note.text
 
 

@@ -137,7 +137,8 @@ def images_below(folder: Path) -> list[Path]:
 def files_below(folder: Path, *, follow: bool = False) -> list[Path]:
     """List the files in a folder and in all folders below it that are not hidden, sorted.
 
-    With `follow`, links to folders are followed, to each folder once.
+    A folder with the suffix of an image is listed as one: whoever reads it is told. With `follow`, links to folders are
+    followed, to each folder once.
     """
 
     def fail(error: OSError) -> None:
@@ -145,7 +146,8 @@ def files_below(folder: Path, *, follow: bool = False) -> list[Path]:
 
     files, known = [], {os.path.realpath(folder)}
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=follow):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names += [name for name in folders if Path(name).suffix.lower() in EXTENSIONS]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in names)
         if follow:
             real = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
             folders[:] = [name for name in folders if not (real[name] in known or known.add(real[name]))]

@@ -92,7 +92,7 @@ def _reason(path: Path, error: Exception) -> str:
     if not path.exists():
         return "a link that leads nowhere" if path.is_symlink() else "no longer there"
     if not path.is_file():
-        return "no file, but a folder, a pipe or a device"
+        return "no file" if path.is_dir() else "no file, but a pipe or a device"
     if not path.stat().st_size:
         return "cannot be read as an image (0 bytes)"
     if isinstance(error, Image.DecompressionBombError):

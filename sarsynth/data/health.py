@@ -33,6 +33,7 @@ class Findings:
 
     reason: str | None = None
     content: str = ""
+    whole: str = ""
     notes: tuple[str, ...] = ()
     dtype: str = ""
     size: tuple[int, int] = (0, 0)
@@ -49,6 +50,7 @@ class Scan:
     paths: Sequence[str]  # names of the records
     reasons: Sequence[str | None]  # why an image is bad, None for good ones
     contents: Sequence[str]  # hex digests of the pixels, equal for grey in one channel and in three; empty for bad ones
+    wholes: Sequence[str]  # the same of images before any crop
     notes: Sequence[Sequence[str]]  # what was done to the pixels of each, in a few words each
     dtypes: Sequence[str]  # NumPy's names of the pixels' types
     sizes: np.ndarray  # height and width in px of what is read, int64 (N, 2)
@@ -86,7 +88,7 @@ class Scan:
 
     def save(self, folder: Path) -> None:
         """Write it; thumbnails in a file of their own, which is read only where they are needed."""
-        facts = {key: list(getattr(self, key)) for key in ("paths", "reasons", "contents", "notes", "dtypes")}
+        facts = {key: list(getattr(self, key)) for key in ("paths", "reasons", "contents", "wholes", "notes", "dtypes")}
         (folder / FACTS).write_text(json.dumps(facts))
         arrays = {key: getattr(self, key) for key in ("sizes", "codes", "saturated", "histograms")}
         np.savez(folder / SCAN, **arrays)
@@ -115,6 +117,7 @@ def scan(source: Source, records: Sequence[ImageRecord], advance: Callable[..., 
         paths=[record.path for record in records],
         reasons=[finding.reason for finding in findings],
         contents=[finding.content for finding in findings],
+        wholes=[finding.whole for finding in findings],
         notes=[finding.notes for finding in findings],
         dtypes=[finding.dtype for finding in findings],
         sizes=np.array([finding.size for finding in findings], np.int64).reshape(-1, 2),
@@ -140,8 +143,10 @@ def examine(source: Source, record: ImageRecord) -> Findings:
     if values.min() == values.max():
         return Findings(f"constant: every pixel is {values.min():g}")
     shown = grey if whole is pixels else _known(whole)[0]
+    content = content_digest(pixels)
     return Findings(
-        content=content_digest(pixels),
+        content=content,
+        whole=content if whole is pixels else content_digest(whole),
         notes=notes,
         dtype=pixels.dtype.name,
         size=(int(pixels.shape[0]), int(pixels.shape[1])),

@@ -15,10 +15,13 @@ from sarsynth.data.framing import SLIGHT, Framing, Shape, inside, shapes
 from sarsynth.data.health import THUMB, Scan, edges
 from sarsynth.data.records import ImageRecord, Split, class_counts
 from sarsynth.report import html, pictures, plots
-from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Picture, Piece, Section, Table
+from sarsynth.report.pieces import COUNT, Cell, Command, Gallery, Note, Picture, Piece, Section, Table
 from sarsynth.report.plots import Plot
 
 HEALTH = "health.json"
+NEXT_STEP = (  # of who has one picture under two labels
+    "find out which label is right, list the images of the other one in a file, a line each, and name it in leave_out"
+)
 SHEET = 24  # images of a class on its contact sheet
 COLUMNS = 12  # of it
 PAIRS = 24  # near-duplicates that are shown, and rows of a table of names
@@ -40,6 +43,8 @@ class Health:
     scan: Scan  # what every image was found to be
     framing: Framing  # what is seen of images that are not square
     pairs: Sequence[Pair]  # near-duplicates
+    leaking: Sequence[tuple[str, str]]  # training images that are held out: their names, and which one each is
+    remedy: str | None  # the command that leaves these out
     copy: float  # agreement from which on two images are one recording
     max_bad: float  # share of bad images that a run lets pass
     summary: Mapping[str, Mapping[str, Any]]  # what `data.health.by_class` says
@@ -58,6 +63,11 @@ class Health:
     def crossing(self) -> list[Pair]:
         """Near-duplicates in two splits: given ones, since none of ours parts a group."""
         return [pair for pair in self.pairs if pair.crosses]
+
+    @property
+    def contradictions(self) -> list[Pair]:
+        """One recording under two labels."""
+        return [p for p in self.pairs if p.one.label != p.other.label and p.agreement >= self.copy]
 
     @property
     def shapes(self) -> list[tuple[str, Shape]]:
@@ -87,6 +97,8 @@ class Health:
             "pixels": {note: len(paths) for note, paths in self.scan.noted.items()},
             "groups": {"count": len(groups), "largest": max(groups.values(), default=0)},
             "bad": self.scan.bad,
+            "held_out": [{"image": name, "is": other} for name, other in self.leaking],
+            "two_labels": [[pair.one.path, pair.other.path] for pair in self.contradictions],
             "near_duplicates": [
                 {
                     "images": [pair.one.path, pair.other.path],
@@ -110,6 +122,8 @@ def page(healths: Sequence[Health], title: str) -> str:
     known = {"images": f"{sum(len(health.scan.paths) for health in healths):,}"}
     for health in healths:
         known[f"bad in {health.slot}"] = f"{len(health.scan.bad):,}"
+        if health.contradictions:
+            known[f"one picture, two labels in {health.slot}"] = f"{len(health.contradictions):,}"
         known[f"near-duplicates across splits in {health.slot}"] = f"{len(health.crossing):,}"
     lead = "What the images of a study are, before anything is trained on them."
     parts = [section for health in healths for section in sections(health)]
@@ -122,7 +136,8 @@ def sections(health: Health) -> list[Section]:
         "Two images whose perceptual hashes and fine structure agree. Splits that we draw never part them; "
         "those that the data set gives may, and then scores on its test images flatter."
     )
-    images = [_counts(health), *_files(health), _values(health), *_histograms(health), *_sizes(health)]
+    images = [*_contradictions(health), _counts(health), *_files(health)]
+    images += [_values(health), *_histograms(health), *_sizes(health)]
     parts: list[tuple[str, str, str, list[Piece]]] = [
         ("images", "images and values", "Bad images are left out of all figures.", images),
         ("shapes", "images that are not square", "Dark is what nothing that learns will see of them.", _shapes(health)),
@@ -140,6 +155,15 @@ def _counts(health: Health) -> Piece:
     counts = {split: [*by_class.values(), sum(by_class.values())] for split, by_class in health.counts.items()}
     rows = [[split, *(f"{count:,}" for count in of_split)] for split, of_split in counts.items()]
     return Table("Images by split and class", ["split", *health.classes, "total"], rows)
+
+
+def _contradictions(health: Health) -> list[Piece]:
+    """Name the pictures that have two labels, and what to do about it."""
+    if not health.contradictions:
+        return []
+    rows = [_duplicate(pair, health.classes) for pair in health.contradictions[:PAIRS]]
+    caption = f"Same picture, two labels: {len(health.contradictions):,}; {NEXT_STEP}"
+    return [Table(caption, ["one", "the other", "is", "is", "agreement"], rows, numeric=False)]
 
 
 def _files(health: Health) -> list[Piece]:
@@ -233,9 +257,12 @@ def _duplicates(health: Health) -> list[Piece]:
     copies = sum(pair.agreement >= health.copy for pair in health.crossing)
     summary = (
         f"{len(health.pairs):,} pairs, {len(health.crossing):,} of them across splits; {copies:,} of these agree "
-        f"at {health.copy} or more and are one recording, and nothing may learn from them (data.allow_leak)."
+        f"at {health.copy} or more and are one recording, and nothing may learn from them (data.leak)."
     )
     pieces: list[Piece] = [Note(summary)]
+    if health.remedy:
+        makes = f"without the {len(health.leaking):,} training images that are held out"
+        pieces.append(Command(makes, health.remedy))
     of_two_classes = [pair for pair in health.pairs if pair.one.label != pair.other.label]
     for caption, pairs in (("Across splits", health.crossing), ("Of two classes", of_two_classes)):
         if pairs:

@@ -16,8 +16,10 @@ from sarsynth.console import console
 from sarsynth.data.curated import Curated, Pair
 from sarsynth.data.duplicates import groups
 from sarsynth.data.file_source import FileSource
+from sarsynth.data.folders import lines
 from sarsynth.data.records import SPLITS, ImageRecord, Source, Split, class_counts, deci, minor_classes
-from sarsynth.errors import UserError
+from sarsynth.errors import LeakError, UserError, nearest
+from sarsynth.report.image_health import NEXT_STEP
 from sarsynth.report.terminal import counts_table
 from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, near_paths, opened, scan_of, scanned
 from sarsynth.stages.study import Study, first, once
@@ -36,8 +38,9 @@ def source(study: Study, role: Role) -> Source:
     original, scan = opened(study)[role], scan_of(study, role)
     say_bad(SLOTS[role], scan.bad, scanned(study, role).path)
     near = [(first, second) for first, second, _ in near_paths(study, role)]
+    left_out = listed_to_leave_out(study, role)
     try:
-        return Curated(original, scan.bad, groups(listed(original), near))
+        return Curated(original, scan.bad.keys() | left_out, groups(listed(original), near))
     except UserError as error:
         raise UserError(f"{SLOTS[role]}.{error}") from error
 
@@ -65,6 +68,7 @@ def training(study: Study, role: Role) -> list[ImageRecord]:
         UserError: There are none, too many are bad, or some are held out.
     """
     images = _split(study) if role == "sar" else records(study, role, "train")
+    say_two_labels(study, role)
     say_across(study, role)
     return guard(study, role, images)
 
@@ -171,6 +175,28 @@ def check_bad(study: Study, role: Role) -> None:
         )
 
 
+@once
+def listed_to_leave_out(study: Study, role: Role) -> set[str]:
+    """The images that a file of one's own lists to be left out.
+
+    Raises:
+        UserError: There is no such file, or it names what is no image of the set.
+    """
+    name, slot = image_settings(study, role).leave_out, SLOTS[role]
+    if name is None:
+        return set()
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise UserError(f"{slot}.leave_out={name}: no such file")
+    known = {record.path for record in listed(opened(study)[role])}
+    named = lines(file)
+    for number, path in named:
+        if path not in known:
+            raise UserError(f"{file}, line {number}: no image {path} in {slot}; {nearest(path, known)}")
+    say(f"{slot}: {len(named)} images are left out, as {name} says")
+    return {path for _, path in named}
+
+
 def check_emptied(study: Study, role: Role) -> None:
     """Stop where a class has images in a split, and all of them are bad or left out.
 
@@ -189,11 +215,11 @@ def say_bad(slot: str, bad: Mapping[str, str], folder: Path) -> None:
     """Print which images are left out and why."""
     if not bad:
         return
-    lines = [f"  {path}: {reason}" for path, reason in list(bad.items())[: 2 * SHOWN]]
-    if len(bad) > len(lines):
-        lines.append(f"  and {len(bad) - len(lines)} more, all in {folder}")
+    told = [f"  {path}: {reason}" for path, reason in list(bad.items())[: 2 * SHOWN]]
+    if len(bad) > len(told):
+        told.append(f"  and {len(bad) - len(told)} more, all in {folder}")
     console.print(f"[yellow]warning:[/] {slot}: left out, {len(bad)} bad images")
-    say("\n".join(lines))
+    say("\n".join(told))
 
 
 def say(text: str, *before: str) -> None:
@@ -204,7 +230,25 @@ def say(text: str, *before: str) -> None:
 def pairs(study: Study, role: Role) -> list[Pair]:
     """List the good images of a set that show one picture."""
     by_path = {record.path: record for record in listed(source(study, role))}
-    return [Pair(by_path[first], by_path[second], agreement) for first, second, agreement in near_paths(study, role)]
+    return [
+        Pair(by_path[first], by_path[second], agreement)
+        for first, second, agreement in near_paths(study, role)
+        if first in by_path and second in by_path  # which may be left out
+    ]
+
+
+def contradictions(study: Study, role: Role) -> list[Pair]:
+    """Pairs of images of a set that are one recording under two labels."""
+    return [p for p in pairs(study, role) if p.one.label != p.other.label and p.agreement >= COPY]
+
+
+def say_two_labels(study: Study, role: Role) -> None:
+    """Print, in one line, which pictures have two labels, and what to do about it."""
+    if not (found := contradictions(study, role)):
+        return
+    names, slot = source(study, role).classes, SLOTS[role]
+    told = [f"{p.one.path} ({names[p.one.label]}) and {p.other.path} ({names[p.other.label]})" for p in found]
+    say(f"{slot}: {len(found)} times one picture has two labels: {some(told)}; {NEXT_STEP}", "[yellow]warning:[/]")
 
 
 def say_across(study: Study, role: Role) -> None:
@@ -228,7 +272,7 @@ def some(names: Sequence[str]) -> str:
 
 def samples(study: Study, role: Role, images: Sequence[ImageRecord]) -> dict[str, Any]:
     """Say for a card which samples these are: by digest of their pixels, whatever they are called."""
-    scan = scan_of(study, role)
+    scan, dropped = scan_of(study, role), study.dropped.get(SLOTS[role])
     by_split = {split: [record for record in images if record.split == split] for split in SPLITS}
     return {
         scan.digest(chosen): {
@@ -238,6 +282,7 @@ def samples(study: Study, role: Role, images: Sequence[ImageRecord]) -> dict[str
             "count": len(chosen),
             "scan": scanned(study, role).fingerprint,
         }
+        | ({"left_out": dropped["count"]} if dropped and split == "train" else {})
         for split, chosen in by_split.items()
         if chosen
     }
@@ -252,7 +297,7 @@ def held_out(study: Study, role: Role) -> Iterator[tuple[Role, ImageRecord]]:
 
 
 def guard(study: Study, role: Role, images: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Let images pass that something is to learn from, if none of them is a validation or test image.
+    """Let images pass that something is to learn from, if they are no validation or test images.
 
     Two images are one if their pixels are, in whichever sets they lie; or, within one set, if their fine structure
     agrees at `COPY`: compressed, brightened or shifted, it is still the same recording. Two looks at one ship are no
@@ -261,8 +306,24 @@ def guard(study: Study, role: Role, images: Sequence[ImageRecord]) -> list[Image
     may have in two of its splits for good reasons: `say_across` counts them, and the result has the number.
 
     Raises:
-        UserError: Some are, and `data.allow_leak` is false.
+        LeakError: Some are, and the settings neither leave them out nor allow them.
+        UserError: A class would have no image left.
     """
+    leaking = leaking_of(study, role, images)
+    dropped = leak(study, SLOTS[role], leaking)
+    left = [record for record in images if record.path not in dropped]
+    emptied = {record.label for record in images} - {record.label for record in left}
+    if emptied:
+        name = source(study, role).classes[min(emptied)]
+        raise UserError(
+            f"data.leak=drop: all training images of class {name} of {SLOTS[role]} are held out; give it others, "
+            "or remove it"
+        )
+    return left
+
+
+def leaking_of(study: Study, role: Role, images: Sequence[ImageRecord]) -> list[tuple[str, str]]:
+    """Name the images among these that are held out, and say of each which held-out image it is."""
     scan = scan_of(study, role)
     held = {
         scan.content(pair.one): f"as good as {pair.other.split} image {pair.other.path} (agreement {pair.agreement:g})"
@@ -275,27 +336,38 @@ def guard(study: Study, role: Role, images: Sequence[ImageRecord]) -> list[Image
         for owner, record in held_out(study, role)
     }
     contents = [(record.path, scan.content(record)) for record in images]
-    leak(study, SLOTS[role], [(path, held[content]) for path, content in contents if content in held])
-    return list(images)
+    return [(path, held[content]) for path, content in contents if content in held]
 
 
-def leak(study: Study, slot: str, leaking: Sequence[tuple[str, str]]) -> None:
-    """Stop for held-out images among those that are learnt from, or note them where that is allowed.
+def leak(study: Study, slot: str, leaking: Sequence[tuple[str, str]]) -> set[str]:
+    """Stop for held-out images among those that are learnt from, or leave them out, or note them, as settings say.
 
     Args:
         study: Whose result says so.
         slot: The key of the set that they are in.
         leaking: Name of each, and which held-out image it is.
+
+    Returns:
+        The names of those to leave out.
+
+    Raises:
+        LeakError: There are some, and the settings refuse them.
     """
     if not leaking:
-        return
+        return set()
     names = some([f"{path} is {other}" for path, other in leaking])
+    told = {"count": len(leaking), "samples": [list(pair) for pair in leaking]}
+    if study.settings.data.leak == "drop":
+        study.dropped[slot] = told
+        say(f"{slot}: data.leak=drop leaves {len(leaking)} held-out samples out of training: {names}")
+        return {path for path, _ in leaking}
     if not study.settings.data.allow_leak:
-        raise UserError(
-            f"{slot}: {len(leaking)} of what is learnt from are held out: {names}; remove them from one side, "
-            "or say data.allow_leak=true, which every result will tell"
+        raise LeakError(
+            f"{slot}: {len(leaking)} of what is learnt from are held out: {names}; say data.leak=drop to learn without "
+            "them (python train.py stage=data lists them), or data.allow_leak=true, which every result will tell"
         )
-    study.leaks[slot] = {"count": len(leaking), "samples": [list(pair) for pair in leaking]}
+    study.leaks[slot] = told
     text = f"{slot}: {len(leaking)} held-out samples are learnt from: {names}"
     text = text.encode("utf-8", "backslashreplace").decode()
     console.print(Panel(Text(text), title="LEAK (data.allow_leak=true): scores are no measure", style="bold red"))
+    return set()
