@@ -280,7 +280,7 @@ def test_classes_on_some_rows_alone_are_refused(tmp_path: Path) -> None:
 
 def test_backslashes_are_read(tmp_path: Path) -> None:
     write(tmp_path / "train/cargo/0.png")
-    text(tmp_path / "manifest.csv", "path,class,prompt", r"train\cargo\0.png,cargo,a chip")
+    text(tmp_path / "manifest.csv", "path,class,prompt", r"train\cargo\0.png,cargo,a chip,")
     (record,) = manifest(tmp_path).records("train")
     assert (record.path, record.text) == ("train/cargo/0.png", "a chip")
     text(tmp_path / "list.txt", r"train\cargo\0.png")
@@ -314,6 +314,13 @@ def test_boxes_in_no_image_are_refused_by_line(tmp_path: Path, box: str) -> None
     write(tmp_path / "1.png")
     text(tmp_path / "manifest.csv", "path,class,box", "1.png,a,1 1 5 5", f"1.png,a,{box}")
     with pytest.raises(UserError, match=r"manifest\.csv, line 3: .*; mend or remove it"):
+        manifest(tmp_path)
+
+
+def test_a_box_far_beyond_its_image_is_refused_before_memory_is(tmp_path: Path) -> None:
+    write(tmp_path / "1.png")
+    text(tmp_path / "manifest.csv", "path,class,box", "1.png,a,1 1 900000 900000")
+    with pytest.raises(UserError, match=r"manifest\.csv, line 2: a box of 1\.png lies outside the image"):
         manifest(tmp_path)
 
 

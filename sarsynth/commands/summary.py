@@ -1,6 +1,6 @@
 """Before the first job of a sweep: a screen for jobs side by side. After the last: its report, and what failed.
 
-Torch-free, as the process that starts the jobs is.
+Before the first job it is asked, too, whether jobs would learn from held-out images: for that alone torch is loaded.
 """
 
 import shutil

@@ -72,11 +72,14 @@ def cut_scenes(
 
 
 def _chips(objects: Sequence[Marked], cutting: Cutting, width: int, height: int) -> list[tuple[int, Window | None]]:
-    """Place a chip on each object that has an area, and of which any part lies in the scene."""
+    """Place a chip on each object that has an area, and of which a part lies in the scene and none far from it."""
     views: list[tuple[int, Window | None]] = []
     for number, marked in enumerate(objects):
         xs, ys = zip(*marked.corners, strict=True)
-        inside = max(xs) > 0 and min(xs) < width and max(ys) > 0 and min(ys) < height
+        inside = all(
+            max(values) > 0 and min(values) < length and min(values) > -length and max(values) < 2 * length
+            for values, length in ((xs, width), (ys, height))
+        )
         if inside and has_area(marked.corners):
             views.append((number, cutting.window(marked.corners, width, height)))
     return views

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sarsynth.data.folders import check_file
 from sarsynth.data.records import Box, Instance
 from sarsynth.errors import UserError
 
@@ -170,8 +171,10 @@ def read_maps(root: Path, classes: Sequence[str], image_size: int) -> Maps:
 
 def _read_map(file: Path, image_size: int) -> np.ndarray:
     try:
-        with Image.open(file) as picture:
+        with Image.open(check_file(file)) as picture:
             pixels = np.asarray(picture.convert("L"))
+    except UserError:
+        raise
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
         raise UserError(f"{file}: cannot be read as an image ({error}); repair or remove it") from error
     if pixels.shape != (image_size, image_size):

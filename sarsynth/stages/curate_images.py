@@ -16,7 +16,6 @@ from sarsynth.console import console
 from sarsynth.data.curated import Curated, Pair
 from sarsynth.data.duplicates import groups
 from sarsynth.data.file_source import FileSource
-from sarsynth.data.folders import lines
 from sarsynth.data.records import SPLITS, ImageRecord, Source, Split, class_counts, deci, minor_classes
 from sarsynth.errors import LeakError, UserError, nearest
 from sarsynth.report.image_health import NEXT_STEP
@@ -189,12 +188,14 @@ def listed_to_leave_out(study: Study, role: Role) -> set[str]:
     if not file.is_file():
         raise UserError(f"{slot}.leave_out={name}: no such file")
     known = {record.path for record in listed(opened(study)[role])}
-    named = lines(file)
-    for number, path in named:
-        if path not in known:
+    left_out = set()
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="surrogateescape").split("\n"), start=1):
+        path = line.removesuffix("\r")  # a name may end in spaces, and may be no UTF-8
+        if path and path not in known:
             raise UserError(f"{file}, line {number}: no image {path} in {slot}; {nearest(path, known)}")
-    say(f"{slot}: {len(named)} images are left out, as {name} says")
-    return {path for _, path in named}
+        left_out.update([path] if path else [])
+    say(f"{slot}: {len(left_out)} images are left out, as {name} says")
+    return left_out
 
 
 def check_emptied(study: Study, role: Role) -> None:

@@ -93,7 +93,7 @@ def csv_rows(file: Path, *columns: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 found = ", ".join(table.fieldnames or ()) or "nothing"
                 raise UserError(f"{file}: expected columns {wanted}, with commas between; found {found}")
             for row in table:
-                if None in row:
+                if any(row.pop(None, None) or ()):  # a comma at the end is no cell
                     raise UserError(f"{file}, line {table.line_num}: more cells than columns; quote what has commas")
                 yield table.line_num, row
         except (UnicodeDecodeError, csv.Error) as error:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from sarsynth.data.chips import Cutting, Marked, Points, check_box, quadrangle, rectangle
 from sarsynth.data.entries import Seen, snake_case
 from sarsynth.data.file_source import FileSource
-from sarsynth.data.folders import images_by_stem, locate, matches
+from sarsynth.data.folders import check_file, images_by_stem, locate, matches
 from sarsynth.data.readers import voc
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.data.scenes import Scene, cut_scenes
@@ -107,7 +107,7 @@ def _coco(place: Path, level: int) -> Iterator[Annotated]:
     for split in SPLITS:
         for file in matches(place, f"COCO_Format/*_{split}_level_{level}.json"):
             try:
-                content = json.loads(file.read_text(encoding="utf-8"))
+                content = json.loads(check_file(file).read_text(encoding="utf-8"))
                 names = {category["id"]: category["name"] for category in content["categories"]}
                 objects: dict[Any, list[Marked]] = defaultdict(list)
                 for annotation in content.get("annotations", []):
