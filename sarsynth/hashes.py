@@ -98,8 +98,9 @@ def _stamp(state: os.stat_result) -> Stamp:
 def _hash(file: Path, unreadable: Callable[[OSError], str] | None) -> tuple[Stamp | None, str]:
     """Read a file; with its stamp, or None where that cannot vouch for what was read."""
     try:
-        if stat.S_ISFIFO(os.stat(file).st_mode):  # which would be waited for
-            raise OSError(errno.EINVAL, "a pipe", str(file))
+        mode = os.stat(file).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for; a device may have no end
+            raise OSError(errno.EINVAL, "a pipe or a device", str(file))
         with file.open("rb") as content:
             begun = time.time_ns()
             before = _stamp(os.fstat(content.fileno()))

@@ -195,7 +195,7 @@ def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"manifest\.csv: no file, but a folder, a pipe"):
         manifest(tmp_path)
     assert hashes.of_files(tmp_path, ["train/a/pipe.png"], lambda error: str(error.strerror)) == {
-        "train/a/pipe.png": "a pipe"
+        "train/a/pipe.png": "a pipe or a device"
     }
 
 
@@ -530,6 +530,14 @@ def test_the_report_lists_what_to_leave_out(root: Path, said: Any, tmp_path: Pat
     listed.write_text("train/tanker/copy.png\n")
     with pytest.raises(UserError, match=r"txt, line 1: no image train/tanker/copy\.png in data; the nearest is"):
         training(study(root, f"data.leave_out={listed}"), "sar")
+
+
+def test_of_two_same_copies_each_is_held_out_by_itself(root: Path) -> None:  # noqa: F811
+    Image.fromarray(picture(1) // 2 + 60).save(root / "sar/test/tanker/again.jpg", quality=90)
+    plant(root, "sar/train/cargo/0.png", "sar/train/cargo/same.png")
+    text(root / "list.txt", "train/cargo/0.png")
+    with pytest.raises(LeakError, match=r"^data: 1 of .*train/cargo/same\.png is as good as test image"):
+        training(study(root, f"data.leave_out={root}/list.txt"), "sar")
 
 
 def test_a_crop_changes_no_verdict(root: Path) -> None:  # noqa: F811

@@ -326,11 +326,18 @@ def guard(study: Study, role: Role, images: Sequence[ImageRecord]) -> list[Image
 def leaking_of(study: Study, role: Role, images: Sequence[ImageRecord]) -> list[tuple[str, str]]:
     """Name the images among these that are held out, and say of each which held-out image it is."""
     scan = scan_of(study, role)
+    own = {scan.content(record): record for owner, record in held_out(study, role) if owner == role}
+    # By content: of images with the same pixels one alone is compared with others, and that one may be left out.
+    near = [
+        (scan.contents[scan.rows[path]], scan.contents[scan.rows[other]], agreement)
+        for first, second, agreement in near_paths(study, role)
+        for path, other in ((first, second), (second, first))
+        if agreement >= COPY
+    ]
     held = {
-        scan.content(pair.one): f"as good as {pair.other.split} image {pair.other.path} (agreement {pair.agreement:g})"
-        for near in pairs(study, role)
-        for pair in (near, Pair(near.other, near.one, near.agreement))
-        if pair.crosses and pair.one.split == "train" and pair.agreement >= COPY
+        content: f"as good as {own[other].split} image {own[other].path} (agreement {agreement:g})"
+        for content, other, agreement in near
+        if other in own
     }
     held |= {
         scan_of(study, owner).content(record): f"{record.split} image {record.path} of {SLOTS[owner]}"
