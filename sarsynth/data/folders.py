@@ -149,8 +149,9 @@ def files_below(folder: Path, *, follow: bool = False) -> list[Path]:
         names += [name for name in folders if Path(name).suffix.lower() in EXTENSIONS]
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in names)
         if follow:
-            real = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
-            folders[:] = [name for name in folders if not (real[name] in known or known.add(real[name]))]
+            real = {os.path.realpath(os.path.join(parent, name)): name for name in folders}
+            folders[:] = [name for path, name in real.items() if path not in known]
+            known.update(real)
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(files)
 

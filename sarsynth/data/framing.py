@@ -106,7 +106,8 @@ def shapes(records: Sequence[ImageRecord], rows: Mapping[str, int], sizes: np.nd
         rows: The place of each among the sizes, by name.
         sizes: Height and width in px, int (N, 2).
     """
-    return [(record.path, Shape(*sizes[rows[record.path]].tolist(), record.gsd)) for record in records]
+    places = ((record, sizes[rows[record.path]]) for record in records)
+    return [(record.path, Shape(int(height), int(width), record.gsd)) for record, (height, width) in places]
 
 
 def inside(frame: Frame, shape: Shape) -> Frame:

@@ -8,7 +8,7 @@ white at 0, black and white, JPEG's colours.
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -35,7 +35,9 @@ def read_tiff(path: Path) -> Decoded:
             decoded = read_pillow(path)  # which turns it itself
             return decoded._replace(notes=notes + decoded.notes)
         samples = page.extrasamples
-        alpha = "marked" if page.samplesperpixel > 1 and samples and samples[-1] in ALPHA else None
+        alpha: Literal["marked"] | None = (
+            "marked" if page.samplesperpixel > 1 and samples and samples[-1] in ALPHA else None
+        )
         missing_marked = NODATA_TAG in page.tags or any(p.is_mask for p in map(_frame, file.pages))
         pixels = _read_gdal(path) if _rasterio() else _read_tifffile(path, page, missing_marked)
         if np.ma.is_masked(pixels):

@@ -16,7 +16,7 @@ from sarsynth.console import console
 from sarsynth.data.curated import Curated, Pair
 from sarsynth.data.duplicates import groups
 from sarsynth.data.file_source import FileSource
-from sarsynth.data.records import SPLITS, ImageRecord, Source, Split, class_counts, deci, minor_classes
+from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts, deci, minor_classes
 from sarsynth.errors import LeakError, UserError, nearest
 from sarsynth.report.image_health import NEXT_STEP
 from sarsynth.report.terminal import counts_table
@@ -32,7 +32,7 @@ SHOWN = 5  # names on the screen; files have them all
 
 
 @once
-def source(study: Study, role: Role) -> Source:
+def source(study: Study, role: Role) -> Curated:
     """A set without its bad images, which are named, with groups that pixels show."""
     original, scan = opened(study)[role], scan_of(study, role)
     say_bad(SLOTS[role], scan.bad, scanned(study, role).path)
