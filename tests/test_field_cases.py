@@ -167,10 +167,12 @@ def test_without_rasterio_the_remedy_is_named(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_tiff_is_turned_as_its_orientation_says(tmp_path: Path, orientation: int) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.tif", tiffinfo={274: orientation})
-    with Image.open(tmp_path / "a.tif") as image:
+    for name, compression in (("a", None), ("b", "tiff_lzw")):
+        Image.fromarray(GREY).save(tmp_path / f"{name}.tif", tiffinfo={274: orientation}, compression=compression)
+    with Image.open(tmp_path / "b.tif") as image:  # compressed ones are turned by Pillow, too
         image.load()
         shown = np.asarray(image)
+    np.testing.assert_array_equal(formats.open_image(tmp_path / "b.tif", 1).pixels[..., 0], shown)
     np.testing.assert_array_equal(formats.open_image(tmp_path / "a.tif", 1).pixels[..., 0], shown)
     assert formats.image_size(tmp_path / "a.tif") == shown.shape[::-1]
 
