@@ -526,7 +526,7 @@ def test_the_report_lists_what_to_leave_out(root: Path, said: Any, tmp_path: Pat
     assert f"python evaluate.py data.leave_out={listed}" in said()
     health = json.loads((tmp_path / "report/health.json").read_text())["data"]
     assert health["two_labels"] == [["train/tanker/copy.bmp", "test/cargo/3.png"]]
-    assert "one picture has two labels: train/tanker/copy.bmp (tanker) and test/cargo/3.png (cargo)" in said()
+    assert "same picture, two labels, 1 times: train/tanker/copy.bmp (tanker) and test/cargo/3.png (cargo)" in said()
     used = study(root, f"data.leave_out={listed}")
     assert len(training(used, "sar")) == 12 and not curate_images.contradictions(used, "sar")
     listed.write_text("train/tanker/copy.png\n")

@@ -19,8 +19,8 @@ from sarsynth.report.pieces import COUNT, Cell, Command, Gallery, Note, Picture,
 from sarsynth.report.plots import Plot
 
 HEALTH = "health.json"
-NEXT_STEP = (  # of who has one picture under two labels
-    "find out which label is right, list the images of the other one in a file, a line each, and name it in leave_out"
+NEXT_STEP = (  # of who has one picture under two labels in a slot
+    "find out which label is right, list the images of the other one in a file, a line each, and say {}.leave_out=FILE"
 )
 SHEET = 24  # images of a class on its contact sheet
 COLUMNS = 12  # of it
@@ -162,7 +162,7 @@ def _contradictions(health: Health) -> list[Piece]:
     if not health.contradictions:
         return []
     rows = [_duplicate(pair, health.classes) for pair in health.contradictions[:PAIRS]]
-    caption = f"Same picture, two labels: {len(health.contradictions):,}; {NEXT_STEP}"
+    caption = f"Same picture, two labels: {len(health.contradictions):,}; {NEXT_STEP.format(health.slot)}"
     return [Table(caption, ["one", "the other", "is", "is", "agreement"], rows, numeric=False)]
 
 

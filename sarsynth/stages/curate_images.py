@@ -249,7 +249,8 @@ def say_two_labels(study: Study, role: Role) -> None:
         return
     names, slot = source(study, role).classes, SLOTS[role]
     told = [f"{p.one.path} ({names[p.one.label]}) and {p.other.path} ({names[p.other.label]})" for p in found]
-    say(f"{slot}: {len(found)} times one picture has two labels: {some(told)}; {NEXT_STEP}", "[yellow]warning:[/]")
+    text = f"{slot}: same picture, two labels, {len(found)} times: {some(told)}; {NEXT_STEP.format(slot)}"
+    say(text, "[yellow]warning:[/]")
 
 
 def say_across(study: Study, role: Role) -> None:
