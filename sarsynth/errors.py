@@ -27,6 +27,10 @@ class NotFetchedError(UserError):
         self.source, self.size_bytes = source, size_bytes
 
 
+class LeakError(UserError):
+    """Something learns from held-out images, which stops all jobs that have these data."""
+
+
 class BadImage(UserError):
     """An image that cannot be used, whatever is done with it: a run leaves it out and says why.
 

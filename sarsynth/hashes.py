@@ -15,9 +15,11 @@ the next job the reading. A lost, broken or unwritable file costs time, nothing 
 whenever one likes.
 """
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +98,9 @@ def _stamp(state: os.stat_result) -> Stamp:
 def _hash(file: Path, unreadable: Callable[[OSError], str] | None) -> tuple[Stamp | None, str]:
     """Read a file; with its stamp, or None where that cannot vouch for what was read."""
     try:
+        mode = os.stat(file).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for; a device may have no end
+            raise OSError(errno.EINVAL, "a pipe or a device", str(file))
         with file.open("rb") as content:
             begun = time.time_ns()
             before = _stamp(os.fstat(content.fileno()))

@@ -155,10 +155,11 @@ def test_maps_of_ones_own(tmp_path: Path):
     maps = read_maps(tmp_path, ["cargo", "tanker"], 64)
     assert maps.paths == {"cargo": [], "tanker": ["tanker/a.png", "tanker/b.png"]}
     assert maps.contours["cargo"].shape == (0, 64, 64)
-    np.testing.assert_array_equal(maps.contours["tanker"], np.stack([255 - contour, contour]))
+    np.testing.assert_array_equal(maps.contours["tanker"], np.stack([contour, contour]))
+    assert maps.turned == ["tanker/a.png"], "it is dark on white"
     known = maps.fingerprint()
     assert known == read_maps(tmp_path, ["cargo", "tanker"], 64).fingerprint()
-    write(tmp_path / "tanker/b.png", 255 - contour)
+    write(tmp_path / "tanker/b.png", np.flip(contour, axis=0).copy())
     assert known != read_maps(tmp_path, ["cargo", "tanker"], 64).fingerprint()
 
 

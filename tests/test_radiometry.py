@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from test_conf import settings
 
 from sarsynth.classifier.learning import channel_statistics
+from sarsynth.data import formats
 from sarsynth.data.chips import Window, centre_crop
-from sarsynth.data.formats import image_size, open_image
+from sarsynth.data.formats import image_size
 from sarsynth.data.radiometry import (
     EightBit,
     Levels,
@@ -82,6 +83,10 @@ class Arrays:
 
     def fingerprint(self) -> str:
         return "arrays"
+
+
+def open_image(file: Path, channels: int) -> np.ndarray:
+    return formats.open_image(file, channels).pixels
 
 
 def training(*arrays: np.ndarray) -> Training:
@@ -403,7 +408,7 @@ def test_16_bits_without_a_mapping_are_refused_before_anything_is_made(folder: P
 
 
 def test_a_report_on_images_without_a_mapping_says_so_and_goes_on(folder: Path):
-    (note,) = _outlines(health(study(folder), "sar"))
+    (note,) = _outlines(health(study(folder), "sar", folder))
     assert isinstance(note, Note) and "radiometry=linear, log or mean_sigma" in note.text
 
 

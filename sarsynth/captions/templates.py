@@ -61,7 +61,8 @@ def caption(wording: Wording, class_name: str, text: str | None = None, keywords
         raise UserError(f"prompt: no template for class {class_name}; add one of that name, or `default`")
     if "{text}" in template and text is None:
         raise UserError(
-            f"prompt='{template}': the images of class {class_name} have no text; use {{class_name}} instead"
+            f"prompt='{template}': images of class {class_name} have no text; use {{class_name}} instead, or give them "
+            "one: `text`, `prompt` or `caption` of their metadata or table, or a text file beside each"
         )
     if "{keywords}" in template and keywords is None:
         raise UserError(f"prompt='{template}': {{keywords}} can stand in prompt.captions alone")

@@ -1,6 +1,6 @@
 """Before the first job of a sweep: a screen for jobs side by side. After the last: its report, and what failed.
 
-Torch-free, as the process that starts the jobs is.
+Before the first job it is asked, too, whether jobs would learn from held-out images: for that alone torch is loaded.
 """
 
 import shutil
@@ -10,6 +10,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from rich.console import Console
+from rich.text import Text
 
 from sarsynth.commands.screen import Screen
 from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side
@@ -32,6 +34,7 @@ class Summary(Callback):
         if rank():
             return
         say_notice(config)
+        refuse_leaks(config)
         if (at_once := side_by_side(config.hydra)) > 1:
             from sarsynth.report.jobs import differing, heading, parse
 
@@ -52,6 +55,21 @@ class Summary(Callback):
 
         if not sum_up(folder, Path(config.paths.store), config.notice):
             sys.exit(1)  # Hydra, which has nothing more to do, would turn an exception into a warning
+
+
+def refuse_leaks(config: DictConfig) -> None:
+    """Stop before the first job, if jobs would learn from held-out images: each would stop for it by itself."""
+    if config.get("report") or config.build == "plan" or config.data.allow_leak or config.data.leak == "drop":
+        return
+    from sarsynth.commands.guarding import leaks_of  # torch, for seconds
+
+    script, overrides = config.hydra.job.config_name, jobs_of_sweep(config.hydra, config.hydra.overrides.task)
+    told = leaks_of(script, overrides)
+    for message, jobs in told.items():
+        text = Text.assemble(("error: ", "red"), f"{message} ({', '.join(f'#{number}' for number in jobs)})")
+        Console(stderr=True, soft_wrap=True).print(text)
+    if told:
+        sys.exit(1)  # as at the end of a sweep
 
 
 def say_notice(config: DictConfig) -> None:

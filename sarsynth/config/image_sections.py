@@ -17,13 +17,16 @@ class Images(Section):
     """A set of images for training: its reader, and how captions are made from class names and texts.
 
     A `prompt` of one word names a wording. Up to the share `max_bad` of the images may be unreadable or blank, and is
-    left out. Images whose perceptual hashes differ in up to `near_bits` of 64 bits are compared closely; those
-    that show one picture are one group.
+    left out, and so are those that the file `leave_out` lists. Images whose perceptual hashes differ in up to
+    `near_bits` of 64 bits are compared closely; those that show one picture are one group. `fit` says what becomes of
+    images that are not square.
     """
 
     name: Text
     prompt: Wording
     max_bad: Share
+    leave_out: Text | None
+    fit: Literal["crop", "pad", "stretch"]
     near_bits: Annotated[int, Field(ge=0, le=64)]
     reader: Component
 
@@ -42,14 +45,22 @@ class Encoded(Images):
 class Data(Encoded):
     """The SAR set of the study.
 
-    `allow_leak` trains on images that are also validation or test images. `split` deci trains on a tenth of the
+    Training images that are also validation or test images are refused or, with `leak` drop, left out of training;
+    `allow_leak` trains on them. `split` deci trains on a tenth of the
     training images, drawn with `deci_seed`.
     """
 
+    leak: Literal["refuse", "drop"]
     allow_leak: bool
     split: Literal["train", "deci"]
     deci_seed: Seed
     minor: Literal["auto"] | tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.allow_leak and self.leak == "drop":
+            raise ValueError("data.allow_leak=true keeps what data.leak=drop leaves out; say one of them")
+        return self
 
 
 class Facts(Section):

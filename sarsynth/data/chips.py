@@ -11,6 +11,7 @@ from sarsynth.data.records import Instance
 from sarsynth.errors import UserError
 
 STEP = 64  # px; sides of chips that are fitted to their objects are multiples of it, as in FUSRS
+FARTHEST = 1e6  # px: no scene is so large
 LISTED = 32  # objects of a chip that its record lists at most; marinas have hundreds
 
 Points = tuple[tuple[float, float], ...]  # (x, y) in px
@@ -39,6 +40,20 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
 def quadrangle(numbers: Sequence[float]) -> Points:
     """Give the corners of a box x1, y1, … x4, y4."""
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def check_box(corners: Points, where: str) -> Points:
+    """Return a box's corners; a `UserError`, which begins with `where`, if they are in no image."""
+    if not all(abs(value) <= FARTHEST for corner in corners for value in corner):  # nor is what is no number
+        numbers = " ".join(str(value)[:20] for corner in corners for value in corner)
+        raise UserError(f"{where}: a box with the corners {numbers} lies in no image; mend or remove it")
+    return corners
+
+
+def has_area(corners: Points) -> bool:
+    """Whether a box is more than a point or a line."""
+    turned = corners[1:] + corners[:1]
+    return abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in zip(corners, turned, strict=True))) > 0
 
 
 @dataclass(frozen=True)

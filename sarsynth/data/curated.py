@@ -52,9 +52,16 @@ class Curated:
                     "lower it, or give splits of your own"
                 )
         self._records: dict[Split, list[ImageRecord]] = {split: [] for split in SPLITS}
+        self.emptied: dict[Split, dict[str, str]] = {}  # by split, classes of which it has lost all, and one of these
         for record in records:
             if record.path not in bad:
                 self._records[record.split].append(record)
+            else:
+                self.emptied.setdefault(record.split, {}).setdefault(self.classes[record.label], record.path)
+        for split, left in self._records.items():
+            for record in left:
+                self.emptied.get(split, {}).pop(self.classes[record.label], None)
+        self.emptied = {split: names for split, names in self.emptied.items() if names}
 
     def records(self, split: Split) -> list[ImageRecord]:
         """List the good images of a split, in the source's order."""

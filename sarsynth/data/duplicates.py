@@ -22,25 +22,32 @@ def near_duplicates(scanned: Scan, bits: int) -> list[tuple[int, int, float]]:
 
     Hashes of either kind that differ in few bits propose a pair, one for changed values and one for displaced pixels;
     the correlation of their fine structure (speckle, edges) decides, at displacements of up to `REACH` px of a
-    thumbnail, a twentieth of the image. A mirror image is another picture. Of images with the same pixels, the first
-    alone is compared with others. Hashes of one kind may differ in up to `bits` of their 64 bits.
+    thumbnail, a twentieth of the image. A mirror image is another picture. Images are compared as they lie; a crop only
+    adds pairs, of those that it makes the same. Of images with the same pixels, the first alone is compared with
+    others. Hashes of one kind may differ in up to `bits` of their 64 bits.
 
     A pair is two rows i < j and the correlation of their fine structure, 1 for the same pixels; pairs are sorted.
     """
-    firsts: dict[str, int] = {}
-    pairs = []
-    for row, content in enumerate(scanned.contents):
-        if content and firsts.setdefault(content, row) != row:
-            pairs.append((firsts[content], row, 1.0))
-    rows = np.array(sorted(firsts.values()), np.int64)
+    firsts, found = _same(scanned.wholes)
+    found |= _same(scanned.contents)[1]
+    pairs = dict.fromkeys(found, 1.0)
+    rows = np.array(firsts, np.int64)
     codes = np.column_stack([scanned.codes, structure_hashes(scanned.thumbs)])
     for batch in _proposals(codes[rows], bits):
         proposed = rows[batch]
         correlations = agreements(scanned.thumbs, proposed)
         same = correlations >= AGREEMENT
         joined = zip(proposed[same].tolist(), correlations[same].tolist(), strict=True)
-        pairs += [(i, j, round(correlation, 3)) for (i, j), correlation in joined]
-    return sorted(pairs)
+        for (i, j), correlation in joined:
+            pairs.setdefault((i, j), round(correlation, 3))
+    return sorted((i, j, agreement) for (i, j), agreement in pairs.items())
+
+
+def _same(digests: Sequence[str]) -> tuple[list[int], set[tuple[int, int]]]:
+    """Find the first row of each digest that is not empty, and pair every other row of it with that."""
+    firsts: dict[str, int] = {}
+    pairs = {(firsts.setdefault(digest, row), row) for row, digest in enumerate(digests) if digest}
+    return sorted(firsts.values()), {(first, row) for first, row in pairs if first != row}
 
 
 def _proposals(codes: np.ndarray, bits: int) -> list[np.ndarray]:

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import floor
 
 from sarsynth.data.chips import Window
@@ -26,6 +26,7 @@ class Entry:
     window: Window | None = None  # the part of the file that is read; None for all of it
     number: int = 0  # which part of the file this is, for its name
     drawn: Draw | None = None  # how its split is drawn; None where the data set gives it
+    gsd: float | None = None  # metres a pixel, if that is known
 
     @property
     def path(self) -> str:
@@ -33,11 +34,35 @@ class Entry:
         return self.file if self.window is None else f"{self.file}#{self.number:04d}"
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a reader came across, beside the images that it lists, and how it took what has two readings."""
+
+    passed_over: dict[str, list[str]] = field(default_factory=dict)  # files, relative to the folder, by the reason
+    remarks: list[str] = field(default_factory=list)
+
+    def pass_over(self, reason: str, file: str) -> None:
+        """Note a file, or an object of one, that is not read."""
+        self.passed_over.setdefault(reason, []).append(file)
+
+    def take_back(self, files: Container[str]) -> None:
+        """Forget files that are read after all."""
+        for reason, passed in list(self.passed_over.items()):
+            self.passed_over[reason] = [file for file in passed if file not in files]
+            if not self.passed_over[reason]:
+                del self.passed_over[reason]
+
+    def remark(self, text: str) -> None:
+        """Note, once, how something was taken."""
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+
 def split_off(entries: Iterable[Entry], shares: Mapping[Split, float | None], seed: int) -> list[Entry]:
     """Move shares of every training class to other splits, whole groups at a time; None leaves a split as it is.
 
     Raises:
-        UserError: A fraction is out of range, or a class has too few images to give any away.
+        UserError: A fraction is out of range or gives no image, or a class has too few images to give any away.
     """
     entries = list(entries)
     fractions = {split: share for split, share in shares.items() if share is not None}
@@ -48,7 +73,14 @@ def split_off(entries: Iterable[Entry], shares: Mapping[Split, float | None], se
         raise UserError("val and test leave no training images: lower the fractions")
     if not fractions:
         return entries
-    names = sorted(class_counts(entries, "train"))
+    counts = class_counts(entries, "train")
+    names, largest = sorted(counts), max(counts.values(), default=0)
+    for split, share in fractions.items():
+        if share * largest < 0.5:
+            raise UserError(
+                f"{split}={share:g}: not half an image of any class, of which the largest has {largest} training "
+                "images; raise it, or use null"
+            )
     draws = {name: Draw(tuple(fractions.items()), seed, stratum) for stratum, name in enumerate(names)}
     entries = [replace(entry, drawn=draws[entry.class_name]) if entry.split == "train" else entry for entry in entries]
     records = [ImageRecord(entry.path, 0, entry.split, group=entry.group, drawn=entry.drawn) for entry in entries]

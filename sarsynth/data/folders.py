@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from sarsynth.errors import UserError
@@ -63,11 +63,54 @@ def children(folder: Path) -> list[Path]:
 
     Links to the folder itself or to one above it are left out, so that no search runs in circles.
     """
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
+    try:
+        if not folder.is_dir():
+            return []
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise unreadable(folder, error) from error
     return sorted(folder / entry.name for entry in visible if not (entry.is_symlink() and _leads_back(entry, folder)))
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Say that a file or folder cannot be read, and why."""
+    return UserError(f"{path}: cannot be read ({error.strerror or error}); see its permissions")
+
+
+def check_file(file: Path) -> Path:
+    """Return a file's path; a `UserError` if it is a folder, a pipe or a device, which reading would wait for."""
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file}: no file, but a folder, a pipe or a device; remove it, or name another")
+    return file
+
+
+def inside(place: Path, name: str, where: str) -> PurePosixPath:
+    r"""Give the path, relative to `place`, of a file that a table or list names.
+
+    A table written on Windows has `train\cargo\0.png`, which is read as `train/cargo/0.png` where no file has such a
+    name.
+
+    Raises:
+        UserError: It leads out of `place`, or there is no such file; the message begins with `where`.
+    """
+    path = PurePosixPath(name)
+    if "\\" in name and not _is_file(place / path):
+        path = PurePosixPath(PureWindowsPath(name).as_posix())
+    if path.is_absolute() or PureWindowsPath(name).drive or ".." in path.parts:
+        raise UserError(f"{where}: {name} may lie outside {place}; name a path below it, without `..`")
+    if not _is_file(place / path):
+        raise UserError(f"{where}: no file {name} in {place} (paths are relative to it)")
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except ValueError:  # a name with a zero byte
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _leads_back(link: os.DirEntry[str], folder: Path) -> bool:
@@ -88,11 +131,29 @@ def images_in(folder: Path) -> list[Path]:
 
 def images_below(folder: Path) -> list[Path]:
     """List the images in a folder and in all folders below it, sorted; links to folders are not followed."""
-    images = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        images += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in images if path.suffix.lower() in EXTENSIONS)
+    return [path for path in files_below(folder) if path.suffix.lower() in EXTENSIONS]
+
+
+def files_below(folder: Path, *, follow: bool = False) -> list[Path]:
+    """List the files in a folder and in all folders below it that are not hidden, sorted.
+
+    A folder with the suffix of an image is listed as one: whoever reads it is told. With `follow`, links to folders are
+    followed, to each folder once.
+    """
+
+    def fail(error: OSError) -> None:
+        raise unreadable(Path(error.filename or folder), error) from error
+
+    files, known = [], {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=follow):
+        names += [name for name in folders if Path(name).suffix.lower() in EXTENSIONS]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in names)
+        if follow:
+            real = {os.path.realpath(os.path.join(parent, name)): name for name in folders}
+            folders[:] = [name for path, name in real.items() if path not in known]
+            known.update(real)
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def images_by_stem(place: Path, pattern: str, *, below: bool = False) -> dict[str, str]:
@@ -124,7 +185,9 @@ def annotated(place: Path, annotations: str, images: str, *, below: bool = False
 def lines(file: Path) -> list[tuple[int, str]]:
     """Read the lines of a text file that are not blank, stripped, with their numbers from 1."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = check_file(file).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise unreadable(file, error) from error
     except UnicodeDecodeError:
         raise UserError(f"{file}: not a text file in UTF-8; convert it, or name a folder or another file") from None
     return [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
@@ -139,7 +202,7 @@ def json_lines(file: Path, *keys: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in lines(file):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second for brackets in brackets, thousands deep
             row = None
         if not isinstance(row, dict) or not row.keys() >= set(keys):
             wanted = f" with {' and '.join(f'`{key}`' for key in keys)}" if keys else ""

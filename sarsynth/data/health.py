@@ -16,13 +16,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sarsynth.data.records import ImageRecord, Source
+from sarsynth.data.file_source import FileSource
+from sarsynth.data.records import ImageRecord, Look, Source
 from sarsynth.errors import BadImage
 
 THUMB = 64  # px: side of the thumbnails that fine structure is compared on
 BINS = 128  # of the histograms
 OCTAVES = 32  # values that are not of 8 bits are counted from 2^-32 to 2^32, in equal steps of their logarithm
-FORM = 2  # of what a scan notes; with another number, images are opened once more
+FORM = 3  # of what a scan notes; with another number, images are opened once more
 SCAN, THUMBS, FACTS = "scan.npz", "thumbs.npy", "scan.json"
 
 
@@ -32,6 +33,8 @@ class Findings:
 
     reason: str | None = None
     content: str = ""
+    whole: str = ""
+    notes: tuple[str, ...] = ()
     dtype: str = ""
     size: tuple[int, int] = (0, 0)
     code: int = 0
@@ -47,12 +50,14 @@ class Scan:
     paths: Sequence[str]  # names of the records
     reasons: Sequence[str | None]  # why an image is bad, None for good ones
     contents: Sequence[str]  # hex digests of the pixels, equal for grey in one channel and in three; empty for bad ones
+    wholes: Sequence[str]  # the same of images before any crop
+    notes: Sequence[Sequence[str]]  # what was done to the pixels of each, in a few words each
     dtypes: Sequence[str]  # NumPy's names of the pixels' types
-    sizes: np.ndarray  # height and width in px, int64 (N, 2)
-    codes: np.ndarray  # perceptual hashes of 64 bits, uint64 (N,)
+    sizes: np.ndarray  # height and width in px of what is read, int64 (N, 2)
+    codes: np.ndarray  # perceptual hashes of 64 bits of images before any crop, uint64 (N,)
     saturated: np.ndarray  # share of pixels at the upper end of their type's range, float32 (N,); NaN for float types
     histograms: np.ndarray  # pixels by value, int64 (N, BINS); `edges` gives the limits
-    thumbs: np.ndarray  # thumbnails, uint8 (N, THUMB, THUMB)
+    thumbs: np.ndarray  # thumbnails of images before any crop, uint8 (N, THUMB, THUMB)
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -64,6 +69,15 @@ class Scan:
         """Why each bad image is bad, by name."""
         return {path: reason for path, reason in zip(self.paths, self.reasons, strict=True) if reason is not None}
 
+    @property
+    def noted(self) -> dict[str, list[str]]:
+        """What was done to pixels, and the names of the images concerned."""
+        noted: dict[str, list[str]] = {}
+        for path, notes in zip(self.paths, self.notes, strict=True):
+            for note in notes:
+                noted.setdefault(note, []).append(path)
+        return noted
+
     def content(self, record: ImageRecord) -> str:
         """Give the digest of an image's pixels; empty for a bad one."""
         return self.contents[self.rows[record.path]]
@@ -74,7 +88,7 @@ class Scan:
 
     def save(self, folder: Path) -> None:
         """Write it; thumbnails in a file of their own, which is read only where they are needed."""
-        facts = {key: list(getattr(self, key)) for key in ("paths", "reasons", "contents", "dtypes")}
+        facts = {key: list(getattr(self, key)) for key in ("paths", "reasons", "contents", "wholes", "notes", "dtypes")}
         (folder / FACTS).write_text(json.dumps(facts))
         arrays = {key: getattr(self, key) for key in ("sizes", "codes", "saturated", "histograms")}
         np.savez(folder / SCAN, **arrays)
@@ -103,6 +117,8 @@ def scan(source: Source, records: Sequence[ImageRecord], advance: Callable[..., 
         paths=[record.path for record in records],
         reasons=[finding.reason for finding in findings],
         contents=[finding.content for finding in findings],
+        wholes=[finding.whole for finding in findings],
+        notes=[finding.notes for finding in findings],
         dtypes=[finding.dtype for finding in findings],
         sizes=np.array([finding.size for finding in findings], np.int64).reshape(-1, 2),
         codes=np.array([finding.code for finding in findings], np.uint64),
@@ -113,30 +129,49 @@ def scan(source: Source, records: Sequence[ImageRecord], advance: Callable[..., 
 
 
 def examine(source: Source, record: ImageRecord) -> Findings:
-    """Open one image and note what it is."""
+    """Open one image and note what it is.
+
+    What it shows is compared as it lies, before any crop: so a crop makes no picture of two, nor two of one.
+    """
     try:
-        pixels = source.read(record)
+        pixels, whole, notes = _look(source, record)
     except BadImage as bad:
         return Findings(bad.reason)
-    grey = amplitude(pixels)
-    known = np.isfinite(grey) if pixels.dtype.kind in "fc" else np.ones(1, bool)
-    values = grey if known.all() else grey[known]
+    grey, values = _known(pixels)
     if not values.size:
         return Findings("holds no finite value")
-    low, high = values.min(), values.max()
-    if low == high:
-        return Findings(f"constant: every pixel is {low:g}")
-    if not known.all():
-        grey = np.where(known, grey, low)
+    if values.min() == values.max():
+        return Findings(f"constant: every pixel is {values.min():g}")
+    shown = grey if whole is pixels else _known(whole)[0]
+    content = content_digest(pixels)
     return Findings(
-        content=content_digest(pixels),
+        content=content,
+        whole=content if whole is pixels else content_digest(whole),
+        notes=notes,
         dtype=pixels.dtype.name,
         size=(int(pixels.shape[0]), int(pixels.shape[1])),
-        code=difference_hash(grey),
+        code=difference_hash(shown),
         saturated=float(np.mean(values == np.iinfo(pixels.dtype).max)) if pixels.dtype.kind == "u" else math.nan,
         histogram=histogram(values, pixels.dtype),
-        thumb=thumbnail(grey),
+        thumb=thumbnail(shown),
     )
+
+
+def _look(source: Source, record: ImageRecord) -> Look:
+    if isinstance(source, FileSource):
+        return source.look(record)
+    pixels = source.read(record)
+    return Look(pixels, pixels, ())
+
+
+def _known(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reduce pixels to their amplitude, (H, W), the least of it where they are missing, and to those not missing."""
+    grey = amplitude(pixels)
+    known = np.isfinite(grey) if pixels.dtype.kind in "fc" else np.ones(1, bool)
+    if known.all():
+        return grey, grey
+    values = grey[known]
+    return np.where(known, grey, values.min(initial=np.inf)), values
 
 
 # --- One image --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -61,12 +61,22 @@ class ImageRecord:
     instances: tuple[Instance, ...] = ()  # the objects marked in it
     group: str | None = None  # what it shares with others, such as a scene or a ship; no split is drawn through it
     drawn: Draw | None = field(default=None, compare=False)  # how its split is drawn; None where the data set gives it
+    gsd: float | None = field(default=None, compare=False)  # metres a pixel, if that is known
 
     @property
     def plain(self) -> tuple[Any, ...]:
         """All of it in plain values, for a digest; its split counts, but not who chose that."""
         objects = [instance.plain for instance in self.instances]
-        return self.path, self.label, self.split, self.text, objects, self.group
+        scale = () if self.gsd is None else (self.gsd,)
+        return self.path, self.label, self.split, self.text, objects, self.group, *scale
+
+
+class Look(NamedTuple):
+    """One image, and what it was before it became that."""
+
+    pixels: np.ndarray  # what is read: uint8, uint16 or float32 (H, W, C)
+    whole: np.ndarray  # the same before it was cropped, of the same type
+    notes: tuple[str, ...]  # what was done to the pixels of its file, or not read of it, in a few words each
 
 
 class Source(Protocol):

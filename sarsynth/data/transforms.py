@@ -16,51 +16,64 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sarsynth.data.chips import square
+from sarsynth.data.framing import CENTRAL, Frame, Framing, Shape
 from sarsynth.data.radiometry import Radiometry
 from sarsynth.data.records import ImageRecord, Source
 
 
-def resize(pixels: np.ndarray, image_size: int) -> np.ndarray:
-    """Scale an image's central square, bilinearly; shrinking averages speckle (it is not aliased).
+def resize(pixels: np.ndarray, image_size: int, frame: Frame | None = None) -> np.ndarray:
+    """Scale what a frame shows of an image, bilinearly; shrinking averages speckle (it is not aliased).
 
-    From uint8 or float32 (H, W, C), C = 1 or 3, to the same type, (image_size, image_size, C); an image that has this
-    size already is returned itself.
+    From uint8 or float32 (H, W, C), C = 1 or 3, to the same type, (image_size, image_size, C); what has this size
+    already is taken as it is.
+
+    Args:
+        pixels: The image, mirrored outwards where the frame reaches beyond it.
+        image_size: Side of the result in px.
+        frame: In px of the image; None for its largest central square.
     """
     height, width = pixels.shape[:2]
-    if (height, width) == (image_size, image_size):
-        return pixels
-    box = central_square(height, width)
+    frame = frame or CENTRAL.frame(Shape(height, width))
+    x0, y0, x1, y1 = frame
+    if min(x0, y0) < 0 or x1 > width or y1 > height:
+        return resize(square(pixels, x0, y0, x1 - x0), image_size)
+    if (y1 - y0, x1 - x0) == (image_size, image_size):
+        return pixels[y0:y1, x0:x1]
     # Pillow has no colours of more than 8 bits: such channels are resized one by one.
     planes = [pixels] if pixels.dtype == np.uint8 else np.split(pixels, pixels.shape[2], axis=2)
     images = [Image.fromarray(plane[..., 0] if plane.shape[2] == 1 else plane) for plane in planes]
-    scaled = [image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box) for image in images]
+    scaled = [image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=frame) for image in images]
     return np.dstack([np.asarray(image) for image in scaled])
 
 
-def central_square(height: int, width: int) -> tuple[int, int, int, int]:
-    """Return the box (x0, y0, x1, y1) of an image's largest central square, px."""
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return left, top, left + side, top + side
-
-
-def read_image(source: Source, record: ImageRecord, image_size: int, radiometry: Radiometry) -> np.ndarray:
+def read_image(
+    source: Source, record: ImageRecord, image_size: int, radiometry: Radiometry, framing: Framing = CENTRAL
+) -> np.ndarray:
     """Read an image in grey levels 0..255, uint8 or float32 (image_size, image_size, C).
 
     It is mapped to grey levels first, so that resizing averages these.
     """
-    return resize(radiometry.levels(source.read(record), record.path), image_size)
+    levels = radiometry.levels(source.read(record), record.path)
+    return resize(levels, image_size, framing.frame(shape_of(levels, record)))
 
 
-def load_images(source: Source, records: Sequence[ImageRecord], image_size: int, radiometry: Radiometry) -> Tensor:
+def shape_of(pixels: np.ndarray, record: ImageRecord) -> Shape:
+    """Give the shape of an image (H, W, C) that was read."""
+    return Shape(pixels.shape[0], pixels.shape[1], record.gsd)
+
+
+def load_images(
+    source: Source, records: Sequence[ImageRecord], image_size: int, radiometry: Radiometry, framing: Framing = CENTRAL
+) -> Tensor:
     """Read images into memory, several at a time: grey levels 0..255, uint8 or float32, in the order of `records`.
 
-    Their shape is (N, C, image_size, image_size).
+    Their shape is (N, C, image_size, image_size); `framing` says what is seen of those that are not square.
     """
     images = np.empty((len(records), source.channels, image_size, image_size), radiometry.dtype)
 
     def load(index: int) -> None:
-        images[index] = read_image(source, records[index], image_size, radiometry).transpose(2, 0, 1)
+        images[index] = read_image(source, records[index], image_size, radiometry, framing).transpose(2, 0, 1)
 
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(load, range(len(records))):  # iterating re-raises what a reader raised

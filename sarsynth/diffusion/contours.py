@@ -4,7 +4,7 @@ A contour is uint8 of shape (H, W), 255 on an edge and 0 elsewhere.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from sarsynth.data.folders import check_file
 from sarsynth.data.records import Box, Instance
 from sarsynth.errors import UserError
 
@@ -124,6 +125,14 @@ class Maps:
 
     paths: dict[str, list[str]]
     contours: dict[str, np.ndarray]
+    turned: Sequence[str] = ()  # paths of those that were dark on white
+
+    def without(self, paths: Container[str]) -> "Maps":
+        """Leave some out."""
+        kept = {name: [path not in paths for path in of_class] for name, of_class in self.paths.items()}
+        left = {name: [p for p, keep in zip(self.paths[name], kept[name], strict=True) if keep] for name in kept}
+        contours = {name: maps[np.array(kept[name], bool)] for name, maps in self.contours.items()}
+        return Maps(left, contours, [path for path in self.turned if path not in paths])
 
     def fingerprint(self) -> str:
         """Hex digest of names and pixels."""
@@ -136,6 +145,8 @@ class Maps:
 def read_maps(root: Path, classes: Sequence[str], image_size: int) -> Maps:
     """Read a folder of contour maps: PNGs in a folder per class; what is brighter than half is an edge.
 
+    Edges are few: where more than half of a map is bright, it is dark on white, and is turned.
+
     Raises:
         UserError: There is no such folder, nothing in it for any class, or a file is no map of that size.
     """
@@ -144,17 +155,26 @@ def read_maps(root: Path, classes: Sequence[str], image_size: int) -> Maps:
     paths = {name: sorted((root / name).glob("*.png")) for name in classes}
     if not any(paths.values()):
         raise UserError(f"contours.root={root}: no PNG in a folder named after a class ({', '.join(classes)})")
-    contours = {}
+    contours, turned = {}, []
     for name, files in paths.items():
-        maps = [_read_map(file, image_size) for file in files]
+        maps = []
+        for file in files:
+            drawn = _read_map(file, image_size)
+            if np.mean(drawn > 0) > 0.5:
+                drawn = 255 - drawn
+                turned.append(file.relative_to(root).as_posix())
+            maps.append(drawn)
         contours[name] = np.stack(maps) if maps else np.empty((0, image_size, image_size), np.uint8)
-    return Maps({name: [file.relative_to(root).as_posix() for file in paths[name]] for name in classes}, contours)
+    names = {name: [file.relative_to(root).as_posix() for file in paths[name]] for name in classes}
+    return Maps(names, contours, turned)
 
 
 def _read_map(file: Path, image_size: int) -> np.ndarray:
     try:
-        with Image.open(file) as picture:
+        with Image.open(check_file(file)) as picture:
             pixels = np.asarray(picture.convert("L"))
+    except UserError:
+        raise
     except Exception as error:  # Pillow's decoders raise whatever they like on damaged files
         raise UserError(f"{file}: cannot be read as an image ({error}); repair or remove it") from error
     if pixels.shape != (image_size, image_size):

@@ -29,6 +29,12 @@ def leaks(result: Mapping[str, Any]) -> list[str]:
     return [leak for leak in (result["protocol"]["leaks"], *learnt) if leak]
 
 
+def dropped(result: Mapping[str, Any]) -> list[str]:
+    """Say which images a result did without, since they are held out."""
+    slots = result.get("dropped", {})
+    return [f"{slot}: {left['count']} held-out images are left out of training" for slot, left in slots.items()]
+
+
 def write_result(result: Mapping[str, Any], folder: Path) -> None:
     """Write a run's result.json; bytes of a file name that are no text are written as JSON escapes."""
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"

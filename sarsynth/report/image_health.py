@@ -2,26 +2,32 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from sarsynth.data.curated import Pair
-from sarsynth.data.health import Scan, edges
+from sarsynth.data.entries import Seen
+from sarsynth.data.framing import SLIGHT, Framing, Shape, inside, shapes
+from sarsynth.data.health import THUMB, Scan, edges
 from sarsynth.data.records import ImageRecord, Split, class_counts
 from sarsynth.report import html, pictures, plots
-from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Picture, Piece, Section, Table
+from sarsynth.report.pieces import COUNT, Cell, Command, Gallery, Note, Picture, Piece, Section, Table
 from sarsynth.report.plots import Plot
 
 HEALTH = "health.json"
+NEXT_STEP = (  # of who has one picture under two labels in a slot
+    "find out which label is right, list the images of the other one in a file, a line each, and say {}.leave_out=FILE"
+)
 SHEET = 24  # images of a class on its contact sheet
 COLUMNS = 12  # of it
 PAIRS = 24  # near-duplicates that are shown, and rows of a table of names
 CAPTIONS = 3  # of a class
 SIZE_BINS = 24
+DARK = 70  # of 255: how much light falls on what is cut off
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +38,13 @@ class Health:
     name: str  # of the data set
     classes: Sequence[str]  # names of the labels
     good: Mapping[Split, list[ImageRecord]]  # images that are used, of each split
+    seen: Seen  # files that are not read, and how others were taken
+    files: int  # that are used
     scan: Scan  # what every image was found to be
+    framing: Framing  # what is seen of images that are not square
     pairs: Sequence[Pair]  # near-duplicates
+    leaking: Sequence[tuple[str, str]]  # training images that are held out: their names, and which one each is
+    remedy: str | None  # the command that leaves these out
     copy: float  # agreement from which on two images are one recording
     max_bad: float  # share of bad images that a run lets pass
     summary: Mapping[str, Mapping[str, Any]]  # what `data.health.by_class` says
@@ -53,6 +64,16 @@ class Health:
         """Near-duplicates in two splits: given ones, since none of ours parts a group."""
         return [pair for pair in self.pairs if pair.crosses]
 
+    @property
+    def contradictions(self) -> list[Pair]:
+        """One recording under two labels."""
+        return [p for p in self.pairs if p.one.label != p.other.label and p.agreement >= self.copy]
+
+    @property
+    def shapes(self) -> list[tuple[str, Shape]]:
+        """Sizes and scales of good images, by name."""
+        return shapes([r for records in self.good.values() for r in records], self.scan.rows, self.scan.sizes)
+
     def rows(self, label: int) -> list[int]:
         """Where the good images of a class stand in the scan."""
         return [self.scan.rows[r.path] for records in self.good.values() for r in records if r.label == label]
@@ -66,8 +87,18 @@ class Health:
             "classes": {
                 name: {**facts, "histograms": _plain(facts["histograms"])} for name, facts in self.summary.items()
             },
+            "files": {
+                "seen": self.files + len({file for files in self.seen.passed_over.values() for file in files}),
+                "used": self.files,
+                "passed_over": self.seen.passed_over,
+                "remarks": self.seen.remarks,
+            },
+            "framing": asdict(self.framing) | {"warnings": list(self.framing.warnings(self.shapes))},
+            "pixels": {note: len(paths) for note, paths in self.scan.noted.items()},
             "groups": {"count": len(groups), "largest": max(groups.values(), default=0)},
             "bad": self.scan.bad,
+            "held_out": [{"image": name, "is": other} for name, other in self.leaking],
+            "two_labels": [[pair.one.path, pair.other.path] for pair in self.contradictions],
             "near_duplicates": [
                 {
                     "images": [pair.one.path, pair.other.path],
@@ -91,6 +122,8 @@ def page(healths: Sequence[Health], title: str) -> str:
     known = {"images": f"{sum(len(health.scan.paths) for health in healths):,}"}
     for health in healths:
         known[f"bad in {health.slot}"] = f"{len(health.scan.bad):,}"
+        if health.contradictions:
+            known[f"one picture, two labels in {health.slot}"] = f"{len(health.contradictions):,}"
         known[f"near-duplicates across splits in {health.slot}"] = f"{len(health.crossing):,}"
     lead = "What the images of a study are, before anything is trained on them."
     parts = [section for health in healths for section in sections(health)]
@@ -103,9 +136,11 @@ def sections(health: Health) -> list[Section]:
         "Two images whose perceptual hashes and fine structure agree. Splits that we draw never part them; "
         "those that the data set gives may, and then scores on its test images flatter."
     )
-    images = [_counts(health), _values(health), *_histograms(health), *_sizes(health)]
+    images = [*_contradictions(health), _counts(health), *_files(health)]
+    images += [_values(health), *_histograms(health), *_sizes(health)]
     parts: list[tuple[str, str, str, list[Piece]]] = [
         ("images", "images and values", "Bad images are left out of all figures.", images),
+        ("shapes", "images that are not square", "Dark is what nothing that learns will see of them.", _shapes(health)),
         ("bad", "bad images", "They are left out, never repaired or deleted.", _bad(health)),
         ("duplicates", "near-duplicates", copies, _duplicates(health)),
         ("sheets", "contact sheets", "Small pictures, evenly spread over the images of a class.", _sheets(health)),
@@ -120,6 +155,25 @@ def _counts(health: Health) -> Piece:
     counts = {split: [*by_class.values(), sum(by_class.values())] for split, by_class in health.counts.items()}
     rows = [[split, *(f"{count:,}" for count in of_split)] for split, of_split in counts.items()]
     return Table("Images by split and class", ["split", *health.classes, "total"], rows)
+
+
+def _contradictions(health: Health) -> list[Piece]:
+    """Name the pictures that have two labels, and what to do about it."""
+    if not health.contradictions:
+        return []
+    rows = [_duplicate(pair, health.classes) for pair in health.contradictions[:PAIRS]]
+    caption = f"Same picture, two labels: {len(health.contradictions):,}; {NEXT_STEP.format(health.slot)}"
+    return [Table(caption, ["one", "the other", "is", "is", "agreement"], rows, numeric=False)]
+
+
+def _files(health: Health) -> list[Piece]:
+    """Say which files were passed over, how others were taken, and what was done to pixels; nothing of all the rest."""
+    passed, noted = health.seen.passed_over, health.scan.noted
+    rows = [[f"passed over: {reason}", f"{len(files):,}", files[0]] for reason, files in passed.items()]
+    rows += [[f"read: {note}", f"{len(paths):,}", paths[0]] for note, paths in noted.items()]
+    caption = f"{health.files:,} files are used; all others are in {HEALTH}"
+    table = [Table(caption, ["what", "of", "e.g."], rows, numeric=False)] if rows else []
+    return [*table, *(Note(f"{remark}.") for remark in health.seen.remarks)]
 
 
 def _values(health: Health) -> Piece:
@@ -168,6 +222,27 @@ def _sizes(health: Health) -> list[Piece]:
     return [Plot("sizes", figure, "Histograms of image sizes by class", "Sizes of the images")]
 
 
+def _shapes(health: Health) -> list[Piece]:
+    """Say what images lose by becoming squares, and show those that lose most."""
+    framing, cuts = health.framing, []
+    for name, shape in sorted(health.shapes, key=lambda named: -framing.cut(named[1]))[:PAIRS]:
+        if (share := framing.cut(shape)) > SLIGHT:
+            scale = 2 * THUMB / max(shape[:2])
+            size = max(1, round(shape.width * scale)), max(1, round(shape.height * scale))
+            whole = Image.fromarray(health.scan.thumbs[health.scan.rows[name]]).resize(size)
+            x0, y0, x1, y1 = (round(edge * scale) for edge in inside(framing.frame(shape), shape))
+            lit = Image.new("L", size, DARK)
+            lit.paste(255, (x0, y0, x1, y1))
+            caption = f"{name}: {shape.height} x {shape.width} px, {share:.0%} of its length cut off"
+            cuts.append(Picture(html.image(ImageChops.multiply(whole, lit), name), caption))
+    notes: list[Piece] = [Note(f"{line}.") for line in framing.warnings(health.shapes)]
+    if framing.extent:
+        notes.append(Note(f"All show {framing.extent:g} m along each side, since the scale of all is known."))
+    if not notes:
+        return [Note("There are none that lose anything.")]
+    return [*notes, Gallery("Those that lose most", cuts)] if cuts else notes
+
+
 def _bad(health: Health) -> list[Piece]:
     """Name every bad image and say why it is bad."""
     bad = health.scan.bad
@@ -182,9 +257,12 @@ def _duplicates(health: Health) -> list[Piece]:
     copies = sum(pair.agreement >= health.copy for pair in health.crossing)
     summary = (
         f"{len(health.pairs):,} pairs, {len(health.crossing):,} of them across splits; {copies:,} of these agree "
-        f"at {health.copy} or more and are one recording, and nothing may learn from them (data.allow_leak)."
+        f"at {health.copy} or more and are one recording, and nothing may learn from them (data.leak)."
     )
     pieces: list[Piece] = [Note(summary)]
+    if health.remedy:
+        makes = f"without the {len(health.leaking):,} training images that are held out"
+        pieces.append(Command(makes, health.remedy))
     of_two_classes = [pair for pair in health.pairs if pair.one.label != pair.other.label]
     for caption, pairs in (("Across splits", health.crossing), ("Of two classes", of_two_classes)):
         if pairs:

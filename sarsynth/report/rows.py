@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from sarsynth.evidence.comparison import settling
-from sarsynth.evidence.results import FIGURES, MEANS, leaks
+from sarsynth.evidence.results import FIGURES, MEANS, dropped, leaks
 from sarsynth.report.pieces import COUNT, SHORT, WARNING, Cell, Table, decimals, percent, points
 
 TITLES = {name: name for name in ("precision", "recall", "accuracy")}
@@ -162,6 +162,7 @@ def scores_table(rows: Sequence[Row], caption: str, without: Sequence[str] = ())
     titles = {column: title for column, title in scored(rows).items() if column not in without}
     lines = [[row.heading, *(row[column] for column in titles), *row.distances] for row in rows]
     notes = [f"{WARNING} {leak}" for leak in dict.fromkeys(leak for row in rows for leak in leaks(row.result))]
+    notes += dict.fromkeys(f"{left} (data.leak=drop)" for row in rows for left in dropped(row.result))
     notes += [f"{WARNING} FID and KID with {RELEASE}"] * any(row["kid"].meaning == RELEASE for row in rows)
     return Table(caption, ["method", *titles.values(), "FID", "KID"], lines, notes=notes)
 

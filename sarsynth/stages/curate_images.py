@@ -15,13 +15,16 @@ from sarsynth.classifier.added_images import Added, added_per_class
 from sarsynth.console import console
 from sarsynth.data.curated import Curated, Pair
 from sarsynth.data.duplicates import groups
-from sarsynth.data.records import SPLITS, ImageRecord, Source, Split, class_counts, deci, minor_classes
-from sarsynth.errors import UserError
+from sarsynth.data.file_source import FileSource
+from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts, deci, minor_classes
+from sarsynth.errors import LeakError, UserError, nearest
+from sarsynth.report.image_health import NEXT_STEP
 from sarsynth.report.terminal import counts_table
 from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, near_paths, opened, scan_of, scanned
 from sarsynth.stages.study import Study, first, once
 
 COPY = 0.97  # agreement from which on two images are one picture in two encodings; see `guard`
+FEW = 5  # test images of a class, below which their scores say little
 SHOWN = 5  # names on the screen; files have them all
 
 
@@ -29,13 +32,14 @@ SHOWN = 5  # names on the screen; files have them all
 
 
 @once
-def source(study: Study, role: Role) -> Source:
+def source(study: Study, role: Role) -> Curated:
     """A set without its bad images, which are named, with groups that pixels show."""
     original, scan = opened(study)[role], scan_of(study, role)
     say_bad(SLOTS[role], scan.bad, scanned(study, role).path)
     near = [(first, second) for first, second, _ in near_paths(study, role)]
+    left_out = listed_to_leave_out(study, role)
     try:
-        return Curated(original, scan.bad, groups(listed(original), near))
+        return Curated(original, scan.bad.keys() | left_out, groups(listed(original), near))
     except UserError as error:
         raise UserError(f"{SLOTS[role]}.{error}") from error
 
@@ -44,10 +48,11 @@ def records(study: Study, role: Role, split: Split) -> list[ImageRecord]:
     """List a split of one set.
 
     Raises:
-        UserError: It is empty, or too many images of the set are bad.
+        UserError: It is empty, or too many images of the set are bad, or all of a class are.
     """
     images = source(study, role).records(split)
     check_bad(study, role)
+    check_emptied(study, role)
     if not images:
         key = SLOTS[role]
         raise UserError(f"{key}: no {split} images; set {key}.{split} to a folder, a list file or a fraction")
@@ -62,6 +67,7 @@ def training(study: Study, role: Role) -> list[ImageRecord]:
         UserError: There are none, too many are bad, or some are held out.
     """
     images = _split(study) if role == "sar" else records(study, role, "train")
+    say_two_labels(study, role)
     say_across(study, role)
     return guard(study, role, images)
 
@@ -125,6 +131,29 @@ def say_counts(study: Study, role: Role, by_split: Mapping[str, dict[str, int]],
     starred = minor_classes(by_split[trained_on], study.settings.data.minor) if sar else []
     title = f"Images of {SLOTS[role]}={image_settings(study, role).name}" + ", * for the minor classes" * bool(starred)
     console.print(counts_table(by_split, starred, title))
+    drawn = {name: count for name, count in by_split.get("test", {}).items() if 0 < count < FEW}
+    if drawn and any(record.drawn for record in source(study, role).records("test")):
+        few = ", ".join(f"{name} {count}" for name, count in drawn.items())
+        say(f"{SLOTS[role]}.test draws few test images: {few}; scores of them say little", "[yellow]warning:[/]")
+    say_seen(study, role)
+
+
+def say_seen(study: Study, role: Role) -> None:
+    """Print which files of a set were passed over and why, how others were taken, and what was done to pixels."""
+    original, slot = opened(study)[role], SLOTS[role]
+    if isinstance(original, FileSource) and (passed := original.seen.passed_over):
+        total = len(original.files.union(*passed.values()))
+        say(f"{slot}: {total:,} files seen, {len(original.files):,} used; passed over:")
+        for reason, files in passed.items():
+            say(f"  {len(files):,} {reason}: {some(files)}")
+    if isinstance(original, FileSource):
+        for remark in original.seen.remarks:
+            say(f"{slot}: {remark}")
+        texts = sum(record.text is not None for record in listed(original))
+        if texts and "{text}" not in str(study.settings.wording(slot)):
+            say(f"{slot}: {texts:,} images have texts; '{slot}.prompt=\"{{text}}\"' makes captions of them")
+    for note, paths in scan_of(study, role).noted.items():
+        say(f"{slot}: {note} ({len(paths):,} images, e.g. {paths[0]})")
 
 
 # --- Bad images and near-duplicates -----------------------------------------------------------------------------------
@@ -145,15 +174,53 @@ def check_bad(study: Study, role: Role) -> None:
         )
 
 
+@once
+def listed_to_leave_out(study: Study, role: Role) -> set[str]:
+    """The images that a file of one's own lists to be left out.
+
+    Raises:
+        UserError: There is no such file, or it names what is no image of the set.
+    """
+    name, slot = image_settings(study, role).leave_out, SLOTS[role]
+    if name is None:
+        return set()
+    file = Path(name).expanduser()
+    if not file.is_file():
+        raise UserError(f"{slot}.leave_out={name}: no such file")
+    known = {record.path for record in listed(opened(study)[role])}
+    left_out = set()
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="surrogateescape").split("\n"), start=1):
+        path = line.removesuffix("\r")  # a name may end in spaces, and may be no UTF-8
+        if path and path not in known:
+            raise UserError(f"{file}, line {number}: no image {path} in {slot}; {nearest(path, known)}")
+        left_out.update([path] if path else [])
+    say(f"{slot}: {len(left_out)} images are left out, as {name} says")
+    return left_out
+
+
+def check_emptied(study: Study, role: Role) -> None:
+    """Stop where a class has images in a split, and all of them are bad or left out.
+
+    Raises:
+        UserError: There is such a class.
+    """
+    images, slot = source(study, role), SLOTS[role]
+    for split, names in images.emptied.items():
+        bad = scan_of(study, role).bad
+        path, reason = next(iter((path, bad[path]) for path in names.values() if path in bad), (None, ""))
+        why = f"are bad ({path}: {reason}); mend them" if path else "are left out; give it others"
+        raise UserError(f"{slot}: all {split} images of class {next(iter(names))} {why}, or remove the class")
+
+
 def say_bad(slot: str, bad: Mapping[str, str], folder: Path) -> None:
     """Print which images are left out and why."""
     if not bad:
         return
-    lines = [f"  {path}: {reason}" for path, reason in list(bad.items())[: 2 * SHOWN]]
-    if len(bad) > len(lines):
-        lines.append(f"  and {len(bad) - len(lines)} more, all in {folder}")
+    told = [f"  {path}: {reason}" for path, reason in list(bad.items())[: 2 * SHOWN]]
+    if len(bad) > len(told):
+        told.append(f"  and {len(bad) - len(told)} more, all in {folder}")
     console.print(f"[yellow]warning:[/] {slot}: left out, {len(bad)} bad images")
-    say("\n".join(lines))
+    say("\n".join(told))
 
 
 def say(text: str, *before: str) -> None:
@@ -164,7 +231,26 @@ def say(text: str, *before: str) -> None:
 def pairs(study: Study, role: Role) -> list[Pair]:
     """List the good images of a set that show one picture."""
     by_path = {record.path: record for record in listed(source(study, role))}
-    return [Pair(by_path[first], by_path[second], agreement) for first, second, agreement in near_paths(study, role)]
+    return [
+        Pair(by_path[first], by_path[second], agreement)
+        for first, second, agreement in near_paths(study, role)
+        if first in by_path and second in by_path  # which may be left out
+    ]
+
+
+def contradictions(study: Study, role: Role) -> list[Pair]:
+    """Pairs of images of a set that are one recording under two labels."""
+    return [p for p in pairs(study, role) if p.one.label != p.other.label and p.agreement >= COPY]
+
+
+def say_two_labels(study: Study, role: Role) -> None:
+    """Print, in one line, which pictures have two labels, and what to do about it."""
+    if not (found := contradictions(study, role)):
+        return
+    names, slot = source(study, role).classes, SLOTS[role]
+    told = [f"{p.one.path} ({names[p.one.label]}) and {p.other.path} ({names[p.other.label]})" for p in found]
+    text = f"{slot}: same picture, two labels, {len(found)} times: {some(told)}; {NEXT_STEP.format(slot)}"
+    say(text, "[yellow]warning:[/]")
 
 
 def say_across(study: Study, role: Role) -> None:
@@ -188,7 +274,7 @@ def some(names: Sequence[str]) -> str:
 
 def samples(study: Study, role: Role, images: Sequence[ImageRecord]) -> dict[str, Any]:
     """Say for a card which samples these are: by digest of their pixels, whatever they are called."""
-    scan = scan_of(study, role)
+    scan, dropped = scan_of(study, role), study.dropped.get(SLOTS[role])
     by_split = {split: [record for record in images if record.split == split] for split in SPLITS}
     return {
         scan.digest(chosen): {
@@ -198,6 +284,7 @@ def samples(study: Study, role: Role, images: Sequence[ImageRecord]) -> dict[str
             "count": len(chosen),
             "scan": scanned(study, role).fingerprint,
         }
+        | ({"left_out": dropped["count"]} if dropped and split == "train" else {})
         for split, chosen in by_split.items()
         if chosen
     }
@@ -212,7 +299,7 @@ def held_out(study: Study, role: Role) -> Iterator[tuple[Role, ImageRecord]]:
 
 
 def guard(study: Study, role: Role, images: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Let images pass that something is to learn from, if none of them is a validation or test image.
+    """Let images pass that something is to learn from, if they are no validation or test images.
 
     Two images are one if their pixels are, in whichever sets they lie; or, within one set, if their fine structure
     agrees at `COPY`: compressed, brightened or shifted, it is still the same recording. Two looks at one ship are no
@@ -221,41 +308,75 @@ def guard(study: Study, role: Role, images: Sequence[ImageRecord]) -> list[Image
     may have in two of its splits for good reasons: `say_across` counts them, and the result has the number.
 
     Raises:
-        UserError: Some are, and `data.allow_leak` is false.
+        LeakError: Some are, and the settings neither leave them out nor allow them.
+        UserError: A class would have no image left.
     """
+    leaking = leaking_of(study, role, images)
+    dropped = leak(study, SLOTS[role], leaking)
+    left = [record for record in images if record.path not in dropped]
+    emptied = {record.label for record in images} - {record.label for record in left}
+    if emptied:
+        name = source(study, role).classes[min(emptied)]
+        raise UserError(
+            f"data.leak=drop: all training images of class {name} of {SLOTS[role]} are held out; give it others, "
+            "or remove it"
+        )
+    return left
+
+
+def leaking_of(study: Study, role: Role, images: Sequence[ImageRecord]) -> list[tuple[str, str]]:
+    """Name the images among these that are held out, and say of each which held-out image it is."""
     scan = scan_of(study, role)
+    own = {scan.content(record): record for owner, record in held_out(study, role) if owner == role}
+    # By content: of images with the same pixels one alone is compared with others, and that one may be left out.
+    near = [
+        (scan.contents[scan.rows[path]], scan.contents[scan.rows[other]], agreement)
+        for first, second, agreement in near_paths(study, role)
+        for path, other in ((first, second), (second, first))
+        if agreement >= COPY
+    ]
     held = {
-        scan.content(pair.one): f"as good as {pair.other.split} image {pair.other.path} (agreement {pair.agreement:g})"
-        for near in pairs(study, role)
-        for pair in (near, Pair(near.other, near.one, near.agreement))
-        if pair.crosses and pair.one.split == "train" and pair.agreement >= COPY
+        content: f"as good as {own[other].split} image {own[other].path} (agreement {agreement:g})"
+        for content, other, agreement in near
+        if other in own
     }
     held |= {
         scan_of(study, owner).content(record): f"{record.split} image {record.path} of {SLOTS[owner]}"
         for owner, record in held_out(study, role)
     }
     contents = [(record.path, scan.content(record)) for record in images]
-    leak(study, SLOTS[role], [(path, held[content]) for path, content in contents if content in held])
-    return list(images)
+    return [(path, held[content]) for path, content in contents if content in held]
 
 
-def leak(study: Study, slot: str, leaking: Sequence[tuple[str, str]]) -> None:
-    """Stop for held-out images among those that are learnt from, or note them where that is allowed.
+def leak(study: Study, slot: str, leaking: Sequence[tuple[str, str]]) -> set[str]:
+    """Stop for held-out images among those that are learnt from, or leave them out, or note them, as settings say.
 
     Args:
         study: Whose result says so.
         slot: The key of the set that they are in.
         leaking: Name of each, and which held-out image it is.
+
+    Returns:
+        The names of those to leave out.
+
+    Raises:
+        LeakError: There are some, and the settings refuse them.
     """
     if not leaking:
-        return
+        return set()
     names = some([f"{path} is {other}" for path, other in leaking])
+    told = {"count": len(leaking), "samples": [list(pair) for pair in leaking]}
+    if study.settings.data.leak == "drop":
+        study.dropped[slot] = told
+        say(f"{slot}: data.leak=drop leaves {len(leaking)} held-out samples out of training: {names}")
+        return {path for path, _ in leaking}
     if not study.settings.data.allow_leak:
-        raise UserError(
-            f"{slot}: {len(leaking)} of what is learnt from are held out: {names}; remove them from one side, "
-            "or say data.allow_leak=true, which every result will tell"
+        raise LeakError(
+            f"{slot}: {len(leaking)} of what is learnt from are held out: {names}; say data.leak=drop to learn without "
+            "them (python train.py stage=data lists them), or data.allow_leak=true, which every result will tell"
         )
-    study.leaks[slot] = {"count": len(leaking), "samples": [list(pair) for pair in leaking]}
+    study.leaks[slot] = told
     text = f"{slot}: {len(leaking)} held-out samples are learnt from: {names}"
     text = text.encode("utf-8", "backslashreplace").decode()
     console.print(Panel(Text(text), title="LEAK (data.allow_leak=true): scores are no measure", style="bold red"))
+    return set()

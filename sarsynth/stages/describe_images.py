@@ -13,11 +13,13 @@ from sarsynth.captions.keywords import Rules
 from sarsynth.captions.keywords import keywords as find_keywords
 from sarsynth.captions.templates import Subject, names_keywords, spoken
 from sarsynth.console import console, progress
+from sarsynth.data.framing import inside
 from sarsynth.data.records import Box, ImageRecord, digest
-from sarsynth.data.transforms import central_square
+from sarsynth.data.transforms import shape_of
 from sarsynth.diffusion.base import Base
 from sarsynth.stages.curate_images import classes, samples, source, training
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.open_images import SLOTS, Role, image_settings
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
@@ -117,10 +119,12 @@ def _look(study: Study, role: Role, records: Sequence[ImageRecord]) -> list[tupl
     """Read keywords off the pixels and annotations of images."""
     facts, images, levels = study.settings.prompt.facts, source(study, role), radiometry(study, role)
     assert facts is not None
+    frames = framing(study, role)
 
     def look(record: ImageRecord) -> tuple[np.ndarray, Box]:
         pixels = levels.levels(images.read(record), record.path)
-        return pixels, central_square(*pixels.shape[:2])
+        shape = shape_of(pixels, record)
+        return pixels, inside(frames.frame(shape), shape)
 
     words = []
     with progress(f"keywords of {role.upper()} images", len(records)) as advance:

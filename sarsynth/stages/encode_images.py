@@ -14,6 +14,7 @@ from sarsynth.diffusion.samples import DenoisingSamples
 from sarsynth.stages.curate_images import samples, source, training
 from sarsynth.stages.describe_images import captions, described_by, warn_of_cuts, write_captions
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.load_base import architecture_of_base, base, base_artifact, like_of_base
 from sarsynth.stages.open_images import SLOTS, Role, flip, image_settings
 from sarsynth.stages.study import Study, once
@@ -45,7 +46,9 @@ def latents(study: Study, role: Role) -> Artifact:
     def build(folder: Path) -> None:
         write_latents(
             base(study),
-            lambda rows: load_images(images, records[rows.start : rows.stop], size, radiometry(study, role)),
+            lambda rows: load_images(
+                images, records[rows.start : rows.stop], size, radiometry(study, role), framing(study, role)
+            ),
             len(records),
             folder,
             flip=axis,

@@ -9,18 +9,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sarsynth.console import progress
+from sarsynth.data.framing import Frame, inside
 from sarsynth.data.records import ImageRecord, digest
-from sarsynth.data.transforms import central_square, resize
+from sarsynth.data.transforms import resize, shape_of
 from sarsynth.diffusion.contours import canny, pack
 from sarsynth.stages.curate_images import samples, source, training
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.open_images import Role, image_settings
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import Work
 
 CONTOURS = "contours.safetensors"
-Frame = tuple[int, int, int, int]  # what is seen of an image: x0, y0, x1, y1 in its own px
 
 
 def contours(study: Study, role: Role, *command: str) -> Artifact:
@@ -82,5 +83,6 @@ def outlined(study: Study, role: Role, record: ImageRecord) -> tuple[np.ndarray,
     """Give an image at the base's size (H, W, C), its contour (H, W), and what is seen of it in its own px."""
     settings = study.settings.contours
     pixels = radiometry(study, role).levels(source(study, role).read(record), record.path)
-    image = resize(pixels, study.settings.base.image_size)
-    return image, canny(image, settings.thresholds, settings.blur), central_square(*pixels.shape[:2])
+    frame = framing(study, role).frame(shape := shape_of(pixels, record))
+    image = resize(pixels, study.settings.base.image_size, frame)
+    return image, canny(image, settings.thresholds, settings.blur), inside(frame, shape)

@@ -8,6 +8,7 @@ from sarsynth.console import console
 from sarsynth.data.radiometry import EightBit, Levels, Radiometry, Rule, Training
 from sarsynth.data.records import digest
 from sarsynth.stages.curate_images import samples, source, training
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.open_images import Role, built, content
 from sarsynth.stages.study import Study, once
 from sarsynth.store.costs import Work
@@ -25,8 +26,9 @@ def radiometry(study: Study, role: Role) -> Radiometry:
 
 @once
 def fingerprint(study: Study, role: Role) -> dict[str, Any]:
-    """What decides the grey levels of a set's images: whatever is made from them names it."""
-    return {"content": source(study, role).fingerprint(), "radiometry": radiometry(study, role).plain}
+    """What decides the grey levels of a set's images, and what is seen of each: whatever is made from them names it."""
+    levels = {"content": source(study, role).fingerprint(), "radiometry": radiometry(study, role).plain}
+    return levels | framing(study, role).plain
 
 
 def _fitted(study: Study, rule: Rule) -> Radiometry:

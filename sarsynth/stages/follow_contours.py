@@ -14,7 +14,7 @@ from sarsynth.console import console
 from sarsynth.data.records import ImageRecord
 from sarsynth.diffusion.contours import Maps, assign, check_reuse, pack, read_maps, unpack, usable
 from sarsynth.report.terminal import contours_table
-from sarsynth.stages.curate_images import classes, held_out, leak, source, synthetic_sizes, training
+from sarsynth.stages.curate_images import classes, held_out, leak, say, some, source, synthetic_sizes, training
 from sarsynth.stages.find_contours import contours, outlined, read_contours
 from sarsynth.stages.open_images import Role
 from sarsynth.stages.study import Study, once
@@ -94,7 +94,9 @@ def guides(study: Study) -> Guides:
     own = None
     if settings.root:
         own = read_maps(Path(settings.root).expanduser(), names, study.settings.base.image_size)
-        guard_maps(study, own)
+        if own.turned and not study.planning:
+            say(f"contours.root: {len(own.turned)} maps are dark on white and were turned: {some(own.turned)}")
+        own = guard_maps(study, own)
     recipe = settings.model_dump(
         include={"sources", "max_instances", "max_overlap", "conditioning_scale", "guidance_interval"}
     ) | {"own": own.fingerprint() if own else None}
@@ -130,11 +132,11 @@ def _usable(study: Study, record: ImageRecord, frame: tuple[float, float, float,
     return usable(record.instances, frame, max_instances=settings.max_instances, max_overlap=settings.max_overlap)
 
 
-def guard_maps(study: Study, maps: Maps) -> None:
-    """Let contour maps of one's own pass, if none of them is the contour of a validation or test image.
+def guard_maps(study: Study, maps: Maps) -> Maps:
+    """Let contour maps of one's own pass, if they are not the contours of validation or test images.
 
     Raises:
-        UserError: Some are, and `data.allow_leak` is false.
+        LeakError: Some are, and the settings neither leave them out nor allow them.
     """
     held = {}
     for _, record in held_out(study, "sar"):
@@ -147,7 +149,7 @@ def guard_maps(study: Study, maps: Maps) -> None:
         for path, contour in zip(paths, maps.contours[name], strict=True)
         if contour.tobytes() in held
     ]
-    leak(study, "contours.root", leaking)
+    return maps.without(leak(study, "contours.root", leaking))
 
 
 def write_report(study: Study, folder: Path) -> None:

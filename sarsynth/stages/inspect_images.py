@@ -7,17 +7,32 @@ from pathlib import Path
 
 import numpy as np
 
+from sarsynth.data.entries import Seen
+from sarsynth.data.file_source import FileSource
 from sarsynth.data.health import by_class
 from sarsynth.data.records import SPLITS, ImageRecord
 from sarsynth.errors import UserError
-from sarsynth.files import write_text
+from sarsynth.files import staged, write_text
 from sarsynth.report.html import REPORT
 from sarsynth.report.image_health import HEALTH, Health, page
 from sarsynth.report.pictures import evenly
-from sarsynth.stages.curate_images import COPY, check_bad, pairs, say_across, say_counts, source
+from sarsynth.stages.curate_images import (
+    COPY,
+    check_bad,
+    check_emptied,
+    leaking_of,
+    listed_to_leave_out,
+    pairs,
+    say,
+    say_across,
+    say_counts,
+    say_two_labels,
+    source,
+)
 from sarsynth.stages.describe_images import captions_of, keywords_of
 from sarsynth.stages.find_contours import outlined
-from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, paired, scan_of
+from sarsynth.stages.frame_images import framing
+from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, opened, paired, scan_of
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
 
@@ -34,7 +49,7 @@ def artifacts(study: Study) -> list[Artifact]:
 
 def inspect(study: Study, folder: Path) -> Iterator[Path]:
     """Write what the images are; then stop, as any other stage would, if too many are bad."""
-    healths = {role: health(study, role) for role in ROLES}
+    healths = {role: health(study, role, folder) for role in ROLES}
     content = {look.slot: look.plain() for look in healths.values()}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     write_text(folder / HEALTH, _printable(text) + "\n")
@@ -43,9 +58,13 @@ def inspect(study: Study, folder: Path) -> Iterator[Path]:
     for role, look in healths.items():
         say_counts(study, role, look.counts, "train")
     yield from (folder / REPORT, folder / HEALTH)
-    for role in ROLES:
+    for role, look in healths.items():
+        if look.leaking:
+            yield _write_list(study, role, look, folder)
+        say_two_labels(study, role)
         say_across(study, role)
         check_bad(study, role)
+        check_emptied(study, role)
 
 
 def _printable(text: str) -> str:
@@ -53,17 +72,43 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def health(study: Study, role: Role) -> Health:
-    """Look at a set, without stopping at bad images: the report is there to show them."""
+def _list_of(role: Role, folder: Path) -> Path:
+    return folder / f"leave_out-{SLOTS[role]}.txt"
+
+
+def _write_list(study: Study, role: Role, look: Health, folder: Path) -> Path:
+    """List the training images of a set that are held out, and those that were left out already."""
+    file, earlier = _list_of(role, folder), listed_to_leave_out(study, role)
+    text = "".join(f"{name}\n" for name in sorted(earlier.union(name for name, _ in look.leaking)))
+    with staged(file) as draft:
+        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
+    say(f"{look.slot}: {len(look.leaking)} training images are held out; without them: {look.remedy}")
+    return file
+
+
+def health(study: Study, role: Role, folder: Path) -> Health:
+    """Look at a set, without stopping at bad images: the report is there to show them.
+
+    Args:
+        study: Whose set.
+        role: Which set.
+        folder: Where a list of images to leave out is to lie.
+    """
     images, settings, scan = source(study, role), image_settings(study, role), scan_of(study, role)
     good = {split: images.records(split) for split in SPLITS}
+    original, leaking = opened(study)[role], leaking_of(study, role, good["train"])
     return Health(
         slot=SLOTS[role],
         name=settings.name,
         classes=images.classes,
         good=good,
+        seen=original.seen if isinstance(original, FileSource) else Seen(),
+        files=len(original.files) if isinstance(original, FileSource) else 0,
         scan=scan,
+        framing=framing(study, role),
         pairs=pairs(study, role),
+        leaking=leaking,
+        remedy=study.command("evaluate.py", f"{SLOTS[role]}.leave_out={_list_of(role, folder)}") if leaking else None,
         copy=COPY,
         max_bad=settings.max_bad,
         summary=by_class(listed(images), images.classes, scan),

@@ -15,6 +15,7 @@ from sarsynth.sim import generic_picture
 from sarsynth.stages.curate_images import samples, source, training
 from sarsynth.stages.describe_images import captions, described_by
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.load_base import work_of_tuning
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import CHECKPOINTS, Artifact
@@ -56,7 +57,8 @@ def made_base(study: Study) -> Artifact:
 def _train(study: Study, recipe: BaseTraining, folder: Path) -> None:
     """Train the autoencoder, then the U-Net with its text encoder."""
     size, seed, checkpoints = study.settings.base.image_size, study.settings.seed, folder / CHECKPOINTS
-    photographs = load_images(source(study, "regular"), training(study, "regular"), size, radiometry(study, "regular"))
+    records, levels = training(study, "regular"), radiometry(study, "regular")
+    photographs = load_images(source(study, "regular"), records, size, levels, framing(study, "regular"))
     images = to_channels(photographs, 3)
     vae = train_autoencoder(
         torch.cat([images, _generic(recipe.generic_pictures, size, seed, speckled=True)]),

@@ -17,6 +17,7 @@ from sarsynth.evidence.speckle import Moments, Speckle, moments
 from sarsynth.report.pictures import read_png, save_png
 from sarsynth.stages.curate_images import classes, samples, source, synthetic_sizes, training
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.generate_images import sampled
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import CARD, Artifact
@@ -51,7 +52,9 @@ def matched(study: Study, made: Artifact) -> Artifact:
     def build(folder: Path) -> None:
         names = sorted(str(file.relative_to(made.path)) for file in made.path.glob("images/*/*.png"))
         measured = _spread(names)
-        pixels = load_images(source(study, "sar"), records, size, radiometry(study, "sar")).numpy()
+        pixels = load_images(
+            source(study, "sar"), records, size, radiometry(study, "sar"), framing(study, "sar")
+        ).numpy()
         real, before = _moments(pixels, "training images"), _moments(_read(made.path, measured), f"images of {method}")
         factor = Speckle.missing(real, before)
         # The whole set anew, so that a run that was cut off and goes on puts no speckle on speckle.

@@ -15,6 +15,7 @@ from sarsynth.stages.curate_images import classes, counts, records, source, synt
 from sarsynth.stages.extract_features import evaluation, synthetic_images
 from sarsynth.stages.filter_images import filter_inputs, kept
 from sarsynth.stages.fit_radiometry import radiometry
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.load_base import base, base_artifact, like_of_base
 from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.measure_fidelity import write_figures
@@ -85,7 +86,7 @@ def autoencoder_traits(study: Study) -> Artifact:
         sar, levels = source(study, "sar"), radiometry(study, "sar")
         chosen = [training(study, "sar")[row] for row in _reference(study)]
         decoded = []
-        for batch in load_images(sar, chosen, size, levels).split(BATCH):
+        for batch in load_images(sar, chosen, size, levels, framing(study, "sar")).split(BATCH):
             latents, _ = base(study).encode(to_float(to_channels(batch, 3)).to(study.device))
             decoded.append(to_uint8(to_channels(base(study).decode(latents), sar.channels)).cpu())
         pixels = [resize(image, shown) for image in torch.cat(decoded).permute(0, 2, 3, 1).numpy()]

@@ -57,6 +57,8 @@ def built(key: str, component: Component) -> Any:
         option, given, _ = str(error).partition("=")
         full = f"{key}.{error}" if given and option in component.options else f"{key}: {error}"
         raise UserError(full) from error
+    except OSError as error:
+        raise UserError(f"{key}: {error.filename}: {error.strerror}; see its permissions") from error
 
 
 @once

@@ -10,6 +10,7 @@ from sarsynth.data.records import ImageRecord, Split, digest
 from sarsynth.data.transforms import load_images
 from sarsynth.stages.curate_images import records, samples, source, training
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import Work
@@ -25,7 +26,7 @@ def images(study: Study, split: Split) -> Artifact:
 
     def build(folder: Path) -> None:
         tensors = {
-            "images": load_images(sar, chosen, size, levels),
+            "images": load_images(sar, chosen, size, levels, framing(study, "sar")),
             "labels": torch.tensor([record.label for record in chosen]),
         }
         save_file(tensors, folder / IMAGES)

@@ -43,6 +43,7 @@ class Study:
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
         self.known: dict[Any, Any] = {}  # what functions under `once` returned
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by the key of the set that it lies in
+        self.dropped: dict[str, Any] = {}  # what data.leak=drop left out, by the same key
         self.crossing: dict[str, int] = {}  # near-duplicates across splits, of each set that is learnt from
         self.absent: dict[Artifact, NotFetchedError] = {}  # what a plan leaves on the hub
 

@@ -45,6 +45,7 @@ def about(study: Study) -> dict[str, Any]:
         "classes": classes(study),
         "counts": counts(study),
         "leaks": study.leaks,
+        "dropped": study.dropped,
         "near_duplicates_across_splits": study.crossing,
     }
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting
+from sarsynth.data.entries import Seen
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import annotated, locate, matches
 from sarsynth.data.readers import voc
@@ -32,7 +33,9 @@ class Dior(FileSource):
     ) -> None:
         cutting = Cutting(size, margin, rotate)
         place = locate(root, "DIOR", ["JPEGImage*", "Annotations"])
-        super().__init__(place, cut_scenes(place, only(_scenes(place), categories), cutting), channels=channels)
+        seen = Seen()
+        entries = cut_scenes(place, only(_scenes(place), categories), cutting, seen)
+        super().__init__(place, entries, channels=channels, seen=seen)
 
 
 def _scenes(place: Path) -> Iterator[Scene]:

@@ -5,6 +5,7 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting
+from sarsynth.data.entries import Seen
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import images_by_stem, locate, matches
 from sarsynth.data.readers.labeltxt import read_labels
@@ -25,8 +26,8 @@ class Dota(FileSource):
     val/                            the same; need not be there
     ```
     Each label file has the lines `imagesource:…` and `gsd:…` or not, and `x1 y1 … x4 y4 category difficulty` an object.
-    Folders of upright boxes (`*_hbb`, `*reclabel*`) are left out, and so are images without labels and labels without
-    an image, since the archive comes in parts.
+    Folders of upright boxes (`*_hbb`, `*reclabel*`) are left out, and so, told by number, are images without labels and
+    labels without an image, since the archive comes in parts.
 
     Args:
         version: Which labels to use where there are several, e.g. `v1.5`; None for those that are there.
@@ -46,14 +47,20 @@ class Dota(FileSource):
         cutting = Cutting(size, margin, rotate)
         place = locate(root, "DOTA", ["train/images", "train/labelTxt*"], ["images", "labelTxt*"])
         folders: dict[Split, str] = {"train": "train/", "val": "val/"} if (place / "train").is_dir() else {"train": ""}
-        scenes = [scene for split, folder in folders.items() for scene in _scenes(place, split, folder, version)]
-        super().__init__(place, cut_scenes(place, only(scenes, categories), cutting), channels=channels)
+        seen = Seen()
+        scenes = [scene for split, folder in folders.items() for scene in _scenes(place, split, folder, version, seen)]
+        entries = cut_scenes(place, only(scenes, categories), cutting, seen)
+        super().__init__(place, entries, channels=channels, seen=seen)
 
 
-def _scenes(place: Path, split: Split, folder: str, version: str | None) -> Iterator[Scene]:
+def _scenes(place: Path, split: Split, folder: str, version: str | None, seen: Seen) -> Iterator[Scene]:
     """Read the scenes of one split, which lie in a folder such as `train/`."""
     images = images_by_stem(place, f"{folder}images", below=True)
     labels = _labels(place / folder, images, version) if images else {}
+    for stem in sorted(images.keys() - labels.keys()):
+        seen.pass_over("images without a label file", images[stem])
+    for stem in sorted(labels.keys() - images.keys()):
+        seen.pass_over("label files without an image", labels[stem].relative_to(place).as_posix())
     for stem in sorted(labels.keys() & images.keys()):
         # Patches cut from an image are named after it: P0001__1__0___824.
         yield Scene(images[stem], split, stem.partition("__")[0], tuple(read_labels(labels[stem])))

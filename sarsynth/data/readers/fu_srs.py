@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from sarsynth.data.chips import Cutting
-from sarsynth.data.entries import OTHER, counts_in_test, rare_classes, rename, split_off
+from sarsynth.data.entries import OTHER, Seen, counts_in_test, rare_classes, rename, split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import locate
 from sarsynth.data.readers import fusar, srsdd
@@ -51,7 +51,8 @@ class FuSrs(FileSource):
         fusar_place = locate(root, "FUSAR-Ship (of FU-SRS)", fusar.LAYOUT)
         srsdd_place = locate(root, "SRSDD (of FU-SRS)", srsdd.LAYOUT)
         chips = [entry for entry in fusar.find_fusar(fusar_place) if entry.class_name != UNUSED]
-        scenes = cut_scenes(srsdd_place, srsdd.find_scenes(srsdd_place), Cutting(size, margin, rotate))
+        seen = Seen()
+        scenes = cut_scenes(srsdd_place, srsdd.find_scenes(srsdd_place), Cutting(size, margin, rotate), seen)
         ships = rename(scenes, FUSAR_NAMES)
         rare = rare_classes(counts_in_test(chips, test) + counts_in_test(ships, None), other_below)
         chips = split_off(rename(chips, rare), {"val": val, "test": test}, split_seed)
@@ -62,4 +63,4 @@ class FuSrs(FileSource):
         entries = [replace(entry, file=(place / entry.file).relative_to(root).as_posix()) for place, entry in listed]
         names = {entry.class_name for entry in entries}
         classes = [name for name in ORDER if name in names] + sorted(names.difference(ORDER))
-        super().__init__(root, entries, channels=channels, classes=classes)
+        super().__init__(root, entries, channels=channels, classes=classes, seen=seen)

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 
 from sarsynth.data.entries import Entry, counts_in_test, rare_classes, rename, snake_case, split_off
 from sarsynth.data.file_source import FileSource
-from sarsynth.data.folders import children, images_in, locate, matches
+from sarsynth.data.folders import check_file, children, images_in, locate, matches
 from sarsynth.errors import UserError
 
 LAYOUT = ("Cargo/*/Ship_C*",)
@@ -80,7 +80,7 @@ def _ships(place: Path, stems: Collection[str]) -> dict[str, str]:
     """
     ships: dict[str, str] = {}
     for file in matches(place, "meta.csv"):
-        with file.open(newline="", encoding="utf-8-sig", errors="replace") as content:
+        with check_file(file).open(newline="", encoding="utf-8-sig", errors="replace") as content:
             delimiter = "\t" if "\t" in content.readline() else ","
             content.seek(0)
             table = csv.DictReader(content, delimiter=delimiter)

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from sarsynth.data.entries import OTHER, Entry, split_off
 from sarsynth.data.file_source import FileSource
-from sarsynth.data.folders import EXTENSIONS, images_in, json_lines, lines, locate, matches
+from sarsynth.data.folders import EXTENSIONS, images_in, inside, json_lines, lines, locate, matches
 from sarsynth.data.readers.fu_srs import ORDER
 from sarsynth.data.readers.fusar import category_of
 from sarsynth.data.records import SPLITS, Split
@@ -75,6 +75,8 @@ def _listed(place: Path) -> Iterator[Entry]:
                         f"{listing}, line {number}: expected `relative/path.png classindex`, the index in 0 to "
                         f"{len(ORDER) - 1}; found `{line}`"
                     )
+                if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                    raise UserError(f"{listing}, line {number}: {path} may lie outside {place}; name a path below it")
                 file = next((file for file in (f"images/{path}", path) if (place / file).is_file()), None)
                 if file is None:
                     raise UserError(f"{listing}, line {number}: no file {path} in {place / 'images'} or {place}")
@@ -84,9 +86,10 @@ def _listed(place: Path) -> Iterator[Entry]:
 def _captioned(place: Path) -> Iterator[Entry]:
     for listing in matches(place, CAPTIONS[0]):
         for number, row in json_lines(listing, "file_name", "text"):
-            path, text = listing.parent / str(row["file_name"]), str(row["text"])
+            text = str(row["text"])
+            path = listing.parent / inside(listing.parent, str(row["file_name"]), f"{listing}, line {number}")
             named = [name for name in ORDER if name in text.lower().split()]
-            if len(named) != 1 or not path.is_file() or path.suffix.lower() not in EXTENSIONS:
+            if len(named) != 1 or path.suffix.lower() not in EXTENSIONS:
                 raise UserError(
                     f"{listing}, line {number}: expected an image and a text that names one of {', '.join(ORDER)}; "
                     f"found {row['file_name']}, `{text}`"

@@ -1,17 +1,18 @@
 """HRSC2016, ships in harbor images with turned boxes (doi:10.5220/0006120603240331)."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
 from sarsynth.data.chips import Cutting, Marked
+from sarsynth.data.entries import Seen
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import annotated, locate, matches
 from sarsynth.data.readers import voc
 from sarsynth.data.records import Split
 from sarsynth.data.scenes import Scene, cut_scenes
+from sarsynth.errors import UserError
 
+OWN = ("cx", "cy", "w", "h", "ang")  # ends of the tags of a box
 LAYOUTS = [[f"{part}/AllImages", f"{part}/Annotations"] for part in ("FullDataSet", "Train")]
 
 
@@ -25,13 +26,21 @@ class Hrsc2016(FileSource):
     ImageSets/          train.txt, val.txt, test.txt: names without suffix; need not be there
     ```
     Or `Train/` and `Test/` in place of `FullDataSet/`, each with the same two folders. An image that no list names
-    belongs to `test` if it lies in `Test/`, else to `train`.
+    belongs to `test` if it lies in `Test/`, else to `train`. HRSC2016-MS, whose annotations have VOC's tags and a
+    `robndbox` (centre, size and angle), is read too.
     """
 
     def __init__(self, root: str | Path, *, size: int | None, margin: float, rotate: bool, channels: int) -> None:
         cutting = Cutting(size, margin, rotate)
         place = locate(root, "HRSC2016", *LAYOUTS)
-        super().__init__(place, cut_scenes(place, _scenes(place), cutting), channels=channels)
+        scenes, seen = list(_scenes(place)), Seen()
+        if not any(scene.objects for scene in scenes):
+            (file, *_) = [file for layout in LAYOUTS for file in matches(place, f"{layout[1]}/*.xml")] or [place]
+            raise UserError(
+                f"{file}: no ship in any of {len(scenes)} annotation files such as this: expected <HRSC_Object> with "
+                "<mbox_cx>, or <object> with <robndbox> or <bndbox>"
+            )
+        super().__init__(place, cut_scenes(place, scenes, cutting, seen), channels=channels, seen=seen)
 
 
 def _scenes(place: Path) -> Iterator[Scene]:
@@ -39,15 +48,14 @@ def _scenes(place: Path) -> Iterator[Scene]:
     for part in ["FullDataSet"] if matches(place, "FullDataSet") else ["Train", "Test"]:
         unlisted: Split = "test" if part == "Test" else "train"
         for file, image in annotated(place, f"{part}/Annotations/*.xml", f"{part}/AllImages"):
-            ships = tuple(_ship(element, file) for element in voc.read_xml(file).iter("HRSC_Object"))
-            yield Scene(image, splits.get(file.stem.lower(), unlisted), file.stem, ships)
+            yield Scene(image, splits.get(file.stem.lower(), unlisted), file.stem, _ships(file))
 
 
-def _ship(element: ElementTree.Element, file: Path) -> Marked:
-    x, y, width, height, angle = (voc.number(element, f"mbox_{key}", file) for key in ("cx", "cy", "w", "h", "ang"))
-    cos, sin = math.cos(angle) / 2, math.sin(angle) / 2
-    corners = tuple(
-        (x + i * width * cos - j * height * sin, y + i * width * sin + j * height * cos)
-        for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))
-    )
-    return voc.marked(element, "ship", corners)
+def _ships(file: Path) -> tuple[Marked, ...]:
+    """Read the ships of an annotation file in either form; their types are not told apart."""
+    root = voc.read_xml(file)
+    own = [
+        voc.marked(element, "ship", voc.turned(element, file, *(f"mbox_{key}" for key in OWN)))
+        for element in root.iter("HRSC_Object")
+    ]
+    return (*own, *(voc.marked(element, "ship", voc.corners(element, file)) for element in root.iter("object")))

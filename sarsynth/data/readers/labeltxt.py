@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sarsynth.data.chips import Marked, quadrangle
+from sarsynth.data.chips import Marked, check_box, quadrangle
 from sarsynth.data.folders import lines
 from sarsynth.errors import UserError
 
@@ -30,5 +30,6 @@ def read_labels(file: Path) -> list[Marked]:
             raise UserError(
                 f"{file}, line {number}: expected `x1 y1 x2 y2 x3 y3 x4 y4 category difficulty`, found `{line}`"
             ) from None
-        objects.append(Marked(name, quadrangle(numbers), difficult=difficult))
+        corners = check_box(quadrangle(numbers), f"{file}, line {number}")
+        objects.append(Marked(name, corners, difficult=difficult))
     return objects

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from sarsynth.data.entries import OTHER, Entry, counts_in_test, rare_classes, rename, snake_case, split_off
 from sarsynth.data.file_source import FileSource
-from sarsynth.data.folders import children, images_in, locate, matches
+from sarsynth.data.folders import check_file, children, images_in, locate, matches
 from sarsynth.errors import UserError
 
 SCENE = ("Ship.xml", "Patch_Uint8")
@@ -79,7 +79,7 @@ def _ships(file: Path) -> dict[tuple[int, int], tuple[str, str]]:
 
     The files end with `<\ShipList>`, and have names of ships with a bare `&`: no XML in the strict sense.
     """
-    text = file.read_text(encoding="utf-8", errors="replace").replace("<\\", "</")
+    text = check_file(file).read_text(encoding="utf-8", errors="replace").replace("<\\", "</")
     text = re.sub(r"&(?!\w+;|#)", "&amp;", text)
     try:
         return {

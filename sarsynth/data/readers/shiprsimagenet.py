@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from sarsynth.data.chips import Cutting, Marked, Points, quadrangle, rectangle
-from sarsynth.data.entries import snake_case
+from sarsynth.data.chips import Cutting, Marked, Points, check_box, quadrangle, rectangle
+from sarsynth.data.entries import Seen, snake_case
 from sarsynth.data.file_source import FileSource
-from sarsynth.data.folders import images_by_stem, locate, matches
+from sarsynth.data.folders import check_file, images_by_stem, locate, matches
 from sarsynth.data.readers import voc
 from sarsynth.data.records import SPLITS, Split
 from sarsynth.data.scenes import Scene, cut_scenes
@@ -78,8 +78,11 @@ class ShipRSImageNet(FileSource):
             if objects and stem not in images:
                 raise UserError(f"{place}: no image {stem}.bmp in {IMAGES}, but annotations; add it")
             ships = [replace(o, class_name=renamed.get(o.class_name, snake_case(o.class_name))) for o in objects]
-            scenes += [Scene(images[stem], split, stem, tuple(ships))] if ships else []
-        super().__init__(place, cut_scenes(place, scenes, cutting if cut == "objects" else None), channels=channels)
+            scenes += [Scene(images[stem], split, stem, tuple(ships))] if stem in images else []
+        if not any(scene.objects for scene in scenes):
+            raise UserError(f"{place}: no object in any of its {len(scenes)} images; expected {ANNOTATIONS[form][0]}")
+        chosen, seen = cutting if cut == "objects" else None, Seen()
+        super().__init__(place, cut_scenes(place, scenes, chosen, seen), channels=channels, seen=seen)
 
 
 def _voc(place: Path, level: int) -> Iterator[Annotated]:
@@ -104,11 +107,11 @@ def _coco(place: Path, level: int) -> Iterator[Annotated]:
     for split in SPLITS:
         for file in matches(place, f"COCO_Format/*_{split}_level_{level}.json"):
             try:
-                content = json.loads(file.read_text(encoding="utf-8"))
+                content = json.loads(check_file(file).read_text(encoding="utf-8"))
                 names = {category["id"]: category["name"] for category in content["categories"]}
                 objects: dict[Any, list[Marked]] = defaultdict(list)
                 for annotation in content.get("annotations", []):
-                    marked = Marked(names[annotation["category_id"]], _corners(annotation))
+                    marked = Marked(names[annotation["category_id"]], _corners(annotation, file))
                     objects[annotation["image_id"]].append(marked)
                 stems = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
             except (ValueError, KeyError, TypeError) as error:
@@ -116,12 +119,12 @@ def _coco(place: Path, level: int) -> Iterator[Annotated]:
             yield from ((stem, split, objects[key]) for key, stem in stems.items())
 
 
-def _corners(annotation: Mapping[str, Any]) -> Points:
+def _corners(annotation: Mapping[str, Any], file: Path) -> Points:
     """Take the turned box if there is one: eight numbers, in a list of their own or not."""
     outline = annotation.get("segmentation") or []
     if isinstance(outline, list) and len(outline) == 1:
         outline = outline[0]
     if isinstance(outline, list) and len(outline) == 8:
-        return quadrangle([float(number) for number in outline])
+        return check_box(quadrangle([float(number) for number in outline]), str(file))
     x, y, width, height = annotation["bbox"]
-    return rectangle(x, y, x + width, y + height)
+    return check_box(rectangle(x, y, x + width, y + height), str(file))

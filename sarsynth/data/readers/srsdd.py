@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sarsynth.data.chips import Cutting
-from sarsynth.data.entries import split_off
+from sarsynth.data.entries import Seen, split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import annotated, locate
 from sarsynth.data.readers.labeltxt import read_labels
@@ -50,8 +50,9 @@ class Srsdd(FileSource):
         channels: int,
     ) -> None:
         place = locate(root, "SRSDD", LAYOUT)
-        entries = cut_scenes(place, find_scenes(place), Cutting(size, margin, rotate))
-        super().__init__(place, split_off(entries, {"val": val}, split_seed), channels=channels)
+        seen = Seen()
+        entries = cut_scenes(place, find_scenes(place), Cutting(size, margin, rotate), seen)
+        super().__init__(place, split_off(entries, {"val": val}, split_seed), channels=channels, seen=seen)
 
 
 def find_scenes(place: Path) -> Iterator[Scene]:
