@@ -19,7 +19,7 @@ from sarsynth import processes
 from sarsynth.config.training_sections import AdapterTraining
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.streams import Sampling, image_weights, part_of_stream
-from sarsynth.diffusion import adapters, prototypes
+from sarsynth.diffusion import adapter_files, adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
@@ -238,7 +238,7 @@ def train(trainings: Iterable[Training]) -> dict[str, Artifact]:
 def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
     """Train adapters of one batch key, in as few runs as the memory allows."""
     # Of several runs that one after the other made, a killed job finds what those before it have saved.
-    missing = [adapter for adapter in run if not (folders[adapter.request] / adapters.WEIGHTS).exists()]
+    missing = [adapter for adapter in run if not (folders[adapter.request] / adapter_files.WEIGHTS).exists()]
     if missing:
         for rows in np.array_split(np.arange(len(missing)), math.ceil(len(missing) / _together(missing))):
             _fit_together([missing[row] for row in rows], folders)
@@ -280,7 +280,7 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
             callbacks=previews(study, lead.role, names, routing.choose, _conditioning(lead), _maps(lead)),
         )
         for index, adapter in enumerate(run):
-            rank_zero_only(adapters.save)(routing.adapter(index), folders[adapter.request] / adapters.WEIGHTS)
+            rank_zero_only(adapter_files.save)(routing.adapter(index), folders[adapter.request] / adapter_files.WEIGHTS)
 
 
 def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
