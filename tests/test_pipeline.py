@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from processes import run_script
 from safetensors.torch import load_file, save_file
-from test_tracking import records
+from test_tracking import captions, records
 from tiny import tiny_base
 
 from sarsynth import cli
@@ -883,6 +883,9 @@ def test_wandb_has_a_run_a_job_and_a_group_a_sweep(copied: Path, command: Comman
         keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
         assert {"sar/loss", "macro_f1", "real_vs_synthetic", "strip_tanker", "results"} <= keys
         assert {"sar/samples", "per_class", "confusion_table", "precision_recall_table"} <= keys
+        drawn = captions(found, "sar/samples")
+        assert len(drawn) == 2 and set(drawn) < {f"a SAR image of {name} ship" for name in COUNTS}, "not `paper`"
+        assert len(list((sweep / job / "previews/sar").glob("*.png"))) == 4, "two captions, at two steps"
         logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
         assert {"adapter", "synthetic", "evaluation"} <= {artifact.type for artifact in logged}
         (made,) = (artifact for artifact in logged if artifact.type == "synthetic")
