@@ -1,6 +1,7 @@
 """Where the scalars, pictures and tables of a run go: a Lightning logger that can never fail the run."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from sklearn.metrics import precision_recall_curve
 from sarsynth.console import console
 
 POINTS = 200  # of a curve
+NAME = 128  # characters of an artifact's name that W&B takes
 PREVIEWS = "previews"  # folder of a run; its metadata.jsonl is that of a Hugging Face imagefolder
 
 
@@ -128,7 +130,8 @@ class Tracker:
             if run.offline and not made:
                 run.config[f"used/{name}"] = {key: card[key] for key in ("kind", "fingerprint", "inputs")}
                 return
-            recorded = wandb.Artifact(name, card["kind"], metadata=dict(card))
+            # W&B takes a few characters alone, and a label may be the name of a class; its end is the fingerprint.
+            recorded = wandb.Artifact(re.sub(r"[^a-zA-Z0-9_.-]", "_", name)[-NAME:], card["kind"], metadata=dict(card))
             recorded.add_file(str(file))
             (run.log_artifact if made else run.use_artifact)(recorded)
 

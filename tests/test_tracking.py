@@ -70,6 +70,7 @@ def use_everything(tracker: Tracker, folder: Path) -> None:
     card = folder / "card.json"
     card.write_text(json.dumps(CARD))
     tracker.artifact("ors-ab12", CARD, card, made=True)
+    tracker.artifact(f"bulk carrier/[é]{'x' * 200}-ef56", CARD, card, made=True)
     tracker.artifact("train-images-cd34", CARD | {"kind": "cache"}, card, made=False)
     tracker.scalars({"macro_f1": 0.5})
     tracker.finish("success")
@@ -171,6 +172,7 @@ def test_a_run_of_wandb_is_called_what_the_settings_say(said, called, tmp_path: 
     [
         ("+logger.id=abc", "logger.id is decided by the run itself"),
         (f"+logger.name={'x' * 129}", "logger.name has 129 characters, and W&B takes 1 to 128"),
+        (f"+logger.job_type={'x' * 65}", "logger.job_type has 65 characters, and W&B takes 1 to 64"),
         (f"+logger.tags=[a,{'x' * 65}]", r"logger.tags\[1\] has 65 characters, and W&B takes 1 to 64"),
     ],
 )
@@ -267,7 +269,8 @@ def test_an_offline_run_of_wandb_can_be_read_back(tmp_path: Path):
         "one a picture"
     )
     logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
-    (made,) = (artifact for artifact in logged if artifact.type != "run_table")
+    made, other = (artifact for artifact in logged if artifact.type != "run_table")
+    assert len(other.name) == 128 and other.name.endswith("x-ef56"), "W&B takes no more, and no other characters"
     assert (made.name, made.type) == ("ors-ab12", "adapter")
     assert json.loads(made.metadata)["inputs"] == {"latents": "cd34"}, "what it was made from"
     assert [entry.path for entry in made.manifest.contents] == ["card.json"]

@@ -27,7 +27,7 @@ from sarsynth.config.section import Section, Seed, Text
 from sarsynth.config.training_sections import Trainer, Training
 from sarsynth.errors import nearest
 
-WANDB_NAME, WANDB_TAG = 128, 64  # characters that W&B takes of a name or group, and of a tag
+WANDB_NAME, WANDB_TAG = 128, 64  # characters that W&B takes of a name or group, and of a job type or tag
 
 
 class Paths(Section):
@@ -136,12 +136,12 @@ class Settings(Section):
         if self.preview and self.logger is None:
             raise ValueError(f"preview.every={self.preview.every} draws for a logger; say logger=csv or logger=wandb")
         said = self.said_of_run
-        words = {key: said.get(key, "") for key in ("name", "group")} | {
+        words = {key: said[key] for key in ("name", "group", "job_type") if key in said} | {
             f"tags[{place}]": tag for place, tag in enumerate(said.get("tags", []))
         }
         for key, word in words.items():
-            most = WANDB_TAG if key.startswith("tags") else WANDB_NAME
-            if len(word) > most or (most == WANDB_TAG and not word):
+            most = WANDB_NAME if key in ("name", "group") else WANDB_TAG
+            if not 1 <= len(word) <= most:
                 raise ValueError(f"logger.{key} has {len(word)} characters, and W&B takes 1 to {most}; shorten it")
         return self
 

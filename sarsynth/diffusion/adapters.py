@@ -6,6 +6,7 @@ even where the frozen weights are not: an optimiser's step is smaller than half 
 `adapter_files.py` reads and writes them.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,15 +51,32 @@ def fresh(unet: UNet2DConditionModel, spec: AdapterSpec, seed: int) -> dict[str,
     """
     generator = torch.Generator().manual_seed(seed)
     adapter = {}
-    for name, layer in unet.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d) and re.fullmatch(spec.target_modules, name):
-            out, *rest = layer.weight.shape
-            a = torch.randn(spec.rank, *rest, generator=generator) / spec.rank
-            b = torch.zeros(out, spec.rank, *(1 for _ in rest[1:]))
-            adapter[name] = LowRank(a.to(layer.weight.device), b.to(layer.weight.device))
-    if not adapter:
-        raise UserError(f"adapter.targets: no layer of this base matches '{spec.target_modules}'")
+    for name, weight in _targets(unet, spec.target_modules).items():
+        out, *rest = weight.shape
+        a = torch.randn(spec.rank, *rest, generator=generator) / spec.rank
+        b = torch.zeros(out, spec.rank, *(1 for _ in rest[1:]))
+        adapter[name] = LowRank(a.to(weight.device), b.to(weight.device))
     return adapter
+
+
+def widths(unet: UNet2DConditionModel, target_modules: str) -> dict[str, int]:
+    """The highest rank that an update of each targeted layer can have; raises what `fresh` raises."""
+    return {
+        name: min(weight.shape[0], math.prod(weight.shape[1:]))
+        for name, weight in _targets(unet, target_modules).items()
+    }
+
+
+def _targets(unet: UNet2DConditionModel, target_modules: str) -> dict[str, Tensor]:
+    """The weights of the layers that an adapter targets, by name."""
+    weights = {
+        name: layer.weight
+        for name, layer in unet.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and re.fullmatch(target_modules, name)
+    }
+    if not weights:
+        raise UserError(f"adapter.targets: no layer of this base matches '{target_modules}'")
+    return weights
 
 
 def parameters(adapter: Adapter) -> int:

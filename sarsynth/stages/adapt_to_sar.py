@@ -17,6 +17,7 @@ from sarsynth.diffusion.adapter_forms import BadAdapter
 from sarsynth.diffusion.base import Base, place_network
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.errors import UserError, one_line
+from sarsynth.stages.check_sizes import check_batch, check_images_of_base, check_numbers
 from sarsynth.stages.curate_images import source, training
 from sarsynth.stages.describe_images import class_captions
 from sarsynth.stages.encode_images import denoising_samples, encoded
@@ -30,7 +31,7 @@ from sarsynth.stages.load_base import (
     work_of_tuning,
 )
 from sarsynth.stages.study import Study, once
-from sarsynth.stages.train_adapters import ors_training, sar_trainings, train
+from sarsynth.stages.train_adapters import check_ors, check_sar, ors_training, sar_trainings, train
 from sarsynth.store.artifacts import CARD, CHECKPOINTS, UNKNOWN, Artifact
 from sarsynth.training.fitting import MovingAverage
 
@@ -74,6 +75,21 @@ def check_method(study: Study) -> None:
         training(study, "ors")
     if study.settings.method.partition == "prototypes":
         prototypes.check_k(study.settings.prototypes.k, len(training(study, "sar")))
+    _check_sizes(study)
+
+
+def _check_sizes(study: Study) -> None:
+    """Refuse sizes of what the method trains and makes that could not work."""
+    method, images = study.settings.method, len(training(study, "sar"))
+    check_numbers(study)
+    check_images_of_base(study, "sar")
+    if method.below:
+        check_ors(study)
+    if method.tunes == "unet":
+        recipe = "finetune" if method.start == "base" else "scratch"
+        check_batch(study, f"train.{recipe}.batch_size", _tuning(study).batch_size, images)
+    elif method.tunes == "adapter" and study.settings.adapter.path is None:
+        check_sar(study)
 
 
 def imported(study: Study, path: Path) -> Artifact:

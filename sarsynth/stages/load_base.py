@@ -31,9 +31,15 @@ def base(study: Study) -> Base:
 
 
 @once
+def shapes_of_base(study: Study) -> tuple[UNet2DConditionModel, Mapping[str, Any]] | None:
+    """The base without its weights; None where its configurations are not here."""
+    return architecture(base_artifact(study).path)
+
+
+@once
 def architecture_of_base(study: Study) -> tuple[UNet2DConditionModel, Mapping[str, Any]] | None:
-    """The base without its weights, from which a plan tells sizes; None where it cannot, or in a run."""
-    return architecture(base_artifact(study).path) if study.planning else None
+    """The same, from which a plan tells sizes; None in a run, which has the base itself."""
+    return shapes_of_base(study) if study.planning else None
 
 
 @once

@@ -26,7 +26,8 @@ from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.routing import Routing, routed
 from sarsynth.diffusion.samples import Contours
 from sarsynth.errors import UserError
-from sarsynth.stages.curate_images import samples, training
+from sarsynth.stages.check_sizes import check_batch, check_images_of_base, check_rank
+from sarsynth.stages.curate_images import classes, samples, training
 from sarsynth.stages.encode_images import denoising_samples, encoded
 from sarsynth.stages.find_contours import contours, read_contours
 from sarsynth.stages.find_prototypes import partition
@@ -99,11 +100,29 @@ def ors_adapter(study: Study) -> Artifact:
     return train([ors_training(study)])["ors"]
 
 
+def check_ors(study: Study) -> None:
+    """Refuse sizes of the view's training that could not work, before anything is encoded for it."""
+    recipe = study.settings.train.ors
+    check_rank(study, "train.ors.rank", recipe.rank)
+    check_batch(study, "train.ors.batch_size", recipe.batch_size, len(training(study, "ors")))
+    check_images_of_base(study, "ors")
+
+
 def ors_training(study: Study) -> Training:
     """The view's training."""
     recipe = study.settings.train.ors
+    check_ors(study)
     part = Part("ors", recipe.rank, recipe.max_steps, recipe.warmup(recipe.max_steps, whole=True))
     return _training(study, "ors", recipe, part, {})
+
+
+def check_sar(study: Study) -> None:
+    """Refuse sizes of the modality's trainings that could not work, before anything is divided or encoded for them."""
+    method, recipe = study.settings.method, study.settings.train.sar
+    parts = {"prototypes": study.settings.prototypes.k, "classes": len(classes(study))}
+    check_rank(study, "method.rank", method.rank or 0, parts.get(method.partition or "", 1))
+    check_batch(study, "train.sar.batch_size", recipe.batch_size, len(training(study, "sar")))
+    check_images_of_base(study, "sar")
 
 
 def sar_trainings(study: Study) -> list[Training]:
