@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sarsynth.diffusion import adapter_files
 from sarsynth.diffusion.adapter_forms import BadAdapter
-from sarsynth.diffusion.adapters import LowRank
+from sarsynth.diffusion.adapters import AdapterSpec, LowRank
 from sarsynth.diffusion.base import Base
 from sarsynth.errors import UserError
 from sarsynth.stages.adapt_to_sar import imported
@@ -103,6 +103,27 @@ def test_a_file_is_as_strong_as_where_it_was_made(write: Callable, config: Mappi
     adapter = adapter_files.load(ours.unet, adapter_files.find(named))
     torch.testing.assert_close(with_stack(ours, (adapter, 1.0)), theirs, rtol=1e-4, atol=1e-5)
     assert (theirs - predict(ours)).abs().max() > 1e-3
+
+
+def test_mixed_ranks_without_any_alpha_are_of_strength_one(tmp_path: Path):
+    """As in diffusers since its pull request 14409; before, the first key of a file decided for all."""
+    state = get_peft_model_state_dict(adapted(CONFIGS["all of it"])[0].unet)
+    save_file({f"unet.{key}": weight.contiguous() for key, weight in state.items()}, tmp_path / "mixed.safetensors")
+    plain, ours = pipeline(tiny_base()), tiny_base()
+    plain.load_lora_weights(tmp_path, weight_name="mixed.safetensors")
+    adapter = adapter_files.load(ours.unet, tmp_path / "mixed.safetensors")
+    torch.testing.assert_close(with_stack(ours, (adapter, 1.0)), predict(plain), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("write", [adapter_files.save, adapter_files.save_kohya])
+def test_every_layer_may_be_adapted_and_by_more_rank_than_it_is_wide(write: Callable, tmp_path: Path):
+    """Convolutions at both ends and feed-forward layers too, as LoCon has them."""
+    ours, plain = tiny_base(), pipeline(tiny_base())
+    write(trained(ours, 3, AdapterSpec(40, ".*")), tmp_path / "all.safetensors")
+    plain.load_lora_weights(tmp_path, weight_name="all.safetensors")
+    adapter = adapter_files.load(ours.unet, tmp_path / "all.safetensors")
+    assert {"conv_in", "conv_out", "time_embedding.linear_1"} < set(adapter)
+    torch.testing.assert_close(with_stack(ours, (adapter, 1.0)), predict(plain), rtol=1e-4, atol=1e-5)
 
 
 def kohya(folder: Path, *, alpha: float | None = 1.0, text: bool = True) -> Path:
@@ -278,7 +299,7 @@ WRITES = """
 import sys, torch
 from pathlib import Path
 from sarsynth.diffusion import adapter_files
-from sarsynth.diffusion.adapters import LowRank
+from sarsynth.diffusion.adapters import AdapterSpec, LowRank
 adapter = {f"layer.{n}": LowRank(torch.full((1 + n % 2, 3), n * 1.0), torch.ones(2, 1 + n % 2)) for n in range(40)}
 adapter_files.save(adapter, Path(sys.argv[1]))
 """

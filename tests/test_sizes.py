@@ -106,7 +106,7 @@ def test_batches_of_a_training(capsys):
 
 
 def test_an_image_size_that_the_classifier_cannot_take_is_refused_without_trying():
-    with pytest.raises(UserError, match="^classifier.image_size=200000: one image takes at least .* GB of memory in resnet18"):
+    with pytest.raises(UserError, match="^classifier.image_size=200000: one image takes .* GB of memory in resnet18"):
         check_network(settings("classifier.image_size=200000"))
 
 

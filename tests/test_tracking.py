@@ -152,7 +152,7 @@ OURS = {"group": "sweep", "name": "plora-sim", "job_type": "train"}
     [
         ([], {}),
         (["+logger.name=mine"], {"name": "mine"}),
-        (["+logger.name=2024", "+logger.notes=1"], {"name": "2024", "notes": "1"}),
+        (["+logger.name=2024", "+logger.notes=0"], {"name": "2024", "notes": "0"}),
         (["+logger.group=night", "+logger.job_type=try"], {"group": "night", "job_type": "try"}),
         (["+logger.tags=paper"], {"tags": ["paper"]}),
         (["+logger.tags=[paper,7]"], {"tags": ["paper", "7"]}),

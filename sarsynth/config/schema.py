@@ -151,10 +151,11 @@ class Settings(Section):
         if self.logger is None or not self.logger.target.endswith("WandbLogger"):
             return {}
         options = self.logger.options
-        said = {key: options[key] for key in ("name", "group", "job_type", "notes", "tags") if options.get(key)}
-        tags = said.pop("tags", [])
-        listed = [str(tag) for tag in (tags if isinstance(tags, list) else [tags])]
-        return {key: str(value) for key, value in said.items()} | ({"tags": listed} if listed else {})
+        keys = ("name", "group", "job_type", "notes")
+        said: dict[str, Any] = {key: str(options[key]) for key in keys if options.get(key) is not None}
+        if (tags := options.get("tags")) is not None:
+            said["tags"] = [str(tag) for tag in (tags if isinstance(tags, list) else [tags])]
+        return said
 
     def wording(self, slot: Slot, *, class_level: bool = False) -> Wording:
         """Give the template of a set's captions; the name of a wording is replaced by the wording.
