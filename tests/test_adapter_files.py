@@ -227,6 +227,7 @@ def changed_config(**more: Any) -> Callable[[Path], None]:
         (lambda folder: (folder / "adapter_config.json").unlink(), "stands in adapter_config.json, which cannot be"),
         (lambda folder: (folder / "adapter_config.json").write_text("{"), "adapter_config.json beside it is no JSON"),
         (lambda folder: (folder / "adapter_config.json").write_text("[1]"), "adapter_config.json is none of a LoRA"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "adapter_config.json is none of a LoRA"),
         (changed_config(r=9), "is of rank 4, and of rank 9 by its configuration"),
         (changed_config(lora_alpha="much"), "adapter_config.json is none of a LoRA"),
         (changed_config(lora_alpha=float("nan")), "not finite"),

@@ -187,11 +187,14 @@ class AdapterFile:
                 raise self.refuse(reason, f"put the {CONFIG_NAME} that PEFT wrote beside it") from error
             except (ValueError, RecursionError) as error:
                 raise self.refuse(f"{CONFIG_NAME} beside it is no JSON", "copy it once more") from error
+            if not isinstance(content, dict) or "peft_type" not in content:
+                raise self.refuse(f"{CONFIG_NAME} is none of a LoRA (it names no peft_type)", "copy it once more")
         if not content:
             return None
+        if (kind := str(content.get("peft_type") or "LORA").upper()) != "LORA":
+            raise self.refuse(f"{where} says {kind}, which is not read: only plain LoRA is", MERGE)
         known = {field.name for field in fields(LoraConfig)} - {"runtime_config"}
         try:
-            kind = str(content.get("peft_type") or "LORA")
             config = LoraConfig(**{key: value for key, value in content.items() if key in known})
             variants = [field.name for field in fields(LoraConfig) if field.metadata.get("is_lora_variant")]
             numbers = [config.r, config.lora_alpha, *config.rank_pattern.values(), *config.alpha_pattern.values()]
@@ -200,9 +203,9 @@ class AdapterFile:
         except (TypeError, ValueError, AttributeError, ImportError) as error:
             raise self.refuse(f"{where} is none of a LoRA ({one_line(error)[:120]})", "write it anew") from error
         begun = str(config.init_lora_weights).lower()
-        variant = next((name for name in variants if getattr(config, name)), None)
-        if kind.upper() != "LORA" or variant or begun == "mica":
-            raise self.refuse(f"{where} says {variant or kind}, which is not read: only plain LoRA is", MERGE)
+        variant = next((name for name in variants if getattr(config, name)), "mica" if begun == "mica" else None)
+        if variant:
+            raise self.refuse(f"{where} says {variant}, which is not read: only plain LoRA is", MERGE)
         if begun.startswith(CHANGES_BASE):
             raise self.refuse(
                 f"{where} says init_lora_weights={begun}, which changed the weights of its base too",
