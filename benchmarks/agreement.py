@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sarsynth.classifier.network import Classifier, predict
 from sarsynth.data.transforms import to_uint8
-from sarsynth.diffusion import adapters
+from sarsynth.diffusion import adapter_files
 from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.stages.adapt_to_sar import sar_adapters
 from sarsynth.stages.load_base import base, scheduler
@@ -66,7 +66,7 @@ def _study(bench: Bench, *overrides: str) -> Study:
 
 def _compute(study: Study, classifier: Path, shown: Tensor) -> Computed:
     (made,) = sar_adapters(study).values()
-    learnt = adapters.load(base(study).unet, made.path / adapters.WEIGHTS)
+    learnt = adapter_files.load(base(study).unet, made.path / adapter_files.WEIGHTS)
     chosen = study.settings.generate
     batches = sample(
         base(study),

@@ -1,5 +1,7 @@
 """Where the scalars, pictures and tables of a run go: a Lightning logger that can never fail the run."""
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,8 @@ from sklearn.metrics import precision_recall_curve
 from sarsynth.console import console
 
 POINTS = 200  # of a curve
+NAME = 128  # characters of an artifact's name that W&B takes
+PREVIEWS = "previews"  # folder of a run; its metadata.jsonl is that of a Hugging Face imagefolder
 
 
 class Tracker:
@@ -22,10 +26,11 @@ class Tracker:
 
     Args:
         make: Builds the logger when the first thing is logged; None logs nothing.
+        folder: Of the run, where pictures of trainings are kept as files, whatever the logger; None keeps none.
     """
 
-    def __init__(self, make: Callable[[], Logger] | None) -> None:
-        self._make, self._broken = make, make is None
+    def __init__(self, make: Callable[[], Logger] | None, folder: Path | None = None) -> None:
+        self._make, self._broken, self._folder = make, make is None, folder
         self._logger: Logger | None = None
 
     def attempt(self, action: Callable[[Logger], Any]) -> Any:
@@ -94,14 +99,17 @@ class Tracker:
 
         self._show(show)
 
-    def drawn(self, name: str, draw: Callable[[], tuple[Image.Image, str]], step: int) -> None:
-        """Draw a picture with a caption for a training's step, and show it."""
+    def drawn(self, name: str, draw: Callable[[], Mapping[str, Image.Image]], step: int) -> None:
+        """Draw pictures for a training's step, by their captions; keep them as files, and show each with its own."""
 
-        def show(logger: WandbLogger) -> None:
-            picture, caption = draw()
-            logger.log_image(name, [picture], step=step, caption=[caption])
+        def show(logger: Logger) -> None:
+            made = draw()
+            if self._folder:
+                _keep(self._folder / PREVIEWS, f"{name}-{step:06d}", made)
+            if isinstance(logger, WandbLogger):
+                logger.log_image(name, list(made.values()), step=step, caption=list(made))
 
-        self._show(show)
+        self.attempt(show)
 
     def artifact(self, name: str, card: Mapping[str, Any], file: Path, *, made: bool) -> None:
         """Record that this run made an artifact of the store, or used one.
@@ -122,7 +130,8 @@ class Tracker:
             if run.offline and not made:
                 run.config[f"used/{name}"] = {key: card[key] for key in ("kind", "fingerprint", "inputs")}
                 return
-            recorded = wandb.Artifact(name, card["kind"], metadata=dict(card))
+            # W&B takes a few characters alone, and a label may be the name of a class; its end is the fingerprint.
+            recorded = wandb.Artifact(re.sub(r"[^a-zA-Z0-9_.-]", "_", name)[-NAME:], card["kind"], metadata=dict(card))
             recorded.add_file(str(file))
             (run.log_artifact if made else run.use_artifact)(recorded)
 
@@ -142,6 +151,17 @@ class Tracker:
         if self._logger is not None:
             self.attempt(close)
             self._show(lambda logger: logger.experiment.finish(exit_code=0 if status == "success" else 1))
+
+
+def _keep(folder: Path, name: str, made: Mapping[str, Image.Image]) -> None:
+    """Write pictures, and a line with its caption for each."""
+    files = {f"{name}-{index}.png": caption for index, caption in enumerate(made)}
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    for file, picture in zip(files, made.values(), strict=True):
+        picture.save(folder / file)
+    with (folder / "metadata.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as lines:
+        for file, caption in files.items():
+            lines.write(json.dumps({"file_name": file, "text": caption}, ensure_ascii=False) + "\n")
 
 
 class StageLogger(Logger):

@@ -6,9 +6,11 @@ import re
 import shutil
 import string
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from tiny import LENGTH, WIDTH, noisy, predict, tiny_base
 from torch import Tensor
@@ -219,6 +221,36 @@ def test_the_hash_is_of_names_and_contents(tmp_path: Path):
 def test_the_embedded_base_has_the_hash_it_always_had():
     """Everything that is made on it is named after it."""
     assert resolve(None)[1] == "20262e0ce32b6b37426213047e52058b1d23fced2c7cd8da5fe13f37e486bfc0"
+
+
+def test_the_precision_that_a_configuration_names_is_no_part_of_the_hash(tmp_path: Path):
+    """Our loader is told one; plain diffusers would load the text encoder alone in the one that is named."""
+    tiny_base().save(tmp_path / "a")
+    config = tmp_path / "a/text_encoder/config.json"
+    assert json.loads(config.read_text())["dtype"] == "float32"
+    known = resolve(str(tmp_path / "a"))[1]
+    config.write_text(config.read_text().replace('"float32"', '"float16"'))
+    assert resolve(str(tmp_path / "a"))[1] == known
+    config.write_text(config.read_text().replace('"quick_gelu"', '"gelu"'))
+    assert resolve(str(tmp_path / "a"))[1] != known
+
+
+def test_the_model_cards_snippet_runs_as_it_stands():
+    """Without a precision: all parts are loaded in one, and make an image that is none of the noise it began with."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", (NANO / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert "dtype" not in snippet
+    made: dict[str, Any] = {}
+    exec(snippet, made)  # what a person copies from the card
+    assert {part.dtype for part in (made["pipe"].unet, made["pipe"].vae, made["pipe"].text_encoder)} == {torch.float32}
+    assert made["image"].size == (64, 64)
+
+
+def test_a_base_that_we_save_loads_in_plain_diffusers_too(tmp_path: Path):
+    base = tiny_base()
+    base.save(tmp_path)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path)
+    assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
+    torch.testing.assert_close(predict(pipe), predict(base), rtol=1e-2, atol=1e-2)
 
 
 def test_the_hash_of_one_file_of_weights_is_also_of_its_configurations(tmp_path: Path):

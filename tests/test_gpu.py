@@ -19,7 +19,7 @@ from test_resuming import run as run_killable
 from sarsynth import cli
 from sarsynth.classifier.network import Classifier, predict
 from sarsynth.data.transforms import to_float
-from sarsynth.diffusion import adapters
+from sarsynth.diffusion import adapter_files
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.diffusion.denoising import Denoiser
 from sarsynth.report.pictures import read_png
@@ -45,7 +45,7 @@ def run(command: Command) -> Command:  # noqa: F811  # a fixture of another file
 
 def updates(store: Path, base: Base) -> dict[str, torch.Tensor]:
     """What a trained LoRA adds to each layer."""
-    made = adapters.load(base.unet, artifact(store, "adapter", "sar") / adapters.WEIGHTS)
+    made = adapter_files.load(base.unet, artifact(store, "adapter", "sar") / adapter_files.WEIGHTS)
     return {name: layer.delta() for name, layer in made.items()}
 
 

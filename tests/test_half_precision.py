@@ -11,7 +11,7 @@ from test_denoising import fit
 from tiny import noisy, tiny_base
 from torch import Tensor
 
-from sarsynth.diffusion import adapters
+from sarsynth.diffusion import adapter_files, adapters
 from sarsynth.diffusion.adapters import Adapter, AdapterSpec, concatenate, folded
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.routing import routed
@@ -37,8 +37,8 @@ def test_adapters_of_a_base_in_half_precision_are_float32(dtype: torch.dtype, tm
     begun = adapters.fresh(unet, SPEC, 0)
     assert all_float32(begun)
     assert all(torch.equal(layer.a, known.a) for layer, known in zip(begun.values(), fresh_on_float32(), strict=True))
-    adapters.save(begun, tmp_path / adapters.WEIGHTS)
-    assert all_float32(adapters.load(unet, tmp_path / adapters.WEIGHTS))
+    adapter_files.save(begun, tmp_path / adapter_files.WEIGHTS)
+    assert all_float32(adapter_files.load(unet, tmp_path / adapter_files.WEIGHTS))
     assert all_float32(concatenate([(begun, 0.3), (begun, 0.5)]))
     with routed(unet, [begun]) as routing:
         assert {parameter.dtype for parameter in routing.parameters(0)} == {torch.float32}

@@ -20,13 +20,14 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from processes import run_script
 from safetensors.torch import load_file, save_file
-from test_tracking import records
+from test_tracking import captions, records
 from tiny import tiny_base
 
 from sarsynth import cli
 from sarsynth.data.readers.imagefolder import ImageFolder
 from sarsynth.data.seeds import step_seed
-from sarsynth.diffusion import adapters
+from sarsynth.diffusion import adapter_files, adapters
+from sarsynth.diffusion.adapter_files import WEIGHTS
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.sim import CLASSES, render
@@ -368,20 +369,20 @@ def test_an_adapter_from_elsewhere_takes_the_place_of_the_methods_own(copied: Pa
     """Ours by its path gives our images; one of another base, or that is not there, is one line."""
     known = artifact(copied, "synthetic", "lora")
     sar = next(path for path in (copied / "adapter").glob("sar-*") if "ors" not in inputs(path))
-    adapters.save_kohya(adapters.load(Base.load(NANO).unet, sar / adapters.WEIGHTS), tmp_path / "own.safetensors")
+    adapter_files.save_kohya(adapter_files.load(Base.load(NANO).unet, sar / WEIGHTS), tmp_path / "own.safetensors")
     run = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/own.safetensors")
     assert run.code == 0, run.err
     (made,) = (path for path in (copied / "synthetic").glob("lora-*") if path.name != known.name)
     for file in sorted(known.rglob("*.png")):
         with Image.open(file) as one, Image.open(made / file.relative_to(known)) as other:
             assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
-    adapters.save(adapters.fresh(tiny_base().unet, AdapterSpec(2, r".*\.to_q"), 0), tmp_path / "other.safetensors")
+    adapter_files.save(adapters.fresh(tiny_base().unet, AdapterSpec(2, r".*\.to_q"), 0), tmp_path / "other.safetensors")
     for name, said in {"other": "no adapter for this base", "none": "cannot be read"}.items():
         refusal = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/{name}.safetensors")
         assert (refusal.code, refusal.err.count("error: ")) == (1, 1)
         assert f"{name}.safetensors: {said}" in refusal.err
     # A card beside the file tells what it was made on.
-    misplaced = command("generate", "method=2lora", *TINY, f"adapter.path={sar}/{adapters.WEIGHTS}")
+    misplaced = command("generate", "method=2lora", *TINY, f"adapter.path={sar}/{WEIGHTS}")
     assert (misplaced.code, misplaced.err.count("error: ")) == (1, 1)
     assert "made on ors none, but this study has" in misplaced.err
     several = command("generate", "method=plora", *TINY, f"adapter.path={tmp_path}/own.safetensors")
@@ -397,7 +398,7 @@ def test_packed_jobs_find_their_adapters_made_together(study: SimpleNamespace, c
     assert run.out.count("made   adapter/") == 4
     assert run.out[run.out.index("method.rank=2") :].count("made   adapter/") == 0
     known = next(path for path in (study.store / "adapter").glob("sar-*") if "ors" not in inputs(path))
-    one, other = (load_file(root / adapters.WEIGHTS) for root in (known, tmp_path / "logs/store/adapter" / known.name))
+    one, other = (load_file(root / WEIGHTS) for root in (known, tmp_path / "logs/store/adapter" / known.name))
     a, b = (torch.cat([weights[name].flatten() for name in one]) for weights in (one, other))
     assert (a - b).norm() <= 1e-4 * a.norm()
 
@@ -624,7 +625,7 @@ def test_one_stage_makes_what_it_lacks(command: Command, tmp_path: Path):
     for part in range(2):
         folder = artifact(tmp_path / "logs/store", "adapter", f"prototype_{part}")
         assert str(folder.relative_to(tmp_path)) in made.out
-        assert [file.name for file in folder.iterdir() if file.name != "card.json"] == [adapters.WEIGHTS]
+        assert [file.name for file in folder.iterdir() if file.name != "card.json"] == [WEIGHTS]
     assert "normalised mutual information" in made.out.lower()
 
 
@@ -664,7 +665,7 @@ def test_two_processes_leave_the_same(study: SimpleNamespace, tmp_path: Path):
     store = tmp_path / "logs/store"
     assert run.stdout.count("made   adapter/") == 1, "rank 0 alone speaks"
     for folder in (store / "adapter").iterdir():
-        one, two = (load_file(root / "adapter" / folder.name / adapters.WEIGHTS) for root in (study.store, store))
+        one, two = (load_file(root / "adapter" / folder.name / WEIGHTS) for root in (study.store, store))
         assert one.keys() == two.keys()
         a, b = (torch.cat([weights[name].flatten() for name in one]) for weights in (one, two))
         assert (a - b).norm() <= 1e-5 * a.norm()
@@ -819,9 +820,9 @@ def test_names_of_classes_are_checked_before_any_image_is_opened(own: SimpleName
 def test_an_adapter_of_another_base_is_one_line(copied: Path, command: Command, tmp_path: Path):
     other = tiny_base()
     folder = artifact(copied, "adapter", "ors")
-    adapters.save(adapters.fresh(other.unet, AdapterSpec(16, r".*\.attn1\.to_q"), 0), folder / adapters.WEIGHTS)
+    adapter_files.save(adapters.fresh(other.unet, AdapterSpec(16, r".*\.attn1\.to_q"), 0), folder / WEIGHTS)
     run = command("generate", "method=2lora", *TINY, "seed=0", "generate.guidance_scale=1")
-    said = f"{folder.name}/{adapters.WEIGHTS}: no adapter for this base"
+    said = f"{folder.name}/{WEIGHTS}: no adapter for this base"
     made_before = ["classifier", "adapter", "partition", "synthetic", "evaluation"]
     refused(run, said, "train it again", root=tmp_path, allowed=made_before)
 
@@ -893,6 +894,9 @@ def test_wandb_has_a_run_a_job_and_a_group_a_sweep(copied: Path, command: Comman
         keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
         assert {"sar/loss", "macro_f1", "real_vs_synthetic", "strip_tanker", "results"} <= keys
         assert {"sar/samples", "per_class", "confusion_table", "precision_recall_table"} <= keys
+        drawn = captions(found, "sar/samples")
+        assert len(drawn) == 2 and set(drawn) < {f"a SAR image of {name} ship" for name in COUNTS}, "not `paper`"
+        assert len(list((sweep / job / "previews/sar").glob("*.png"))) == 4, "two captions, at two steps"
         logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
         assert {"adapter", "synthetic", "evaluation"} <= {artifact.type for artifact in logged}
         (made,) = (artifact for artifact in logged if artifact.type == "synthetic")

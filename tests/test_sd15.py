@@ -14,7 +14,7 @@ from tiny import encoded, samples
 from torch import nn
 
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.diffusion import adapters
+from sarsynth.diffusion import adapter_files, adapters
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base, resolve
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
@@ -108,8 +108,8 @@ def test_one_training_step_and_a_short_generation(base: Base, tmp_path: Path):
     assert min(layer.b.abs().max() for layer in made.values()) > 0, "one step moves B of every layer"
     assert torch.equal(base.unet.conv_in.weight, fixed)
 
-    adapters.save(made, tmp_path / adapters.WEIGHTS)
-    adapter = adapters.load(base.unet, tmp_path / adapters.WEIGHTS)
+    adapter_files.save(made, tmp_path / adapter_files.WEIGHTS)
+    adapter = adapter_files.load(base.unet, tmp_path / adapter_files.WEIGHTS)
     assert adapters.parameters(adapter) == 4 * 199_296
     noise_scheduler = DPMSolverMultistepScheduler.from_config(base.noise_scheduler.config)
     recipe = {"image_size": SIZE, "guidance_scale": 7.5, "num_inference_steps": 2, "batch_size": 1}

@@ -62,13 +62,15 @@ def use_everything(tracker: Tracker, folder: Path) -> None:
     tracker.stage("ors").log_metrics({"loss": 0.5, "epoch": 0}, step=10)
     tracker.stage("sar").log_metrics({"loss": 0.25}, step=20)
     tracker.picture("grid", picture)
-    tracker.drawn("sar/samples", lambda: (Image.new("L", (8, 8)), "a ship"), 20)
+    drawn = {"a SAR image of cargo ship": Image.new("L", (8, 8)), "a SAR image of tanker ship": Image.new("L", (8, 8))}
+    tracker.drawn("sar/samples", lambda: drawn, 20)
     tracker.table("results", ["method", "f1"], [["lora", 0.5]])
     shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]])
     tracker.predictions(np.array([0, 0, 1, 1]), shares.argmax(axis=1), shares, ["cargo", "tanker"])
     card = folder / "card.json"
     card.write_text(json.dumps(CARD))
     tracker.artifact("ors-ab12", CARD, card, made=True)
+    tracker.artifact(f"bulk carrier/[é]{'x' * 200}-ef56", CARD, card, made=True)
     tracker.artifact("train-images-cd34", CARD | {"kind": "cache"}, card, made=False)
     tracker.scalars({"macro_f1": 0.5})
     tracker.finish("success")
@@ -126,6 +128,59 @@ def test_losses_and_learning_rate_of_a_training_are_logged(monkeypatch):
     assert not any("epoch" in metrics for _, metrics in logger.metrics)
 
 
+def test_previews_are_files_with_a_caption_each_whatever_the_logger(tmp_path: Path):
+    use_everything(Tracker(Memory, tmp_path), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "previews/metadata.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == ["a SAR image of cargo ship", "a SAR image of tanker ship"]
+    for line in lines:
+        with Image.open(tmp_path / "previews" / line["file_name"]) as picture:
+            assert picture.size == (8, 8)
+    assert lines[0]["file_name"] == "sar/samples-000020-0.png"
+
+
+def test_previews_that_nothing_would_take_are_refused():
+    with pytest.raises(UserError, match="preview.every=5 draws for a logger; say logger=csv"):
+        settings("logger=none", "+preview={every: 5, prompts: 2}")
+    assert settings("logger=csv", "+preview={every: 5, prompts: 2}").preview.prompts == 2
+
+
+OURS = {"group": "sweep", "name": "plora-sim", "job_type": "train"}
+
+
+@pytest.mark.parametrize(
+    ("said", "called"),
+    [
+        ([], {}),
+        (["+logger.name=mine"], {"name": "mine"}),
+        (["+logger.name=2024", "+logger.notes=0"], {"name": "2024", "notes": "0"}),
+        (["+logger.group=night", "+logger.job_type=try"], {"group": "night", "job_type": "try"}),
+        (["+logger.tags=paper"], {"tags": ["paper"]}),
+        (["+logger.tags=[paper,7]"], {"tags": ["paper", "7"]}),
+    ],
+)
+def test_a_run_of_wandb_is_called_what_the_settings_say(said, called, tmp_path: Path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(WandbLogger, "__init__", lambda self, **given: seen.update(given))
+    folder = tmp_path / "sweep" / "0"
+    session._logger(settings("logger=wandb", "logger.offline=true", *said), folder, "train")()
+    assert {key: seen[key] for key in OURS | called} == OURS | called
+    assert seen["save_dir"] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("+logger.id=abc", "logger.id is decided by the run itself"),
+        (f"+logger.name={'x' * 129}", "logger.name has 129 characters, and W&B takes 1 to 128"),
+        (f"+logger.job_type={'x' * 65}", "logger.job_type has 65 characters, and W&B takes 1 to 64"),
+        (f"+logger.tags=[a,{'x' * 65}]", r"logger.tags\[1\] has 65 characters, and W&B takes 1 to 64"),
+    ],
+)
+def test_what_wandb_would_lose_a_run_by_is_refused(said: str, why: str):
+    with pytest.raises(UserError, match=why):
+        settings("logger=wandb", said)
+
+
 def test_csv_lies_in_the_runs_folder(tmp_path: Path):
     use_everything(Tracker(lambda: CSVLogger(save_dir=str(tmp_path))), tmp_path)
     (file,) = tmp_path.rglob("metrics.csv")
@@ -170,6 +225,12 @@ def ended(folder: Path) -> list[Record]:
     return found
 
 
+def captions(found: list[Record], name: str) -> list[str]:
+    """The captions of the pictures that were logged under a name, of the last time."""
+    items = [item for record in found for item in record.history.item if list(item.nested_key) == [name, "captions"]]
+    return json.loads(items[-1].value_json)
+
+
 @pytest.mark.parametrize(("status", "code"), [("success", 0), ("failed", 1)])
 def test_a_run_of_wandb_says_how_it_ended(status, code, tmp_path: Path):
     tracker = Tracker(lambda: WandbLogger(project="p", offline=True, log_model=False, save_dir=str(tmp_path)))
@@ -204,8 +265,12 @@ def test_an_offline_run_of_wandb_can_be_read_back(tmp_path: Path):
     keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
     assert {"ors/loss", "sar/loss", "macro_f1", "grid", "results", "sar/samples"} <= keys
     assert {"confusion_table", "precision_recall_table"} <= keys
+    assert captions(found, "sar/samples") == ["a SAR image of cargo ship", "a SAR image of tanker ship"], (
+        "one a picture"
+    )
     logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
-    (made,) = (artifact for artifact in logged if artifact.type != "run_table")
+    made, other = (artifact for artifact in logged if artifact.type != "run_table")
+    assert len(other.name) == 128 and other.name.endswith("x-ef56"), "W&B takes no more, and no other characters"
     assert (made.name, made.type) == ("ors-ab12", "adapter")
     assert json.loads(made.metadata)["inputs"] == {"latents": "cd34"}, "what it was made from"
     assert [entry.path for entry in made.manifest.contents] == ["card.json"]

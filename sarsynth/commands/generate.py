@@ -6,7 +6,7 @@ from pathlib import Path
 from sarsynth.commands.session import session
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
-from sarsynth.diffusion.adapters import save, save_kohya
+from sarsynth.diffusion.adapter_files import save, save_kohya
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import write_result
 from sarsynth.files import staged

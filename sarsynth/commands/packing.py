@@ -12,6 +12,7 @@ from sarsynth.commands.session import quieten
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.errors import UserError
+from sarsynth.stages.adapt_to_sar import check_method
 from sarsynth.stages.study import Study
 from sarsynth.stages.train_adapters import Training, sar_trainings, train
 from sarsynth.tracking import Tracker
@@ -31,6 +32,7 @@ def _pack(jobs: Sequence[tuple[Settings, Sequence[str]]]) -> None:
             with suppress(UserError):  # the job itself says what is wrong with it, and takes no other with it
                 study = Study(settings, Tracker(None), overrides)
                 study.compute.enter()
+                check_method(study)
                 for adapter in sar_trainings(study):
                     trainings.setdefault(adapter.request.fingerprint, adapter)
     train(trainings.values())

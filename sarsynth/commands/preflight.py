@@ -3,6 +3,7 @@
 from contextlib import suppress
 from difflib import get_close_matches
 
+import psutil
 import timm
 import torch
 from diffusers import DDPMScheduler
@@ -12,6 +13,7 @@ from sarsynth.classifier import pretrained
 from sarsynth.config.schema import Settings
 from sarsynth.diffusion.sampling import solve
 from sarsynth.errors import NotFetchedError, UserError, one_line
+from sarsynth.training.memory import least_of_forward
 
 
 def rehearse(settings: Settings, script: str = "evaluate") -> None:
@@ -52,14 +54,28 @@ def check_network(settings: Settings) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             network = timm.create_model(chosen.network, in_chans=1, num_classes=2, **chosen.options)
+            _check_memory(settings, network)
             with torch.inference_mode():
                 network.eval()(torch.zeros(1, 1, chosen.image_size, chosen.image_size))
+    except UserError:
+        raise
     except Exception as error:  # a constructor of timm's raises almost anything
         raise UserError(
             f"{key} with classifier.options={chosen.options}, image_size={chosen.image_size}: {_told(error)}; options "
             "stay when the network changes: remove one with ~classifier.options.NAME, or choose another network"
         ) from error
     return network
+
+
+def _check_memory(settings: Settings, network: nn.Module) -> None:
+    """Refuse an image size of which one image does not fit this machine, before one is tried."""
+    size, memory = settings.classifier.image_size, psutil.virtual_memory().total
+    need = least_of_forward(network.eval(), (1, 1, size, size))
+    if need > memory:
+        raise UserError(
+            f"classifier.image_size={size}: one image takes at least {need / 1e9:.1f} GB of memory in "
+            f"{settings.classifier.network}, and this machine has {memory / 1e9:.1f} GB; lower it"
+        )
 
 
 def check_sampler(settings: Settings) -> None:

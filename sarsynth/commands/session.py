@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import transformers
@@ -14,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from sarsynth import processes
 from sarsynth.commands.preflight import rehearse
 from sarsynth.config.checks import scale_warning
-from sarsynth.config.schema import Settings
+from sarsynth.config.schema import WANDB_NAME, Settings
 from sarsynth.console import console
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import CARD
@@ -34,7 +35,7 @@ def session(settings: Settings, folder: Path, overrides: Sequence[str], script: 
         script: To which of the scripts.
     """
     quieten()
-    tracker = Tracker(_logger(settings, folder, script) if processes.rank() == 0 else None)
+    tracker = Tracker(_logger(settings, folder, script) if processes.rank() == 0 else None, folder)
     study = Study(settings, tracker, overrides)
     study.compute.enter()
     rehearse(settings, script)
@@ -54,15 +55,18 @@ def session(settings: Settings, folder: Path, overrides: Sequence[str], script: 
 
 
 def _logger(settings: Settings, folder: Path, script: str) -> Callable[[], Logger] | None:
-    """How this run's logger is built, None for none. A sweep's jobs lie in one folder, whose name is their group."""
+    """How this run's logger is built, None for none. A sweep's jobs lie in one folder, whose name is their group.
+
+    What the settings call a W&B run goes before our own words for it.
+    """
     logger = settings.logger
     if logger is None:
         return None
-    where = {"save_dir": str(folder)}
+    about: dict[str, Any] = {"save_dir": str(folder)}
     if logger.target.endswith("WandbLogger"):
-        where |= {"group": folder.parent.name, "name": f"{settings.method.name}-{settings.data.name}"}
-        where |= {"job_type": settings.stage or script}
-    return partial(logger.build, **where)
+        about |= {"group": folder.parent.name, "name": f"{settings.method.name}-{settings.data.name}"[:WANDB_NAME]}
+        about |= {"job_type": settings.stage or script} | settings.said_of_run
+    return partial(logger.build, **about)
 
 
 def quieten() -> None:

@@ -16,7 +16,7 @@ from sarsynth.config.schema import Settings
 from sarsynth.errors import UserError, nearest
 
 # Arguments of loggers that follow from the run.
-LOGGER_OF_RUN = frozenset({"save_dir", "dir", "version", "id", "experiment", "group", "job_type"})
+LOGGER_OF_RUN = frozenset({"save_dir", "dir", "version", "id", "experiment"})
 
 SET_BY_BASE = ("adapter", "train", "contours", "generate")
 OF_BASE = "; it is set with the base: a base option of your own sets it too, or begins with `defaults: [sd15, _self_]`"

@@ -78,10 +78,12 @@ class Adapter(Section):
 
     SAR adapters see each image as often as any other (`sampling` uniform) or each class (balanced); where images are to
     follow contours, they learn under the `frozen` ControlNet with each image's own (`contours`), or without one.
-    `path` is a LoRA trained elsewhere, which takes the place of the method's SAR adapter.
+    `path` is a LoRA trained elsewhere, which takes the place of the method's SAR adapter; what of it is for the
+    `text_encoder`, which stays frozen here, is ignored if that is said.
     """
 
     path: Text | None
+    text_encoder: Literal["refuse", "ignore"]
     targets: Text
     contours: Literal["frozen", "none"]
     sampling: Literal["uniform", "balanced"]

@@ -4,7 +4,7 @@ Values live in `conf/` alone; the models say which keys there are and what they 
 """
 
 import re
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,8 @@ from sarsynth.config.image_sections import Data, Encoded, Filter, Images, Prompt
 from sarsynth.config.section import Section, Seed, Text
 from sarsynth.config.training_sections import Trainer, Training
 from sarsynth.errors import nearest
+
+WANDB_NAME, WANDB_TAG = 128, 64  # characters that W&B takes of a name or group, and of a job type or tag
 
 
 class Paths(Section):
@@ -128,6 +130,32 @@ class Settings(Section):
                 "use radiometry=linear or mean_sigma"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_logger(self) -> Self:
+        if self.preview and self.logger is None:
+            raise ValueError(f"preview.every={self.preview.every} draws for a logger; say logger=csv or logger=wandb")
+        said = self.said_of_run
+        words = {key: said[key] for key in ("name", "group", "job_type") if key in said} | {
+            f"tags[{place}]": tag for place, tag in enumerate(said.get("tags", []))
+        }
+        for key, word in words.items():
+            most = WANDB_NAME if key in ("name", "group") else WANDB_TAG
+            if not 1 <= len(word) <= most:
+                raise ValueError(f"logger.{key} has {len(word)} characters, and W&B takes 1 to {most}; shorten it")
+        return self
+
+    @property
+    def said_of_run(self) -> dict[str, Any]:
+        """What the settings call a run of W&B, as it takes that: text, even where it was written as a number."""
+        if self.logger is None or not self.logger.target.endswith("WandbLogger"):
+            return {}
+        options = self.logger.options
+        keys = ("name", "group", "job_type", "notes")
+        said: dict[str, Any] = {key: str(options[key]) for key in keys if options.get(key) is not None}
+        if (tags := options.get("tags")) is not None:
+            said["tags"] = [str(tag) for tag in (tags if isinstance(tags, list) else [tags])]
+        return said
 
     def wording(self, slot: Slot, *, class_level: bool = False) -> Wording:
         """Give the template of a set's captions; the name of a wording is replaced by the wording.

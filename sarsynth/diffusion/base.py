@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from sarsynth.diffusion import layouts
 from sarsynth.diffusion.hub import SD15, ModelSetting
 from sarsynth.errors import UserError, one_line
+from sarsynth.files import write_json
 from sarsynth.training.precision import FULL, Precision
 
 NANO = Path(__file__).parents[1] / "assets" / "sd-nano"
@@ -135,7 +136,11 @@ class Base(nn.Module):
             self.unet = UNet2DConditionModel.from_config(self.unet.config)
 
     def save(self, folder: Path) -> None:
-        """Write the base in diffusers' layout, half precision, safetensors."""
+        """Write the base in diffusers' layout, half precision, safetensors.
+
+        A pipeline that is told no precision loads all of it in float32: transformers goes by the configuration, which
+        would have the text encoder alone in half precision.
+        """
         pipe = StableDiffusionPipeline(
             self.vae,
             self.text_encoder,
@@ -148,6 +153,8 @@ class Base(nn.Module):
         )
         pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
         pipe.to(torch.float32)
+        config = folder / "text_encoder" / "config.json"
+        write_json(config, json.loads(config.read_text()) | {"dtype": "float32"})
 
     @property
     def latent_factor(self) -> int:

@@ -8,15 +8,20 @@ precision (`fp16`) where there is one.
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Self
 
+from safetensors import SafetensorError, safe_open
+
 from sarsynth import hashes
 
 VARIANT = "fp16"
+PRECISIONS = {"F16": b"float16", "BF16": b"bfloat16", "F32": b"float32"}  # as transformers spells safetensors' words
+NAMED = re.compile(rb'("dtype": ")(\w+)"')
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 PICKLED = "only pickles, which can run code and are never opened: convert it or choose a model with safetensors files"
 
@@ -101,11 +106,28 @@ def _weights(stem: str, names: Collection[str]) -> list[str]:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """Hex sha256 over the names and contents of files."""
+    """Hex sha256 over the names and contents of files.
+
+    The precision that a configuration names is no part of it: loaders that are told none keep weights in it, and ours
+    are told one. It counts as that of the weights beside it.
+    """
     content = hashlib.sha256()
+    weights = {file.parent: file for file in files if file.suffix == ".safetensors"}
     for file in files:
-        content.update(file.name.encode() + bytes.fromhex(hashes.of_file(file)))
+        beside = weights.get(file.parent) if file.name == "config.json" else None
+        own = _with_precision_of(beside, file) if beside else bytes.fromhex(hashes.of_file(file))
+        content.update(file.name.encode() + own)
     return content.hexdigest()
+
+
+def _with_precision_of(weights: Path, config: Path) -> bytes:
+    """Sha256 of a configuration, as if it named the precision of some weights; as it is, where these are damaged."""
+    text = config.read_bytes()
+    with suppress(SafetensorError), safe_open(weights, "np") as tensors:
+        for first in islice(tensors.keys(), 1):
+            stored = PRECISIONS.get(tensors.get_slice(first).get_dtype(), rb"\g<2>")
+            text = NAMED.sub(rb"\g<1>" + stored + rb'"', text)
+    return hashlib.sha256(text).digest()
 
 
 BASE = Layout(

@@ -1,7 +1,9 @@
 """Adapt the base to SAR images as the method says: adapters, a whole U-Net, or somebody else's LoRA (stage `sar`)."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -10,17 +12,26 @@ from sarsynth import hashes
 from sarsynth.config.training_sections import Tuning
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.seeds import step_seed
-from sarsynth.diffusion import adapters, prototypes
+from sarsynth.diffusion import adapter_files, layouts, prototypes
+from sarsynth.diffusion.adapter_forms import BadAdapter
 from sarsynth.diffusion.base import Base, place_network
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
-from sarsynth.errors import UserError
+from sarsynth.errors import UserError, one_line
+from sarsynth.stages.check_sizes import check_batch, check_images_of_base, check_numbers
 from sarsynth.stages.curate_images import source, training
 from sarsynth.stages.describe_images import class_captions
 from sarsynth.stages.encode_images import denoising_samples, encoded
 from sarsynth.stages.fit_radiometry import radiometry
-from sarsynth.stages.load_base import architecture_of_base, base_artifact, loaded_adapter, weights_of, work_of_tuning
+from sarsynth.stages.load_base import (
+    architecture_of_base,
+    base_artifact,
+    loaded_adapter,
+    read_adapter,
+    weights_of,
+    work_of_tuning,
+)
 from sarsynth.stages.study import Study, once
-from sarsynth.stages.train_adapters import ors_training, sar_trainings, train
+from sarsynth.stages.train_adapters import check_ors, check_sar, ors_training, sar_trainings, train
 from sarsynth.store.artifacts import CARD, CHECKPOINTS, UNKNOWN, Artifact
 from sarsynth.training.fitting import MovingAverage
 
@@ -59,25 +70,43 @@ def check_method(study: Study) -> None:
         if not study.planning:
             loaded_adapter(study, own)
         elif architecture := architecture_of_base(study):
-            adapters.load(architecture[0], weights_of(own))
+            read_adapter(study, own, architecture[0])
     if study.settings.method.below or "ors" in study.settings.contours.sources:
         training(study, "ors")
     if study.settings.method.partition == "prototypes":
         prototypes.check_k(study.settings.prototypes.k, len(training(study, "sar")))
+    _check_sizes(study)
 
 
-def imported(study: Study, file: Path) -> Artifact:
-    """Stand for an adapter that was trained elsewhere; its fingerprint is that of its content.
+def _check_sizes(study: Study) -> None:
+    """Refuse sizes of what the method trains and makes that could not work."""
+    method, images = study.settings.method, len(training(study, "sar"))
+    check_numbers(study)
+    check_images_of_base(study, "sar")
+    if method.below:
+        check_ors(study)
+    if method.tunes == "unet":
+        recipe = "finetune" if method.start == "base" else "scratch"
+        check_batch(study, f"train.{recipe}.batch_size", _tuning(study).batch_size, images)
+    elif method.tunes == "adapter" and study.settings.adapter.path is None:
+        check_sar(study)
+
+
+def imported(study: Study, path: Path) -> Artifact:
+    """Stand for an adapter that was trained elsewhere; its fingerprint is that of the content of its files.
 
     Raises:
         UserError: There is no such file, or a card beside it says that it belongs to another base or ORS adapter.
     """
     try:
-        content = hashes.of_file(file)
+        file = adapter_files.find(path.expanduser())
+        parts = adapter_files.parts(file)
+        content = hashes.of_file(file) if parts == [file] else layouts.digest(parts)
+    except BadAdapter as error:
+        raise UserError(f"adapter.path={error}") from error
     except OSError as error:
-        raise UserError(f"adapter.path={file}: cannot be read ({error.strerror}); name one safetensors file") from error
-    if (card := file.with_name(CARD)).exists():
-        known = json.loads(card.read_text(encoding="utf-8"))["inputs"]
+        raise UserError(f"adapter.path={path}: cannot be read ({error.strerror}); name one safetensors file") from error
+    if (known := _made_on(file)) is not None:
         on_ors = study.settings.method.below and study.settings.stage2_on == "ors"
         below = {
             "base": base_artifact(study).fingerprint,
@@ -90,6 +119,28 @@ def imported(study: Study, file: Path) -> Artifact:
                     f"{fingerprint or 'none'} below it; choose the method and settings that it was made with"
                 )
     return Artifact("adapter", file.stem, content[:16], file)
+
+
+def _made_on(file: Path) -> Mapping[str, Any] | None:
+    """What the card beside an adapter says that it was made from, by role; None where no card lies.
+
+    Raises:
+        UserError: The card cannot be read, or is none.
+    """
+    card = file.with_name(CARD)
+    try:
+        made_on = json.loads(card.read_bytes())["inputs"]
+        if not isinstance(made_on, dict):
+            raise TypeError("its inputs are no mapping")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        why = "no inputs" if isinstance(error, KeyError) else one_line(error)[:100]
+        raise UserError(
+            f"adapter.path={file}: {card} beside it, which says what it was made on, is no card of an adapter ({why}); "
+            "copy both once more, or move the adapter to a folder of its own"
+        ) from error
+    return made_on
 
 
 def tuned_base(study: Study) -> Artifact:
@@ -154,10 +205,10 @@ def budget(study: Study) -> dict[str, int | str]:
     how: dict[str, str] = {}
     match study.settings.method.tunes:
         case "unet":
-            parameters = adapters.count(tuned_base(study).path / "unet" / "diffusion_pytorch_model.safetensors")
+            parameters = adapter_files.count(tuned_base(study).path / "unet" / "diffusion_pytorch_model.safetensors")
             samples = _tuning(study).max_steps * _tuning(study).batch_size
         case "adapter" if study.settings.adapter.path is None:
-            parameters = sum(adapters.count(weights_of(adapter)) for adapter in sar_adapters(study).values())
+            parameters = sum(adapter_files.count(weights_of(adapter)) for adapter in sar_adapters(study).values())
             trainings = sar_trainings(study)
             samples = sum(adapter.part.steps * adapter.recipe.batch_size for adapter in trainings)
             how = {"contours": "frozen" if trainings[0].steering else "none", "sampling": trainings[0].sampling}

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from diffusers import UNet2DConditionModel
 
 from sarsynth.config.training_sections import Optimisation
-from sarsynth.diffusion import adapters
+from sarsynth.diffusion import adapter_files
+from sarsynth.diffusion.adapter_forms import BadAdapter
 from sarsynth.diffusion.adapters import Adapter
 from sarsynth.diffusion.base import Base, architecture, resolve
+from sarsynth.errors import UserError
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import PER_SAMPLE, Work
@@ -29,9 +31,15 @@ def base(study: Study) -> Base:
 
 
 @once
-def architecture_of_base(study: Study) -> tuple[nn.Module, Mapping[str, Any]] | None:
-    """The base without its weights, from which a plan tells sizes; None where it cannot, or in a run."""
-    return architecture(base_artifact(study).path) if study.planning else None
+def shapes_of_base(study: Study) -> tuple[UNet2DConditionModel, Mapping[str, Any]] | None:
+    """The base without its weights; None where its configurations are not here."""
+    return architecture(base_artifact(study).path)
+
+
+@once
+def architecture_of_base(study: Study) -> tuple[UNet2DConditionModel, Mapping[str, Any]] | None:
+    """The same, from which a plan tells sizes; None in a run, which has the base itself."""
+    return shapes_of_base(study) if study.planning else None
 
 
 @once
@@ -42,13 +50,29 @@ def tuned(study: Study, artifact: Artifact) -> Base:
 
 def weights_of(adapter: Artifact) -> Path:
     """The file of an adapter: inside an artifact of the store, or what `adapter.path` names."""
-    return adapter.path if adapter.path.is_file() else adapter.path / adapters.WEIGHTS
+    return adapter.path if adapter.path.is_file() else adapter.path / adapter_files.WEIGHTS
 
 
 @once
 def loaded_adapter(study: Study, artifact: Artifact) -> Adapter:
     """An adapter in memory, fit for the base."""
-    return adapters.load(base(study).unet, weights_of(artifact))
+    return read_adapter(study, artifact, base(study).unet)
+
+
+def read_adapter(study: Study, artifact: Artifact, unet: UNet2DConditionModel) -> Adapter:
+    """Read an adapter of a U-Net, onto its device.
+
+    Raises:
+        UserError: It does not fit; names `adapter.path`, or the artifact whose removal mends it.
+    """
+    elsewhere = artifact.path.is_file()
+    of_text = study.settings.adapter.text_encoder if elsewhere else "refuse"
+    try:
+        return adapter_files.load(unet, weights_of(artifact), of_text=of_text)
+    except BadAdapter as error:
+        if elsewhere:
+            raise UserError(f"adapter.path={error}") from error
+        raise UserError(f"{error.file}: {error.reason}; remove {artifact.path} to train it again") from error
 
 
 def like_of_base(study: Study) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What adapters in training make, for a tracker that shows pictures: fixed prompts and seeds, a grid every N steps."""
+"""What adapters in training make of the captions that they learn from, every N steps: a picture each, fixed seeds."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,12 +27,12 @@ def previews(
     conditioning: ContourConditioning | None,
     maps: Contours | None,
 ) -> list[Callback]:
-    """Make the callback of a training of adapters; none where the logger asks for no pictures.
+    """Make the callback of a training of adapters; none where no pictures are asked for.
 
     Args:
-        study: Whose base, sampler and prompts are used.
+        study: Whose base and sampler are used.
         role: Which images it trains on; their captions are the prompts.
-        names: The adapters that train together, a row of the grid each.
+        names: The adapters that train together, a row of each picture.
         choose: Makes the base see some of them.
         conditioning: What steers the U-Net by contours as they learn; None if nothing does.
         maps: Contours of the images; a prompt goes with that of the first image that has it as its caption.
@@ -41,9 +41,8 @@ def previews(
     if asked is None:
         return []
     requests = _requests(captions(study, role), asked.prompts, settings.seed, maps)
-    texts = [request.prompt for request in requests]
 
-    def draw() -> tuple[Image.Image, str]:
+    def draw() -> dict[str, Image.Image]:
         rows = []
         for index in range(len(names)):
             choose([index])
@@ -59,10 +58,13 @@ def previews(
             )
             with study.precision.autocast(study.device):  # adapters in training are float32, the base may be less
                 made = torch.cat(list(batches))
-            rows.append(list(to_uint8(to_channels(made, source(study, role).channels)).cpu().numpy()))
+            rows.append(to_uint8(to_channels(made, source(study, role).channels)).cpu().numpy())
         choose(range(len(names)))
         title = f"{image_settings(study, role).name} adapters in training"
-        return pictures.compose([("", rows)], names, title), " | ".join(texts)
+        return {
+            request.prompt: pictures.compose([("", [[row[column]] for row in rows])], names, title)
+            for column, request in enumerate(requests)
+        }
 
     return [Previews(asked.every, lambda step: study.tracker.drawn(f"{role}/samples", draw, step))]
 

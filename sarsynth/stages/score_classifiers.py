@@ -20,6 +20,7 @@ from sarsynth.classifier.scores import scores
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.errors import UserError
+from sarsynth.stages.check_sizes import check_numbers
 from sarsynth.stages.copy_images import COPIES, repeated_images
 from sarsynth.stages.curate_images import classes, counts, joining, minor, planned, records, source, training
 from sarsynth.stages.filter_images import filter_inputs, filter_report, joining_images
@@ -111,14 +112,15 @@ def seeds_of(study: Study) -> list[int]:
 
 
 def check_tested(study: Study) -> None:
-    """Refuse to score a class of which there is no test image.
+    """Refuse to score a class of which there is no test image, or by more images than memory holds.
 
     Raises:
-        UserError: There is one.
+        UserError: There is one, or there are as many.
     """
     tested = class_counts(records(study, "sar", "test"), classes(study))
     if empty := [name for name, count in tested.items() if not count]:
         raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")
+    check_numbers(study)
 
 
 def trained(study: Study, seeds: Sequence[int]) -> list[Artifact]:

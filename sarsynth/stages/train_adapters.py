@@ -19,14 +19,15 @@ from sarsynth import processes
 from sarsynth.config.training_sections import AdapterTraining
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.streams import Sampling, image_weights, part_of_stream
-from sarsynth.diffusion import adapters, prototypes
+from sarsynth.diffusion import adapter_files, adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.routing import Routing, routed
 from sarsynth.diffusion.samples import Contours
 from sarsynth.errors import UserError
-from sarsynth.stages.curate_images import samples, training
+from sarsynth.stages.check_sizes import check_batch, check_images_of_base, check_rank
+from sarsynth.stages.curate_images import classes, samples, training
 from sarsynth.stages.encode_images import denoising_samples, encoded
 from sarsynth.stages.find_contours import contours, read_contours
 from sarsynth.stages.find_prototypes import partition
@@ -99,11 +100,29 @@ def ors_adapter(study: Study) -> Artifact:
     return train([ors_training(study)])["ors"]
 
 
+def check_ors(study: Study) -> None:
+    """Refuse sizes of the view's training that could not work, before anything is encoded for it."""
+    recipe = study.settings.train.ors
+    check_rank(study, "train.ors.rank", recipe.rank)
+    check_batch(study, "train.ors.batch_size", recipe.batch_size, len(training(study, "ors")))
+    check_images_of_base(study, "ors")
+
+
 def ors_training(study: Study) -> Training:
     """The view's training."""
     recipe = study.settings.train.ors
+    check_ors(study)
     part = Part("ors", recipe.rank, recipe.max_steps, recipe.warmup(recipe.max_steps, whole=True))
     return _training(study, "ors", recipe, part, {})
+
+
+def check_sar(study: Study) -> None:
+    """Refuse sizes of the modality's trainings that could not work, before anything is divided or encoded for them."""
+    method, recipe = study.settings.method, study.settings.train.sar
+    parts = {"prototypes": study.settings.prototypes.k, "classes": len(classes(study))}
+    check_rank(study, "method.rank", method.rank or 0, parts.get(method.partition or "", 1))
+    check_batch(study, "train.sar.batch_size", recipe.batch_size, len(training(study, "sar")))
+    check_images_of_base(study, "sar")
 
 
 def sar_trainings(study: Study) -> list[Training]:
@@ -238,7 +257,7 @@ def train(trainings: Iterable[Training]) -> dict[str, Artifact]:
 def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
     """Train adapters of one batch key, in as few runs as the memory allows."""
     # Of several runs that one after the other made, a killed job finds what those before it have saved.
-    missing = [adapter for adapter in run if not (folders[adapter.request] / adapters.WEIGHTS).exists()]
+    missing = [adapter for adapter in run if not (folders[adapter.request] / adapter_files.WEIGHTS).exists()]
     if missing:
         for rows in np.array_split(np.arange(len(missing)), math.ceil(len(missing) / _together(missing))):
             _fit_together([missing[row] for row in rows], folders)
@@ -280,7 +299,7 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
             callbacks=previews(study, lead.role, names, routing.choose, _conditioning(lead), _maps(lead)),
         )
         for index, adapter in enumerate(run):
-            rank_zero_only(adapters.save)(routing.adapter(index), folders[adapter.request] / adapters.WEIGHTS)
+            rank_zero_only(adapter_files.save)(routing.adapter(index), folders[adapter.request] / adapter_files.WEIGHTS)
 
 
 def _task(run: Sequence[Training], routing: Routing) -> Denoiser:

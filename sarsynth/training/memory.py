@@ -16,6 +16,7 @@ from diffusers import ModelMixin
 from torch import Tensor, UntypedStorage, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 SHARE = 0.9  # of the free memory that is counted on: libraries and fragmentation take some
@@ -84,6 +85,28 @@ def demand(
     tensors = [*module.parameters(), *module.buffers()]
     arriving = sum(tensor.nbytes for tensor in tensors if tensor.device.type != device.type)
     return Demand(arriving + trained * (ADAM + WEIGHT * copies) + fixed, -(-per_sample // each))
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the most bytes that one operation reads and writes, each storage once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        storages = {storage._cdata: storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
+        self.bytes = max(self.bytes, sum(storages.values()))
+        return result
+
+
+def least_of_forward(module: nn.Module, shape: Sequence[int]) -> int:
+    """Bytes at least that a forward pass of an input of some shape takes on the CPU, float32; it takes none itself."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), _Largest() as largest:
+        module(torch.empty(*shape))
+    return largest.bytes
 
 
 class _Meter:
