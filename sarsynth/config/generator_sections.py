@@ -163,6 +163,9 @@ class Preview(Section):
 class Sampler(Component):
     """A noise scheduler of diffusers, by which images are drawn."""
 
+    what = "noise scheduler"
+    provides = ("set_timesteps", "from_config")
+
     def from_config(self, config: Mapping[str, Any]) -> Any:
         """Construct it with the configuration of another scheduler, its own options apart."""
         return self.load().from_config(config, **instantiate(self.options, _convert_="all"))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from sarsynth.config.classifier_sections import Augment, Classifier, Evaluate, Fid
-from sarsynth.config.components import Component
+from sarsynth.config.components import Logger, Radiometry
 from sarsynth.config.generator_sections import (
     Adapter,
     Base,
@@ -57,7 +57,7 @@ class Settings(Section):
     data: Data
     ors: Encoded
     regular: Images
-    radiometry: Component
+    radiometry: Radiometry
     prompt: Prompt
     method: Method
     encode: Encoding
@@ -74,7 +74,7 @@ class Settings(Section):
     fid: Fid
     filter: Filter | None
     trainer: Trainer
-    logger: Component | None
+    logger: Logger | None
     preview: Preview | None = None  # of loggers that show pictures
     paths: Paths
 

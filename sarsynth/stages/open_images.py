@@ -55,7 +55,7 @@ def built(key: str, component: Component) -> Any:
         return component.build()
     except UserError as error:
         option, given, _ = str(error).partition("=")
-        full = f"{key}.{error}" if given and option in component.options else f"{key}: {error}"
+        full = f"{key}.{error}" if given and option in {"_target_", *component.options} else f"{key}: {error}"
         raise UserError(full) from error
 
 
