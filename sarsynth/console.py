@@ -7,6 +7,8 @@ sweep, and the process that started them shows both (`sarsynth.commands.screen`)
 import io
 import json
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,7 +37,19 @@ class _Logged(Console):
             if text := plain.getvalue().rstrip():
                 LOG.log(logging.WARNING if text.startswith("warning:") else logging.INFO, "%s", text)
 
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader, as after `| head`: a study takes hours, and its log has all lines."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+
+def _take_all(stream: IO[str]) -> None:
+    """Print what a terminal of few signs does not know with a replacement, in place of failing of it."""
+    if isinstance(stream, io.TextIOWrapper):  # not where a test or a notebook has its own
+        stream.reconfigure(errors="replace")
+
+
+_take_all(sys.stdout)
+_take_all(sys.stderr)
 console = _Logged(highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = WIDTH

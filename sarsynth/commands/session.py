@@ -12,6 +12,7 @@ import transformers
 from lightning.pytorch.loggers import Logger
 
 from sarsynth import processes
+from sarsynth.commands.faults import told
 from sarsynth.commands.preflight import rehearse
 from sarsynth.config.checks import scale_warning
 from sarsynth.config.schema import Settings
@@ -42,11 +43,12 @@ def session(settings: Settings, folder: Path, overrides: Sequence[str], script: 
         console.print(f"[yellow]warning:[/] {warning}")
     tracker.config(settings.model_dump(mode="json", by_alias=True))
     try:
-        yield study
-        for artifact, made in study.store.met.items():
-            if artifact.kind in TRACKED:
-                name = f"{artifact.label}-{artifact.fingerprint}"
-                tracker.artifact(name, artifact.card, artifact.path / CARD, made=made)
+        with told(settings.paths, study.store):
+            yield study
+            for artifact, made in study.store.met.items():
+                if artifact.kind in TRACKED:
+                    name = f"{artifact.label}-{artifact.fingerprint}"
+                    tracker.artifact(name, artifact.card, artifact.path / CARD, made=made)
     except BaseException:
         tracker.finish("failed")
         raise

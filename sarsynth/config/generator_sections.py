@@ -1,10 +1,11 @@
 """Settings of what makes images: the base, the methods, adapters and contours, and how images are drawn."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from hydra.utils import instantiate
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sarsynth.config.components import Component
 from sarsynth.config.section import Count, NonNegative, Section, Share, Text, Whole
@@ -86,6 +87,16 @@ class Adapter(Section):
     contours: Literal["frozen", "none"]
     sampling: Literal["uniform", "balanced"]
     patterns: dict[str, Text]
+
+    @field_validator("patterns")
+    @classmethod
+    def _expressions(cls, patterns: dict[str, str]) -> dict[str, str]:
+        for name, pattern in patterns.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}='{pattern}' is no regular expression: {error}") from None
+        return patterns
 
     @property
     def target_modules(self) -> str:
