@@ -28,7 +28,7 @@ from sarsynth.config.checks import check
 from sarsynth.config.composition import CONF, check_jobs
 from sarsynth.config.hydra_internals import parse_arguments
 from sarsynth.config.schema import Settings
-from sarsynth.console import NAMES, SCREEN, State, console, is_shared, share_screen, tag_lines
+from sarsynth.console import NAMES, SCREEN, State, console, is_shared, print_error, share_screen, tag_lines
 from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.processes import count, rank
 
@@ -39,6 +39,7 @@ Jobs = Sequence[tuple[Settings, Sequence[str]]]  # settings and overrides of eac
 def main(script: str) -> None:
     """Run `train`, `generate` or `evaluate` with the overrides of the command line, and exit."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises errors instead of printing them
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no traceback a line
     jobs: Jobs = ()
     begun = False
     try:
@@ -102,7 +103,7 @@ def job(config: DictConfig, jobs: Jobs) -> None:
         if is_shared():
             console.print(Text.assemble(("error: ", "red"), failed))
         else:
-            _print_error(f"#{number}: {failed}")
+            print_error(f"#{number}: {failed}")
     State(end="failed" if failed else "done").write()
     if not is_shared() and not rank():
         importlib.import_module("sarsynth.commands.screen").say_how_far(folder.parent, number + 1, len(jobs))
@@ -146,9 +147,5 @@ def _run(script: str, config: DictConfig, folder: Path) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    _print_error(message)
+    print_error(message)
     sys.exit(1)
-
-
-def _print_error(message: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), message))

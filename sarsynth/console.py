@@ -18,6 +18,7 @@ from typing import IO, Any, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from sarsynth.files import write_text
 
@@ -53,6 +54,13 @@ _take_all(sys.stderr)
 console = _Logged(highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = WIDTH
+
+
+def print_error(message: str) -> None:
+    """Print what a user can mend, in one line on stderr."""
+    line = message.replace("\n", "\\n")  # a class may hold a break
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), line))
+
 
 LINE_EVERY = 30  # seconds between lines where there is no terminal to draw a bar on
 SCREEN = ".screen"  # folder of a sweep in which its jobs say what the screen that they share shows; gone at its end
@@ -173,7 +181,8 @@ def progress(title: str, total: int, enabled: bool = True) -> Iterator[Callable[
                 if is_shared():
                     State(title, int(state.completed), total, state.time_remaining, note).write()
                 else:
-                    console.print(f"  {step_line(title, state.completed, total, state.time_remaining, note)}")
+                    line = step_line(title, state.completed, total, state.time_remaining, note)
+                    console.print(f"  {line}", markup=False)
 
         yield advance
     if enabled:

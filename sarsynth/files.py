@@ -51,7 +51,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def open_to_others(folder: Path) -> None:
-    """Give all files of a folder the mode that the user's umask asks for: those of safetensors are for one's own eyes."""
+    """Give all files of a folder the mode that the umask asks for: safetensors makes its own for one's own eyes."""
     for file in folder.rglob("*"):
         if file.is_file() and not file.is_symlink():
             _follow_umask(file)

@@ -10,6 +10,7 @@ import wandb
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
+from rich.markup import escape
 from sklearn.metrics import precision_recall_curve
 
 from sarsynth.console import console
@@ -39,7 +40,8 @@ class Tracker:
             return action(self._logger)
         except Exception as error:  # whatever a tracker dies of, the run goes on
             self._broken = True
-            console.print(f"[yellow]logging stopped:[/] {type(error).__name__}: {error}; the run goes on without it")
+            why = f"{type(error).__name__}: {escape(str(error))}"
+            console.print(f"[yellow]logging stopped:[/] {why}; the run goes on without it")
             return None
 
     def stage(self, name: str) -> "StageLogger":

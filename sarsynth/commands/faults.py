@@ -1,4 +1,4 @@
-"""What a run cannot help, told in one line: full disks, stores that are closed, gone or damaged. The log has the rest."""
+"""What a run cannot help, told in one line: full disks, stores that are closed, gone or damaged."""
 
 import errno
 import logging

@@ -123,7 +123,9 @@ def _refuse_option(error: MissingConfigException) -> NoReturn:
     extra = "; more come with pip install -e '.[sweeps]'" if group == "hydra/launcher" else ""
     if "/" in option and group in get_args(Slot):
         extra = f"; images of your own: {group}=imagefolder {shlex.quote(f'{group}.root={option}')}"
-    raise UserError(f"{group}={option} is not an option of {group}; {nearest(option, _options(group))}{extra}") from error
+    raise UserError(
+        f"{group}={option} is not an option of {group}; {nearest(option, _options(group))}{extra}"
+    ) from error
 
 
 def _refuse_choice(overrides: list[str], error: ConfigCompositionException) -> NoReturn:

@@ -110,7 +110,9 @@ class Settings(Section):
         for slot in get_args(Slot):
             for class_level in (False, True):
                 key, wording = self._named_wording(slot, class_level)
-                _check_templates(key, wording, ("class_name", "text", *["keywords"] * key.startswith("prompt.captions")))
+                _check_templates(
+                    key, wording, ("class_name", "text", *["keywords"] * key.startswith("prompt.captions"))
+                )
             images = getattr(self, slot)
             mirrored = isinstance(images, Encoded) and images.flip != "none"
             if mirrored and named_headings and slot in self.prompt.captions:

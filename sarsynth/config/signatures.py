@@ -15,7 +15,14 @@ HANDS_ON_TO = {"lightning.pytorch.loggers.wandb.WandbLogger": "wandb.sdk.wandb_i
 
 
 # Kinds of values by how annotations call them.
-KINDS = {"str": "text", "Path": "text", "int": "whole number", "float": "number", "bool": "true or false", "None": "null"}
+KINDS = {
+    "str": "text",
+    "Path": "text",
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "None": "null",
+}
 KINDS |= dict.fromkeys(("list", "tuple", "Sequence"), "list") | dict.fromkeys(("dict", "Mapping"), "mapping")
 
 

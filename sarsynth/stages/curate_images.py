@@ -35,9 +35,27 @@ def source(study: Study, role: Role) -> Source:
     say_bad(SLOTS[role], scan.bad, scanned(study, role).path)
     near = [(first, second) for first, second, _ in near_paths(study, role)]
     try:
-        return Curated(original, scan.bad, groups(listed(original), near))
+        curated = Curated(original, scan.bad, groups(listed(original), near))
     except UserError as error:
         raise UserError(f"{SLOTS[role]}.{error}") from error
+    _check_emptied(SLOTS[role], original, curated, scan.bad)
+    return curated
+
+
+def _check_emptied(slot: str, original: Source, curated: Source, bad: Mapping[str, str]) -> None:
+    """Refuse a set in which a class has bad images alone: it would be learnt from nothing, or tested on nothing.
+
+    Raises:
+        UserError: Names the class, and one of its images.
+    """
+    for split in SPLITS:
+        left = {record.label for record in curated.records(split)}
+        for record in original.records(split):
+            if record.path in bad and record.label not in left:
+                raise UserError(
+                    f"{slot}: all {split} images of class {original.classes[record.label]} are bad ({record.path}: "
+                    f"{bad[record.path]}); mend them, or leave the class out"
+                )
 
 
 def records(study: Study, role: Role, split: Split) -> list[ImageRecord]:

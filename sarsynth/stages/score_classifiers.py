@@ -111,11 +111,16 @@ def seeds_of(study: Study) -> list[int]:
 
 
 def check_tested(study: Study) -> None:
-    """Refuse to score a class of which there is no test image.
+    """Refuse to score a class of which there is no test image, or one class alone, which nothing is taken for.
 
     Raises:
         UserError: There is one.
     """
+    if len(classes(study)) < 2:
+        raise UserError(
+            f"data: {classes(study)[0]} is the only class, so that any score is 100 %; give two classes or more, or "
+            "make images alone with generate.py"
+        )
     tested = class_counts(records(study, "sar", "test"), classes(study))
     if empty := [name for name, count in tested.items() if not count]:
         raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")

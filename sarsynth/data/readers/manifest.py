@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sarsynth.data.chips import Cutting, Marked, Points, quadrangle, rectangle
+from sarsynth.data.class_names import check_name
 from sarsynth.data.entries import Entry, split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import json_lines, listing, matches
@@ -70,6 +71,7 @@ def _entries(place: Path, file: Path, cutting: Cutting) -> list[Entry]:
         path, name, split = (str(row.get(key) or "").strip() for key in ("path", "class", "split"))
         if not path or not name:
             raise UserError(f"{where}: expected a path and a class, found `{path}` and `{name}`")
+        check_name(name, where)
         if Path(path).is_absolute() or not (place / path).is_file():
             raise UserError(f"{where}: no file {path} in {place} (paths are relative to it)")
         if split and split not in SPLITS:
