@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import numpy as np
 import torch
@@ -14,8 +16,10 @@ from rich.markup import escape
 from sklearn.metrics import precision_recall_curve
 
 from sarsynth.console import console
+from sarsynth.errors import UserError, one_line
 
 POINTS = 200  # of a curve
+REACH = 5.0  # seconds that a server has to answer
 
 
 class Tracker:
@@ -144,6 +148,24 @@ class Tracker:
         if self._logger is not None:
             self.attempt(close)
             self._show(lambda logger: logger.experiment.finish(exit_code=0 if status == "success" else 1))
+
+
+def reach_wandb() -> None:
+    """Find out in seconds whether W&B's server answers, at all and through any proxy; its own client takes minutes.
+
+    Raises:
+        UserError: It does not.
+    """
+    url = wandb.setup().settings.base_url
+    try:
+        with urlopen(url, timeout=REACH):
+            return
+    except HTTPError:  # an answer too
+        return
+    except OSError as error:
+        raise UserError(
+            f"{url} cannot be reached ({one_line(error)}); logger.offline=true keeps the run here, for `wandb sync`"
+        ) from error
 
 
 class StageLogger(Logger):

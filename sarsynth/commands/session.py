@@ -1,10 +1,10 @@
 """What every run has around it: a study, its tracker, its warnings, its end."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -19,7 +19,7 @@ from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import CARD
-from sarsynth.tracking import Tracker
+from sarsynth.tracking import Tracker, reach_wandb
 
 TRACKED = ("base", "adapter", "controlnet", "classifier", "partition", "synthetic", "evaluation")
 
@@ -60,11 +60,19 @@ def _logger(settings: Settings, folder: Path, script: str) -> Callable[[], Logge
     logger = settings.logger
     if logger is None:
         return None
-    where = {"save_dir": str(folder)}
+    where, reach = {"save_dir": str(folder)}, False
     if logger.target.endswith("WandbLogger"):
         where |= {"group": folder.parent.name, "name": f"{settings.method.name}-{settings.data.name}"}
         where |= {"job_type": settings.stage or script}
-    return partial(logger.build, **where)
+        mode = logger.options.get("mode") or os.environ.get("WANDB_MODE", "online")
+        reach = not logger.options.get("offline") and mode == "online"
+
+    def build() -> Logger:
+        if reach:
+            reach_wandb()
+        return logger.build(**where)
+
+    return build
 
 
 def quieten() -> None:
