@@ -35,7 +35,7 @@ def told(paths: Paths, store: Store | None = None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        message = _full(error, paths) or _closed_or_gone(error, paths) or (store and what_is_damaged(store.met))
+        message = _full(error, paths) or _closed_or_gone(error, paths) or (store and what_is_damaged(store.whole))
         if not message:
             raise
         LOG.exception("told as: %s", message)

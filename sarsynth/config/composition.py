@@ -46,8 +46,8 @@ def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[s
             return []
         jobs = _jobs(script, arguments, search)
         checked = [(check(compose(script, [*overrides, *search])), overrides) for overrides in jobs]
-        for settings, _ in checked:
-            _check_baseline(settings)
+        for settings, overrides in checked:
+            _check_baseline(script, settings, [*overrides, *search])
             check_folders(settings)
         return checked
 
@@ -71,11 +71,16 @@ def _check_flags(script: str, arguments: Namespace) -> None:
         raise UserError("--resolve goes with --cfg or --help alone; add one of them")
 
 
-def _check_baseline(settings: Settings) -> None:
-    """Refuse a baseline that is no method, however the others are compared."""
-    name, rows = settings.evaluate.baseline, GlobalHydra.instance().config_loader().get_group_options("method")
-    if name is not None and name not in rows:
-        raise UserError(f"evaluate.baseline={name} is not an option of method; {nearest(name, rows)}, or null for none")
+def _check_baseline(script: str, settings: Settings, overrides: list[str]) -> None:
+    """Refuse a baseline that is no method: of ours, or of a folder of one's own."""
+    name, rows = settings.evaluate.baseline, _options("method")
+    if name is None or name in rows:
+        return
+    try:
+        compose(script, [*(line for line in overrides if not line.startswith("method=")), f"method={name}"])
+    except UserError as error:
+        hint = f"{nearest(name, rows)}, or null for none"
+        raise UserError(f"evaluate.baseline={name} is not an option of method; {hint}") from error
 
 
 def compose(script: str, overrides: list[str], hydra_record: bool = False) -> DictConfig:
@@ -94,8 +99,6 @@ def compose(script: str, overrides: list[str], hydra_record: bool = False) -> Di
     except MissingConfigException as error:
         _refuse_option(error)
     except ConfigCompositionException as error:
-        if str(error).startswith("Config group override must be"):
-            _refuse_choice(overrides, error)
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         if not unknown or not overrides:
             raise UserError(one_line(error)) from error
@@ -103,6 +106,8 @@ def compose(script: str, overrides: list[str], hydra_record: bool = False) -> Di
     except UnicodeDecodeError as error:
         _refuse_encoding(overrides, error)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+        if str(error).startswith("Config group override must be"):
+            _refuse_choice(overrides, error)
         raise UserError(one_line(error)) from error
 
 
@@ -128,7 +133,7 @@ def _refuse_option(error: MissingConfigException) -> NoReturn:
     ) from error
 
 
-def _refuse_choice(overrides: list[str], error: ConfigCompositionException) -> NoReturn:
+def _refuse_choice(overrides: list[str], error: Exception) -> NoReturn:
     """Name the override that chooses no option of a group by its name, such as `method=null`."""
     for line in overrides:
         override = parse_override(line)
