@@ -131,7 +131,7 @@ def test_a_file_of_options_that_is_not_utf8_is_named(tmp_path: Path, monkeypatch
 def test_a_class_of_another_kind_is_not_called(target: str):
     composed = compose("evaluate", "data=manifest", "data.root=.")
     named = check(composed).data.reader.model_copy(update={"target": target, "options": {}})
-    with pytest.raises(UserError, match=f"^_target_={target} is no reader of images: it has no `records`"):
+    with pytest.raises(UserError, match=f"^_target_={target}, without `records`: it is no reader of images"):
         named.build()
 
 

@@ -59,7 +59,7 @@ class Component(Section):
         except (ImportError, ValueError) as error:
             raise UserError(f"_target_={self.target} cannot be imported: {one_line(error)}; install it") from error
         if lacking := [name for name in self.provides if not hasattr(found, name)]:
-            raise UserError(f"_target_={self.target} is no {self.what}: it has no `{lacking[0]}`; name one that has")
+            raise UserError(f"_target_={self.target}, without `{lacking[0]}`: it is no {self.what}; name another class")
         return found
 
     def build(self, **more: Any) -> Any:
@@ -91,7 +91,7 @@ class Radiometry(Component):
         """Import the class: a rule that is yet to be fitted, or what needs no fitting."""
         found = super().load()
         if not hasattr(found, "fit") and not hasattr(found, "levels"):
-            raise UserError(f"_target_={self.target} is no {self.what}: it has no `fit`; name one that has")
+            raise UserError(f"_target_={self.target}, without `fit`: it is no {self.what}; name another class")
         return found
 
 

@@ -106,17 +106,9 @@ class Fitting:
             loop = {**LOOP, "max_steps": max_steps, "gradient_clip_val": max_grad_norm}
             trainer = self.make_trainer(**loop, logger=self.logger, callbacks=[*own, *more])
             try:
-                # The checkpoint is ours: it holds optimiser states beside tensors, which weights_only refuses.
-                trainer.fit(module, data, ckpt_path=_whole(checkpoint, title), weights_only=False)
-            except SystemExit as error:
-                if trainer.interrupted:  # by Ctrl-C, which Lightning makes an end of the process without a word
-                    raise KeyboardInterrupt from error
-                raise
-            except NotFiniteError as error:
-                kept = f"the last good checkpoint is {checkpoint}" if _there(checkpoint) else "no checkpoint yet"
-                raise UserError(f"{title}, {error}; {kept}; {error.remedy}") from error
-            except torch.OutOfMemoryError as error:
-                raise UserError(f"{title}: {parts.out_of_memory()}") from error
+                with _told(trainer, title, parts, checkpoint):
+                    # The checkpoint is ours: it holds optimiser states beside tensors, which weights_only refuses.
+                    trainer.fit(module, data, ckpt_path=_whole(checkpoint, title), weights_only=False)
             finally:
                 module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
         _check_ended(trainer, title, max_steps)
@@ -134,6 +126,22 @@ class Fitting:
             if isinstance(module, Task) and self.options.compile and module.compilable:
                 callbacks.append(stack.enter_context(compiling(module.compilable, title, module.variants)))
             yield callbacks
+
+
+@contextmanager
+def _told(trainer: Trainer, title: str, parts: MicroBatches, checkpoint: Path | None) -> Iterator[None]:
+    """Say in a line what ended the training inside the block."""
+    try:
+        yield
+    except SystemExit as error:
+        if trainer.interrupted:  # by Ctrl-C, which Lightning makes an end of the process without a word
+            raise KeyboardInterrupt from error
+        raise
+    except NotFiniteError as error:
+        kept = f"the last good checkpoint is {checkpoint}" if _there(checkpoint) else "no checkpoint yet"
+        raise UserError(f"{title}, {error}; {kept}; {error.remedy}") from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{title}: {parts.out_of_memory()}") from error
 
 
 def _there(file: Path | None) -> Path | None:
