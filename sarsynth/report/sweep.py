@@ -125,4 +125,4 @@ def _ordered(jobs: list[Job]) -> list[Job]:
     """Put rows that differ by their method alone in the order of tables: those without synthetic images first."""
     if any(job.differs for job in jobs):
         return jobs
-    return sorted(jobs, key=lambda job: bool((job.result or {})["fidelity"]["per_class"]))
+    return sorted(jobs, key=lambda job: bool((job.result or {})["fidelity"].get("per_class")))
