@@ -17,8 +17,10 @@ from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
@@ -26,7 +28,7 @@ from sarsynth.config.checks import check
 from sarsynth.config.composition import CONF, check_jobs
 from sarsynth.config.hydra_internals import parse_arguments
 from sarsynth.config.schema import Settings
-from sarsynth.console import NAMES, SCREEN, State, console, is_shared, share_screen, tag_lines
+from sarsynth.console import NAMES, SCREEN, State, console, is_shared, print_error, share_screen, tag_lines
 from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.processes import count, rank
 
@@ -37,6 +39,9 @@ Jobs = Sequence[tuple[Settings, Sequence[str]]]  # settings and overrides of eac
 def main(script: str) -> None:
     """Run `train`, `generate` or `evaluate` with the overrides of the command line, and exit."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises errors instead of printing them
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is no traceback a line
+    jobs: Jobs = ()
+    begun = False
     try:
         jobs = check_jobs(script, parse_arguments())
         if any(settings.build == "plan" and settings.report is None for settings, _ in jobs):
@@ -49,13 +54,30 @@ def main(script: str) -> None:
                 sys.argv += [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
 
             def task(config: DictConfig) -> None:  # pickled with all jobs, of which the first one makes a plan
+                nonlocal begun
+                begun = HydraConfig.get().mode != RunMode.MULTIRUN
                 job(config, jobs)
 
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=script)(task)()
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; run again to go on", markup=False)
         sys.exit(130)
+    except (OSError, ValueError, HydraException, OmegaConfBaseException) as error:
+        if begun:  # a defect of the job
+            raise
+        _fail(_of_hydra(error, jobs))
+
+
+def _of_hydra(error: Exception, jobs: Jobs) -> str:
+    """Say what Hydra fails of before or between jobs: their folders, mostly."""
+    if not isinstance(error, OSError) or not jobs:
+        return one_line(error)
+    settings, overrides = jobs[0]
+    own = [line for line in overrides if line.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+    where = f": {error.filename}" if error.filename else ""
+    return f"{next(iter(own), f'paths.logs={settings.paths.logs}')}: {error.strerror}{where}; choose another folder"
 
 
 def job(config: DictConfig, jobs: Jobs) -> None:
@@ -81,7 +103,7 @@ def job(config: DictConfig, jobs: Jobs) -> None:
         if is_shared():
             console.print(Text.assemble(("error: ", "red"), failed))
         else:
-            _print_error(f"#{number}: {failed}")
+            print_error(f"#{number}: {failed}")
     State(end="failed" if failed else "done").write()
     if not is_shared() and not rank():
         importlib.import_module("sarsynth.commands.screen").say_how_far(folder.parent, number + 1, len(jobs))
@@ -125,9 +147,5 @@ def _run(script: str, config: DictConfig, folder: Path) -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    _print_error(message)
+    print_error(message)
     sys.exit(1)
-
-
-def _print_error(message: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), message))

@@ -7,6 +7,8 @@ sweep, and the process that started them shows both (`sarsynth.commands.screen`)
 import io
 import json
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,7 @@ from typing import IO, Any, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from sarsynth.files import write_text
 
@@ -35,10 +38,29 @@ class _Logged(Console):
             if text := plain.getvalue().rstrip():
                 LOG.log(logging.WARNING if text.startswith("warning:") else logging.INFO, "%s", text)
 
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader, as after `| head`: a study takes hours, and its log has all lines."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+
+def _take_all(stream: IO[str]) -> None:
+    """Print what a terminal of few signs does not know with a replacement, in place of failing of it."""
+    if isinstance(stream, io.TextIOWrapper):  # not where a test or a notebook has its own
+        stream.reconfigure(errors="replace")
+
+
+_take_all(sys.stdout)
+_take_all(sys.stderr)
 console = _Logged(highlight=False, soft_wrap=True)
 if not console.is_terminal:
     console.width = WIDTH
+
+
+def print_error(message: str) -> None:
+    """Print what a user can mend, in one line on stderr."""
+    line = message.replace("\n", "\\n")  # a class may hold a break
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), line))
+
 
 LINE_EVERY = 30  # seconds between lines where there is no terminal to draw a bar on
 SCREEN = ".screen"  # folder of a sweep in which its jobs say what the screen that they share shows; gone at its end
@@ -159,7 +181,8 @@ def progress(title: str, total: int, enabled: bool = True) -> Iterator[Callable[
                 if is_shared():
                     State(title, int(state.completed), total, state.time_remaining, note).write()
                 else:
-                    console.print(f"  {step_line(title, state.completed, total, state.time_remaining, note)}")
+                    line = step_line(title, state.completed, total, state.time_remaining, note)
+                    console.print(f"  {line}", markup=False)
 
         yield advance
     if enabled:

@@ -5,13 +5,15 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 STAGING = ".staged-"  # begins the name of a folder beside the file that is being written
 FLUSHERS = 16  # threads that wait for the disk
+UMASK = os.umask(0o077)  # can only be read by setting it; once, before there are threads
+os.umask(UMASK)
 
 
 @contextmanager
@@ -29,6 +31,7 @@ def staged(file: Path, *, durable: bool = True) -> Iterator[Path]:
     with TemporaryDirectory(prefix=STAGING, dir=file.parent) as folder:
         draft = Path(folder, file.name)
         yield draft
+        _follow_umask(draft)
         if durable:
             sync(draft)
         os.replace(draft, file)
@@ -45,6 +48,18 @@ def write_text(file: Path, text: str, *, durable: bool = True) -> None:
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all, and on disk when it returns."""
     write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def open_to_others(folder: Path) -> None:
+    """Give all files of a folder the mode that the umask asks for: safetensors makes its own for one's own eyes."""
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            _follow_umask(file)
+
+
+def _follow_umask(file: Path) -> None:
+    with suppress(PermissionError):  # file systems without modes
+        file.chmod(0o666 & ~UMASK)
 
 
 def clear_staging(folder: Path) -> None:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import numpy as np
 import torch
@@ -12,13 +14,16 @@ import wandb
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from PIL import Image
+from rich.markup import escape
 from sklearn.metrics import precision_recall_curve
 
 from sarsynth.console import console
+from sarsynth.errors import UserError, one_line
 
 POINTS = 200  # of a curve
 NAME = 128  # characters of an artifact's name that W&B takes
 PREVIEWS = "previews"  # folder of a run; its metadata.jsonl is that of a Hugging Face imagefolder
+REACH = 5.0  # seconds that a server has to answer
 
 
 class Tracker:
@@ -44,7 +49,8 @@ class Tracker:
             return action(self._logger)
         except Exception as error:  # whatever a tracker dies of, the run goes on
             self._broken = True
-            console.print(f"[yellow]logging stopped:[/] {type(error).__name__}: {error}; the run goes on without it")
+            why = f"{type(error).__name__}: {escape(str(error))}"
+            console.print(f"[yellow]logging stopped:[/] {why}; the run goes on without it")
             return None
 
     def stage(self, name: str) -> "StageLogger":
@@ -162,6 +168,24 @@ def _keep(folder: Path, name: str, made: Mapping[str, Image.Image]) -> None:
     with (folder / "metadata.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as lines:
         for file, caption in files.items():
             lines.write(json.dumps({"file_name": file, "text": caption}, ensure_ascii=False) + "\n")
+
+
+def reach_wandb() -> None:
+    """Find out in seconds whether W&B's server answers, at all and through any proxy; its own client takes minutes.
+
+    Raises:
+        UserError: It does not.
+    """
+    url = wandb.setup().settings.base_url
+    try:
+        with urlopen(url, timeout=REACH):
+            return
+    except HTTPError:  # an answer too
+        return
+    except OSError as error:
+        raise UserError(
+            f"{url} cannot be reached ({one_line(error)}); logger.offline=true keeps the run here, for `wandb sync`"
+        ) from error
 
 
 class StageLogger(Logger):

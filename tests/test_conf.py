@@ -268,7 +268,10 @@ REFUSED = [
     ),
     (["prompt=llm", "prompt.model=a", "prompt.concurrency=0"], "prompt.concurrency: input should be greater than or"),
     (["prompt=llm", "prompt.model=a", "prompt.scope=clas"], "prompt.scope=clas .* the nearest is class"),
-    (["prompt=llm", "prompt.model=a", "prompt.turns.system='{klass}'"], "prompt.turns.system: only {class_name}, "),
+    (
+        ["prompt=llm", "prompt.model=a", "prompt.turns.system='{klass}'"],
+        "prompt.turns.system: .*only {class_name} and {source} and ",
+    ),
     (["prompt=llm", "prompt.model=a", "prompt.base_url=http://u:p@host"], "prompt.base_url: say http.*without user"),
     (["hydra.swep.dir=x"], "unknown key hydra.swep.dir; the nearest is hydra.sweep.dir"),
     (["--method", "lora"], "unrecognized arguments: --method"),

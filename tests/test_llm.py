@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from test_conf import settings
 
-from sarsynth.captions.aspects import FourAspects
+from sarsynth.captions.aspects import FourAspects, Keywords
+from sarsynth.captions.llm import _parse
 from sarsynth.captions.templates import Subject
 from sarsynth.data.records import ImageRecord, Instance
 from sarsynth.errors import UserError
@@ -299,3 +300,11 @@ def test_servers_without_keys_are_asked_too(server: SimpleNamespace, model, monk
     monkeypatch.setenv("MY_KEY", "mine")
     model(key_variable="MY_KEY", model="n").describe(subjects(1), lambda line: None)
     assert server.keys == {"Bearer none", "Bearer mine"}
+
+
+@pytest.mark.parametrize("answer", ["{" * 10_000_000, "}" * 5_000_000 + "{" * 5_000_000, '{"a":' * 2_000_000])
+def test_megabytes_of_braces_are_an_answer_of_another_form(answer: str):
+    began = time.monotonic()
+    assert _parse(answer, Keywords) is None
+    assert time.monotonic() - began < 5
+    assert _parse('well, {"keywords": ["a"]}!', Keywords).keywords == ["a"]

@@ -84,8 +84,8 @@ def test_the_wordings_are_the_recipes_by_default():
     [
         ("{text}", "images of class cargo have no text"),
         ("{keywords}", "can stand in prompt.captions alone"),
-        ("{other}", "only {class_name} and {text}"),
-        ("{class_name", "only {class_name} and {text}"),
+        ("{other}", "only {class_name} and {text} and {keywords}"),
+        ("{class_name", "only {class_name} and {text} and {keywords}"),
         ({"tanker": "a"}, "no template for class cargo"),
     ],
 )

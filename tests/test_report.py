@@ -517,6 +517,7 @@ def not_finite(store: Path) -> None:
     ("spoil", "told"),
     [
         (lambda sweep, store: spoiled(sweep, 0, version=1), "Not shown: none. * is of version 1"),
+        (lambda sweep, store: spoiled(sweep, 2, fidelity=[]), "Not shown: plora. *result.json lacks fidelity; run"),
         (lambda sweep, store: spoiled(sweep, 2, realism=None), "Not shown: plora. *result.json lacks realism; run"),
         (
             lambda sweep, store: shutil.rmtree(store / "synthetic/plora-dd01/images"),
@@ -543,6 +544,33 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(spoil, told: str, sweep:
     notes = re.findall(r'<p class="note">(.*?)</p>', html)
     assert any(fnmatch(note, f"*{told}*") for note in notes), notes
     assert "F1 by class" in html
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda result: result["classifier"].pop("macro_f1"), "lost .*KeyError: .*macro_f1"),
+        (lambda result: result["fidelity"].clear(), "lost or of another kind"),
+        (lambda result: result["classifier"].update(per_class=[]), "lost or of another kind"),
+    ],
+)
+def test_a_result_that_cannot_be_shown_is_named_by_its_file(spoil, told: str, sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep.parents[2], tmp_path / "logs")
+    file = tmp_path / "logs/sweeps/evaluate/then/1" / RESULT
+    result = json.loads(file.read_text())
+    spoil(result)
+    file.write_text(json.dumps(result))
+    run = here(tmp_path, "evaluate", "report=logs/sweeps/evaluate/then")
+    assert run.code == 1 and len(run.err.splitlines()) == 1
+    assert re.match(f"error: .*then/1/{RESULT}: something in it is {told}.*; run its command again", run.err)
+
+
+def test_a_result_that_is_broken_is_told_on_the_screen_too(sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep.parents[2], tmp_path / "logs")
+    (tmp_path / "logs/sweeps/evaluate/then/2" / RESULT).write_text("{")
+    run = here(tmp_path, "evaluate", "report=logs/sweeps/evaluate/then")
+    assert (run.code, run.err) == (0, "")
+    assert re.search(rf"not shown: .*then/2/{RESULT}: cannot be read", run.out)
 
 
 def test_pictures_of_a_set_that_is_gone_are_left_out_at_the_end_of_a_sweep(sweep: Path, tmp_path: Path, capsys):

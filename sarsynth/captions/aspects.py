@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from pydantic.dataclasses import dataclass
 
 from sarsynth.captions.llm import Chat, Message, Question
-from sarsynth.captions.templates import Subject
+from sarsynth.captions.templates import Subject, check_fields
 
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -55,10 +55,7 @@ class Turns(BaseModel):
     @field_validator("*")
     @classmethod
     def _check_braces(cls, template: str) -> str:
-        try:
-            template.format(class_name="", source="", camera="", facts="", count=1)
-        except (KeyError, IndexError, ValueError, AttributeError):
-            raise ValueError("only {class_name}, {source}, {camera}, {facts} and {count} can stand in braces") from None
+        check_fields(template, ("class_name", "source", "camera", "facts", "count"))
         return template
 
 

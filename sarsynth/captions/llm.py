@@ -8,7 +8,6 @@ off. Forms are checked here and not by the server, since not every server can.
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ Form = TypeVar("Form", bound=BaseModel)
 Message = dict[str, str]  # `role` and `content`
 NO_KEY = "none"  # sent to servers that want no key
 PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds before the first retry, doubled before each further one; as in the library
+LONGEST_ANSWER = 100_000  # characters, hundreds of times what is asked for; what is beyond is cut off
 START = 160  # characters of an answer, in a message
 
 
@@ -192,7 +192,7 @@ class Chat:
         except (openai.OpenAIError, AttributeError, IndexError, TypeError, ValueError) as error:
             raise self._error(f"not OpenAI's chat protocol ({type(error).__name__})") from None
         tokens = (used.prompt_tokens, used.completion_tokens) if used else (0, 0)
-        return self._clean(text), Usage(1, *(int(count or 0) for count in tokens))
+        return self._clean(text)[:LONGEST_ANSWER], Usage(1, *(int(count or 0) for count in tokens))
 
     def _create(self, messages: Sequence[Message]) -> Any:
         """Make one request, and again where its answer breaks off, which the library does not retry."""
@@ -215,9 +215,9 @@ class Chat:
 
 def _parse(text: str, form: type[Form]) -> Form | None:
     """Read the JSON object in an answer, whatever stands around it; None if it is not of the form."""
-    braces = re.search(r"\{.*\}", text, re.DOTALL)
+    begin, end = text.find("{"), text.rfind("}") + 1  # no regular expression, which megabytes of braces keep for hours
     with suppress(ValidationError):
-        return form.model_validate_json(braces[0]) if braces else None
+        return form.model_validate_json(text[begin:end]) if 0 <= begin < end else None
     return None
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any, Protocol
 
 from sarsynth.data.records import ImageRecord
@@ -38,6 +39,22 @@ class Describer(Protocol):
         """Find the keywords of each image; `report` takes lines for people."""
 
 
+def check_fields(template: str, fields: Sequence[str]) -> None:
+    """Refuse a template with more in braces than plain names: no attribute, no width that fills the memory.
+
+    Raises:
+        ValueError: Says what, and which names can stand there.
+    """
+    can = f"only {' and '.join(f'{{{field}}}' for field in fields)} can stand in braces, as they are"
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{error}; {can}") from None
+    for _, field, form, conversion in parts:
+        if field is not None and (field not in fields or form or conversion):
+            raise ValueError(f"{{{field}}} {'with a form ' if field in fields else ''}is none of ours; {can}")
+
+
 def names_keywords(wording: Wording) -> bool:
     """Whether captions of this wording need keywords."""
     templates = [wording] if isinstance(wording, str) else wording.values()
@@ -68,12 +85,10 @@ def caption(wording: Wording, class_name: str, text: str | None = None, keywords
         raise UserError(f"prompt='{template}': {{keywords}} can stand in prompt.captions alone")
     words = {"class_name": spoken(class_name), "text": text, "keywords": ", ".join(keywords or ())}
     try:
-        filled = template.format(**words)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"prompt='{template}': only {{class_name}} and {{text}} can stand in braces, and {{keywords}} in "
-            "prompt.captions"
-        ) from error
+        check_fields(template, list(words))
+    except ValueError as error:
+        raise UserError(f"prompt='{template}': {error}") from None
+    filled = template.format(**words)
     return filled.rstrip(", ") if keywords == () else filled  # no comma without a keyword after it
 
 

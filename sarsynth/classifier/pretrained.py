@@ -109,7 +109,7 @@ def _from_web(url: str, fetch: bool) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{file}.lock"):  # the processes of a job fetch it once
                 if not file.is_file():
-                    console.print(f"fetching {url} to {file.parent}")
+                    console.print(f"fetching {url} to {file.parent}", markup=False)
                     digest = torch.hub.HASH_REGEX.search(file.name)
                     torch.hub.download_url_to_file(url, str(file), digest[1] if digest else None, progress=False)
         return file

@@ -11,7 +11,7 @@ from sarsynth.errors import UserError
 from sarsynth.evidence.results import write_result
 from sarsynth.files import staged
 from sarsynth.stages.draw_images import draw_added, draw_stack, drawn
-from sarsynth.stages.generate_images import exported, exported_adapter
+from sarsynth.stages.generate_images import exported, exported_adapter, stems
 from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.study import Study
 from sarsynth.stages.sum_up import about
@@ -23,13 +23,13 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     check(settings)
     with session(settings, folder, overrides, "generate") as study:
         if settings.export is not None:
-            console.print(f"  {export(study, Path(settings.export))}")
+            console.print(f"  {export(study, Path(settings.export))}", markup=False)
             return
         images = synthetic(study)
-        console.print(f"  {images.path}")
+        console.print(f"  {images.path}", markup=False)
         write_result(about(study) | {"inputs": {"synthetic": images.fingerprint}}, folder)
         for file in [*draw_added(study, folder), *draw_stack(study, folder)]:
-            console.print(f"  {file}")
+            console.print(f"  {file}", markup=False)
 
 
 def check(settings: Settings) -> None:
@@ -54,9 +54,9 @@ def export(study: Study, target: Path) -> Path:
     """Write what a method does for a class as one LoRA file."""
     settings = study.settings
     assert settings.class_name is not None
-    name = f"{settings.method.name}-{settings.class_name}.safetensors"
-    file = target if target.suffix == ".safetensors" else target / name
     adapter = exported_adapter(study, settings.class_name)
+    name = f"{settings.method.name}-{stems(study)[settings.class_name]}.safetensors"
+    file = target if target.suffix == ".safetensors" else target / name
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with staged(file) as draft:

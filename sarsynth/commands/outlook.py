@@ -17,7 +17,7 @@ from typing import Any, Self
 from sarsynth.files import write_json
 from sarsynth.report.pieces import duration
 from sarsynth.store.artifacts import CARD
-from sarsynth.store.costs import ATTEMPTS, Machine, Rates, Work
+from sarsynth.store.costs import ATTEMPTS, Machine, Rates, Work, read_attempts
 
 OUTLOOK = "outlook.json"  # beside what jobs write for the screen: what the first one found out about the whole sweep
 KINDS = {"synthetic": "set of images", "cache": "cache", "partition": "partition"}  # others are called what they are
@@ -142,8 +142,8 @@ class Outlook:
         """Seconds spent so far on what is being made, by kind and label."""
         begun: dict[tuple[str, str], list[float]] = {}
         for note in self.store.glob(f"[!.]*/.*.partial/{ATTEMPTS}"):
-            with suppress(OSError, ValueError):
-                costs = json.loads(note.read_text(encoding="utf-8"))
+            with suppress(OSError, KeyError):
+                costs = read_attempts(note.parent)
                 label = note.parent.name.removeprefix(".").removesuffix(".partial").rpartition("-")[0]
                 spent = costs["seconds"] + max(0.0, time.time() - costs.get("started", time.time()))
                 begun.setdefault((note.parents[1].name, label), []).append(spent)

@@ -7,6 +7,7 @@ the base together; each job finds its adapters in the store, equal to those that
 from collections.abc import Sequence
 from contextlib import suppress
 
+from sarsynth.commands.faults import told
 from sarsynth.commands.launch import in_processes
 from sarsynth.commands.session import quieten
 from sarsynth.config.schema import Settings
@@ -35,4 +36,5 @@ def _pack(jobs: Sequence[tuple[Settings, Sequence[str]]]) -> None:
                 check_method(study)
                 for adapter in sar_trainings(study):
                     trainings.setdefault(adapter.request.fingerprint, adapter)
-    train(trainings.values())
+    with told(jobs[0][0].paths):
+        train(trainings.values())

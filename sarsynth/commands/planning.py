@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from sarsynth import processes
+from sarsynth.commands.faults import told
 from sarsynth.commands.outlook import OUTLOOK, Due, Outlook
 from sarsynth.commands.preflight import rehearse
 from sarsynth.commands.session import quieten
@@ -179,7 +180,8 @@ def _walk(
         about |= {"device": machine.device, "processes": machine.processes, "precision": study.precision.name}
         if warning := scale_warning(settings):
             console.print(f"[yellow]warning:[/] {warning}")
-        importlib.import_module(f"sarsynth.commands.{script}").artifacts(study)
+        with told(settings.paths, study.store):
+            importlib.import_module(f"sarsynth.commands.{script}").artifacts(study)
     except UserError as error:
         if alone:
             raise

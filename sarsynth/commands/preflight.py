@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler
 from torch import nn
 
 from sarsynth.classifier import pretrained
+from sarsynth.config.checks import components
 from sarsynth.config.schema import Settings
 from sarsynth.diffusion.sampling import solve
 from sarsynth.errors import NotFetchedError, UserError, one_line
@@ -20,8 +21,14 @@ def rehearse(settings: Settings, script: str = "evaluate") -> None:
     """Build classifier and noise scheduler once, without data; find the weights that a classifier starts from.
 
     Raises:
-        UserError: One of the libraries refuses a value, or there are no such weights; the message names the key.
+        UserError: A class is not what its key is for, one of the libraries refuses a value, or there are no such
+            weights; the message names the key.
     """
+    for key, component, *_ in components(settings):
+        try:
+            component.load()
+        except UserError as error:
+            raise UserError(f"{key}.{error}") from error
     network = check_network(settings)
     check_sampler(settings)
     if trains_classifier(settings, script):
@@ -82,8 +89,6 @@ def check_sampler(settings: Settings) -> None:
     """Refuse a scheduler that does not turn the base's noise predictions into so many steps, by taking them."""
     chosen, steps = settings.sampler, settings.generate.num_inference_steps
     try:
-        if not hasattr(chosen.load(), "set_timesteps"):
-            raise TypeError("it is no noise scheduler")
         solve(
             chosen.from_config(DDPMScheduler().config),
             torch.zeros(1, 1, 8, 8),

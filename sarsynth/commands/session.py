@@ -1,10 +1,10 @@
 """What every run has around it: a study, its tracker, its warnings, its end."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import transformers
 from lightning.pytorch.loggers import Logger
 
 from sarsynth import processes
+from sarsynth.commands.faults import told
 from sarsynth.commands.preflight import rehearse
 from sarsynth.config.checks import scale_warning
 from sarsynth.config.schema import WANDB_NAME, Settings
 from sarsynth.console import console
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import CARD
-from sarsynth.tracking import Tracker
+from sarsynth.tracking import Tracker, reach_wandb
 
 TRACKED = ("base", "adapter", "controlnet", "classifier", "partition", "synthetic", "evaluation")
 
@@ -43,11 +44,12 @@ def session(settings: Settings, folder: Path, overrides: Sequence[str], script: 
         console.print(f"[yellow]warning:[/] {warning}")
     tracker.config(settings.model_dump(mode="json", by_alias=True))
     try:
-        yield study
-        for artifact, made in study.store.met.items():
-            if artifact.kind in TRACKED:
-                name = f"{artifact.label}-{artifact.fingerprint}"
-                tracker.artifact(name, artifact.card, artifact.path / CARD, made=made)
+        with told(settings.paths, study.store):
+            yield study
+            for artifact, made in study.store.met.items():
+                if artifact.kind in TRACKED:
+                    name = f"{artifact.label}-{artifact.fingerprint}"
+                    tracker.artifact(name, artifact.card, artifact.path / CARD, made=made)
     except BaseException:
         tracker.finish("failed")
         raise
@@ -63,10 +65,19 @@ def _logger(settings: Settings, folder: Path, script: str) -> Callable[[], Logge
     if logger is None:
         return None
     about: dict[str, Any] = {"save_dir": str(folder)}
+    reach = False
     if logger.target.endswith("WandbLogger"):
         about |= {"group": folder.parent.name, "name": f"{settings.method.name}-{settings.data.name}"[:WANDB_NAME]}
         about |= {"job_type": settings.stage or script} | settings.said_of_run
-    return partial(logger.build, **about)
+        mode = logger.options.get("mode") or os.environ.get("WANDB_MODE", "online")
+        reach = not logger.options.get("offline") and mode == "online"
+
+    def build() -> Logger:
+        if reach:
+            reach_wandb()
+        return logger.build(**about)
+
+    return build
 
 
 def quieten() -> None:

@@ -3,6 +3,7 @@
 Before the first job it is asked, too, whether jobs would learn from held-out images: for that alone torch is loaded.
 """
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -15,8 +16,11 @@ from rich.text import Text
 
 from sarsynth.commands.screen import Screen
 from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side
-from sarsynth.console import SCREEN, console
+from sarsynth.console import SCREEN, console, print_error
+from sarsynth.errors import UserError, one_line
 from sarsynth.processes import rank
+
+LOG = logging.getLogger(__name__)
 
 
 class Summary(Callback):
@@ -53,8 +57,17 @@ class Summary(Callback):
         shutil.rmtree(folder / SCREEN, ignore_errors=True)
         from sarsynth.report.closing import sum_up  # it draws and fits: seconds to import, and every run imports this
 
-        if not sum_up(folder, Path(config.paths.store), config.notice):
-            sys.exit(1)  # Hydra, which has nothing more to do, would turn an exception into a warning
+        try:
+            complete = sum_up(folder, Path(config.paths.store), config.notice)
+        except (UserError, OSError) as error:
+            print_error(one_line(error))
+            complete = False
+        except Exception as error:
+            LOG.exception("no summary: a defect")
+            print_error(f"no summary of {folder}: a defect: {type(error).__name__}: {one_line(error)}")
+            complete = False
+        if not complete:
+            sys.exit(1)  # Hydra, which has nothing more to do, turns exceptions into warnings
 
 
 def refuse_leaks(config: DictConfig) -> None:

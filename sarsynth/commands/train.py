@@ -34,12 +34,12 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
         stage = settings.stage or ""
         if stage == "data":
             for file in inspect_images.inspect(study, folder):
-                console.print(f"  {file}")
+                console.print(f"  {file}", markup=False)
             return
         for artifact in STAGES[stage](study):
-            console.print(f"  {artifact.path}")
+            console.print(f"  {artifact.path}", markup=False)
         if stage == "prototypes":
-            console.print(f"  {draw_prototypes(study, folder)}")
+            console.print(f"  {draw_prototypes(study, folder)}", markup=False)
 
 
 def artifacts(study: Study) -> list[Artifact]:

@@ -3,6 +3,7 @@
 It names the key, and what is near or mends it.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,6 +19,10 @@ from sarsynth.errors import UserError, nearest
 # Arguments of loggers that follow from the run.
 LOGGER_OF_RUN = frozenset({"save_dir", "dir", "version", "id", "experiment"})
 
+OF_TRAINER = (
+    "; all else of Lightning's Trainer follows from the run, and how long trainings are from train.STAGE.max_steps and "
+    "classifier.epochs"
+)
 SET_BY_BASE = ("adapter", "train", "contours", "generate")
 OF_BASE = "; it is set with the base: a base option of your own sets it too, or begins with `defaults: [sd15, _self_]`"
 
@@ -41,10 +46,30 @@ def check(config: DictConfig) -> Settings:
         settings = Settings.model_validate(plain)
     except ValidationError as error:
         raise UserError(_explain(error)) from error
-    for key, component, of_section, of_run in _components(settings):
+    for key, component, of_section, of_run in components(settings):
         check_component(key, component.target, component.options, of_section, of_run)
     settings.prompt.build()
     return settings
+
+
+def check_folders(settings: Settings) -> None:
+    """Refuse image sets in folders that are not there: told now, and not by readers when all else is loaded.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if settings.report:
+        return
+    roots = {"contours.root": settings.contours.root}
+    for slot in get_args(Slot):
+        reader = getattr(settings, slot).reader
+        if reader.target.startswith("sarsynth."):  # what a root is to others, they know
+            roots[f"{slot}.root"] = reader.arguments.get("root")
+    for key, root in roots.items():
+        if root == "":
+            raise UserError(f"{key} is empty; name a folder")
+        if isinstance(root, str) and not os.path.lexists(os.path.expanduser(root)):
+            raise UserError(f"{key}={root}: no such folder")
 
 
 def scale_warning(settings: Settings) -> str | None:
@@ -59,7 +84,7 @@ def scale_warning(settings: Settings) -> str | None:
     return f"generate.scales: {terms} = {total:g} lies outside (0.5, 2), the range in which the paper's images hold up"
 
 
-def _components(settings: Settings) -> Iterator[tuple[str, Component, frozenset[str], frozenset[str]]]:
+def components(settings: Settings) -> Iterator[tuple[str, Component, frozenset[str], frozenset[str]]]:
     """Each class that the settings name: its section's key, and the section's other keys, and what the run decides."""
     none: frozenset[str] = frozenset()
     for slot in get_args(Slot):
@@ -92,7 +117,7 @@ def _explain(error: ValidationError) -> str:
         case "extra_forbidden":
             section = keys[:-1]
             hint = nearest(keys[-1], _fields(_annotation(Settings, section)), ".".join(section))
-            rest = "; all else of Lightning's Trainer follows from the run" if section == ["trainer"] else ""
+            rest = OF_TRAINER if section == ["trainer"] else ""
             return f"unknown key {key}; {hint}{rest}"
         case "missing":
             return f"key {key} is missing" + (OF_BASE if keys[0] in SET_BY_BASE and not keys[-1].isdigit() else "")
@@ -101,6 +126,8 @@ def _explain(error: ValidationError) -> str:
         case "literal_error":
             hint = nearest(str(value), _choices(_annotation(Settings, keys)))
             return f"{key}={value} is not a value of {key}; {hint}"
+        case "tuple_type" | "list_type":
+            return f"{key}={value} should be a list: '{key}=[{value}]'"
     return f"{key}={value}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

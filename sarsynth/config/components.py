@@ -7,7 +7,7 @@ configuration from somebody else cannot start what it likes. All is checked from
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from sarsynth.config.section import Section, Text
 from sarsynth.config.signatures import Parameter, definition, signature
-from sarsynth.errors import UserError, nearest
+from sarsynth.errors import UserError, nearest, one_line
 
 PACKAGES = ("diffusers", "lightning", "pytorch_lightning", "sarsynth", "timm", "torch", "torchvision", "wandb")
 VARIABLE = "SARSYNTH_PACKAGES"
@@ -29,6 +29,9 @@ NOT_ALLOWED = "is a key of Hydra's that is not allowed here; remove it: all argu
 class Component(Section):
     """A class by name and the arguments its constructor gets; options may name classes too, at any depth."""
 
+    what: ClassVar[str] = "class"  # what such a class is called
+    provides: ClassVar[tuple[str, ...]] = ()  # methods and properties that tell one
+
     target: Text = Field(alias="_target_")
     options: dict[str, Any]
 
@@ -39,16 +42,61 @@ class Component(Section):
             return keys
         return {"_target_": keys.get("_target_"), "options": {k: v for k, v in keys.items() if k != "_target_"}}
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The options, but for numbers where a text is due, such as the name of a folder: they are texts."""
+        texts = {parameter.name for parameter in signature(self.target) if parameter.is_text}
+        return {key: str(value) if key in texts and _is_number(value) else value for key, value in self.options.items()}
+
     def load(self) -> type[Any]:
-        """Import the class."""
-        return get_class(self.target)
+        """Import the class.
+
+        Raises:
+            UserError: It cannot be imported, or is of another kind; the message begins with `_target_=`.
+        """
+        try:
+            found = get_class(self.target)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"_target_={self.target} cannot be imported: {one_line(error)}; install it") from error
+        if lacking := [name for name in self.provides if not hasattr(found, name)]:
+            raise UserError(f"_target_={self.target}, without `{lacking[0]}`: it is no {self.what}; name another class")
+        return found
 
     def build(self, **more: Any) -> Any:
-        """Construct it from the configured arguments and those that only the caller knows."""
+        """Construct it from the configured arguments and those that only the caller knows.
+
+        Raises:
+            UserError: As `load`; nothing is called then.
+        """
+        self.load()
         try:
-            return instantiate({"_target_": self.target, **self.options}, **more, _convert_="all")
+            return instantiate({"_target_": self.target, **self.arguments}, **more, _convert_="all")
         except InstantiationException as error:  # Hydra's, around what the class itself raised
             raise error.__cause__ or error from None
+
+
+class Logger(Component):
+    """A logger of Lightning's."""
+
+    what = "logger"
+    provides = ("log_metrics", "log_hyperparams", "finalize")
+
+
+class Radiometry(Component):
+    """How SAR pixels become grey levels; see `sarsynth.data.radiometry`."""
+
+    what = "radiometry"
+
+    def load(self) -> type[Any]:
+        """Import the class: a rule that is yet to be fitted, or what needs no fitting."""
+        found = super().load()
+        if not hasattr(found, "fit") and not hasattr(found, "levels"):
+            raise UserError(f"_target_={self.target}, without `fit`: it is no {self.what}; name another class")
+        return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def split_off(section: type[Section], keys: Any, name: str) -> Any:
@@ -124,10 +172,18 @@ def check_component(
         choices = known[name].choices
         if choices and isinstance(value, str) and value not in choices:
             raise UserError(f"{key}.{name}={value} is not a value of {key}.{name}; {nearest(value, choices)}")
+        if not known[name].takes(value):
+            raise UserError(_of_another_kind(f"{key}.{name}", value, known[name]))
         _check_inside(f"{key}.{name}", value)
     for parameter in known.values():
         if parameter.required and parameter.name not in options.keys() | of_run:
             raise UserError(f"key {key}.{parameter.name} is missing, which {target} needs")
+
+
+def _of_another_kind(key: str, value: Any, parameter: Parameter) -> str:
+    kinds = f"{key}={value} should be a {' or '.join(sorted(parameter.kinds - {'null'}))}"
+    hint = f"; a text with signs of Hydra's grammar is quoted: '{key}=\"...\"'"
+    return kinds + (hint if parameter.is_text and value is not None else "")
 
 
 def _check_inside(key: str, value: Any) -> None:

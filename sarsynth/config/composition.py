@@ -1,10 +1,11 @@
 """From a command line to the checked settings of its jobs: options composed from `conf/` by Hydra."""
 
 import re
+import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, cast, get_args
 
 import hydra
 import yaml
@@ -14,13 +15,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sarsynth.config.checks import check
+from sarsynth.config.checks import OF_TRAINER, check, check_folders
 from sarsynth.config.components import check_package, targets
-from sarsynth.config.hydra_internals import jobs_of_sweep, parse_override
+from sarsynth.config.hydra_internals import jobs_of_sweep, parse_override, quoted
+from sarsynth.config.image_sections import Slot
 from sarsynth.config.schema import Settings
 from sarsynth.errors import UserError, nearest, one_line
 
 CONF = Path(__file__).parents[2] / "conf"
+SHOWING = ("help", "cfg", "info")  # flags by which Hydra shows a configuration, and runs nothing
 
 
 def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[str]]]:
@@ -32,16 +35,52 @@ def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[s
     Raises:
         UserError: One of them has an unknown key, option or value.
     """
-    if any(getattr(arguments, flag) for flag in ("help", "hydra_help", "cfg", "info", "shell_completion")):
+    if arguments.hydra_help or arguments.shell_completion:
         return []
+    _check_flags(script, arguments)
+    search = [f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]"] if arguments.config_dir else []
+    with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
+        if any(getattr(arguments, flag) for flag in SHOWING):  # composed here for what is wrong with it
+            _refuse_sweep([line for line in arguments.overrides if parse_override(line).is_sweep_override()])
+            compose(script, [*arguments.overrides, *search], hydra_record=True)
+            return []
+        jobs = _jobs(script, arguments, search)
+        checked = [(check(compose(script, [*overrides, *search])), overrides) for overrides in jobs]
+        for settings, overrides in checked:
+            _check_baseline(script, settings, [*overrides, *search])
+            check_folders(settings)
+        return checked
+
+
+def _check_flags(script: str, arguments: Namespace) -> None:
+    """Refuse what goes before the overrides, as far as nothing comes of it."""
     if not CONF.is_dir():
         raise UserError(f"{CONF} is missing; run the scripts of a checkout, installed with `pip install -e .`")
     if arguments.config_dir and not Path(arguments.config_dir).is_dir():
         raise UserError(f"--config-dir {arguments.config_dir}: no such folder; name the one with your own options")
-    search = [f"hydra.searchpath=[file://{Path(arguments.config_dir).absolute()}]"] if arguments.config_dir else []
-    with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
-        jobs = _jobs(script, arguments, search)
-        return [(check(compose(script, [*overrides, *search])), overrides) for overrides in jobs]
+    if arguments.config_path or arguments.config_name not in (None, script):
+        flag = "--config-path" if arguments.config_path else "--config-name"
+        raise UserError(
+            f"{flag} {arguments.config_path or arguments.config_name}: {script}.py has one configuration, "
+            f"{CONF / script}.yaml; options of your own are found with --config-dir FOLDER"
+        )
+    modes = [flag for flag in ("run", "multirun", *SHOWING[1:]) if getattr(arguments, flag)]
+    if len(modes) > 1:
+        raise UserError(f"{' and '.join(f'--{mode}' for mode in modes)} do not go together; name one of them")
+    if arguments.resolve and not (arguments.cfg or arguments.help):
+        raise UserError("--resolve goes with --cfg or --help alone; add one of them")
+
+
+def _check_baseline(script: str, settings: Settings, overrides: list[str]) -> None:
+    """Refuse a baseline that is no method: of ours, or of a folder of one's own."""
+    name, rows = settings.evaluate.baseline, _options("method")
+    if name is None or name in rows:
+        return
+    try:
+        compose(script, [*(line for line in overrides if not line.startswith("method=")), f"method={name}"])
+    except UserError as error:
+        hint = f"{nearest(name, rows)}, or null for none"
+        raise UserError(f"evaluate.baseline={name} is not an option of method; {hint}") from error
 
 
 def compose(script: str, overrides: list[str], hydra_record: bool = False) -> DictConfig:
@@ -58,19 +97,63 @@ def compose(script: str, overrides: list[str], hydra_record: bool = False) -> Di
     try:
         return hydra.compose(script, overrides, return_hydra_config=hydra_record)
     except MissingConfigException as error:
-        group, _, option = (error.missing_cfg_file or "").rpartition("/")
-        if not error.options:
-            raise UserError(one_line(error)) from error
-        extra = "; more come with pip install -e '.[sweeps]'" if group == "hydra/launcher" else ""
-        hint = nearest(option, error.options)
-        raise UserError(f"{group}={option} is not an option of {group}; {hint}{extra}") from error
+        _refuse_option(error)
     except ConfigCompositionException as error:
         unknown = re.match(r"Could not override '([^']+)'", str(error))
         if not unknown or not overrides:
             raise UserError(one_line(error)) from error
         _refuse_key(script, overrides, unknown[1], error)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        _refuse_encoding(overrides, error)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+        if str(error).startswith("Config group override must be"):
+            _refuse_choice(overrides, error)
         raise UserError(one_line(error)) from error
+
+
+def _options(group: str) -> list[str]:
+    """The options of a group; none if there is no such group."""
+    options: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
+    return options
+
+
+def _refuse_option(error: MissingConfigException) -> NoReturn:
+    """Say which options a group has, of which one is named that is not there."""
+    parts = (error.missing_cfg_file or "").split("/")
+    groups = ["/".join(parts[:end]).rstrip("/") for end in range(len(parts) - 1, 0, -1)]
+    group = next((group for group in groups if _options(group)), None)
+    if not group:
+        raise UserError(one_line(error)) from error
+    option = "/".join(parts).removeprefix(f"{group}/")
+    extra = "; more come with pip install -e '.[sweeps]'" if group == "hydra/launcher" else ""
+    if "/" in option and group in get_args(Slot):
+        extra = f"; images of your own: {group}=imagefolder {shlex.quote(f'{group}.root={option}')}"
+    raise UserError(
+        f"{group}={option} is not an option of {group}; {nearest(option, _options(group))}{extra}"
+    ) from error
+
+
+def _refuse_choice(overrides: list[str], error: Exception) -> NoReturn:
+    """Name the override that chooses no option of a group by its name, such as `method=null`."""
+    for line in overrides:
+        override = parse_override(line)
+        options = _options(override.key_or_group)
+        if options and not isinstance(override.value(), str | list):
+            hint = nearest(str(override.get_value_element_as_str()), options)
+            raise UserError(f"{line} names no option of {override.key_or_group}; {hint}") from error
+    raise UserError(one_line(error)) from error
+
+
+def _refuse_encoding(overrides: list[str], error: UnicodeDecodeError) -> NoReturn:
+    """Name the file that is not UTF-8: of ours, or of those in a folder of one's own."""
+    own = [re.search(r"file://([^\],]+)", line) for line in overrides if line.startswith("hydra.searchpath=")]
+    for folder in [*(Path(found[1]) for found in own if found), CONF]:
+        for file in sorted(folder.rglob("*.yaml")):
+            try:
+                file.read_text(encoding="utf-8")
+            except UnicodeDecodeError as wrong:
+                raise UserError(f"{file}: not UTF-8 ({one_line(wrong)}); save it as UTF-8") from error
+    raise UserError(f"a configuration file is not UTF-8: {one_line(error)}") from error
 
 
 def _refuse_key(script: str, overrides: list[str], named: str, error: ConfigCompositionException) -> NoReturn:
@@ -84,6 +167,10 @@ def _refuse_key(script: str, overrides: list[str], named: str, error: ConfigComp
     if wrong and not of_hydra and "." in key and _fits(script, [*rest, *(f"+{override}" for override in wrong)]):
         raise UserError(f"{key} has no value yet that could be overridden; add it with +{wrong[0]}") from error
     keys = _keys(compose(script, rest if wrong else [], hydra_record=of_hydra))
+    section, _, name = key.rpartition(".")
+    if section == "trainer":  # whose keys are few, and what else people look for there has another place
+        own = [other.partition(".")[2] for other in keys if other.startswith("trainer.")]
+        raise UserError(f"unknown key {key}; {nearest(name, own, section)}{OF_TRAINER}") from error
     raise UserError(f"unknown key {key}; {nearest(key, keys)}") from error
 
 
@@ -95,10 +182,18 @@ def _jobs(script: str, arguments: Namespace, search: list[str]) -> list[list[str
     for key, target in targets("hydra", OmegaConf.to_container(record)):
         check_package(key, target, "hydra", "hydra_plugins")
     if not arguments.multirun and record.mode != RunMode.MULTIRUN:
-        if swept:
-            raise UserError(f"{swept[0]} is a sweep: add -m for one job each, or write key=[a,b] for a list")
+        _refuse_sweep(swept)
         return [arguments.overrides]
     return jobs_of_sweep(record, arguments.overrides)
+
+
+def _refuse_sweep(swept: list[str]) -> None:
+    """Refuse values to sweep over where there is no sweep."""
+    if swept:
+        raise UserError(
+            f"{swept[0]} is a sweep: add -m for one job each, or write key=[a,b] for a list; a text with commas or "
+            f"brackets is quoted: {quoted(swept[0])}"
+        )
 
 
 def _of_baseline(key: str, *, _root_: DictConfig) -> Any:

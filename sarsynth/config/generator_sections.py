@@ -1,10 +1,11 @@
 """Settings of what makes images: the base, the methods, adapters and contours, and how images are drawn."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from hydra.utils import instantiate
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sarsynth.config.components import Component
 from sarsynth.config.section import Count, NonNegative, Section, Share, Text, Whole
@@ -89,6 +90,16 @@ class Adapter(Section):
     sampling: Literal["uniform", "balanced"]
     patterns: dict[str, Text]
 
+    @field_validator("patterns")
+    @classmethod
+    def _expressions(cls, patterns: dict[str, str]) -> dict[str, str]:
+        for name, pattern in patterns.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}='{pattern}' is no regular expression: {error}") from None
+        return patterns
+
     @property
     def target_modules(self) -> str:
         """The chosen pattern; PEFT wants it to match the whole name of a module."""
@@ -169,6 +180,9 @@ class Preview(Section):
 
 class Sampler(Component):
     """A noise scheduler of diffusers, by which images are drawn."""
+
+    what = "noise scheduler"
+    provides = ("set_timesteps", "from_config")
 
     def from_config(self, config: Mapping[str, Any]) -> Any:
         """Construct it with the configuration of another scheduler, its own options apart."""

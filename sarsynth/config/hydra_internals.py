@@ -1,17 +1,19 @@
 """The command line as Hydra reads it: all that sarsynth needs of Hydra's private modules is here."""
 
+import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import NoReturn
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from sarsynth.errors import UserError
+from sarsynth.errors import UserError, one_line
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
@@ -26,20 +28,46 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
 
 
 def parse_override(line: str) -> Override:
-    """Parse one override, `key=value`.
+    """Parse one override, `key=value`; inside of Hydra's initialisation `glob` finds the options of a group.
 
     Raises:
         UserError: It is none.
     """
+    running = GlobalHydra.instance()
     try:
-        return OverridesParser.create().parse_override(line)
+        override = OverridesParser.create().parse_override(line)
     except HydraException as error:
-        raise UserError(f"{line} cannot be read as key=value: {str(error).splitlines()[0]}") from error
+        hint = f"; a text with signs of Hydra's grammar is quoted: {quoted(line)}" if "=" in line else ""
+        raise UserError(f"{line} cannot be read as key=value: {_told(error)}{hint}") from error
+    override.config_loader = running.config_loader() if running.is_initialized() else None
+    return override
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, without the list of all that the grammar would take."""
+    return one_line(error).partition(" expecting ")[0]
+
+
+def quoted(line: str) -> str:
+    """How an override is typed in a shell so that Hydra takes its value as text, whatever signs are in it."""
+    key, _, value = line.partition("=")
+    return shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
 
 
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
-    """Split the overrides of a sweep into those of its jobs, in the order of its jobs."""
-    jobs: list[list[str]] = BasicSweeper.split_arguments([parse_override(line) for line in overrides], None)[0]
+    """Split the overrides of a sweep into those of its jobs, in the order of its jobs.
+
+    Raises:
+        UserError: One of them gives no values.
+    """
+    parsed = [parse_override(line) for line in overrides]
+    for override in parsed:
+        try:
+            if override.is_sweep_override() and not list(override.sweep_iterator()):
+                raise HydraException("there is no such value")
+        except (HydraException, ValueError) as error:
+            raise UserError(f"{override.input_line} gives no values to sweep over: {_told(error)}") from error
+    jobs: list[list[str]] = BasicSweeper.split_arguments(parsed, None)[0]
     return jobs
 
 

@@ -13,6 +13,13 @@ Wording = Text | dict[str, Text]  # a template, or one for each class and `defau
 Slot = Literal["data", "ors", "regular"]
 
 
+class Reader(Component):
+    """What lists and reads the images of a set; see `sarsynth.data.records.Source`."""
+
+    what = "reader of images"
+    provides = ("records", "read", "fingerprint")
+
+
 class Images(Section):
     """A set of images for training: its reader, and how captions are made from class names and texts.
 
@@ -28,7 +35,7 @@ class Images(Section):
     leave_out: Text | None
     fit: Literal["crop", "pad", "stretch"]
     near_bits: Annotated[int, Field(ge=0, le=64)]
-    reader: Component
+    reader: Reader
 
     @model_validator(mode="before")
     @classmethod
@@ -80,6 +87,13 @@ class Facts(Section):
     parts: tuple[Text, ...]
 
 
+class Describer(Component):
+    """What finds keywords for images; see `sarsynth.captions.templates.Describer`."""
+
+    what = "describer"
+    provides = ("describe",)
+
+
 class Prompt(Section):
     """How captions are made: named `wordings`, and `captions`, the templates of the sets whose captions have keywords.
 
@@ -90,7 +104,7 @@ class Prompt(Section):
     wordings: dict[Slot, dict[str, Wording]]
     captions: dict[Slot, Wording]
     facts: Facts | None
-    describer: Component | None
+    describer: Describer | None
 
     @model_validator(mode="before")
     @classmethod
@@ -119,13 +133,22 @@ class Prompt(Section):
             first = error.errors(include_url=False, include_input=False)[0]
             key, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
             raise UserError(f"prompt.{key}: {message[0].lower()}{message[1:]}") from None
+        except UserError as error:
+            raise UserError(f"prompt.{error}") from error
+
+
+class Rule(Component):
+    """Which synthetic images stay; see `sarsynth.filters.Rule`."""
+
+    what = "filter"
+    provides = ("judge",)
 
 
 class Filter(Section):
     """Which synthetic images may join: the name of a rule, and its class with its arguments."""
 
     name: Text
-    rule: Component
+    rule: Rule
 
     @model_validator(mode="before")
     @classmethod

@@ -4,12 +4,14 @@ Values live in `conf/` alone; the models say which keys there are and what they 
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from sarsynth.captions.templates import check_fields
 from sarsynth.config.classifier_sections import Augment, Classifier, Evaluate, Fid
-from sarsynth.config.components import Component
+from sarsynth.config.components import Logger, Radiometry
 from sarsynth.config.generator_sections import (
     Adapter,
     Base,
@@ -59,7 +61,7 @@ class Settings(Section):
     data: Data
     ors: Encoded
     regular: Images
-    radiometry: Component
+    radiometry: Radiometry
     prompt: Prompt
     method: Method
     encode: Encoding
@@ -76,7 +78,7 @@ class Settings(Section):
     fid: Fid
     filter: Filter | None
     trainer: Trainer
-    logger: Component | None
+    logger: Logger | None
     preview: Preview | None = None  # of loggers that show pictures
     paths: Paths
 
@@ -108,7 +110,11 @@ class Settings(Section):
     def _check_captions(self) -> Self:
         named_headings = self.prompt.facts is not None and "heading" in self.prompt.facts.aspects
         for slot in get_args(Slot):
-            self.wording(slot)
+            for class_level in (False, True):
+                key, wording = self._named_wording(slot, class_level)
+                _check_templates(
+                    key, wording, ("class_name", "text", *["keywords"] * key.startswith("prompt.captions"))
+                )
             images = getattr(self, slot)
             mirrored = isinstance(images, Encoded) and images.flip != "none"
             if mirrored and named_headings and slot in self.prompt.captions:
@@ -164,12 +170,27 @@ class Settings(Section):
             slot: Which set.
             class_level: The template for images of which only the class is known, such as those to be made.
         """
-        prompt = getattr(self, slot).prompt
-        wording: Wording = prompt if class_level else self.prompt.captions.get(slot, prompt)
+        return self._named_wording(slot, class_level)[1]
+
+    def _named_wording(self, slot: Slot, class_level: bool) -> tuple[str, Wording]:
+        """Give the key of a wording too."""
+        key, wording = f"{slot}.prompt", getattr(self, slot).prompt
+        if not class_level and slot in self.prompt.captions:
+            key, wording = f"prompt.captions.{slot}", self.prompt.captions[slot]
         if isinstance(wording, dict) or not re.fullmatch(r"[\w-]+", wording):
-            return wording
+            return key, wording
         known = self.prompt.wordings.get(slot, {})
         if wording not in known:
             hint = nearest(wording, known) if known else "say a template such as `a photo of a {class_name}`"
             raise ValueError(f"{slot}.prompt={wording} is no wording of prompt.wordings.{slot}; {hint}")
-        return known[wording]
+        return f"prompt.wordings.{slot}.{wording}", known[wording]
+
+
+def _check_templates(key: str, wording: Wording, fields: Sequence[str]) -> None:
+    """Refuse templates with more in braces than the plain names of what is filled in."""
+    for name, template in wording.items() if isinstance(wording, dict) else [("", wording)]:
+        try:
+            check_fields(template, fields)
+        except ValueError as error:
+            more = "" if "keywords" in fields else "; {keywords} can stand in prompt.captions"
+            raise ValueError(f"{'.'.join(filter(None, [key, name]))}='{template}': {error}{more}") from None

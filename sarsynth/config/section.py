@@ -17,4 +17,5 @@ Text = Annotated[str, Field(min_length=1)]
 class Section(BaseModel):
     """A part of the configuration: every key is known, and has a value in `conf/` unless it may be absent."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # A folder may be called 2024, and a class 7: where a text is due, a number is one.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)

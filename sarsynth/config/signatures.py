@@ -2,9 +2,11 @@
 
 import ast
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sarsynth.errors import UserError, nearest
 
@@ -12,13 +14,53 @@ from sarsynth.errors import UserError, nearest
 HANDS_ON_TO = {"lightning.pytorch.loggers.wandb.WandbLogger": "wandb.sdk.wandb_init.init"}
 
 
+# Kinds of values by how annotations call them.
+KINDS = {
+    "str": "text",
+    "Path": "text",
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "None": "null",
+}
+KINDS |= dict.fromkeys(("list", "tuple", "Sequence"), "list") | dict.fromkeys(("dict", "Mapping"), "mapping")
+
+
 @dataclass(frozen=True)
 class Parameter:
-    """One argument; `choices` are the words of its `Literal`, empty if it takes any value."""
+    """One argument.
+
+    `choices` are the words of its `Literal`, empty if it takes any value; `kinds` those of `KINDS` that it takes, empty
+    if its annotation does not tell.
+    """
 
     name: str
     required: bool
     choices: tuple[str, ...]
+    kinds: frozenset[str]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a number is meant as it is written: the name of a folder may be 2024."""
+        return "text" in self.kinds and not self.kinds & {"whole number", "number"}
+
+    def takes(self, value: Any) -> bool:
+        """Whether a value is of a kind that it takes, as far as its annotation tells."""
+        if not self.kinds:
+            return True
+        match value:
+            case None:
+                return "null" in self.kinds
+            case bool():
+                return "true or false" in self.kinds
+            case int() | float():
+                whole = isinstance(value, int) and "whole number" in self.kinds
+                return whole or "number" in self.kinds or self.is_text
+            case str():
+                return "text" in self.kinds
+            case list() | tuple():
+                return "list" in self.kinds
+        return "mapping" in self.kinds or not isinstance(value, Mapping)
 
 
 @dataclass(frozen=True)
@@ -155,4 +197,26 @@ def _parameter(name: str, annotation: ast.expr | None, default: ast.expr | None)
         if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
     ]
     any_word = any(isinstance(node, ast.Name) and node.id == "str" for node in nodes)  # `Literal[...] | str`
-    return Parameter(name, default is None, () if any_word else tuple(words))
+    names = _kinds(annotation)
+    if isinstance(default, ast.Constant) and default.value is None:
+        names |= {"None"}
+    kinds = frozenset(KINDS[name] for name in names) if annotation and names <= KINDS.keys() else frozenset[str]()
+    return Parameter(name, default is None, () if any_word else tuple(words), kinds)
+
+
+def _kinds(annotation: ast.expr | None) -> set[str]:
+    """The names of what an annotation takes, of a union each: `dict` of `dict[str, int] | None`, and `None`."""
+    match annotation:
+        case ast.BinOp(left, ast.BitOr(), right):
+            return _kinds(left) | _kinds(right)
+        case ast.Subscript(ast.Name("Optional"), inner):
+            return _kinds(inner) | {"None"}
+        case ast.Subscript(ast.Name("Union"), ast.Tuple(parts)):
+            return {name for part in parts for name in _kinds(part)}
+        case ast.Subscript(outer, _):
+            return _kinds(outer)
+        case ast.Constant(None):
+            return {"None"}
+        case ast.Name(name):
+            return {name}
+    return {"?"}

@@ -14,6 +14,7 @@ import numpy as np
 from sarsynth import hashes
 from sarsynth.data.bands import Bands, check_bands
 from sarsynth.data.chips import centre_crop
+from sarsynth.data.class_names import check_name
 from sarsynth.data.entries import Entry, Seen
 from sarsynth.data.formats import format_version, open_image
 from sarsynth.data.records import SPLITS, ImageRecord, Look, Split
@@ -63,6 +64,8 @@ class FileSource:
         if len(self._entries) < len(entries):
             twice, _ = Counter(entry.path for entry in entries).most_common(1)[0]
             raise UserError(f"{root / twice}: listed twice; remove one of its entries")
+        for name, entry in {entry.class_name: entry for entry in entries}.items():
+            check_name(name, str(root / entry.file))
         self.classes = list(classes or sorted({entry.class_name for entry in entries}))
         labels = {name: label for label, name in enumerate(self.classes)}
         self._records: dict[Split, list[ImageRecord]] = {split: [] for split in SPLITS}

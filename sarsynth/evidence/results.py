@@ -17,6 +17,7 @@ PARTS = (  # of a result of evaluate.py
     *("method", "base", "data", "split", "minor", "classes", "seeds", "protocol", "classifier"),
     *("fidelity", "realism", "memorisation", "filter", "inputs"),
 )
+SECTIONS = ("protocol", "classifier", "fidelity", "inputs")  # parts that have parts of their own, whatever the method
 LEAKS = {  # what is wrong with a way to choose checkpoints
     "release_vote": "checkpoints chosen on the test set, as the authors' release does: these scores are too good"
 }
@@ -59,6 +60,7 @@ def read_result(file: Path) -> dict[str, Any] | None:
             f"{file} is of version {version}, and this sarsynth reads {RESULT_VERSION}; run its command again, "
             "which makes only what is missing"
         )
-    if "classifier" in result and (lacking := [part for part in PARTS if part not in result]):
+    broken = {part for part in SECTIONS if not isinstance(result.get(part), dict)}
+    if "classifier" in result and (lacking := [part for part in PARTS if part not in result or part in broken]):
         raise UserError(f"{file} lacks {', '.join(lacking)}; run its command again, which makes only what is missing")
     return result

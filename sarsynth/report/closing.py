@@ -1,10 +1,12 @@
 """What a sweep ends with: its table, its report, the pictures of its jobs side by side, and what failed. Torch-free."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from sarsynth.console import console
+from sarsynth.console import console, print_error
+from sarsynth.errors import UserError, one_line
 from sarsynth.evidence.chance import LEVEL
 from sarsynth.report import rows, terminal, writing
 from sarsynth.report.html import REPORT
@@ -28,15 +30,18 @@ def sum_up(folder: Path, store: Path, notice: str | None = None) -> bool:
     Returns:
         Whether nothing failed, the report included.
     """
-    jobs, last, reported = read_jobs(folder), list[str](), True
+    jobs, last, problems = read_jobs(folder), list[str](), list[str]()
     if any(job.is_scored for job in jobs):
         sweep = Sweep.read(folder, store)
         console.rule("[bold]results", align="left")
-        show_scores(sweep.uncompared)
-        if reported := report(sweep):
+        with _noting("results", problems), writing.blaming(sweep):
+            show_scores(sweep.uncompared)
+        with _noting("report", problems), writing.blaming(sweep):
+            report(sweep)
             last = [*verdict(sweep.rows), str(folder / REPORT)]
-    for file in side_by_side(jobs, store, folder):
-        console.print(f"  {file}")
+    with _noting("pictures side by side", problems):
+        for file in side_by_side(jobs, store, folder):
+            console.print(f"  {file}", markup=False)
     for job in jobs:
         if files := sorted(job.folder.glob("*.png")):
             console.print(f"  {job.name}: {job.folder}/ {' '.join(file.name for file in files)}", markup=False)
@@ -48,7 +53,21 @@ def sum_up(folder: Path, store: Path, notice: str | None = None) -> bool:
         console.print(f"[bold yellow]{notice}")
     for line in last:
         console.print(f"  {line}", markup=False, style="bold")
-    return reported and not failed
+    for problem in dict.fromkeys(problems):
+        print_error(problem)
+    return not problems and not failed
+
+
+@contextmanager
+def _noting(what: str, problems: list[str]) -> Iterator[None]:
+    """Note what fails inside the block; it hides nothing else that is to be printed, such as which jobs failed."""
+    try:
+        yield
+    except UserError as error:
+        problems.append(one_line(error))
+    except Exception as error:
+        logging.getLogger(__name__).exception("no %s: a defect", what)
+        problems.append(f"no {what}: a defect: {type(error).__name__}: {one_line(error)}")
 
 
 def show_results(results: Sequence[Row]) -> None:
@@ -65,18 +84,13 @@ def show_scores(results: Sequence[Row]) -> None:
     console.print(terminal.render(rows.scores_table(results, title, without=["accuracy"])))
 
 
-def report(sweep: Sweep) -> bool:
-    """Write the report of a sweep and print its gains; a defect in it hides nothing else that is to be printed."""
-    try:
-        files = writing.write(sweep.folder, sweep.store)
-        show_gains(sweep)
-    except Exception:
-        logging.getLogger(__name__).exception("no report: a defect")
-        return False
+def report(sweep: Sweep) -> None:
+    """Write the report of a sweep and print its gains."""
+    files = writing.write(sweep.folder, sweep.store)
+    show_gains(sweep)
     for file in files:
         if file.name != REPORT:  # the last line names it
-            console.print(f"  {file}")
-    return True
+            console.print(f"  {file}", markup=False)
 
 
 def show_gains(sweep: Sweep) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from sarsynth.data.class_names import file_names
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import REASONS
 from sarsynth.report import html, plots
@@ -85,9 +86,10 @@ def strips(sweep: Sweep) -> list[Piece]:
     """One noise a row, the scale of the whole stack of adapters from none to full."""
     galleries: list[Piece] = []
     for name, job in zip(sweep.names, sweep.jobs, strict=True):
-        pictures = []
+        pictures, names = [], {stem: subject for subject, stem in file_names((job.result or {})["classes"]).items()}
         for file in sorted(job.folder.glob("strip_*.png")):
-            subject = file.stem.removeprefix("strip_")
+            subject = file.name.removeprefix("strip_").removesuffix(".png")
+            subject = names.get(subject, subject)
             with Image.open(file) as picture:
                 pictures.append(Picture(html.image(picture, f"scales of {name}, {subject}", largest=STRIP), subject))
         galleries += [Gallery(name, pictures, folded=True)] if pictures else []

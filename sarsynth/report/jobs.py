@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sarsynth.errors import ERROR_FILE, UserError
+from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.evidence.results import RESULT, read_result
 
 
@@ -48,21 +48,38 @@ class Job:
 def read_jobs(folder: Path) -> list[Job]:
     """Read the folders of a sweep's jobs, in their order; the folder of a single run is its own only job."""
     arguments = {
-        path.parents[1]: parse(yaml.safe_load(path.read_text(encoding="utf-8")))
+        path.parents[1]: parse(_read_overrides(path))
         for path in [*folder.glob("*/.hydra/overrides.yaml"), *folder.glob(".hydra/overrides.yaml")]
     }
     jobs = []
     for path in sorted(arguments, key=lambda path: (len(path.name), path.name)):
         result, file = None, path / ERROR_FILE
-        error = file.read_text(encoding="utf-8").strip() if file.exists() else None
+        error = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else None
         try:
             result = read_result(path / RESULT)
+            if result is not None and error:  # what it is: a job that failed, with a result that may be another run's
+                result, error = None, f"{error} (after it had written {RESULT}, which is not shown)"
         except UserError as outdated:
             error = error or str(outdated)
         differs = differing(arguments[path], arguments.values())
         method = arguments[path].get("method") or (result or {}).get("method", "")
         jobs.append(Job(path, result, error, method, arguments[path], differs))
     return jobs
+
+
+def _read_overrides(file: Path) -> list[str]:
+    """Read what Hydra keeps of a command line.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    try:
+        lines = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{file} cannot be read ({one_line(error)}); mend it, or remove its folder") from error
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise UserError(f"{file} is no list of overrides; mend it, or remove its folder")
+    return lines
 
 
 def heading(method: str, differs: Mapping[str, str]) -> str:

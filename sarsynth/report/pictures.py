@@ -85,6 +85,9 @@ def compose(
         row_names: Name of each row, of one line or more.
         title: Heading of the picture.
     """
+    # What draws text fails of a break where there is one line; a class may be called by one.
+    title, row_names = " ".join(title.split()), [name.replace("\r", " ") for name in row_names]
+    groups = [(" ".join(heading.split()), rows) for heading, rows in groups]
     tile_width, tile_height = _tile_size([image for _, rows in groups for row in rows for image in row])
     widths = [max([1, *(len(row) for row in rows)]) for _, rows in groups]  # in tiles
     small, large = _font("DejaVuSans.ttf", 15), _font("DejaVuSans-Bold.ttf", 20)

@@ -43,6 +43,7 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 9),
     "font.size": 9.5,
+    "text.parse_math": False,  # a class may be called `$x_1^$`
     **dict.fromkeys(("figure.constrained_layout.w_pad", "figure.constrained_layout.h_pad"), 0.06),
 }
 Arguments = ParamSpec("Arguments")

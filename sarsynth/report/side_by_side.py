@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sarsynth.console import console
+from sarsynth.data.class_names import file_names
 from sarsynth.errors import UserError
 from sarsynth.report import pictures
 from sarsynth.report.jobs import Job
@@ -28,10 +29,11 @@ def side_by_side(jobs: Sequence[Job], store: Path, folder: Path) -> list[Path]:
     files = [folder / "side_by_side.png"]
     groups = [(heading, [members.images[:SAMPLES] for members in each]) for heading, each in comparable]
     pictures.compose(groups, names, "the same seeds of each class side by side").save(files[0])
+    stems = file_names(names)
     for index, members in enumerate(classes):
         columns = [(heading, [[image] for image in each[index].images]) for heading, each in comparable]
         seeds = [f"seed {seed}" for seed in range(max(len(rows) for _, rows in columns))]
-        files.append(folder / f"side_by_side_{members.name}.png")
+        files.append(folder / f"side_by_side_{stems[members.name]}.png")
         pictures.compose(columns, seeds, members.prompt).save(files[-1])
     return files
 

@@ -1,6 +1,5 @@
 """A sweep as it lies on disk: its jobs, the rows of its tables, and the artifacts that they rest on."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from sarsynth.report import rows
 from sarsynth.report.jobs import Job, read_jobs
 from sarsynth.report.pieces import Note
 from sarsynth.report.rows import Row
-from sarsynth.store.artifacts import CARD
+from sarsynth.store.artifacts import CARD, read_card
 
 MOST_ROWS = 12  # whose pictures a page carries
 
@@ -101,7 +100,7 @@ class Sweep:
         """The card of an artifact; None if the store lacks it."""
         folder = self.artifact(fingerprint)
         if folder is not None and fingerprint not in self._cards:
-            self._cards[fingerprint] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            self._cards[fingerprint] = read_card(folder)
         return self._cards.get(fingerprint)
 
     def lineage(self, fingerprints: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -126,4 +125,4 @@ def _ordered(jobs: list[Job]) -> list[Job]:
     """Put rows that differ by their method alone in the order of tables: those without synthetic images first."""
     if any(job.differs for job in jobs):
         return jobs
-    return sorted(jobs, key=lambda job: bool((job.result or {})["fidelity"]["per_class"]))
+    return sorted(jobs, key=lambda job: bool((job.result or {})["fidelity"].get("per_class")))

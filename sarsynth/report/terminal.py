@@ -28,7 +28,7 @@ def _laid_out(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str | None = None, texts: int = 1
 ) -> Table:
     """Make a table whose first columns are texts, and the others figures, which stand to the right."""
-    table = Table(box=SIMPLE_HEAD, title=title, caption=caption)
+    table = Table(box=SIMPLE_HEAD, title=escape(title), caption=caption and escape(caption))
     for index, column in enumerate(columns):
         if index < texts:
             table.add_column(escape(column), overflow="fold")

@@ -4,24 +4,30 @@ A section is a row of `SECTIONS` and a function of the sweep that gives the piec
 below the heading. One whose data are missing says so in a line. Torch-free.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sarsynth.console import console
-from sarsynth.evidence.results import MEANS
+from sarsynth.errors import UserError, one_line
+from sarsynth.evidence.results import MEANS, RESULT
 from sarsynth.files import write_text
 from sarsynth.report import csv, html, latex, rows
 from sarsynth.report.classifiers import confusions, f1_by_class, gains, learned_from, scores
 from sarsynth.report.distances import decoupling, fidelity, realism
 from sarsynth.report.html import REPORT
 from sarsynth.report.images import feature_map, memorisation, samples, strips
+from sarsynth.report.jobs import read_jobs
 from sarsynth.report.pieces import Cell, Gallery, Piece, Section
 from sarsynth.report.plots import Plot
 from sarsynth.report.provenance import commands, costs, learning, prototypes, settings
 from sarsynth.report.sweep import Sweep
 
 PLOTS = "plots"
+LOST = (LookupError, TypeError, AttributeError, ValueError)  # what comes of a result without a key, or with another's
 
 SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # address within the page, heading
     ("results", "Results", scores),
@@ -54,10 +60,11 @@ def write(folder: Path, store: Path) -> list[Path]:
         UserError: The folder holds no results, or one that this version cannot read.
     """
     sweep = Sweep.read(folder, store)
-    parts = [
-        Section(anchor, heading, " ".join(str(pieces.__doc__).split()), pieces(sweep))
-        for anchor, heading, pieces in SECTIONS
-    ]
+    with blaming(sweep):
+        parts = [
+            Section(anchor, heading, " ".join(str(pieces.__doc__).split()), pieces(sweep))
+            for anchor, heading, pieces in SECTIONS
+        ]
     (folder / PLOTS).mkdir(exist_ok=True)
     for stale in [*(folder / PLOTS).glob("*.png"), *(folder / PLOTS).glob("*.svg")]:
         stale.unlink()
@@ -72,9 +79,36 @@ def write(folder: Path, store: Path) -> list[Path]:
 
 
 def run(folder: Path, store: Path) -> None:
-    """Write the report of a sweep again, from what is stored, and name its files."""
+    """Write the report of a sweep again, from what is stored; name its files, and the jobs that are not in it."""
     for file in write(folder, store):
-        console.print(f"  {file}")
+        console.print(f"  {file}", markup=False)
+    for job in read_jobs(folder):
+        if job.error:
+            console.print(f"  not shown: {job.name}: {job.folder}/ {job.error}", markup=False)
+
+
+@contextmanager
+def blaming(sweep: Sweep) -> Iterator[None]:
+    """Where results cannot be shown, find the one that is to blame, by showing each alone.
+
+    Raises:
+        UserError: Names its file.
+    """
+    try:
+        yield
+    except LOST as error:
+        for job in sweep.jobs:
+            with TemporaryDirectory() as scratch:  # as the folder of a sweep, in which comparing leaves a file
+                alone = replace(sweep, folder=Path(scratch), jobs=[job], failed=[])
+                try:
+                    _ = _head(alone), _latex(alone), [pieces(alone) for *_, pieces in SECTIONS]
+                except LOST as wrong:
+                    told = f"{type(wrong).__name__}: {one_line(wrong)}"
+                    raise UserError(
+                        f"{job.folder / RESULT}: something in it is lost or of another kind ({told}); run its command "
+                        "again, which makes only what is missing"
+                    ) from error
+        raise
 
 
 def _plots(pieces: Iterable[Piece]) -> Iterable[Plot]:

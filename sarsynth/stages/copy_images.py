@@ -66,7 +66,8 @@ def pasted_images(study: Study, real: LabelledImages, sizes: Mapping[str, int]) 
                 "choose method=resample, or leave the class out of augment.plan"
             )
         if len(masks) < len(members):
-            console.print(f"copy-paste: of {name}, {len(masks)} of {len(members)} targets stand out from their clutter")
+            found = f"{len(masks)} of {len(members)} targets stand out from their clutter"
+            console.print(f"copy-paste: of {name}, {found}", markup=False)
         for row in _in_rounds(np.array(list(masks)), sizes[name], rng):
             other, clutter = _clutter(real, row, rng)
             images.append(torch.from_numpy(pasting.paste(real.images[row].numpy(), masks[row], clutter)))

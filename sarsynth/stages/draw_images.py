@@ -10,7 +10,7 @@ from sarsynth.stages.copy_images import COPIES
 from sarsynth.stages.curate_images import classes, joining, synthetic_sizes
 from sarsynth.stages.extract_features import synthetic_images
 from sarsynth.stages.find_prototypes import draw_prototypes
-from sarsynth.stages.generate_images import strips
+from sarsynth.stages.generate_images import strip_name, strips
 from sarsynth.stages.measure_copies import draw_neighbours
 from sarsynth.stages.resize_images import images, labelled
 from sarsynth.stages.study import Study
@@ -45,8 +45,9 @@ def draw_stack(study: Study, folder: Path) -> list[Path]:
     if method.tunes == "adapter":
         made = strips(study)
         for class_name in classes(study):
-            files.append(folder / f"strip_{class_name}.png")
-            files[-1].write_bytes((made.path / f"{class_name}.png").read_bytes())
+            name = strip_name(study, class_name)
+            files.append(folder / f"strip_{name}")
+            files[-1].write_bytes((made.path / name).read_bytes())
     if method.partition == "prototypes":
         files.append(draw_prototypes(study, folder))
     return files

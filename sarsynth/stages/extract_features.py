@@ -39,7 +39,7 @@ def synthetic_images(study: Study, indices: Indices) -> LabelledImages:
     tensors, labels, names = [], [], []
     for label, class_name in enumerate(classes(study)):
         for index in indices[class_name]:
-            file = folder / file_name(class_name, index)
+            file = folder / file_name(study, class_name, index)
             if not file.is_file():
                 raise UserError(f"{file} is missing from the synthetic set; remove {folder} and it is made again")
             pixels = resize(read_png(file).transpose(1, 2, 0), size)

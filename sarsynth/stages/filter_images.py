@@ -48,7 +48,7 @@ def filtered(study: Study) -> Artifact | None:
             tensors = read_features(artifact)
             samples.append(Sample(of_side.images, tensors["features"], tensors["logits"], of_side.labels))
         verdict = rule.judge(*samples)
-        names = [file_name(name, index) for name, indices in everything(study).items() for index in indices]
+        names = [file_name(study, name, index) for name, indices in everything(study).items() for index in indices]
         verdicts = zip(
             names,
             shown.labels.tolist(),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sarsynth import processes
 from sarsynth.console import progress
+from sarsynth.data.class_names import file_names
 from sarsynth.data.transforms import to_channels, to_uint8
 from sarsynth.diffusion import prototypes
 from sarsynth.diffusion.adapters import Adapter, concatenate, folded
@@ -117,7 +118,7 @@ def strips(study: Study) -> Artifact:
     def build(folder: Path) -> None:
         with progress("scale strips", sum(sizes.values())) as advance:
             for label, (class_name, size) in enumerate(sizes.items()):
-                names = [file_name(class_name, index) for index in range(size)]
+                names = [file_name(study, class_name, index) for index in range(size)]
                 columns = []
                 for scale in STRIP_SCALES:
                     if scale in ends:
@@ -127,7 +128,7 @@ def strips(study: Study) -> Artifact:
                         columns.append(torch.stack(list(_sample(study, scaled, label, range(size)))).numpy())
                 images = np.stack(columns, axis=1)  # (seeds, scales, C, H, W)
                 strip = pictures.strip(images, STRIP_SCALES, title=f"{method}: {class_name}")
-                strip.save(folder / f"{class_name}.png")
+                strip.save(folder / strip_name(study, class_name))
                 advance(size)
 
     return study.make(
@@ -155,9 +156,9 @@ def _unadapted(study: Study) -> Artifact:
 
     def build(folder: Path) -> None:
         for label, (class_name, size) in enumerate(sizes.items()):
-            (folder / file_name(class_name, 0)).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file_name(study, class_name, 0)).parent.mkdir(parents=True, exist_ok=True)
             for index, image in enumerate(_sample(study, {}, label, range(size))):
-                pictures.save_png(image.numpy(), folder / file_name(class_name, index))
+                pictures.save_png(image.numpy(), folder / file_name(study, class_name, index))
 
     return study.make(
         "cache",
@@ -187,6 +188,7 @@ def _settings(study: Study, recipe: ImageRecipe) -> dict[str, Any]:
         "sampler": settings.sampler.model_dump(by_alias=True),
         "contours": guides(study).recipe,
         "seed": settings.seed,
+        **({} if all(name == stem for name, stem in stems(study).items()) else {"files": stems(study)}),
     }
 
 
@@ -229,11 +231,11 @@ def _write_images(
 ) -> None:
     """Make the images of one class that are not there yet."""
     class_name = classes(study)[label]
-    files = {index: folder / file_name(class_name, index) for index in indices}
+    files = {index: folder / file_name(study, class_name, index) for index in indices}
     # A file is written whole or not at all, so that one that is there needs no second making.
     missing = [index for index, file in files.items() if not file.exists()]
     advance(len(files) - len(missing))
-    (folder / file_name(class_name, 0)).parent.mkdir(parents=True, exist_ok=True)
+    (folder / file_name(study, class_name, 0)).parent.mkdir(parents=True, exist_ok=True)
     images = _sample(study, image_recipe(study).scales[class_name], label, missing)
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(WRITERS) as writers:  # a batch is compressed while the next one is made
@@ -280,7 +282,7 @@ def _write_metadata(study: Study, sizes: Mapping[str, int], folder: Path) -> Non
     settings, recipe = study.settings, image_recipe(study)
     rows = [
         {
-            "file_name": file_name(class_name, index),
+            "file_name": file_name(study, class_name, index),
             "text": class_captions(study)[class_name],
             "label": label,
             "class_name": class_name,
@@ -297,9 +299,20 @@ def _write_metadata(study: Study, sizes: Mapping[str, int], folder: Path) -> Non
     (folder / METADATA).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def file_name(class_name: str, index: int) -> str:
+def file_name(study: Study, class_name: str, index: int) -> str:
     """Name the file of one image of a synthetic set."""
-    return f"images/{class_name}/{index:06d}.png"
+    return f"images/{stems(study)[class_name]}/{index:06d}.png"
+
+
+@once
+def stems(study: Study) -> dict[str, str]:
+    """What files of each class are called."""
+    return file_names(classes(study))
+
+
+def strip_name(study: Study, class_name: str) -> str:
+    """Name the file of a class's strip."""
+    return f"{stems(study)[class_name]}.png"
 
 
 # --- One adapter for other programs -----------------------------------------------------------------------------------

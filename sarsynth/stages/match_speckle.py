@@ -18,7 +18,7 @@ from sarsynth.report.pictures import read_png, save_png
 from sarsynth.stages.curate_images import classes, samples, source, synthetic_sizes, training
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
 from sarsynth.stages.frame_images import framing
-from sarsynth.stages.generate_images import sampled
+from sarsynth.stages.generate_images import sampled, stems
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import CARD, Artifact
 from sarsynth.store.costs import Work
@@ -60,8 +60,9 @@ def matched(study: Study, made: Artifact) -> Artifact:
         # The whole set anew, so that a run that was cut off and goes on puts no speckle on speckle.
         shutil.copytree(made.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CARD))
         if factor is not None:
+            labels = {stems(study)[class_name]: label for label, class_name in enumerate(classes(study))}
             for name in names:
-                label, index = classes(study).index(Path(name).parent.name), int(Path(name).stem)
+                label, index = labels[Path(name).parent.name], int(Path(name).stem)
                 rng = np.random.default_rng(step_seed(study.settings.seed, label, index))
                 save_png(factor.on(read_png(made.path / name), rng), folder / name)
         after = _moments(_read(folder, measured), f"images of {method}")

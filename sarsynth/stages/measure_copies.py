@@ -108,7 +108,7 @@ def _measure(study: Study, images_of: Indices, folder: Path) -> None:
                 "real": diversity(of_real["features"][of_real["labels"] == label][:MOST]),
                 "synthetic": diversity(features[made.labels == label]),
             }
-    files = [file_name(name, index) for name, index, _ in table]
+    files = [file_name(study, name, index) for name, index, _ in table]
     figures["pairs"] = [
         {
             "class": name,

@@ -6,6 +6,8 @@ A measure is a row of `MEASURES`: its name in the result, and the function that 
 from collections.abc import Callable
 from typing import Any
 
+from rich.markup import escape
+
 from sarsynth.console import console
 from sarsynth.stages.filter_images import filter_inputs, filter_report
 from sarsynth.stages.match_speckle import synthetic
@@ -83,5 +85,5 @@ def _warn(study: Study, realism: dict[str, Any], filtered: dict[str, Any]) -> No
         if images["joined"] < images["planned"]:
             console.print(
                 f"[yellow]warning:[/] filter={filtered['name']} leaves {images['joined']} of {images['planned']} "
-                f"images that were to join class {name}; raise generate.per_class, or loosen the filter"
+                f"images that were to join class {escape(name)}; raise generate.per_class, or loosen the filter"
             )

@@ -8,6 +8,7 @@ from sarsynth.classifier.added_images import check_plan
 from sarsynth.config.components import Component
 from sarsynth.config.image_sections import Encoded, Images, Slot
 from sarsynth.console import progress
+from sarsynth.data.class_names import check_name
 from sarsynth.data.duplicates import AGREEMENT, HASHES, near_duplicates
 from sarsynth.data.health import FORM, Scan, scan
 from sarsynth.data.records import SPLITS, ImageRecord, Source, minor_classes
@@ -41,6 +42,9 @@ def opened(study: Study) -> dict[Role, Source]:
         UserError: The settings name a class that the SAR set has not; said before any image is looked at.
     """
     sources = {role: built(slot, image_settings(study, role).reader) for role, slot in SLOTS.items()}
+    for role, source in sources.items():
+        for name in source.classes:
+            check_name(name, SLOTS[role])
     settings, none = study.settings, dict.fromkeys(sources["sar"].classes, 0)
     minor_classes(none, settings.data.minor)
     check_plan(settings.augment.plan, none)
@@ -55,7 +59,7 @@ def built(key: str, component: Component) -> Any:
         return component.build()
     except UserError as error:
         option, given, _ = str(error).partition("=")
-        full = f"{key}.{error}" if given and option in component.options else f"{key}: {error}"
+        full = f"{key}.{error}" if given and option in {"_target_", *component.options} else f"{key}: {error}"
         raise UserError(full) from error
     except OSError as error:
         raise UserError(f"{key}: {error.filename}: {error.strerror}; see its permissions") from error

@@ -112,11 +112,16 @@ def seeds_of(study: Study) -> list[int]:
 
 
 def check_tested(study: Study) -> None:
-    """Refuse to score a class of which there is no test image, or by more images than memory holds.
+    """Refuse what cannot be scored: one class alone, one without a test image, more images than memory holds.
 
     Raises:
-        UserError: There is one, or there are as many.
+        UserError: It is so.
     """
+    if len(classes(study)) < 2:
+        raise UserError(
+            f"data: {classes(study)[0]} is the only class, so that any score is 100 %; give two classes or more, or "
+            "make images alone with generate.py"
+        )
     tested = class_counts(records(study, "sar", "test"), classes(study))
     if empty := [name for name, count in tested.items() if not count]:
         raise UserError(f"data: no test image of class {empty[0]}, so it cannot be scored; add some, or leave it out")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.markup import escape
 
 from sarsynth.classifier.losses import class_weights
 from sarsynth.console import console
@@ -63,7 +64,7 @@ def result(study: Study) -> dict[str, Any]:
     settings, seeds = study.settings.evaluate, seeds_of(study)
     check_tested(study)
     if warning := repetition_warning(study):
-        console.print(f"[yellow]warning:[/] {warning}")
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
     artifacts = trained(study, seeds)
     runs = [json.loads((artifact.path / "scores.json").read_text()) for artifact in artifacts]
     measured, rests_on = quality(study)

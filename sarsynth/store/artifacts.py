@@ -9,13 +9,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sarsynth.errors import UserError, one_line
 from sarsynth.store.costs import Work
 
 JSON = Any  # None, bool, int, float or str, or lists and str-keyed mappings of these
 
 CARD = "card.json"
 CHECKPOINTS = "checkpoints"  # a builder's own, inside its partial folder; gone once the artifact is complete
+LONGEST = 120  # characters of a label: with kind and fingerprint a name stays well below 255
 UNKNOWN = "?"  # begins what stands for a fingerprint as long as something it follows from is not there
+
+
+def read_card(folder: Path) -> dict[str, JSON]:
+    """Read the card of an artifact.
+
+    Raises:
+        UserError: It is missing or damaged; names it, and what mends it.
+    """
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if not isinstance(card, dict) or not card.keys() >= {"kind", "label", "fingerprint", "inputs"}:
+            raise ValueError("no card of ours")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{folder / CARD} cannot be read ({one_line(error)}); remove {folder} and run again, which makes it anew"
+        ) from error
+    return card
 
 
 @dataclass(frozen=True)
@@ -39,8 +58,12 @@ class Artifact:
 
     @property
     def card(self) -> dict[str, JSON]:
-        """What the artifact is, from what it was made, when, by which code and at what cost."""
-        return json.loads((self.path / CARD).read_text())
+        """What the artifact is, from what it was made, when, by which code and at what cost.
+
+        Raises:
+            UserError: The card is missing or damaged.
+        """
+        return read_card(self.path)
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.label}-{self.fingerprint}"
@@ -70,8 +93,8 @@ class Request:
 
     @property
     def label(self) -> str:
-        """The name in letters that any file system takes."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "_", self.name)
+        """The name in letters, and as many of them, as any file system takes."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", self.name)[:LONGEST]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -7,7 +7,7 @@ card, no folder in which a killed training resumes. What a folder of our own lay
 lock, a hidden partial folder and a rename.
 """
 
-import json
+import errno
 import os
 import shutil
 import time
@@ -20,10 +20,11 @@ from filelock import FileLock, Timeout
 
 from sarsynth import processes
 from sarsynth.errors import UserError
-from sarsynth.files import clear_staging, sync, sync_all
-from sarsynth.store.artifacts import CARD, CHECKPOINTS, Artifact, Request
+from sarsynth.files import clear_staging, open_to_others, sync, sync_all
+from sarsynth.store.artifacts import CARD, CHECKPOINTS, Artifact, Request, read_card
 from sarsynth.store.cards import FILLED, write_cards
 from sarsynth.store.costs import ATTEMPTS, Attempt
+from sarsynth.store.damage import check_whole
 
 POLL_SECONDS = 0.2
 
@@ -51,6 +52,7 @@ class Store:
         self.patience = patience
         self._report = report
         self.met: dict[Artifact, bool] = {}  # what this process made or used, and whether it made it
+        self.whole: set[Artifact] = set()  # what was there, and found to be
         self.planned: dict[Artifact, Request] = {}  # under `plan`: all that was asked for, in its order
 
     def make(self, request: Request, builder: Callable[[Path], None], *, collective: bool = False) -> Artifact:
@@ -172,7 +174,7 @@ class Store:
         if len(found) != 1:
             count = "no artifact" if not found else f"{len(found)} artifacts"
             raise UserError(f"{count} of kind {kind} in {self.root} for {reference}; give its folder or fingerprint")
-        card = json.loads((found[0] / CARD).read_text())
+        card = read_card(found[0])
         if card["kind"] != kind:
             raise UserError(f"{found[0]} is of kind {card['kind']}, not {kind}; give the folder of another artifact")
         return Artifact(card["kind"], card["label"], card["fingerprint"], found[0])
@@ -192,11 +194,16 @@ class Store:
             try:
                 with Attempt(lead):
                     builder(partials)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, Exception) and not lead.is_dir():
+                    raise UserError(
+                        f"paths.store={self.root}: {lead.name} was removed while it was being made; run again"
+                    ) from error
                 for partial in partials.values():
                     _discard_empty(partial)
                 raise
             for partial in partials.values():
+                open_to_others(partial)
                 sync_all(partial)  # before the cards are on disk
             (lead / FILLED).touch()
             shutil.rmtree(lead / CHECKPOINTS, ignore_errors=True)
@@ -261,13 +268,22 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (self.root / artifact.kind).mkdir(exist_ok=True)
+            for writable in (folder, self.root / artifact.kind):
+                if not os.access(writable, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(writable))
         except OSError as error:
-            raise UserError(f"paths.store={self.root} cannot be written ({error.strerror}); choose another") from error
+            raise UserError(
+                f"paths.store={self.root} cannot be written ({error.strerror}), and {artifact} is missing there; "
+                "choose another"
+            ) from error
         name = f"{artifact.kind}-{artifact.path.name}.lock"
         return FileLock(folder / name, poll_interval=POLL_SECONDS)
 
     def _tell(self, artifact: Artifact, made: bool) -> None:
-        """Report an artifact the first time that this process meets it."""
+        """Report an artifact the first time that this process meets it; look whether one that was there is whole."""
+        if not made and artifact.complete and artifact not in self.whole:
+            check_whole(artifact)
+            self.whole.add(artifact)
         if self.build == "plan" and not made:  # which the plan itself tells
             return
         if artifact not in self.met and processes.rank() == 0:
@@ -292,4 +308,4 @@ def _filled(partial: Path) -> bool:
 def _discard_empty(partial: Path) -> None:
     """Remove a partial folder in which nothing lies that a next attempt could go on from."""
     if all(path.is_dir() or path.name == ATTEMPTS for path in partial.rglob("*")):
-        shutil.rmtree(partial)
+        shutil.rmtree(partial, ignore_errors=True)  # why the build failed is what is to be told

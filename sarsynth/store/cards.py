@@ -1,6 +1,5 @@
 """The card of an artifact: what it is, from what it was made, when, by which code and at what cost."""
 
-import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,14 +8,14 @@ from pathlib import Path
 from sarsynth import __version__, processes
 from sarsynth.files import write_json
 from sarsynth.store.artifacts import CARD, Request
-from sarsynth.store.costs import ATTEMPTS, device
+from sarsynth.store.costs import ATTEMPTS, device, read_attempts
 
 FILLED = ".filled"  # the builder is through; what is left are cards and names
 
 
 def write_cards(requests: Sequence[Request], partials: Mapping[Request, Path], lead: Path) -> None:
     """Say in each folder what it is and what it cost, in this order; `lead` knows the cost of all of them."""
-    spent = json.loads((lead / ATTEMPTS).read_text()) if (lead / ATTEMPTS).exists() else {}
+    spent = read_attempts(lead)
     shares, git = _shares(requests), _git_commit()
     for request in requests:
         if (partials[request] / CARD).is_file():

@@ -20,6 +20,8 @@ from typing import Any, Self
 from sarsynth.files import write_json
 
 ATTEMPTS = ".attempts.json"
+TOLD = frozenset({"work", "precision", "processes", "device", "created", "seconds", "peak_memory_bytes", "disk_bytes"})
+TOLD_OF_WORK = frozenset({"task", "unit", "amount", "like", "passes", "batch"})  # all that is told of costs by a card
 PER_SAMPLE = "samples"  # the unit of trainings: more of them make nothing larger
 
 
@@ -75,8 +77,10 @@ class Rates:
         """Read the cards of a store; one that is damaged tells nothing."""
         cards = []
         for file in root.glob("[!.]*/[!.]*/card.json"):
-            with suppress(OSError, ValueError):
-                cards.append(json.loads(file.read_text()))
+            with suppress(OSError, ValueError, RecursionError):
+                card = json.loads(file.read_text())
+                if isinstance(card, dict) and card.keys() >= TOLD and (card["work"] or {}).keys() >= TOLD_OF_WORK:
+                    cards.append(card)
         return cls(cards)
 
     def expect(self, work: Work, precision: str | None, machine: Machine) -> Cost:
@@ -122,12 +126,21 @@ def _effort(work: Mapping[str, Any]) -> int:
 # --- What is measured while an artifact is made -----------------------------------------------------------------------
 
 
+def read_attempts(folder: Path) -> dict[str, Any]:
+    """Read what the attempts at an artifact took so far; a note that is lost or damaged tells nothing."""
+    with suppress(OSError, ValueError, RecursionError):
+        past = json.loads((folder / ATTEMPTS).read_text())
+        if isinstance(past, dict) and all(isinstance(number, int | float) for number in past.values()):
+            return past
+    return {}
+
+
 class Attempt:
     """The cost of an artifact, summed in a small file of the partial folder over the attempts it takes."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / ATTEMPTS
-        past = json.loads(self.file.read_text()) if self.file.exists() else {}
+        past = read_attempts(folder)
         self.seconds: float = past.get("seconds", 0.0)
         self.peak_memory_bytes: int = past.get("peak_memory_bytes", 0)
         if "started" in past:  # killed, so it could not say how long it worked; the last file it wrote does

@@ -1,12 +1,14 @@
 """Run Lightning's Trainer so that a killed training goes on where it stopped and ends as if it had never stopped."""
 
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,9 +16,9 @@ from lightning.pytorch.callbacks import LearningRateMonitor, Timer, WeightAverag
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from sarsynth.console import progress
+from sarsynth.console import console, progress
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.errors import UserError
+from sarsynth.errors import UserError, one_line
 from sarsynth.files import staged
 from sarsynth.training.compiling import compiling
 from sarsynth.training.finite import FiniteWatch, NotFiniteError
@@ -104,13 +106,9 @@ class Fitting:
             loop = {**LOOP, "max_steps": max_steps, "gradient_clip_val": max_grad_norm}
             trainer = self.make_trainer(**loop, logger=self.logger, callbacks=[*own, *more])
             try:
-                # The checkpoint is ours: it holds optimiser states beside tensors, which weights_only refuses.
-                trainer.fit(module, data, ckpt_path=_there(checkpoint), weights_only=False)
-            except NotFiniteError as error:
-                kept = f"the last good checkpoint is {checkpoint}" if _there(checkpoint) else "no checkpoint yet"
-                raise UserError(f"{title}, {error}; {kept}; {error.remedy}") from error
-            except torch.OutOfMemoryError as error:
-                raise UserError(f"{title}: {parts.out_of_memory()}") from error
+                with _told(trainer, title, parts, checkpoint):
+                    # The checkpoint is ours: it holds optimiser states beside tensors, which weights_only refuses.
+                    trainer.fit(module, data, ckpt_path=_whole(checkpoint, title), weights_only=False)
             finally:
                 module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
         _check_ended(trainer, title, max_steps)
@@ -130,8 +128,39 @@ class Fitting:
             yield callbacks
 
 
+@contextmanager
+def _told(trainer: Trainer, title: str, parts: MicroBatches, checkpoint: Path | None) -> Iterator[None]:
+    """Say in a line what ended the training inside the block."""
+    try:
+        yield
+    except SystemExit as error:
+        if trainer.interrupted:  # by Ctrl-C, which Lightning makes an end of the process without a word
+            raise KeyboardInterrupt from error
+        raise
+    except NotFiniteError as error:
+        kept = f"the last good checkpoint is {checkpoint}" if _there(checkpoint) else "no checkpoint yet"
+        raise UserError(f"{title}, {error}; {kept}; {error.remedy}") from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{title}: {parts.out_of_memory()}") from error
+
+
 def _there(file: Path | None) -> Path | None:
     return file if file is not None and file.is_file() else None
+
+
+def _whole(file: Path | None, title: str) -> Path | None:
+    """The checkpoint to go on from; none if it is damaged, as a copy that broke off is: the training begins again."""
+    if _there(file) is None:
+        return None
+    try:
+        with ZipFile(file) as parts:  # type: ignore[arg-type]
+            wrong = parts.testzip()
+    except (BadZipFile, OSError, EOFError, zlib.error) as error:
+        wrong = one_line(error)
+    if wrong:
+        console.print(f"  {title}: {file} is damaged ({wrong}); the training begins again", markup=False)
+        return None
+    return file
 
 
 def _check_ended(trainer: Trainer, title: str, max_steps: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sarsynth.data.bands import Bands
 from sarsynth.data.chips import Cutting, Marked, Points, check_box, has_area, quadrangle, rectangle
+from sarsynth.data.class_names import check_name
 from sarsynth.data.entries import Entry, split_off
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.folders import check_file, inside, json_lines, listing, matches
@@ -79,6 +80,7 @@ def _entries(place: Path, file: Path, cutting: Cutting) -> list[Entry]:
         path, name, split = (str(row.get(key) or "").strip() for key in ("path", "class", "split"))
         if not path or not name:
             raise UserError(f"{where}: expected a path and a class, found `{path}` and `{name}`")
+        check_name(name, where)
         path = str(inside(place, path, where))
         if split and split not in SPLITS:
             raise UserError(f"{where}: split={split}: use {', '.join(SPLITS)} or nothing, which is train")
