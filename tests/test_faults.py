@@ -40,7 +40,6 @@ from sarsynth.files import staged
 from sarsynth.report.jobs import read_jobs
 from sarsynth.report.pictures import strip
 from sarsynth.report.plots import styled
-from sarsynth.stages.curate_images import _check_emptied
 from sarsynth.stages.score_classifiers import check_tested
 from sarsynth.store.building import Store
 from sarsynth.training.fitting import CHECKPOINT
@@ -219,14 +218,6 @@ def test_pictures_and_plots_take_such_names():
         return figure
 
     draw()
-
-
-def test_a_class_that_is_left_with_bad_images_alone_is_named():
-    record = SimpleNamespace(path="a.png", label=1)
-    whole = SimpleNamespace(classes=["b", "ship"], records=lambda split: [record] if split == "train" else [])
-    left = SimpleNamespace(records=lambda split: [])
-    with pytest.raises(UserError, match=r"^data: all train images of class ship are bad \(a.png: black\); mend them"):
-        _check_emptied("data", whole, left, {"a.png": "black"})
 
 
 def test_one_class_alone_is_not_scored(monkeypatch):
