@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,8 @@ from test_imagefolder import folder, write, write_metadata
 from test_leaks import picture, plant, root, said, study  # noqa: F401
 
 from sarsynth import hashes
+from sarsynth.commands.guarding import leaks_of
+from sarsynth.config.composition import CONF
 from sarsynth.data import folders, formats
 from sarsynth.data.chips import check_box, rectangle
 from sarsynth.data.framing import Framing, Shape, framing_of
@@ -532,6 +535,19 @@ def test_the_report_lists_what_to_leave_out(root: Path, said: Any, tmp_path: Pat
     listed.write_text("train/tanker/copy.png\n")
     with pytest.raises(UserError, match=r"txt, line 1: no image train/tanker/copy\.png in data; the nearest is"):
         training(study(root, f"data.leave_out={listed}"), "sar")
+
+
+def test_a_sweep_asks_once_before_its_first_job(root: Path) -> None:  # noqa: F811
+    plant(root, "sar/test/cargo/3.png", "sar/train/tanker/copy.bmp")
+    sets = ["data=imagefolder", f"data.root={root}/sar", f"paths.store={root}/store"]
+    jobs = [[*sets, method] for method in ("method=none", "method=resample")] + [[*sets, "data.leak=drop"]]
+    with hydra.initialize_config_dir(str(CONF), job_name="evaluate", version_base="1.3"):
+        ((message, numbers),) = leaks_of("evaluate", jobs).items()
+        assert not leaks_of("evaluate", [["method=none"]]), "nor is the simulated world looked at"
+    assert message.startswith("data: 1 of what is learnt from are held out: train/tanker/copy.bmp") and numbers == [
+        0,
+        1,
+    ]
 
 
 def test_of_two_same_copies_each_is_held_out_by_itself(root: Path) -> None:  # noqa: F811

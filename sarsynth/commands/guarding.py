@@ -1,20 +1,22 @@
-"""Before the first job of a sweep: whether any of its jobs would learn from held-out images, asked once for all."""
+"""Before the first job of a sweep: whether any of its jobs would learn from held-out images, asked once for all.
+
+Torch-free, as the process that starts the jobs is: another one looks at the images, and ends.
+"""
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
-from sarsynth.commands.session import quieten
 from sarsynth.config.checks import check
 from sarsynth.config.composition import compose
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.errors import LeakError, UserError, one_line
-from sarsynth.stages.curate_images import training
-from sarsynth.stages.open_images import Role
-from sarsynth.stages.study import Study
-from sarsynth.store.building import made_line
-from sarsynth.tracking import Tracker
 
 ELSEWHERE = ("adapter.", "train.", "generate.", "classifier.", "prototypes.", "sampler", "evaluate.")  # not of images
+SIMULATED = "sarsynth.data.simulated.Simulated"  # where no image is there twice
+
+Job = tuple[Settings, Sequence[str]]  # settings and overrides
 
 
 def leaks_of(script: str, jobs: Sequence[Sequence[str]]) -> dict[str, list[int]]:
@@ -27,36 +29,47 @@ def leaks_of(script: str, jobs: Sequence[Sequence[str]]) -> dict[str, list[int]]
     Returns:
         Why jobs would stop, and the numbers of those that would.
     """
-    quieten()
     alike: dict[tuple[str, ...], list[int]] = {}  # numbers of jobs by what they say of images
     for number, overrides in enumerate(jobs):
         of_images = sorted(override for override in overrides if not override.lstrip("+~").startswith(ELSEWHERE))
         alike.setdefault(tuple(of_images), []).append(number)
+    asked = [(check(compose(script, list(jobs[numbers[0]]))), jobs[numbers[0]]) for numbers in alike.values()]
+    if all(images.reader.target == SIMULATED for job, _ in asked for images in (job.data, job.ors)):
+        return {}
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        messages = pool.submit(_leaks, asked).result()
     found: dict[str, list[int]] = {}
-    for numbers in alike.values():
-        overrides = jobs[numbers[0]]
-        if message := _leak(check(compose(script, list(overrides))), overrides):
+    for message, numbers in zip(messages, alike.values(), strict=True):
+        if message:
             found[message] = sorted([*found.get(message, []), *numbers])
     return found
 
 
+def _leaks(jobs: Sequence[Job]) -> list[str]:
+    """Say why each job would stop for held-out images; nothing if it would not, or for another reason."""
+    from sarsynth.commands.session import quieten
+
+    quieten()
+    return [_leak(*job) for job in jobs]
+
+
 def _leak(settings: Settings, overrides: Sequence[str]) -> str:
-    """Say why a job would stop for held-out images; nothing if it would not, or for another reason."""
+    from sarsynth.stages.curate_images import training
+    from sarsynth.stages.study import Study
+    from sarsynth.store.building import made_line
+    from sarsynth.tracking import Tracker
+
     study = Study(settings.model_copy(update={"build": "plan"}), Tracker(None), overrides)
-    roles: list[Role] = ["sar"]
-    if settings.method.below or "ors" in settings.contours.sources:
-        roles.append("ors")
-    quiet, console.quiet = console.quiet, True
-    message = ""
+    console.quiet, message = True, ""  # what there is to say of the images, the jobs say
     try:
-        for role in roles:
-            training(study, role)
+        training(study, "sar")
+        if settings.method.below or "ors" in settings.contours.sources:
+            training(study, "ors")
     except LeakError as error:
         message = one_line(error)
     except UserError:
         pass  # the job itself says what is wrong with it, and takes no other with it
-    finally:
-        console.quiet = quiet
+    console.quiet = False
     for survey in [artifact for artifact, made in study.store.met.items() if made]:
         console.print(made_line(survey))
     return message

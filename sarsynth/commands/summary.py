@@ -1,6 +1,6 @@
 """Before the first job of a sweep: a screen for jobs side by side. After the last: its report, and what failed.
 
-Before the first job it is asked, too, whether jobs would learn from held-out images: for that alone torch is loaded.
+Torch-free, as the process that starts the jobs is.
 """
 
 import logging
@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
+from sarsynth.commands.guarding import leaks_of
 from sarsynth.commands.screen import Screen
 from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side
 from sarsynth.console import SCREEN, console, print_error
@@ -74,8 +75,6 @@ def refuse_leaks(config: DictConfig) -> None:
     """Stop before the first job, if jobs would learn from held-out images: each would stop for it by itself."""
     if config.get("report") or config.build == "plan" or config.data.allow_leak or config.data.leak == "drop":
         return
-    from sarsynth.commands.guarding import leaks_of  # torch, for seconds
-
     script, overrides = config.hydra.job.config_name, jobs_of_sweep(config.hydra, config.hydra.overrides.task)
     told = leaks_of(script, overrides)
     for message, jobs in told.items():
