@@ -224,7 +224,7 @@ def test_a_store_that_is_too_small_is_a_warning(command: Command, monkeypatch):
         (["build=plan", "trainer=gpu"], "say trainer.precision=bf16-mixed .* or 16-mixed"),
         (["build=plan", "export=a.safetensors", "class_name=tanker", "method=frozen"], "has no adapters to export"),
         (["build=plan", "method=none"], "method=none makes no synthetic images"),
-        (["build=plan", "method=lora", "adapter.path=file"], "file: no adapter for this base"),
+        (["build=plan", "method=lora", "adapter.path=file"], "adapter.path=file: empty; copy or download it once more"),
         (["build=plan", "train.sar.max_steps=1"], "train.sar.max_steps=1 is shared by 2 adapters"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
