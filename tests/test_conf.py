@@ -254,7 +254,7 @@ REFUSED = [
     (["seed=${sed}"], "seed: Interpolation key 'sed' not found"),
     (["seed=[1"], r"seed=\[1 cannot be read as key=value"),
     (["augment.plan={tanker: -3}"], "augment.plan.tanker=-3: input should be greater than or equal to 0"),
-    (["ors=null"], "ors=null names no option of ors"),
+    (["ors=null"], "ors=null names no option of ors; the nearest is "),
     (["data.prompt=relase"], "data.prompt=relase is no wording of prompt.wordings.data; the nearest is release"),
     (["regular.prompt=photo"], "regular.prompt=photo is no wording .* say a template such as"),
     (["prompt=kewords"], "prompt=kewords is not an option of prompt; the nearest is keywords"),

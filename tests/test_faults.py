@@ -40,6 +40,7 @@ from sarsynth.files import staged
 from sarsynth.report.jobs import read_jobs
 from sarsynth.report.pictures import strip
 from sarsynth.report.plots import styled
+from sarsynth.stages.open_images import built
 from sarsynth.stages.score_classifiers import check_tested
 from sarsynth.store.building import Store
 from sarsynth.training.fitting import CHECKPOINT
@@ -130,8 +131,8 @@ def test_a_file_of_options_that_is_not_utf8_is_named(tmp_path: Path, monkeypatch
 def test_a_class_of_another_kind_is_not_called(target: str):
     composed = compose("evaluate", "data=manifest", "data.root=.")
     named = check(composed).data.reader.model_copy(update={"target": target, "options": {}})
-    with pytest.raises(UserError, match=f"^_target_={target}, without `records`: it is no reader of images"):
-        named.build()
+    with pytest.raises(UserError, match=f"^data._target_={target}, without `records`: it is no reader of images"):
+        built("data", named)
 
 
 @pytest.mark.parametrize("keys", [["hydra.run.dir=/proc/nowhere"], ["paths.logs=/proc/nowhere"]])

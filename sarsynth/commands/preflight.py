@@ -26,7 +26,7 @@ def rehearse(settings: Settings, script: str = "evaluate") -> None:
     """
     for key, component, *_ in components(settings):
         try:
-            component.load()
+            component.check_kind()
         except UserError as error:
             raise UserError(f"{key}.{error}") from error
     network = check_network(settings)

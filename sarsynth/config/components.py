@@ -49,26 +49,28 @@ class Component(Section):
         return {key: str(value) if key in texts and _is_number(value) else value for key, value in self.options.items()}
 
     def load(self) -> type[Any]:
-        """Import the class.
+        """Import the class."""
+        return get_class(self.target)
+
+    def check_kind(self) -> None:
+        """Refuse a class of another kind than its key is for, before anything is called.
 
         Raises:
-            UserError: It cannot be imported, or is of another kind; the message begins with `_target_=`.
+            UserError: It is one, or cannot be imported; the message begins with `_target_=`.
         """
         try:
-            found = get_class(self.target)
+            found = self.load()
         except (ImportError, ValueError) as error:
             raise UserError(f"_target_={self.target} cannot be imported: {one_line(error)}; install it") from error
-        if lacking := [name for name in self.provides if not hasattr(found, name)]:
-            raise UserError(f"_target_={self.target}, without `{lacking[0]}`: it is no {self.what}; name another class")
-        return found
+        if lacking := self.lacking(found):
+            raise UserError(f"_target_={self.target}, without `{lacking}`: it is no {self.what}; name another class")
+
+    def lacking(self, found: type[Any]) -> str | None:
+        """What a class has not that one for this key has; None if it is one."""
+        return next((name for name in self.provides if not hasattr(found, name)), None)
 
     def build(self, **more: Any) -> Any:
-        """Construct it from the configured arguments and those that only the caller knows.
-
-        Raises:
-            UserError: As `load`; nothing is called then.
-        """
-        self.load()
+        """Construct it from the configured arguments and those that only the caller knows."""
         try:
             return instantiate({"_target_": self.target, **self.arguments}, **more, _convert_="all")
         except InstantiationException as error:  # Hydra's, around what the class itself raised
@@ -86,13 +88,11 @@ class Radiometry(Component):
     """How SAR pixels become grey levels; see `sarsynth.data.radiometry`."""
 
     what = "radiometry"
+    provides = ("fit",)
 
-    def load(self) -> type[Any]:
-        """Import the class: a rule that is yet to be fitted, or what needs no fitting."""
-        found = super().load()
-        if not hasattr(found, "fit") and not hasattr(found, "levels"):
-            raise UserError(f"_target_={self.target}, without `fit`: it is no {self.what}; name another class")
-        return found
+    def lacking(self, found: type[Any]) -> str | None:
+        """What a class has not: one that needs no fitting has levels as it is."""
+        return None if hasattr(found, "levels") else super().lacking(found)
 
 
 def _is_number(value: Any) -> bool:

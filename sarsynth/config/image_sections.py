@@ -128,6 +128,7 @@ class Prompt(Section):
         if self.describer is None:
             return None
         try:
+            self.describer.check_kind()
             return self.describer.build()
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]

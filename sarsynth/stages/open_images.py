@@ -56,6 +56,7 @@ def opened(study: Study) -> dict[Role, Source]:
 def built(key: str, component: Component) -> Any:
     """Build what one key of the settings names; what it refuses is told with the full key."""
     try:
+        component.check_kind()
         return component.build()
     except UserError as error:
         option, given, _ = str(error).partition("=")
