@@ -22,7 +22,6 @@ from processes import start_script
 
 from sarsynth import cli, console
 from sarsynth.config import composition
-from sarsynth.config.checks import check
 from sarsynth.config.hydra_internals import parse_arguments
 from sarsynth.config.schema import Settings
 from sarsynth.errors import ERROR_FILE, UserError
@@ -106,11 +105,9 @@ def figures(row: dict[str, str]) -> dict[str, float]:
 
 
 def jobs(script: str, *overrides: str) -> list[Settings]:
-    """The checked settings of each job of a command line."""
-    found: list[Settings] = []
-    with patch.object(composition, "check", lambda config: found.append(check(config))):
-        composition.check_jobs(script, parse_arguments(overrides))
-    return found
+    """The checked settings of each job of a command line, whose folders need not be there."""
+    with patch.object(composition, "check_folders"):
+        return [settings for settings, _ in composition.check_jobs(script, parse_arguments(overrides))]
 
 
 OWN = ["data=imagefolder", "data.root=images", "ors=imagefolder", "ors.root=images"]

@@ -10,8 +10,9 @@ from sarsynth.diffusion.adapter_files import save, save_kohya
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import write_result
 from sarsynth.files import staged
+from sarsynth.stages.describe_images import class_captions
 from sarsynth.stages.draw_images import draw_added, draw_stack, drawn
-from sarsynth.stages.generate_images import exported, exported_adapter, stems
+from sarsynth.stages.generate_images import exported, exported_adapter, negative_prompts, stems
 from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.study import Study
 from sarsynth.stages.sum_up import about
@@ -24,6 +25,7 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     with session(settings, folder, overrides, "generate") as study:
         if settings.export is not None:
             console.print(f"  {export(study, Path(settings.export))}", markup=False)
+            console.print(f"  {how_to_use(study)}", markup=False)
             return
         images = synthetic(study)
         console.print(f"  {images.path}", markup=False)
@@ -64,3 +66,12 @@ def export(study: Study, target: Path) -> Path:
     except OSError as error:
         raise UserError(f"export={target}: cannot be written ({error.strerror}); choose another") from error
     return file
+
+
+def how_to_use(study: Study) -> str:
+    """Say what another program needs beside a LoRA file to make the images of its class."""
+    name, guidance = study.settings.class_name, study.settings.generate.guidance_scale
+    assert name is not None
+    negative = negative_prompts(study)[name]
+    away = f', negative prompt "{negative}"' if negative else ""
+    return f'strength 1, prompt "{class_captions(study)[name]}"{away}, guidance {guidance:g}'
