@@ -819,14 +819,13 @@ def test_names_of_classes_are_checked_before_any_image_is_opened(own: SimpleName
     assert not (own.root / "logs/store").exists()
 
 
-def test_an_adapter_of_another_base_is_one_line(copied: Path, command: Command, tmp_path: Path):
+def test_an_adapter_of_another_size_than_its_card_says_is_one_line(copied: Path, command: Command, tmp_path: Path):
     other = tiny_base()
     folder = artifact(copied, "adapter", "ors")
     adapter_files.save(adapters.fresh(other.unet, AdapterSpec(16, r".*\.attn1\.to_q"), 0), folder / WEIGHTS)
     run = command("generate", "method=2lora", *TINY, "seed=0", "generate.guidance_scale=1")
-    said = f"{folder.name}/{WEIGHTS}: no adapter for this base"
     made_before = ["classifier", "adapter", "partition", "synthetic", "evaluation"]
-    refused(run, said, "train it again", root=tmp_path, allowed=made_before)
+    refused(run, f"{folder.name} is not whole", "makes it anew", root=tmp_path, allowed=made_before)
 
 
 def test_a_damaged_adapter_file_is_refused_before_anything_is_trained(command: Command, tmp_path: Path):
