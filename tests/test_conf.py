@@ -549,7 +549,7 @@ def test_so_do_jobs_of_a_sweep_and_a_run_that_is_stopped(tmp_path, monkeypatch, 
     assert code == 0
     assert re.findall(r"^(\w+) 0 logs/sweeps", out, re.M) == ["none", "lora"], out
     assert called("-m", "seed=0,1")[::2] == (1, "error: #1: no such folder\n")
-    assert called("seed=2")[::2] == (130, "")
+    assert called("seed=2")[::2] == (130, "stopped; run again to go on\n")
 
 
 @pytest.mark.parametrize(
