@@ -10,6 +10,7 @@ from known import a_study_that_knows
 from test_clutter import amplitude
 
 from sarsynth.data.clutter import target_masks
+from sarsynth.data.framing import CENTRAL
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.diffusion.base import NANO, Base
@@ -19,6 +20,7 @@ from sarsynth.sim import CLASSES, render
 from sarsynth.stages import measure_realism
 from sarsynth.stages.curate_images import source, training
 from sarsynth.stages.fit_radiometry import radiometry
+from sarsynth.stages.frame_images import framing
 from sarsynth.stages.load_base import base, base_artifact
 from sarsynth.stages.resize_images import images as tensors
 from sarsynth.store.artifacts import Request
@@ -127,6 +129,7 @@ def test_an_autoencoder_that_changes_nothing_is_a_floor_of_zero(tmp_path: Path, 
         (tensors, ("train",), artifacts[0]),
         (base_artifact, (), artifacts[1]),
         (radiometry, ("sar",), None),
+        (framing, ("sar",), CENTRAL),
         (base, (), SimpleNamespace(encode=lambda shown: (shown, None), decode=lambda latents: latents)),
         settings=SimpleNamespace(
             base=SimpleNamespace(name="sd-nano", image_size=64),
