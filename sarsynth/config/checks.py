@@ -47,7 +47,8 @@ def check(config: DictConfig) -> Settings:
     except ValidationError as error:
         raise UserError(_explain(error)) from error
     for key, component, of_section, of_run in components(settings):
-        check_component(key, component.target, component.options, of_section, of_run)
+        options = component.options | (settings.said_of_run if key == "logger" else {})
+        check_component(key, component.target, options, of_section, of_run)
     settings.prompt.build()
     return settings
 
