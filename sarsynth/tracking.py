@@ -177,6 +177,7 @@ def reach_wandb() -> None:
         UserError: It does not.
     """
     url = wandb.setup().settings.base_url
+    wandb.teardown()  # what it read stays for the process, so that a later logger.offline=true would not count
     try:
         with urlopen(url, timeout=REACH):
             return
