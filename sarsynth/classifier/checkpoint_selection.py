@@ -4,7 +4,7 @@ The last step, which nothing selects; or, as in the paper, the several that do b
 those that do best on the test set itself, as in the authors' release, whose scores are therefore too good.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Checkpoint:
     step: int  # optimiser steps until then
     validation: float | None  # macro-F1 on the validation images; None if there are none
     logits: Tensor  # of the test images, float32 (N, classes)
+    weights: Mapping[str, Tensor]  # the state of the classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,8 @@ class CheckpointSelection(Callback):
         predicted = predict(classifier, self.validation.images).argmax(dim=1)
         macro_f1 = _macro_f1(predicted, self.validation.labels, classifier.classes)
         if len(self.kept) < self.keep or (macro_f1, step) > _rank(self.kept[-1]):
-            candidates = [*self.kept, Checkpoint(step, macro_f1, predict(classifier, self.test))]
+            checkpoint = Checkpoint(step, macro_f1, predict(classifier, self.test), weights_of(classifier))
+            candidates = [*self.kept, checkpoint]
             self.kept = sorted(candidates, key=_rank, reverse=True)[: self.keep]
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,6 +79,11 @@ class CheckpointSelection(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.kept = [Checkpoint(**checkpoint) for checkpoint in state_dict["kept"]]
+
+
+def weights_of(classifier: Classifier) -> dict[str, Tensor]:
+    """Copy the state of a classifier to the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in classifier.state_dict().items()}
 
 
 def _macro_f1(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> float:

@@ -32,6 +32,9 @@ from sarsynth.errors import nearest
 WANDB_NAME, WANDB_TAG = 128, 64  # characters that W&B takes of a name or group, and of a job type or tag
 
 
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
+
+
 class Paths(Section):
     """Folders, relative to where the script is started."""
 
@@ -51,7 +54,9 @@ class Settings(Section):
     export_format: Literal["diffusers", "kohya"] | None = None
     class_name: Text | None = None
     seed: Seed
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    generator_seeds: Seeds
+    sample_seeds: Seeds
+    seeds: Seeds
     notice: Text | None  # said before and after a sweep, and in its report
     build: Literal["auto", "require", "plan"]
     plan: Text | None  # a file that `build=plan` writes the plan to as well
@@ -84,8 +89,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _check_script_keys(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)} should be distinct")
+        for key in ("generator_seeds", "sample_seeds", "seeds"):
+            seeds = getattr(self, key)
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{key}={list(seeds)} should be distinct")
         if self.plan and self.build != "plan":
             raise ValueError(f"plan={self.plan} is where a plan is written; say build=plan too")
         if self.export and not self.class_name:
@@ -150,6 +157,18 @@ class Settings(Section):
             if not 1 <= len(word) <= most:
                 raise ValueError(f"logger.{key} has {len(word)} characters, and W&B takes 1 to {most}; shorten it")
         return self
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether something is trained by which the method's images come out otherwise with another generator seed."""
+        method, imported = self.method, self.adapter.path is not None
+        trains = method.tunes == "unet" or method.below is not None or (method.tunes == "adapter" and not imported)
+        return method.adds == "synthetic" and trains
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether images are drawn, which come out otherwise with another sample seed."""
+        return self.method.adds == "synthetic"
 
     @property
     def said_of_run(self) -> dict[str, Any]:

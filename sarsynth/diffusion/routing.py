@@ -3,6 +3,7 @@
 A batch holds equal runs of samples, one run for each adapter that is routed at the moment. A layer's frozen weight acts
 on all of them at once, the updates B_k A_k by batched products: K small trainings cost little more than one large one.
 Adapters of lower rank are padded with zeros, which stay zero: their gradients are products with each other.
+Adapters may stand on frozen ones, each on its own: as those of several generator seeds do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,12 +33,20 @@ class RoutedLayer(nn.Module):
         layer: The frozen layer; it is used, not copied.
         updates: One for each adapter, None where an adapter does not change this layer.
         route: Shared by all layers of a network.
+        below: The frozen update that each adapter stands on, of one rank, scaled already; none where the layer itself
+            is what they stand on.
     """
 
-    def __init__(self, layer: nn.Linear | nn.Conv2d, updates: Sequence[LowRank | None], route: Route) -> None:
+    def __init__(
+        self,
+        layer: nn.Linear | nn.Conv2d,
+        updates: Sequence[LowRank | None],
+        route: Route,
+        below: Sequence[LowRank] = (),
+    ) -> None:
         super().__init__()
-        self.layer, self.route = layer, route
-        rank = max(len(update.a) for update in updates if update is not None)
+        self.layer, self.route, self.below = layer, route, below
+        rank = max((len(update.a) for update in updates if update is not None), default=0)
         self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
         for index, update in enumerate(updates):
             if update is not None:
@@ -52,6 +61,10 @@ class RoutedLayer(nn.Module):
         """Map inputs (B, …, in) or (B, in, H, W), B a multiple of the number of active adapters."""
         outputs = self.layer(inputs)
         keys = [str(index) for index in self.route.active]
+        if self.below:
+            frozen = [self.below[index] for index in self.route.active]
+            a, b = torch.stack([update.a for update in frozen]), torch.stack([update.b for update in frozen])
+            outputs = outputs + self._product(inputs, a, b).to(outputs.dtype)
         if all(key in self.lora_A for key in keys):
             return outputs + self._update(inputs, keys).to(outputs.dtype)
         runs = list(inputs.chunk(len(keys)))
@@ -62,9 +75,12 @@ class RoutedLayer(nn.Module):
         return outputs + torch.cat([update.to(outputs.dtype) for update in updates])
 
     def _update(self, inputs: Tensor, keys: list[str]) -> Tensor:
-        k = len(keys)
-        a = torch.stack([self.lora_A[key] for key in keys]).to(inputs.dtype)  # (K, R, in, *kernel)
-        b = torch.stack([self.lora_B[key] for key in keys]).flatten(2).to(inputs.dtype)  # (K, out, R)
+        a, b = (torch.stack([weights[key] for key in keys]) for weights in (self.lora_A, self.lora_B))
+        return self._product(inputs, a, b)
+
+    def _product(self, inputs: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """B_k A_k of equal runs of inputs, `a` (K, R, in, *kernel) and `b` (K, out, R, *ones)."""
+        k, a, b = len(a), a.to(inputs.dtype), b.flatten(2).to(inputs.dtype)
         if isinstance(self.layer, nn.Linear):
             runs = inputs.reshape(k, -1, inputs.shape[-1])  # (K, samples and tokens, in)
             return (runs @ a.mT @ b.mT).view(*inputs.shape[:-1], -1)
@@ -113,11 +129,22 @@ class Routing:
 
 
 @contextmanager
-def routed(unet: UNet2DConditionModel, adapters: Sequence[Adapter]) -> Iterator[Routing]:
-    """Put K adapters on a U-Net inside the block; afterwards it has its own layers again, their weights unchanged."""
+def routed(
+    unet: UNet2DConditionModel, adapters: Sequence[Adapter], below: Sequence[tuple[Adapter, float]] = ()
+) -> Iterator[Routing]:
+    """Put K adapters on a U-Net inside the block; afterwards it has its own layers again, their weights unchanged.
+
+    Args:
+        unet: The frozen network.
+        adapters: What trains.
+        below: For each of them the frozen adapter that it stands on, with its scale, all of the same layers and ranks;
+            none where what all stand on is the U-Net.
+    """
     route, layers = Route(len(adapters)), {}
-    for name in dict.fromkeys(name for adapter in adapters for name in adapter):
-        layers[name] = RoutedLayer(unet.get_submodule(name), [adapter.get(name) for adapter in adapters], route)
+    for name in dict.fromkeys(name for adapter in (*adapters, *(frozen for frozen, _ in below)) for name in adapter):
+        stands_on = [LowRank(frozen[name].a, scale * frozen[name].b) for frozen, scale in below if name in frozen]
+        updates = [adapter.get(name) for adapter in adapters]
+        layers[name] = RoutedLayer(unet.get_submodule(name), updates, route, stands_on)
     try:
         for name, layer in layers.items():
             unet.set_submodule(name, layer, strict=True)

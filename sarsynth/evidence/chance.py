@@ -1,78 +1,103 @@
 """How far a score would move by chance: other test images, other seeds. Torch-free.
 
-The variance of a score, or of a gain, is split into what is due to the test images alone, to the seeds alone, and to a
-seed and an image together, such as an image that one seed gets right and another does not. Drawing images and seeds at
-once would count the last part three times (Owen 2007, doi:10.1214/07-AOAS122), so it is estimated apart and seeds are
-drawn for their own part alone. Degrees of freedom follow from these parts (Satterthwaite 1946, doi:10.2307/3002019).
+The variance of a score, or of a gain, is split into what is due to the test images alone, to seeds alone (those of the
+generator, of sampling and of classifiers, see `sarsynth.evidence.design`), and to seeds and an image together, such as
+an image that one seed gets right and another does not. Drawing images and seeds at once would count the last part three
+times (Owen 2007, doi:10.1214/07-AOAS122): images are drawn again, and what seeds alone add follows from how figures
+differ between them, less the part that is due to the images at hand. Degrees of freedom follow from these parts
+(Satterthwaite 1946, doi:10.2307/3002019).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from scipy import stats
 
-from sarsynth.evidence.predictions import Predictions, figures
+from sarsynth.evidence.design import CLASSIFIER, FACTORS, Design, Factors, components, freedom
+from sarsynth.evidence.predictions import Predictions, calibration_errors, figures, precision_areas
 
 LEVEL = 0.05  # a gain is called significant below this p, and intervals hold 1 - LEVEL
 POWER = 0.8  # the chance to find a gain that is there
+PAIRED = -1  # the arm of what two methods share
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scores of one method: for each seed, and for each bootstrap replicate of the test images."""
+    """The scores of one method: for each classifier, and for each bootstrap replicate of the test images.
 
-    # shape (seeds, figures), NaN for a figure that does not exist: the minor mean without minor classes
-    by_seed: np.ndarray
-    resampled: np.ndarray  # shape (replicates, seeds, figures)
+    Figures are those that `sarsynth.evidence.results.figure_names` names, NaN for one that does not exist: the minor
+    mean without minor classes, what rests on shares where these are unknown.
+    """
+
+    design: Design  # the seeds of the classifiers
+    grid: np.ndarray  # shape (generators, samples, classifiers, figures)
+    resampled: np.ndarray  # shape (replicates, generators, samples, classifiers, figures)
+    classes: Sequence[str]
+    smallest: int  # test images of the smallest class
 
     @classmethod
     def of(cls, predictions: Predictions, minor: Sequence[str], weights: np.ndarray) -> Self:
         """Score predictions on every replicate of the images, (replicates, images), and on the images themselves."""
-        seeds, checkpoints, images = predictions.predicted.shape
-        classes = len(predictions.classes)
-        labels = predictions.predicted.reshape(-1, images)
-        named = np.eye(classes, dtype=np.float32)[labels]  # (seeds * checkpoints, images, classes)
-        right = named * (labels == predictions.labels)[..., None]
-        columns = np.concatenate([right, named], axis=-1).transpose(1, 0, 2).reshape(images, -1)
-        every = np.concatenate([np.ones((1, images), dtype=np.float32), weights])
-        counts = (every @ columns).reshape(len(every), seeds, checkpoints, 2, classes).astype(np.float64)
-        minor_labels = [list(predictions.classes).index(name) for name in minor]
-        scores = figures(counts[..., 0, :], counts[..., 1, :], predictions.support, minor_labels).mean(axis=2)
-        return cls(scores[0], scores[1:])
+        every = np.concatenate([np.ones((1, len(predictions.labels)), dtype=np.float32), weights])
+        scores = np.concatenate([_of_labels(predictions, minor, every), _of_shares(predictions, every)], axis=-1)
+        shape = (*predictions.seeds.shape, scores.shape[-1])
+        smallest = int(min(predictions.support))
+        return cls(
+            predictions.seeds, scores[0].reshape(shape), scores[1:].reshape(-1, *shape), predictions.classes, smallest
+        )
 
     @property
     def mean(self) -> np.ndarray:
-        """The mean over seeds, (figures,)."""
-        return self.by_seed.mean(axis=0)
+        """The mean over all classifiers, (figures,)."""
+        return self.grid.mean(axis=(0, 1, 2))
 
     @property
-    def joint(self) -> np.ndarray:
-        """Variance of the mean due to seed and image together, from how seeds differ within each replicate."""
-        seeds = len(self.by_seed)
-        if seeds == 1:
-            return np.zeros(self.by_seed.shape[1])
-        differences = self.resampled - self.resampled.mean(axis=1, keepdims=True)
-        return differences.var(axis=0).sum(axis=0) / (seeds * (seeds - 1))
+    def drawn(self) -> np.ndarray:
+        """The same on each replicate of the images, (replicates, figures)."""
+        return self.resampled.mean(axis=(1, 2, 3))
 
-    @property
-    def seeds_alone(self) -> np.ndarray:
-        """Variance of the mean due to the seeds alone: an estimate, which may by chance be below 0."""
-        seeds = len(self.by_seed)
-        if seeds == 1:
-            return np.zeros(self.by_seed.shape[1])
-        return self.by_seed.var(axis=0, ddof=1) / seeds - self.joint
 
-    def replicates(self, of_seeds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draw the seeds of each replicate too, so that they add the variance `of_seeds`: (replicates, figures)."""
-        count, seeds, _ = self.resampled.shape
-        if seeds == 1:
-            return self.resampled[:, 0]
-        # Drawn in full, seeds would add (of_seeds + 2 joint) (seeds - 1) / seeds; they are to add of_seeds.
-        share = np.sqrt(ratio(of_seeds, (of_seeds + 2 * self.joint) * (seeds - 1) / seeds, otherwise=0.0))
-        times = rng.multinomial(seeds, [1 / seeds] * seeds, size=count)
-        return self.resampled.mean(axis=1) + share * np.einsum("rs,rsf->rf", times - 1, self.resampled) / seeds
+def _of_labels(predictions: Predictions, minor: Sequence[str], weights: np.ndarray) -> np.ndarray:
+    """Figures that rest on counts of labels: (replicates, classifiers, classes + 4)."""
+    runs, checkpoints, images = predictions.predicted.shape
+    classes = len(predictions.classes)
+    labels = predictions.predicted.reshape(-1, images)
+    named = (labels[..., None] == np.arange(classes)).astype(np.float32)  # (runs * checkpoints, images, classes)
+    right = named * (labels == predictions.labels)[..., None]
+    columns = np.concatenate([right, named], axis=-1).transpose(1, 0, 2).reshape(images, -1)
+    counts = (weights @ columns).reshape(len(weights), runs, checkpoints, 2, classes).astype(np.float64)
+    minor_labels = [list(predictions.classes).index(name) for name in minor if name in predictions.classes]
+    return figures(counts[..., 0, :], counts[..., 1, :], predictions.support, minor_labels).mean(axis=2)
+
+
+def _of_shares(predictions: Predictions, weights: np.ndarray) -> np.ndarray:
+    """Areas under precision-recall curves, their mean, calibration error: (replicates, classifiers, classes + 2)."""
+    runs, classes = len(predictions.predicted), len(predictions.classes)
+    if predictions.shares is None:
+        return np.full((len(weights), runs, classes + 2), np.nan)
+    found = np.empty((len(weights), runs, classes + 2))
+    for run, (shares, predicted) in enumerate(zip(predictions.shares, predictions.predicted, strict=True)):
+        if len(shares) != len(predicted):  # checkpoints that vote have one label
+            shares = shares.mean(axis=0, keepdims=True)
+        areas = np.mean([precision_areas(of_one, predictions.labels, weights) for of_one in shares], axis=0)
+        errors = [
+            calibration_errors(of_one, labels, predictions.labels, weights)
+            for of_one, labels in zip(shares, predicted, strict=True)
+        ]
+        found[:, run] = np.column_stack([areas, areas.mean(axis=1), np.mean(errors, axis=0)])
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What some factors together, and no fewer of them, add to the variance of figures."""
+
+    factors: Factors  # which
+    arm: int  # of which method, or `PAIRED`
+    alone: np.ndarray  # whatever the test images, (figures,)
+    joint: np.ndarray  # together with an image, (figures,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,55 +105,144 @@ class Variance:
     """The variance of a score, or of a gain, by cause; of each figure, (figures,)."""
 
     of_images: np.ndarray  # due to the test images alone; an estimate, which may by chance be below 0
-    of_seeds: list[np.ndarray]  # due to the seeds alone, for each method
-    joint: list[np.ndarray]  # due to a seed and an image together, for each method
-    seeds: list[Any]  # number of seeds of each method, numbers or (figures,)
-    images: Any  # number of test images of the smallest class, a number or (figures,)
+    parts: Sequence[Part]  # due to seeds
+    counts: Mapping[int, Mapping[str, Any]]  # seeds of each arm, by factor, numbers or (figures,)
+    images: Any  # test images of the smallest class, a number or (figures,)
 
     @classmethod
-    def of(cls, drawn: np.ndarray, methods: Sequence[Scores], of_seeds: Sequence[np.ndarray], images: int) -> Self:
-        """Split the variance of replicates, (replicates, figures)."""
-        joint = [scores.joint for scores in methods]
-        alone = drawn.var(axis=0) - sum(of_seeds) - sum(joint)
-        return cls(alone, list(of_seeds), joint, [len(scores.by_seed) for scores in methods], images)
+    def of(cls, *methods: Scores) -> Self:
+        """Split the variance of a method's figures, or of its gains over another's on the same or on other images."""
+        drawn = methods[0].drawn - (methods[1].drawn if len(methods) > 1 else 0.0)
+        arms = _alone_and_joint(methods[0]), *(_alone_and_joint(other) for other in methods[1:])
+        counts: dict[int, Mapping[str, Any]] = {arm: scores.design.counts for arm, scores in enumerate(methods)}
+        found = {(chosen, arm): part for arm, of_arm in enumerate(arms) for chosen, part in of_arm.items()}
+        if len(methods) > 1 and methods[0].design.shares_images_with(methods[1].design):
+            found = _paired(methods, found)
+            counts[PAIRED] = {name: max(counts[0][name], counts[1][name]) for name in FACTORS}
+        nothing = np.zeros(drawn.shape[1])
+        alone = _positive([alone for alone, _ in found.values()], nothing)
+        joint = _positive([joint for _, joint in found.values()], nothing)
+        parts = [Part(*key, *parts) for key, parts in zip(found, zip(alone, joint, strict=True), strict=True)]
+        smallest = min(scores.smallest for scores in methods)
+        return cls(drawn.var(axis=0) - sum(joint, nothing), parts, counts, smallest)
+
+    @property
+    def of_seeds(self) -> np.ndarray:
+        """Due to seeds alone, all together."""
+        return sum((part.alone for part in self.parts), np.zeros_like(self.of_images))
+
+    @property
+    def together(self) -> np.ndarray:
+        """Due to seeds and an image together."""
+        return sum((part.joint for part in self.parts), np.zeros_like(self.of_images))
 
     @property
     def total(self) -> np.ndarray:
         """All causes together."""
-        return np.maximum(0.0, self.of_images + sum(self.of_seeds) + sum(self.joint))
+        return np.maximum(0.0, self.of_images + self.of_seeds + self.together)
+
+    def due_to(self, factor: str) -> np.ndarray | None:
+        """Due to the seeds of one factor alone; with what comes before it, its part is that of the later one.
+
+        None where it has one seed, which tells nothing.
+        """
+        later = FACTORS[FACTORS.index(factor) + 1 :]
+        own = [part for part in self.parts if factor in part.factors and not part.factors.intersection(later)]
+        return sum((part.alone for part in own), np.zeros_like(self.of_images)) if own else None
 
     def freedom(self, *, cautious: bool = False) -> np.ndarray:
-        """Degrees of freedom of the total: each method's seeds bring a part, the images the rest.
+        """Degrees of freedom of the total: the seeds of each factor and method bring a part, the images the rest.
 
         Args:
             cautious: Count the variance between seeds as uncertain even where none of it seems due to them alone: few
                 seeds may agree by chance where more would not.
         """
-        rest, doubt = self.total, np.zeros_like(self.of_images)
-        for own, joint, seeds in zip(self.of_seeds, self.joint, self.seeds, strict=True):
-            rest = rest - own
-            # What is measured is the variance between seeds, from which the joint part was subtracted.
-            measured = np.where((own > 0) | cautious, own + joint, 0.0)
-            doubt += measured**2 / np.maximum(1, np.asarray(seeds) - 1)  # 0 for one seed: nothing is known
+        doubt, fewest = np.zeros_like(self.of_images), np.full_like(self.of_images, np.inf)
+        for part in self.parts:
+            # What is measured is a mean square: with all that larger sets of factors add to it.
+            larger = [
+                other
+                for other in self.parts
+                if other.factors >= part.factors and part.arm in (other.arm, PAIRED)
+            ]
+            alone, joint = (sum(getattr(other, name) for other in larger) for name in ("alone", "joint"))
+            degrees = freedom(part.factors, self.counts[part.arm])
+            doubt += np.where((alone > 0) | cautious, alone + joint, 0.0) ** 2 / degrees
+            fewest = np.minimum(fewest, degrees)
+        rest = self.total - self.of_seeds
         doubt += np.maximum(0.0, rest) ** 2 / (self.images - 1)
-        fewest = np.min(np.broadcast_arrays(*self.seeds), axis=0) - 1
-        fewest = np.where(fewest > 0, fewest, self.images - 1)
+        fewest = np.where(np.isfinite(fewest), fewest, self.images - 1)
         return np.maximum(ratio(self.total**2, doubt, otherwise=self.images - 1), fewest)
 
-    def detectable(self, classes: int) -> np.ndarray:
-        """The gain that is significant with a chance of `POWER`; the first figures are those of so many classes."""
-        is_class = np.arange(len(self.of_images)) < classes
-        freedom = np.where(is_class, self.freedom(cautious=True), self.freedom())
-        level = np.where(is_class, LEVEL / classes, LEVEL)
-        return (stats.t.ppf(1 - level / 2, freedom) + stats.t.ppf(POWER, freedom)) * np.sqrt(self.total)
+    def detectable(self, classes: np.ndarray) -> np.ndarray:
+        """The gain that is significant with a chance of `POWER`; `classes` says how many figures one is corrected for.
 
-    def scaled(self, seeds: np.ndarray | None = None, images: np.ndarray | float = 1.0) -> "Variance":
-        """The same with so many seeds of each method, (figures,), and so many times the images."""
-        counts = self.seeds if seeds is None else [seeds] * len(self.seeds)
-        shares = [before / now for before, now in zip(self.seeds, counts, strict=True)]
-        of_seeds = [own * share for own, share in zip(self.of_seeds, shares, strict=True)]
-        joint = [part * share / images for part, share in zip(self.joint, shares, strict=True)]
-        return Variance(np.maximum(0.0, self.of_images) / images, of_seeds, joint, counts, self.images * images)
+        A figure by itself has 1 there, that of a class has the number of classes.
+        """
+        corrected = np.where(classes > 1, self.freedom(cautious=True), self.freedom())
+        level = LEVEL / classes
+        return (stats.t.ppf(1 - level / 2, corrected) + stats.t.ppf(POWER, corrected)) * np.sqrt(self.total)
+
+    def scaled(self, factor: str | None = None, seeds: Any = None, images: np.ndarray | float = 1.0) -> "Variance":
+        """The same with so many seeds of one factor, (figures,), wherever it has several, and so many times the images.
+
+        What has one seed of it, or none, is left as it is.
+        """
+        active = {(part.arm, name) for part in self.parts for name in part.factors}
+        counts = {
+            arm: {name: seeds if name == factor and (arm, name) in active else now for name, now in of_arm.items()}
+            for arm, of_arm in self.counts.items()
+        }
+
+        def share(part: Part) -> Any:
+            here = factor in part.factors
+            return self.counts[part.arm][factor] / counts[part.arm][factor] if factor and here else 1.0
+
+        parts = [
+            replace(part, alone=part.alone * share(part), joint=part.joint * share(part) / images)
+            for part in self.parts
+        ]
+        return Variance(np.maximum(0.0, self.of_images) / images, parts, counts, self.images * images)
+
+
+def _alone_and_joint(scores: Scores) -> dict[Factors, tuple[np.ndarray, np.ndarray]]:
+    """Split what seeds add to the variance of a method's means: by factors, alone and together with an image."""
+    return _split(scores.grid, scores.resampled)
+
+
+def _split(grid: np.ndarray, resampled: np.ndarray) -> dict[Factors, tuple[np.ndarray, np.ndarray]]:
+    together = {key: part.mean(axis=0) for key, part in components(resampled - resampled.mean(axis=0)).items()}
+    return {key: (part - together[key], together[key]) for key, part in components(grid).items()}
+
+
+Found = dict[tuple[Factors, int], tuple[np.ndarray, np.ndarray]]
+
+
+def _paired(methods: Sequence[Scores], apart: Found) -> Found:
+    """Let two methods share generator and sample seeds: what these do to the difference is one part and not two.
+
+    Classifier seeds are drawn for each method apart: that a classifier begins with the same weights makes its luck no
+    more alike once it learns from other images.
+    """
+    one, other = (
+        (scores.grid.mean(axis=2, keepdims=True), scores.resampled.mean(axis=3, keepdims=True)) for scores in methods
+    )
+    shared = {(key, PAIRED): parts for key, parts in _split(one[0] - other[0], one[1] - other[1]).items()}
+    own = {key: parts for key, parts in apart.items() if CLASSIFIER in key[0]}
+    for key, _ in list(shared):
+        for (factors, _), parts in own.items():
+            if factors == key | {CLASSIFIER}:  # it is in the difference of means over classifiers too
+                alone, joint = shared[key, PAIRED]
+                shared[key, PAIRED] = alone - parts[0], joint - parts[1]
+    return shared | own
+
+
+def _positive(parts: Sequence[np.ndarray], nothing: np.ndarray) -> list[np.ndarray]:
+    """Take what is below 0 for one part off the others, so that their sum stays as it is where it is above 0."""
+    total = np.maximum(0.0, sum(parts, nothing))
+    above = [np.maximum(0.0, part) for part in parts]
+    share = ratio(total, sum(above, nothing), otherwise=0.0)
+    return [part * share for part in above]
 
 
 def image_weights(labels: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
@@ -139,13 +253,6 @@ def image_weights(labels: np.ndarray, replicates: int, rng: np.random.Generator)
         places = rng.integers(len(rows), size=(replicates, len(rows))) + len(rows) * np.arange(replicates)[:, None]
         weights[:, rows] = np.bincount(places.ravel(), minlength=replicates * len(rows)).reshape(replicates, -1)
     return weights
-
-
-def seed_variances(*methods: Scores) -> list[np.ndarray]:
-    """Variance of each method's mean due to its seeds alone; what is below 0 for one is taken off the other."""
-    positive = [np.maximum(0.0, scores.seeds_alone) for scores in methods]
-    total = np.maximum(0.0, sum(scores.seeds_alone for scores in methods))
-    return [own * ratio(total, sum(positive, np.zeros_like(own)), otherwise=0.0) for own in positive]
 
 
 def ratio(above: np.ndarray, below: np.ndarray, otherwise: float = np.inf) -> np.ndarray:

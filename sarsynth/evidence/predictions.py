@@ -1,26 +1,34 @@
 """Predictions of classifiers on a test set, and their scores. Torch-free."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sarsynth.errors import UserError
+from sarsynth.evidence.design import Design
+
+BINS = 15  # of confidence, for the calibration error: torchmetrics' default
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The labels that the classifiers of one method gave the test images.
+    """What the classifiers of one method took the test images for.
 
     Raises:
         UserError: A class has fewer than two images, so its spread by chance cannot be estimated.
     """
 
-    predicted: np.ndarray  # labels, int (seeds, checkpoints, images); a seed's figure is the mean over its checkpoints
+    # labels, int (classifiers, checkpoints, images), -1 for a class that is not among `classes`; a classifier's figure
+    # is the mean over its checkpoints
+    predicted: np.ndarray
     labels: np.ndarray  # true labels, int (images,)
     classes: Sequence[str]  # names of the labels 0, 1, …
     # names of the images, in their order; None where it is not known which is which, as in a published table
     images: Sequence[str] | None = None
+    # shares that sum to 1 over classes, float (classifiers, checkpoints, images, classes); None where they are unknown
+    shares: np.ndarray | None = None
+    design: Design | None = None  # their seeds; None: as many classifier seeds as classifiers
 
     def __post_init__(self) -> None:
         for name, size in zip(self.classes, self.support, strict=True):
@@ -31,9 +39,29 @@ class Predictions:
                 )
 
     @property
+    def seeds(self) -> Design:
+        """Seeds of the classifiers."""
+        return self.design or Design(classifiers=range(len(self.predicted)))
+
+    @property
     def support(self) -> np.ndarray:
         """Images of each class, int (classes,)."""
         return np.bincount(self.labels, minlength=len(self.classes))
+
+    def of(self, classes: Sequence[str]) -> "Predictions":
+        """The same of the images of some classes alone; what is taken for another class is wrong."""
+        known = [list(self.classes).index(name) for name in classes]
+        places = np.full(len(self.classes) + 1, -1)
+        places[known] = np.arange(len(known))
+        rows = np.flatnonzero(np.isin(self.labels, known))
+        return replace(
+            self,
+            predicted=places[self.predicted[..., rows]],
+            labels=places[self.labels[rows]],
+            classes=list(classes),
+            images=self.images and [self.images[row] for row in rows],
+            shares=None if self.shares is None else self.shares[..., rows, :][..., known],
+        )
 
     def paired(self, other: "Predictions") -> bool:
         """Whether it is known which image is which for both.
@@ -51,7 +79,7 @@ class Predictions:
 
 
 def figures(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray, minor: Sequence[int]) -> np.ndarray:
-    """Score counts: F1 of each class, then minor mean (NaN where no class is minor), macro mean and accuracy.
+    """Score counts: F1 of each class, then minor mean (NaN where no class is minor), macro mean, accuracy, balanced.
 
     Args:
         hits: Images of each class that are recognised, (..., classes).
@@ -60,9 +88,60 @@ def figures(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray, minor:
         minor: Labels of the minor classes.
 
     Returns:
-        Shape (..., classes + 3).
+        Shape (..., classes + 4); balanced accuracy is the mean recall.
     """
     f1 = 2 * hits / (predicted + support)
     minor_f1 = f1[..., list(minor)].mean(axis=-1) if len(minor) else np.full(f1.shape[:-1], np.nan)
     accuracy = hits.sum(axis=-1) / support.sum()
-    return np.concatenate([f1, np.stack([minor_f1, f1.mean(axis=-1), accuracy], axis=-1)], axis=-1)
+    balanced = (hits / support).mean(axis=-1)
+    return np.concatenate([f1, np.stack([minor_f1, f1.mean(axis=-1), accuracy, balanced], axis=-1)], axis=-1)
+
+
+def precision_areas(shares: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the precision-recall curve of each class against all others (average precision).
+
+    Args:
+        shares: Of images, (images, classes).
+        labels: Their classes, int (images,).
+        weights: How often each image counts, (replicates, images).
+
+    Returns:
+        Shape (replicates, classes).
+    """
+    areas = np.empty((len(weights), shares.shape[1]))
+    for label in range(shares.shape[1]):
+        order = np.argsort(-shares[:, label], kind="stable")
+        ends = np.searchsorted(-shares[order, label], -shares[order, label], side="right") - 1  # of images alike
+        is_class = labels[order] == label
+        (places,) = np.nonzero(is_class)
+        counts = weights[:, order]
+        every, right = np.cumsum(counts, axis=1)[:, ends[places]], np.cumsum(counts[:, places], axis=1)
+        right = right[:, np.searchsorted(places, ends[places], side="right") - 1]
+        precision = np.divide(right, every, out=np.zeros_like(right), where=every > 0)
+        areas[:, label] = (precision * counts[:, places]).sum(axis=1) / right[:, -1]
+    return areas
+
+
+def calibration_errors(
+    shares: np.ndarray, predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Expected calibration error: how far confidence lies from accuracy, over `BINS` bins of confidence.
+
+    The confidence of an image is the share of the class that it is taken for. Guo et al. 2017, arXiv 1706.04599.
+
+    Args:
+        shares: Of images, (images, classes).
+        predicted: What they are taken for, int (images,).
+        labels: Their classes, int (images,).
+        weights: How often each image counts, (replicates, images).
+
+    Returns:
+        Shape (replicates,).
+    """
+    confidence = np.take_along_axis(shares, np.maximum(predicted, 0)[:, None], axis=1)[:, 0]
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    apart = np.zeros((len(labels), BINS))
+    apart[np.arange(len(labels)), bins] = (predicted == labels) - confidence
+    return np.abs(weights @ apart).sum(axis=1) / weights.sum(axis=1)
+
+

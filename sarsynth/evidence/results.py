@@ -1,7 +1,7 @@
 """result.json, the file in which a run leaves its figures: its version, its parts, how it is read. Torch-free."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ RESULT = "result.json"
 REASONS = "filter.jsonl"  # in a filter's artifact: a line an image
 FIGURES = ("precision", "recall", "f1", "support")  # of a class; support is its number of test images
 MEANS = ("minor_f1", "macro_f1", "accuracy")  # figures over several classes
+# The same that need more than F1 at one threshold: mean recall; area under the precision-recall curve, mean over
+# classes; expected calibration error, of which less is better.
+BEYOND_F1 = ("balanced_accuracy", "pr_auc", "ece")
+AREA = "pr_auc"  # of a class, where a name of the class goes with it
 RESULT_VERSION = 2  # 1 had no protocol and no confusion matrix, and its predictions no names
 PARTS = (  # of a result of evaluate.py
     *("method", "base", "data", "split", "minor", "classes", "seeds", "protocol", "classifier"),
@@ -21,6 +25,14 @@ SECTIONS = ("protocol", "classifier", "fidelity", "inputs")  # parts that have p
 LEAKS = {  # what is wrong with a way to choose checkpoints
     "release_vote": "checkpoints chosen on the test set, as the authors' release does: these scores are too good"
 }
+
+
+def figure_names(classes: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Name every figure of a method in its order: the figure, and the class that it is of, None if of several."""
+    balanced, *of_shares = BEYOND_F1
+    by_class = {figure: [(figure, name) for name in classes] for figure in ("f1", AREA)}
+    over_classes = [(name, None) for name in (*MEANS, balanced)]
+    return [*by_class["f1"], *over_classes, *by_class[AREA], *((name, None) for name in of_shares)]
 
 
 def leaks(result: Mapping[str, Any]) -> list[str]:

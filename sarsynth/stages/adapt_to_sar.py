@@ -30,7 +30,7 @@ from sarsynth.stages.load_base import (
     weights_of,
     work_of_tuning,
 )
-from sarsynth.stages.study import Study, once
+from sarsynth.stages.study import Study, once, once_a_generator
 from sarsynth.stages.train_adapters import check_ors, check_sar, ors_training, sar_trainings, train
 from sarsynth.store.artifacts import CARD, CHECKPOINTS, UNKNOWN, Artifact
 from sarsynth.training.fitting import MovingAverage
@@ -44,22 +44,33 @@ def tuned(study: Study) -> list[Artifact]:
     """
     match study.settings.method.tunes:
         case "adapter":
-            return list(sar_adapters(study).values())
+            return [adapter for cell in study.generators for adapter in sar_adapters(cell).values()]
         case "unet":
-            return [tuned_base(study)]
+            return [tuned_base(cell) for cell in study.generators]
     raise UserError(f"method={study.settings.method.name} tunes nothing; choose another method")
 
 
-@once
+@once_a_generator
 def sar_adapters(study: Study) -> dict[str, Artifact]:
     """The modality: the method's SAR adapters by name, one for each part of its partition that holds images."""
     check_method(study)
     if study.settings.adapter.path is not None:
         return {"sar": imported(study, Path(study.settings.adapter.path))}
-    return train(sar_trainings(study))
+    return trained_together(study)[study.generator_seed]
 
 
 @once
+def trained_together(study: Study) -> dict[int, dict[str, Artifact]]:
+    """The modality of each generator seed."""
+    trainings = {cell.generator_seed: sar_trainings(cell) for cell in study.generators}
+    made = train(training for of_seed in trainings.values() for training in of_seed)
+    return {
+        seed: {training.part.name: made[training.request.fingerprint] for training in of_seed}
+        for seed, of_seed in trainings.items()
+    }
+
+
+@once_a_generator
 def check_method(study: Study) -> None:
     """Refuse now what the last stage would refuse after hours of training the first ones."""
     class_captions(study)
@@ -146,12 +157,13 @@ def _made_on(file: Path) -> Mapping[str, Any] | None:
 def tuned_base(study: Study) -> Artifact:
     """Tune the whole U-Net, from the base's weights or from random ones; what comes out is a base of its own."""
     method, settings, recipe, images = study.settings.method, study.settings, _tuning(study), encoded(study, "sar")
+    seed = study.generator_seed
 
     def build(folder: Path) -> None:
         base = Base.load(base_artifact(study).path, settings.base.config)
         if method.start == "random":
             # Not the seed itself: the embedded base may have begun with the very weights that it gives.
-            base.forget_unet(step_seed(settings.seed, 1))
+            base.forget_unet(step_seed(seed, 1))
         place_network(base.unet.requires_grad_(True), study.device, torch.float32)
         group = TrainableGroup(
             method.name,
@@ -169,7 +181,7 @@ def tuned_base(study: Study) -> Artifact:
                 denoising_samples(base, images),
                 batch_size=recipe.batch_size,
                 max_steps=recipe.max_steps,
-                seed=settings.seed,
+                seed=seed,
             ),
             title=f"U-Net, {method.name}",
             max_steps=recipe.max_steps,
@@ -183,7 +195,7 @@ def tuned_base(study: Study) -> Artifact:
     return study.make(
         "base",
         f"{settings.base.name}-{method.name}",
-        {"start": method.start, "recipe": recipe.model_dump(exclude={"checkpoint_every"}), "seed": settings.seed},
+        {"start": method.start, "recipe": recipe.model_dump(exclude={"checkpoint_every"}), "seed": seed},
         {"base": base_artifact(study), **images},
         build,
         command=("train.py", "stage=sar", f"method={method.name}"),
@@ -200,7 +212,7 @@ def _tuning(study: Study) -> Tuning:
 
 
 def budget(study: Study) -> dict[str, int | str]:
-    """What a method tunes on SAR images: its trainable parameters, the samples that they saw, and of adapters how."""
+    """What a method tunes on SAR images, with each generator seed: its trainable parameters, samples seen, and how."""
     parameters = samples = 0
     how: dict[str, str] = {}
     match study.settings.method.tunes:

@@ -23,14 +23,14 @@ from sarsynth.stages.extract_features import (
 from sarsynth.stages.generate_images import file_name
 from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.resize_images import images, labelled
-from sarsynth.stages.study import Study, once
+from sarsynth.stages.study import Study, once_a_cell
 from sarsynth.stages.train_classifier import work_of_comparison
 from sarsynth.store.artifacts import Artifact
 
 VERDICTS = "kept.safetensors"
 
 
-@once
+@once_a_cell
 def filtered(study: Study) -> Artifact | None:
     """The verdict of the study's filter on every synthetic image: figures, and `filter.jsonl` with a line an image.
 

@@ -15,7 +15,7 @@ from sarsynth.report.terminal import partition_table
 from sarsynth.stages.curate_images import classes, minor, training
 from sarsynth.stages.encode_images import latents
 from sarsynth.stages.resize_images import images, labelled
-from sarsynth.stages.study import Study, once
+from sarsynth.stages.study import Study, first, once_a_generator
 from sarsynth.stages.train_classifier import classifier, load_classifier, work_of_comparison
 from sarsynth.store.artifacts import Artifact
 
@@ -23,7 +23,7 @@ PARTITION = "partition.json"
 LARGEST = 5  # classes of a prototype that its picture names
 
 
-@once
+@once_a_generator
 def prototypes(study: Study) -> Artifact:
     """The SAR training set in K clusters of features; its class x cluster counts are always printed."""
     settings = study.settings.prototypes
@@ -31,13 +31,13 @@ def prototypes(study: Study) -> Artifact:
     describe, inputs = _features(study)
 
     def build(folder: Path) -> None:
-        clusters = cluster(describe().numpy(), _labels(study), classes(study), settings.k, study.settings.seed)
+        clusters = cluster(describe().numpy(), _labels(study), classes(study), settings.k, study.generator_seed)
         clusters.save(folder / PARTITION)
 
     artifact = study.make(
         "partition",
         f"prototypes-{settings.k}",
-        {"k": settings.k, "seed": study.settings.seed},
+        {"k": settings.k, "seed": study.generator_seed},
         inputs,
         build,
         command=("train.py", "stage=prototypes"),
@@ -46,7 +46,7 @@ def prototypes(study: Study) -> Artifact:
             study, "prototypes", len(training(study, "sar")), k=settings.k, features=settings.features
         ),
     )
-    if not study.planning:
+    if not study.planning and first(study, "prototypes", artifact.fingerprint):
         console.print(partition_table(Partition.load(artifact.path / PARTITION)))
     return artifact
 

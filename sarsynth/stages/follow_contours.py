@@ -17,7 +17,7 @@ from sarsynth.report.terminal import contours_table
 from sarsynth.stages.curate_images import classes, held_out, leak, say, some, source, synthetic_sizes, training
 from sarsynth.stages.find_contours import contours, outlined, read_contours
 from sarsynth.stages.open_images import Role
-from sarsynth.stages.study import Study, once
+from sarsynth.stages.study import Study, first, once_a_cell
 from sarsynth.stages.train_controlnet import controlnet
 from sarsynth.store.artifacts import Artifact
 
@@ -80,14 +80,14 @@ class Guides:
         return assign(index, len(of_class.names), of_class.paired, (self.seed, label))
 
 
-@once
+@once_a_cell
 def guides(study: Study) -> Guides:
     """Gather the contours of every class; a table says how many images gave one.
 
     Raises:
         UserError: Some class has too few, or contour maps or ControlNet are not what they should be.
     """
-    settings, names, seed = study.settings.contours, classes(study), study.settings.seed
+    settings, names, seed = study.settings.contours, classes(study), study.sample_seed
     by_class = [ClassContours() for _ in names]
     if not settings.wanted:
         return Guides(by_class, seed)
@@ -109,7 +109,7 @@ def guides(study: Study) -> Guides:
     if own:
         for of_class, name in zip(by_class, names, strict=True):
             of_class.add("root", own.paths[name], pack(own.contours[name]), len(own.paths[name]))
-    if not study.planning:
+    if not study.planning and first(study, "contours"):
         console.print(contours_table({name: kept.kept for name, kept in zip(names, by_class, strict=True)}))
     given = {name: len(of_class.names) for name, of_class in zip(names, by_class, strict=True)}
     check_reuse(synthetic_sizes(study), given, settings.reuse_cap)

@@ -28,7 +28,7 @@ from sarsynth.stages.describe_images import class_captions, described_by, warn_o
 from sarsynth.stages.find_prototypes import partition
 from sarsynth.stages.follow_contours import guides, write_report
 from sarsynth.stages.load_base import base, base_artifact, loaded_adapter, scheduler, tuned, work_of_sampling
-from sarsynth.stages.study import Study, once
+from sarsynth.stages.study import Study, once, once_a_cell, once_a_generator
 from sarsynth.stages.train_adapters import ors_adapter
 from sarsynth.stages.train_controlnet import conditioning
 from sarsynth.store.artifacts import Artifact
@@ -53,7 +53,7 @@ class ImageRecipe:
         return {"base": self.base, **self.adapters}
 
 
-@once
+@once_a_generator
 def image_recipe(study: Study) -> ImageRecipe:
     """What the method's images are made with: its base, its adapters, and for each class their scales."""
     check_method(study)
@@ -75,7 +75,7 @@ def image_recipe(study: Study) -> ImageRecipe:
     return ImageRecipe(base_artifact(study), below | modality, by_class)
 
 
-@once
+@once_a_cell
 def sampled(study: Study) -> Artifact:
     """The synthetic set as it is sampled: Hugging Face imagefolder, images/<class>/<index>.png and metadata.jsonl."""
     sizes, method, followed = synthetic_sizes(study), study.settings.method.name, guides(study)
@@ -187,7 +187,7 @@ def _settings(study: Study, recipe: ImageRecipe) -> dict[str, Any]:
         "num_inference_steps": settings.generate.num_inference_steps,
         "sampler": settings.sampler.model_dump(by_alias=True),
         "contours": guides(study).recipe,
-        "seed": settings.seed,
+        "seed": study.sample_seed,
         **({} if all(name == stem for name, stem in stems(study).items()) else {"files": stems(study)}),
     }
 
@@ -259,7 +259,7 @@ def _sample(study: Study, by_name: Mapping[str, float], label: int, indices: Seq
             model,
             scheduler(study, model),
             [
-                SampleRequest(caption, (settings.seed, label, index), guides(study).contour(label, index), negative)
+                SampleRequest(caption, (study.sample_seed, label, index), guides(study).contour(label, index), negative)
                 for index in indices
             ],
             image_size=settings.base.image_size,
@@ -286,7 +286,7 @@ def _write_metadata(study: Study, sizes: Mapping[str, int], folder: Path) -> Non
             "text": class_captions(study)[class_name],
             "label": label,
             "class_name": class_name,
-            "seed": settings.seed,
+            "seed": study.sample_seed,
             "method": settings.method.name,
             "scales": recipe.scales[class_name],
             "contour": guides(study).name(label, index),

@@ -19,7 +19,7 @@ from sarsynth.stages.curate_images import classes, samples, source, synthetic_si
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
 from sarsynth.stages.frame_images import framing
 from sarsynth.stages.generate_images import sampled, stems
-from sarsynth.stages.study import Study, once
+from sarsynth.stages.study import Study, once_a_cell
 from sarsynth.store.artifacts import CARD, Artifact
 from sarsynth.store.costs import Work
 
@@ -29,7 +29,7 @@ MEASURED = 500  # images of each side, at most
 Item = TypeVar("Item")
 
 
-@once
+@once_a_cell
 def synthetic(study: Study) -> Artifact:
     """The method's synthetic set, as it joins real images."""
     made = sampled(study)
@@ -63,7 +63,7 @@ def matched(study: Study, made: Artifact) -> Artifact:
             labels = {stems(study)[class_name]: label for label, class_name in enumerate(classes(study))}
             for name in names:
                 label, index = labels[Path(name).parent.name], int(Path(name).stem)
-                rng = np.random.default_rng(step_seed(study.settings.seed, label, index))
+                rng = np.random.default_rng(step_seed(study.sample_seed, label, index))
                 save_png(factor.on(read_png(made.path / name), rng), folder / name)
         after = _moments(_read(folder, measured), f"images of {method}")
         console.print(
@@ -77,7 +77,7 @@ def matched(study: Study, made: Artifact) -> Artifact:
     return study.make(
         "synthetic",
         f"{method}-matched",
-        {"source": fingerprint(study, "sar"), "image_size": size, "seed": study.settings.seed},
+        {"source": fingerprint(study, "sar"), "image_size": size, "seed": study.sample_seed},
         {"synthetic": made},
         build,
         command=("generate.py", f"method={method}"),

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from sarsynth.classifier.checkpoint_selection import CHOICES, Checkpoint, CheckpointSelection, Selected
+from sarsynth.classifier.checkpoint_selection import CHOICES, Checkpoint, CheckpointSelection, Selected, weights_of
 from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.losses import Loss
-from sarsynth.classifier.network import ClassifierRecipe, predict
+from sarsynth.classifier.network import Classifier, ClassifierRecipe, predict
 from sarsynth.classifier.oversampling import OverSampling
 from sarsynth.classifier.scores import scores
+from sarsynth.classifier.thresholds import best_thresholds, decide
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.records import class_counts, stratified_split
 from sarsynth.errors import UserError
@@ -30,6 +31,7 @@ from sarsynth.stages.study import Study
 from sarsynth.stages.train_classifier import CHECKPOINT_EVERY, absent_weights, recipe, work_of_training
 from sarsynth.store.artifacts import CHECKPOINTS, Artifact, Request
 
+CLASSIFIERS = "classifiers"  # in an artifact of an evaluation: its classifiers, by number
 ADDS: dict[str, Callable[[Study, LabelledImages, Mapping[str, int]], LabelledImages | None]] = {
     "nothing": lambda study, real, sizes: None,
     "synthetic": lambda study, real, sizes: synthetic_and_repeated(study, real, sizes),
@@ -59,7 +61,7 @@ def learning_and_validation(study: Study) -> tuple[LabelledImages, LabelledImage
         UserError: A class has no image left to train on.
     """
     real, settings = labelled(study, "train"), study.settings.evaluate
-    if settings.topk == "none":
+    if settings.topk == "none" and settings.thresholds == "none":
         return real, None
     if source(study, "sar").records("val"):
         return real, labelled(study, "val")
@@ -70,7 +72,7 @@ def learning_and_validation(study: Study) -> tuple[LabelledImages, LabelledImage
         if count and not (real.labels[~apart] == label).any():
             raise UserError(
                 f"evaluate.val={settings.val}: no image of class {name} is left to train on (of {count}); "
-                "give data.val, or use evaluate.topk=none"
+                "give data.val, or use evaluate.topk=none evaluate.thresholds=none"
             )
     return real[~apart], real[apart]
 
@@ -78,11 +80,14 @@ def learning_and_validation(study: Study) -> tuple[LabelledImages, LabelledImage
 def protocol(study: Study) -> dict[str, Any]:
     """Say how checkpoints are chosen: what of the settings changes a score."""
     settings = study.settings.evaluate
-    if settings.topk == "none":
+    chosen = {"thresholds": settings.thresholds} if settings.thresholds != "none" else {}
+    if settings.topk == "none" and not chosen:
         return {"topk": settings.topk}
     given = bool(source(study, "sar").records("val"))
+    of_checkpoints = {"topk"} if settings.topk == "none" else {"topk", "k", "keep", "every", "after"}
     return {
-        **settings.model_dump(include={"topk", "k", "keep", "every", "after"}),
+        **settings.model_dump(include=of_checkpoints),
+        **chosen,
         "val": "val" if given else settings.val,
         "seed_of_val": None if given else study.settings.seed,
     }
@@ -111,6 +116,14 @@ def seeds_of(study: Study) -> list[int]:
     return [seed + study.settings.method.seed_offset for seed in study.settings.seeds]
 
 
+def every_trained(study: Study) -> list[Artifact]:
+    """What `trained` gives for every generator seed, sample seed and classifier seed, the last of these changing first.
+
+    Each classifier seed is the same at all cells, and with all methods.
+    """
+    return [artifact for cell in study.cells for artifact in trained(cell, seeds_of(cell))]
+
+
 def check_tested(study: Study) -> None:
     """Refuse what cannot be scored: one class alone, one without a test image, more images than memory holds.
 
@@ -132,11 +145,11 @@ def trained(study: Study, seeds: Sequence[int]) -> list[Artifact]:
     """Train a classifier a seed on real + added images and predict the test set; processes of a job share the seeds.
 
     Returns:
-        For each seed an artifact of two files. `logits.safetensors`: `logits`, float32 (checkpoints, images, classes),
+        For each seed an artifact. `logits.safetensors`: `logits`, float32 (checkpoints, images, classes),
         of the checkpoints that were chosen; `predicted`, int64 (vectors, images), labels whose scores are averaged;
         `labels`, int64 (images,), the true ones; and as metadata, in JSON, `images`, their names, `digests`, the
         beginnings of their pixels' sha256, `classes`, and `steps` of the checkpoints. `scores.json`: what `scores`
-        gives.
+        gives. `classifiers/<number>/`: the classifier of each of these checkpoints.
     """
     requests = {request: seed for seed, request in zip(seeds, _requests(study, seeds), strict=True)}
     made = study.store.make_each(list(requests), lambda request, folder: _train(study, requests[request], folder))
@@ -180,11 +193,16 @@ def _requests(study: Study, seeds: Sequence[int]) -> list[Request]:
 
 def _train(study: Study, seed: int, folder: Path) -> None:
     """Train the classifier of one seed, and write what it says of the test images."""
+    _write(study, *fit(study, seed, folder), folder)
+
+
+def fit(study: Study, seed: int, folder: Path) -> tuple[Classifier, Selected]:
+    """Train the classifier of one seed, and choose checkpoints; those of the training lie in the folder meanwhile."""
     how, method, settings = recipe_of_method(study), study.settings.method, study.settings.evaluate
     real, validation = learning_and_validation(study)
     test = labelled(study, "test")
     selection = None
-    if validation is not None:
+    if validation is not None and settings.topk != "none":
         selection = CheckpointSelection(
             validation,
             test.images,
@@ -205,11 +223,29 @@ def _train(study: Study, seed: int, folder: Path) -> None:
         checkpoint_every=CHECKPOINT_EVERY,
         callbacks=[selection] if selection else [],
     )
-    kept = selection.kept if selection else [Checkpoint(how.max_steps, None, predict(classifier, test.images))]
-    _write(study, CHOICES[settings.topk](kept, test.labels, classes(study), settings.k), test, folder)
+    if selection is None:
+        kept = [Checkpoint(how.max_steps, None, predict(classifier, test.images), weights_of(classifier))]
+    else:
+        kept = selection.kept
+    chosen = CHOICES[settings.topk](kept, test.labels, classes(study), settings.k)
+    if validation is None or settings.thresholds == "none":
+        return classifier, chosen
+    predicted = [
+        decide(checkpoint.logits, best_thresholds(predict(known, validation.images), validation.labels))
+        for known, checkpoint in each(classifier, chosen)
+    ]
+    return classifier, replace(chosen, predicted=torch.stack(predicted))
 
 
-def _write(study: Study, chosen: Selected, test: LabelledImages, folder: Path) -> None:
+def each(classifier: Classifier, chosen: Selected) -> Iterator[tuple[Classifier, Checkpoint]]:
+    """Give a classifier the weights of each chosen checkpoint in turn."""
+    for checkpoint in chosen.checkpoints:
+        classifier.load_state_dict(dict(checkpoint.weights))
+        yield classifier.eval(), checkpoint
+
+
+def _write(study: Study, classifier: Classifier, chosen: Selected, folder: Path) -> None:
+    test = labelled(study, "test")
     tensors = {
         "logits": torch.stack([checkpoint.logits for checkpoint in chosen.checkpoints]),
         "predicted": chosen.predicted,
@@ -225,6 +261,8 @@ def _write(study: Study, chosen: Selected, test: LabelledImages, folder: Path) -
     save_file(tensors, folder / "logits.safetensors", metadata)
     figures = averaged([scores(labels, test.labels, classes(study), minor(study)) for labels in chosen.predicted])
     (folder / "scores.json").write_text(json.dumps(figures, indent=2) + "\n")
+    for number, (known, _) in enumerate(each(classifier, chosen)):
+        known.save(folder / CLASSIFIERS / str(number))
 
 
 def averaged(figures: Sequence[Any]) -> Any:

@@ -4,11 +4,12 @@ A stage is a file of this folder named by its verb. It asks other stages for wha
 content of its artifact, and hands both with a builder to `Study.make`: what is missing is made, once.
 """
 
+import copy
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 
@@ -30,6 +31,9 @@ Value = TypeVar("Value")
 class Study:
     """What stages share: settings, store, device and logger of one run, and what they have found out so far.
 
+    A study stands at one of its cells: one generator seed and one sample seed, the first of each as long as nobody says
+    otherwise. `at` gives the same study, with all that it knows, at another cell.
+
     Args:
         settings: The configuration.
         tracker: Where scalars and pictures of this run go.
@@ -41,11 +45,32 @@ class Study:
         trainer, self.planning = settings.trainer.model_dump(), settings.build == "plan"
         self.compute = Compute.planned(trainer) if self.planning else Compute.of(trainer)
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
+        self.generator_seed, self.sample_seed = settings.generator_seeds[0], settings.sample_seeds[0]
         self.known: dict[Any, Any] = {}  # what functions under `once` returned
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by the key of the set that it lies in
         self.dropped: dict[str, Any] = {}  # what data.leak=drop left out, by the same key
         self.crossing: dict[str, int] = {}  # near-duplicates across splits, of each set that is learnt from
         self.absent: dict[Artifact, NotFetchedError] = {}  # what a plan leaves on the hub
+
+    def at(self, generator_seed: int, sample_seed: int) -> Self:
+        """The same study at another cell."""
+        cell = copy.copy(self)
+        cell.generator_seed, cell.sample_seed = generator_seed, sample_seed
+        return cell
+
+    @property
+    def generators(self) -> list[Self]:
+        """The study at each generator seed, where the method has any: one alone of a method that trains nothing."""
+        settings = self.settings
+        seeds = settings.generator_seeds if settings.has_generator else settings.generator_seeds[:1]
+        return [self.at(seed, self.sample_seed) for seed in seeds]
+
+    @property
+    def cells(self) -> list[Self]:
+        """The study at each generator seed with each sample seed, crossed, as far as the method has them."""
+        settings = self.settings
+        seeds = settings.sample_seeds if settings.has_samples else settings.sample_seeds[:1]
+        return [cell.at(cell.generator_seed, seed) for cell in self.generators for seed in seeds]
 
     @property
     def device(self) -> torch.device:
@@ -124,11 +149,31 @@ class Study:
 
 
 def once(function: Callable[Concatenate[Study, Args], Value]) -> Callable[Concatenate[Study, Args], Value]:
-    """Call a function once for each study and arguments, which are hashable, and remember what it returned."""
+    """Call a function once for each study and arguments, which are hashable, and remember what it returned.
 
+    What it returns is the same at every cell; `once_a_generator` and `once_a_cell` are for what is not.
+    """
+    return _remembering(function, lambda study: ())
+
+
+def once_a_generator(
+    function: Callable[Concatenate[Study, Args], Value],
+) -> Callable[Concatenate[Study, Args], Value]:
+    """Like `once`, for what follows from the generator seed too."""
+    return _remembering(function, lambda study: ("generator", study.generator_seed))
+
+
+def once_a_cell(function: Callable[Concatenate[Study, Args], Value]) -> Callable[Concatenate[Study, Args], Value]:
+    """Like `once`, for what follows from the generator seed and the sample seed too."""
+    return _remembering(function, lambda study: ("cell", study.generator_seed, study.sample_seed))
+
+
+def _remembering(
+    function: Callable[Concatenate[Study, Args], Value], cell: Callable[[Study], tuple[Any, ...]]
+) -> Callable[Concatenate[Study, Args], Value]:
     @wraps(function)
     def remembered(study: Study, *args: Args.args, **kwargs: Args.kwargs) -> Value:
-        call = (function, args, *kwargs.items())
+        call = (function, args, *kwargs.items(), *cell(study))
         if call not in study.known:
             study.known[call] = function(study, *args, **kwargs)
         return study.known[call]

@@ -1,7 +1,8 @@
 """Train adapters: the view (stage `ors`) and the modality (the adapters of stage `sar`), together where they can.
 
 Adapters that train on the same latents, on top of the same frozen adapter and in equal batches share a run
-(see routing.py): the prototypes of a method, its class groups, or with `pack=true` those of all jobs of a sweep.
+(see routing.py): the prototypes of a method, its class groups, those of all generator seeds, or with `pack=true` those
+of all jobs of a sweep.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ from sarsynth.stages.find_prototypes import partition
 from sarsynth.stages.load_base import architecture_of_base, at_once, base, base_artifact, like_of_steps, loaded_adapter
 from sarsynth.stages.open_images import Role, flip
 from sarsynth.stages.preview import previews
-from sarsynth.stages.study import Study
+from sarsynth.stages.study import Study, once
 from sarsynth.stages.train_controlnet import conditioning, controlnet
 from sarsynth.store.artifacts import CHECKPOINTS, Artifact, Request
 from sarsynth.store.costs import PER_SAMPLE, Work
@@ -88,8 +89,13 @@ class Training:
     def batch_key(self) -> tuple[Any, ...]:
         """What adapters must have in common to train in one run."""
         recipe = self.recipe
-        shared = *self.encoded.values(), *self.steering.values(), self.below, self.scale_below
-        return *shared, recipe.batch_size, recipe.max_grad_norm
+        return (
+            *self.encoded.values(),
+            *self.steering.values(),
+            self.below is not None and (self.spec.target_modules, self.study.settings.train.ors.rank),
+            recipe.batch_size,
+            recipe.max_grad_norm,
+        )
 
 
 # --- What is to be trained --------------------------------------------------------------------------------------------
@@ -97,7 +103,15 @@ class Training:
 
 def ors_adapter(study: Study) -> Artifact:
     """The view: an adapter trained on aerial optical images (stage `ors`)."""
-    return train([ors_training(study)])["ors"]
+    return ors_adapters(study)[study.generator_seed]
+
+
+@once
+def ors_adapters(study: Study) -> dict[int, Artifact]:
+    """The view of each generator seed."""
+    trainings = {cell.generator_seed: ors_training(cell) for cell in study.generators}
+    made = train(trainings.values())
+    return {seed: made[training.request.fingerprint] for seed, training in trainings.items()}
 
 
 def check_ors(study: Study) -> None:
@@ -192,7 +206,7 @@ def _training(
             "scale_below": settings.train.sar.scale_below if below else None,
             "sampling": sampling,
             "contours": "frozen" if steering else "none",
-            "seed": settings.seed,
+            "seed": study.generator_seed,
         },
         {"base": base_artifact(study), **images, **steering, **inputs},
         version=1,
@@ -239,7 +253,7 @@ def _work(study: Study, recipe: AdapterTraining, part: Part, together: int, stee
 
 
 def train(trainings: Iterable[Training]) -> dict[str, Artifact]:
-    """Make adapters, those that are missing in as few runs as possible; by name."""
+    """Make adapters, those that are missing in as few runs as possible; by fingerprint of their requests."""
     runs: dict[tuple[Any, ...], list[Training]] = {}
     for adapter in trainings:
         runs.setdefault(adapter.batch_key, []).append(adapter)
@@ -250,7 +264,7 @@ def train(trainings: Iterable[Training]) -> dict[str, Artifact]:
             lambda folders, run=run: _fit([adapter for adapter in run if adapter.request in folders], folders),  # type: ignore[misc]
             collective=True,
         )
-        made |= {adapter.part.name: artifacts[adapter.request] for adapter in run}
+        made |= {adapter.request.fingerprint: artifacts[adapter.request] for adapter in run}
     return made
 
 
@@ -271,7 +285,7 @@ def _together(run: Sequence[Training]) -> int:
         return options.micro_batch
     if len(run) == 1:
         return 1
-    fresh = adapters.fresh(unet, largest.spec, largest.study.settings.seed)
+    fresh = adapters.fresh(unet, largest.spec, largest.study.generator_seed)
     with routed(unet, [fresh]) as routing:
         need = needs(_task([largest], routing), _data([largest]), options, study.device, study.precision.name)
     free = free_memory(study.device, study.compute.processes // study.settings.trainer.num_nodes)
@@ -281,13 +295,17 @@ def _together(run: Sequence[Training]) -> int:
 def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
     """Train adapters in one run."""
     lead = run[0]
-    study, names = lead.study, [adapter.part.name for adapter in run]
+    study, names = lead.study, _names(run)
     unet = base(study).unet
-    below = [(loaded_adapter(study, lead.below), lead.scale_below or 0.0)] if lead.below else []
-    fresh = [adapters.fresh(unet, adapter.spec, adapter.study.settings.seed) for adapter in run]
+    standing = [adapter for adapter in run if adapter.below]
+    below = [(loaded_adapter(study, adapter.below), adapter.scale_below or 0.0) for adapter in standing]  # type: ignore[arg-type]
+    # One that all stand on is folded into the weights, and costs nothing.
+    shared = len({(adapter.below, adapter.scale_below) for adapter in run}) == 1
+    folded, routed_below = (below[:1], []) if shared else ([], below)
+    fresh = [adapters.fresh(unet, adapter.spec, adapter.study.generator_seed) for adapter in run]
     # A checkpoint belongs to the adapters that it was made with.
     of_run = hashlib.sha256("".join(adapter.request.fingerprint for adapter in run).encode()).hexdigest()[:16]
-    with adapters.folded(unet, below), routed(unet, fresh) as routing:
+    with adapters.folded(unet, folded), routed(unet, fresh, routed_below) as routing:
         study.fitting(lead.role).fit(
             _task(run, routing),
             _data(run),
@@ -302,12 +320,20 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
             rank_zero_only(adapter_files.save)(routing.adapter(index), folders[adapter.request] / adapter_files.WEIGHTS)
 
 
+def _names(run: Sequence[Training]) -> list[str]:
+    """What adapters of a run are called: by their generator seeds too, where these differ."""
+    seeds = [adapter.study.generator_seed for adapter in run]
+    several = len(set(seeds)) > 1
+    named = [f"{adapter.part.name}_seed_{seed}" for adapter, seed in zip(run, seeds, strict=True)]
+    return named if several else [adapter.part.name for adapter in run]
+
+
 def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
     """What trains in a run."""
     study = run[0].study
     groups = [
         TrainableGroup(
-            adapter.part.name,
+            name,
             routing.parameters(index),
             adapter.recipe.learning_rate,
             adapter.part.warmup,
@@ -316,7 +342,7 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
             faster=routing.b_matrices(index),
             ratio=adapter.recipe.loraplus_lr_ratio,
         )
-        for index, adapter in enumerate(run)
+        for index, (name, adapter) in enumerate(zip(_names(run), run, strict=True))
     ]
     return Denoiser(
         base(study).unet,
@@ -347,7 +373,7 @@ def _data(run: Sequence[Training]) -> SeededDataModule:
     labels = _labels(lead.study, lead.role)
     streams = [
         part_of_stream(
-            labels, torch.tensor(adapter.rows), adapter.part.steps, adapter.study.settings.seed, adapter.sampling
+            labels, torch.tensor(adapter.rows), adapter.part.steps, adapter.study.generator_seed, adapter.sampling
         )
         for adapter in run
     ]
