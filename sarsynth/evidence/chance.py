@@ -21,6 +21,7 @@ from sarsynth.evidence.predictions import Predictions, calibration_errors, figur
 LEVEL = 0.05  # a gain is called significant below this p, and intervals hold 1 - LEVEL
 POWER = 0.8  # the chance to find a gain that is there
 PAIRED = -1  # the arm of what two methods share
+SMALLEST_P, HALVINGS = 1e-12, 40  # p-values are found between this and 1 by halving
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,38 +151,64 @@ class Variance:
         own = [part for part in self.parts if factor in part.factors and not part.factors.intersection(later)]
         return sum((part.alone for part in own), np.zeros_like(self.of_images)) if own else None
 
-    def freedom(self, *, cautious: bool = False) -> np.ndarray:
-        """Degrees of freedom of the total: the seeds of each factor and method bring a part, the images the rest.
+    def quantile(self, upper: Any, *, cautious: bool = False) -> np.ndarray:
+        """How many standard deviations a figure exceeds with the chance 1 - `upper`, (figures,).
+
+        What generator and sample seeds add has few degrees of freedom, and by chance may look small. So its quantile
+        is not that of the sum: squares of Student's quantiles of the two are weighted by their variances (Cochran and
+        Cox, Experimental Designs, 1957, section 4.14).
 
         Args:
+            upper: From 0.5 up.
             cautious: Count the variance between seeds as uncertain even where none of it seems due to them alone: few
                 seeds may agree by chance where more would not.
         """
-        doubt, fewest = np.zeros_like(self.of_images), np.full_like(self.of_images, np.inf)
-        for part in self.parts:
+        made = [part for part in self.parts if CLASSIFIER not in part.factors]
+        of_made = sum((part.alone for part in made), np.zeros_like(self.of_images))
+        rest = np.maximum(0.0, self.total - of_made)
+        others = [part for part in self.parts if CLASSIFIER in part.factors]
+        squares = rest * stats.t.ppf(upper, self._freedom(others, rest, cautious=cautious)) ** 2
+        if made:
+            squares = squares + of_made * stats.t.ppf(upper, self._freedom(made, of_made, cautious=False)) ** 2
+        return np.sqrt(ratio(squares, self.total, otherwise=0.0))
+
+    def _freedom(self, parts: Sequence[Part], total: np.ndarray, *, cautious: bool) -> np.ndarray:
+        """Degrees of freedom of some parts, and of the images that the rest of `total` is due to (Satterthwaite)."""
+        doubt, fewest, own = np.zeros_like(total), np.full_like(total, np.inf), np.zeros_like(total)
+        for part in parts:
             # What is measured is a mean square: with all that larger sets of factors add to it.
             larger = [
-                other
-                for other in self.parts
-                if other.factors >= part.factors and part.arm in (other.arm, PAIRED)
+                other for other in self.parts if other.factors >= part.factors and part.arm in (other.arm, PAIRED)
             ]
             alone, joint = (sum(getattr(other, name) for other in larger) for name in ("alone", "joint"))
             degrees = freedom(part.factors, self.counts[part.arm])
             doubt += np.where((alone > 0) | cautious, alone + joint, 0.0) ** 2 / degrees
             fewest = np.minimum(fewest, degrees)
-        rest = self.total - self.of_seeds
-        doubt += np.maximum(0.0, rest) ** 2 / (self.images - 1)
+            own += part.alone
+        doubt += np.maximum(0.0, total - own) ** 2 / (self.images - 1)
         fewest = np.where(np.isfinite(fewest), fewest, self.images - 1)
-        return np.maximum(ratio(self.total**2, doubt, otherwise=self.images - 1), fewest)
+        return np.maximum(ratio(total**2, doubt, otherwise=self.images - 1), fewest)
+
+    def chance(self, size: np.ndarray, *, cautious: bool = False) -> np.ndarray:
+        """The chance that a figure lies at least so many standard deviations from its mean, on either side: p."""
+        low, high = np.full(size.shape, np.log(SMALLEST_P)), np.zeros(size.shape)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            beyond = self.quantile(1 - np.exp(middle) / 2, cautious=cautious) > size
+            low, high = np.where(beyond, middle, low), np.where(beyond, high, middle)
+        return np.exp(high)
 
     def detectable(self, classes: np.ndarray) -> np.ndarray:
         """The gain that is significant with a chance of `POWER`; `classes` says how many figures one is corrected for.
 
         A figure by itself has 1 there, that of a class has the number of classes.
         """
-        corrected = np.where(classes > 1, self.freedom(cautious=True), self.freedom())
-        level = LEVEL / classes
-        return (stats.t.ppf(1 - level / 2, corrected) + stats.t.ppf(POWER, corrected)) * np.sqrt(self.total)
+        upper = 1 - LEVEL / classes / 2
+        spread = [
+            np.where(classes > 1, self.quantile(share, cautious=True), self.quantile(share))
+            for share in (upper, POWER)
+        ]
+        return (spread[0] + spread[1]) * np.sqrt(self.total)
 
     def scaled(self, factor: str | None = None, seeds: Any = None, images: np.ndarray | float = 1.0) -> "Variance":
         """The same with so many seeds of one factor, (figures,), wherever it has several, and so many times the images.

@@ -2,24 +2,32 @@
 
 `significance.json` holds, all figures in [0, 1] and gains in [-1, 1]:
 
-    version: 2
+    version: 3
     of: {<job>: what its comparison rests on: method, overrides, classes, minor, leaks, baseline, replicates, and of
-        each seed the fingerprint of its predictions}
+        each classifier its seeds and the fingerprint of its predictions}
     level, power: 0.05, 0.8
     rows: a row a job that has scores
         job: its folder, in the sweep's
         method, overrides: as in results.csv
-        seeds, images: how many classifiers, how many test images
+        seeds: how many {generator, sample, classifier} seeds, 0 where the method has none
+        images: how many test images
         baseline: the job that it is compared with; null if none is
         leaks: what is wrong with how its checkpoints are chosen; null if nothing is
         note: why it is compared with none, or what else to know; null if nothing
         scores: {<class>, minor_f1, macro_f1, accuracy: {value, low, high}}; null if its predictions cannot be read;
-            F1 of a class by its name, no minor_f1 without a minor class
+            F1 of a class by its name, no minor_f1 without a minor class; balanced_accuracy, and pr_auc and ece where
+            shares are known; pr_auc_per_class: {<class>: …} likewise
+        variance: of each of these F1 scores and means, by name, what other seeds and test images would add to its
+            variance: {generator, sample, classifier, test_images, together}, seeds and images alone and together; null
+            where one seed tells nothing, or the method has none
         gains: null without a baseline, else {
             per_class: {<class>: gain in F1}, minor_f1 (or null), macro_f1, accuracy: gain,
+            balanced_accuracy, pr_auc_per_class, pr_auc, ece: gain,
             mcnemar: {p, only_method: [images, a pair of classifiers each], only_baseline: […]}}
-        where a gain is {delta, low, high, p, p_holm, significant, detectable, seeds, images}: see
-        `sarsynth.evidence.significance.Gain`
+        where a gain is {delta, low, high, p, p_holm, significant, detectable, seeds, images, generator_seeds,
+        sample_seeds}: see `sarsynth.evidence.significance.Gain`
+        next_hour: null without a gain, else {figure, half_width, options: [{spend_on, now, then, seconds, half_width}]}:
+            what an hour more of computing on each kind of seed would make of half the width of its interval
     open: what would settle what is not significant, a line of text for each such row
 """
 
@@ -31,16 +39,29 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from scipy.special import softmax
 
 from sarsynth.errors import UserError
-from sarsynth.evidence.chance import LEVEL, POWER
+from sarsynth.evidence.chance import LEVEL, POWER, Scores
+from sarsynth.evidence.design import CLASSIFIER, Design
+from sarsynth.evidence.results import AREA
 from sarsynth.evidence.predictions import Predictions
-from sarsynth.evidence.significance import Gain, compare, estimate
+from sarsynth.evidence.significance import Gain, compared, estimates, mcnemar, one_generator, score
+from sarsynth.evidence.spending import Costs, causes, next_hour
 from sarsynth.files import write_json
 
 SIGNIFICANCE = "significance.json"
-VERSION = 2
+VERSION = 3
 ONE_SEED = "one seed each: intervals know of the images alone, and nothing is called significant of less than two seeds"
+ONE_GENERATOR = (
+    "one set of adapters: intervals do not know how far others would part, and speak of this one; generator_seeds=[0,1,2] "
+    "tells"
+)
+GENERATORS = (
+    "one set of adapters each: how far others would part is not known, and nothing is called significant of one "
+    "generator against another with less than two generator seeds; say generator_seeds=[0,1,2]"
+)
+OF_SEED = ("generator", "sample", "classifier")  # what an evaluation of a result is of
 SEED = 0  # of the bootstrap: the same results always have the same intervals
 
 
@@ -63,9 +84,19 @@ class ScoredJob:
         return f"{self.method} {self.overrides}".strip()
 
     @property
+    def design(self) -> Design:
+        """The seeds of its classifiers; a result of before there were several kinds has those of classifiers alone."""
+        result = self.result
+        kinds = (result.get(key, ()) for key in ("generator_seeds", "sample_seeds", "seeds"))
+        return Design(*map(tuple, kinds))
+
+    @property
     def predictions(self) -> dict[str, str]:
-        """Fingerprints of its predictions, by seed."""
-        return {str(seed): self.result["inputs"][f"seed_{seed}"] for seed in self.result["seeds"]}
+        """Fingerprints of its predictions, by their seeds, in the order of the design."""
+        known = self.result.get("evaluations")
+        if known is None:
+            return {str(seed): self.result["inputs"][f"seed_{seed}"] for seed in self.result["seeds"]}
+        return {" ".join(str(one[key]) for key in OF_SEED if one[key] is not None): one["fingerprint"] for one in known}
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -84,7 +115,8 @@ class Absent(UserError):
     """Predictions that are missing or damaged in this store; another store may have them."""
 
 
-Known = Mapping[str, Predictions | UserError]  # the predictions of each job, or why there are none
+# The predictions and scores of each job, or why there are none.
+Known = dict[str, tuple[Predictions, Scores] | UserError]
 
 
 def read_or_compare(jobs: Sequence[ScoredJob], store: Path, file: Path) -> dict[str, Any]:
@@ -101,13 +133,16 @@ def read_or_compare(jobs: Sequence[ScoredJob], store: Path, file: Path) -> dict[
     if isinstance(stored, dict) and all(stored.get(key) == value for key, value in about.items()):
         return stored
     file.unlink(missing_ok=True)
-    known: dict[str, Predictions | UserError] = {}
+    known: Known = {}
     for job in jobs:
         try:
-            known[job.job] = read_predictions(job, store)
+            predictions = read_predictions(job, store)
+            replicates = job.result["protocol"]["replicates"]
+            known[job.job] = predictions, score(predictions, job.result["minor"], replicates=replicates, seed=SEED)
         except UserError as error:
             known[job.job] = error
-    entries = [_compared(job, jobs, known) for job in jobs]
+    costs = Costs(store)
+    entries = [_compared(job, jobs, known, costs) for job in jobs]
     lines = [line for job, entry in zip(jobs, entries, strict=True) if (line := _open(job, entry))]
     content = about | {"level": LEVEL, "power": POWER, "rows": entries, "open": lines}
     if not any(isinstance(predictions, Absent) for predictions in known.values()):
@@ -122,9 +157,15 @@ def read_predictions(job: ScoredJob, store: Path) -> Predictions:
         Absent: The predictions are missing in the store, or damaged there.
         UserError: There are too few test images to tell chance.
     """
+    return read_stored(list(job.predictions.values()), job.result["classes"], job.design, store)
+
+
+def read_stored(fingerprints: Sequence[str], classes: Sequence[str], design: Design, store: Path) -> Predictions:
+    """Read the predictions of some classifiers for one test set; raises what `read_predictions` raises."""
     predicted: list[np.ndarray] = []
+    shares: list[np.ndarray] = []
     labels, images = np.empty(0, dtype=int), None
-    for fingerprint in job.predictions.values():
+    for fingerprint in fingerprints:
         file = next((store / "evaluation").glob(f"[!.]*-{fingerprint}/logits.safetensors"), None)
         if file is None:
             raise Absent(f"{store}/evaluation has no predictions -{fingerprint}; run the sweep again to make them")
@@ -132,29 +173,32 @@ def read_predictions(job: ScoredJob, store: Path) -> Predictions:
             with safe_open(file, "np") as tensors:
                 predicted.append(tensors.get_tensor("predicted"))
                 labels = tensors.get_tensor("labels")
+                if "logits" in tensors.keys():  # noqa: SIM118, for it is no mapping
+                    shares.append(softmax(tensors.get_tensor("logits"), axis=-1))
                 about = {key: json.loads(text) for key, text in (tensors.metadata() or {}).items()}
                 images = [" ".join(pair) for pair in zip(about["images"], about["digests"], strict=True)]
         except (SafetensorError, KeyError, ValueError) as error:
             raise Absent(f"{file}: cannot be read ({error}); delete its folder and run the sweep again") from error
-    return Predictions(np.stack(predicted), labels, job.result["classes"], images)
+    complete = len(shares) == len(predicted)
+    return Predictions(np.stack(predicted), labels, classes, images, np.stack(shares) if complete else None, design)
 
 
-def _compared(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known) -> dict[str, Any]:
+def _compared(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known, costs: Costs) -> dict[str, Any]:
     """Compare one job: an entry of `rows`."""
-    predictions, protocol = known[job.job], job.result["protocol"]
+    protocol, found = job.result["protocol"], known[job.job]
     entry: dict[str, Any] = {"job": job.job, "method": job.method, "overrides": job.overrides}
     entry |= {
-        "seeds": len(job.result["seeds"]),
-        "images": None if isinstance(predictions, UserError) else len(predictions.labels),
+        "seeds": {kind: len(seeds) for kind, seeds in job.design.seeds.items()},
+        "images": None if isinstance(found, UserError) else len(found[0].labels),
     }
-    entry |= {"baseline": None, "note": None, "leaks": protocol["leaks"], "scores": None, "gains": None}
-    if isinstance(predictions, UserError):
-        return entry | {"note": str(predictions)}
-    bootstrap = {"replicates": protocol["replicates"], "seed": SEED}
-    minor, name = job.result["minor"], protocol["baseline"]
-    entry["scores"] = {figure: asdict(score) for figure, score in estimate(predictions, minor, **bootstrap).items()}
+    entry |= {"baseline": None, "note": None, "leaks": protocol["leaks"], "scores": None, "variance": None}
+    entry |= {"gains": None, "next_hour": None}
+    if isinstance(found, UserError):
+        return entry | {"note": str(found)}
+    entry |= _of_scores(found[1])
+    name = protocol["baseline"]
     if name in (None, job.method):
-        return entry
+        return entry | {"note": ONE_GENERATOR if len(job.design.generators) == 1 else None}
     base = next((other for other in jobs if (other.method, other.overrides) == (name, job.overrides)), None)
     if base is None:
         return entry | {"note": f"nothing to compare with: add {name} to the sweep's methods"}
@@ -162,11 +206,31 @@ def _compared(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known) -> dict[s
     if isinstance(of_base, UserError):
         return entry | {"note": str(of_base)}
     try:
-        comparison = compare(predictions, of_base, minor, **bootstrap)
+        found[0].paired(of_base[0])
     except UserError as error:
         return entry | {"note": f"{job.name} and {base.name} cannot be compared: {error}"}
-    note = ONE_SEED if min(len(predictions.predicted), len(of_base.predicted)) == 1 else None
-    return entry | {"baseline": base.job, "note": note, "gains": asdict(comparison)}
+    gains = compared(found[1], of_base[1], bool(job.result["minor"]), mcnemar(found[0], of_base[0]), seed=SEED)
+    spending = next_hour(found[1], of_base[1], costs.of(job.result, len(job.predictions)))
+    note = _note(found[1], of_base[1])
+    return entry | {"baseline": base.job, "note": note, "gains": asdict(gains), "next_hour": spending}
+
+
+def _of_scores(scores: Scores) -> dict[str, Any]:
+    """What an entry says of the scores of a job by themselves."""
+    found = {name: asdict(one) for name, one in estimates(scores, seed=SEED).items()}
+    areas = {name: one for (figure, name), one in found.items() if figure == AREA and name is not None}
+    by_name = {name or figure: one for (figure, name), one in found.items() if figure == "f1" or name is None}
+    by_name |= {"pr_auc_per_class": areas} if areas else {}
+    return {"scores": by_name, "variance": causes(scores)}
+
+
+def _note(scores: Scores, base: Scores) -> str | None:
+    """Say what else is to be known of a comparison."""
+    if min(scores.design.counts[CLASSIFIER], base.design.counts[CLASSIFIER]) == 1:
+        return ONE_SEED
+    if not one_generator(scores, base):
+        return None
+    return GENERATORS if scores.design.generators and base.design.generators else ONE_GENERATOR
 
 
 def _open(job: ScoredJob, entry: Mapping[str, Any]) -> str | None:
@@ -180,16 +244,39 @@ def _open(job: ScoredJob, entry: Mapping[str, Any]) -> str | None:
     opening = f"{job.name}: {figure} {100 * gain.delta:+.1f} is open"
     if entry["note"] == ONE_SEED:
         return f"{opening}: one seed does not tell how far seeds part; two or more do"
+    if entry["note"] == GENERATORS:
+        return f"{opening}: one generator seed does not tell how far generators part; two or more do"
     ways = settling(asdict(gain), "times the test images")
     settled = f"would be settled by {' or '.join(ways)}" if ways else "would not be settled by seeds or images alone"
     return (
-        f"{opening} and, were it the truth, {settled}; "
-        f"what {entry['seeds']} seeds and {entry['images']:,} images show is {100 * gain.detectable:.1f} or more"
+        f"{opening} and, were it the truth, {settled}; what {shown(entry['seeds'])} and {entry['images']:,} images show "
+        f"is {100 * gain.detectable:.1f} or more{_spent(entry['next_hour'])}"
     )
+
+
+def _spent(spending: Mapping[str, Any] | None) -> str:
+    """Say what the next hour is best spent on."""
+    options = spending["options"] if spending else []
+    if not options:
+        return ""
+    best = options[0]
+    return (
+        f"; an hour more is best spent on {best['spend_on']} seeds ({best['now']} to {best['then']}: "
+        f"±{100 * best['half_width']:.1f} for ±{100 * spending['half_width']:.1f})"
+    )
+
+
+def shown(seeds: Mapping[str, int]) -> str:
+    """Say how many seeds of each kind there are."""
+    kinds = {kind: count for kind, count in seeds.items() if count}
+    if set(kinds) == {CLASSIFIER} or all(count == 1 for kind, count in kinds.items() if kind != CLASSIFIER):
+        return f"{kinds[CLASSIFIER]} seeds"
+    return " x ".join(f"{count} {kind}" for kind, count in kinds.items()) + " seeds"
 
 
 def settling(gain: Mapping[str, Any], images: str) -> list[str]:
     """Say how many seeds, and how many times the `images`, would settle an open gain; none if it is settled."""
-    ways = [f"{gain['seeds']:,} seeds"] if gain["seeds"] else []
+    kinds = {"generator_seeds": "generator seeds", "sample_seeds": "sample seeds", "seeds": "seeds"}
+    ways = [f"{gain[key]:,} {kind}" for key, kind in kinds.items() if gain.get(key)]
     ways += [f"{gain['images']:,.1f} {images}"] if gain["images"] else []
     return ways

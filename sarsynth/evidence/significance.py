@@ -152,13 +152,12 @@ def _gains(
 ) -> list[Gain]:
     """Test each gain, (figures,), by its replicates, (replicates, figures), and its variance."""
     of_class = np.array([name is not None for _, name in names])
-    freedom, spread = variance.freedom(), np.sqrt(variance.total)
     low, high = _interval(delta, drawn, variance, seed, limit=(-1.0, 1.0))
     # Student's t, since replicates do not tell the far tails that Holm's correction asks about.
-    size = ratio(np.abs(delta), spread)
-    p = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, freedom))
+    size = ratio(np.abs(delta), np.sqrt(variance.total))
+    p = np.where(delta == 0, 1.0, variance.chance(size))
     # In those tails it also counts that few seeds may agree by chance where more would not.
-    p_holm = np.where(delta == 0, 1.0, 2 * stats.t.sf(size, variance.freedom(cautious=True)))
+    p_holm = np.where(delta == 0, 1.0, variance.chance(size, cautious=True))
     for figure in ("f1", AREA):
         places = [place for place, (named, name) in enumerate(names) if named == figure and name is not None]
         p_holm[places] = holm(p_holm[places])
@@ -272,5 +271,5 @@ def _interval(
     """
     upper, rng = 1 - LEVEL / 2, np.random.default_rng([seed, 1])
     deviates = drawn - drawn.mean(axis=0) + np.sqrt(variance.of_seeds) * rng.standard_normal(drawn.shape)
-    spread = value + deviates * stats.t.ppf(upper, variance.freedom()) / stats.norm.ppf(upper)
+    spread = value + deviates * variance.quantile(upper) / stats.norm.ppf(upper)
     return np.quantile(np.clip(spread, *limit), [LEVEL / 2, upper], axis=0)
