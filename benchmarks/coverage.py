@@ -75,9 +75,10 @@ WORLDS = [
     ]
 ]
 
+CROSSED = [("3 x 1 x 3", 3, 1), ("2 x 1 x 3", 2, 1), ("3 x 2 x 3", 3, 2), ("5 x 1 x 3", 5, 1)]
 WORLDS += [
     World(f"{kind}, {seeds}", DEMO, 3, 0.3, 0.2, leads, generators=generators, samples=samples, **luck)
-    for seeds, generators, samples in [("3 x 1 x 3", 3, 1), ("2 x 1 x 3", 2, 1), ("3 x 2 x 3", 3, 2), ("5 x 1 x 3", 5, 1)]
+    for seeds, generators, samples in CROSSED
     for kind, leads, luck in [
         ("generator's luck, over none", (STRONG, WEAK), {"generator": 0.4, "sample": 0.15}),
         ("little luck, over none", (STRONG, WEAK), {"generator": 0.1, "sample": 0.05}),
@@ -88,9 +89,7 @@ WORLDS += [
 ]
 
 
-def predicted(
-    world: World, labels: np.ndarray, rng: np.random.Generator, seeds: int | None = None
-) -> list[np.ndarray]:
+def predicted(world: World, labels: np.ndarray, rng: np.random.Generator, seeds: int | None = None) -> list[np.ndarray]:
     """Draw what the classifiers of method and baseline say of one test set: int (classifiers, 1, images) each."""
     count, classes = len(labels), len(CLASSES)
     shared = rng.normal(0, world.shared, (count, classes)).astype(np.float32)
@@ -109,9 +108,7 @@ def predicted(
     return said
 
 
-def _luck(
-    world: World, design: Design, common: list[np.ndarray], count: int, rng: np.random.Generator
-) -> np.ndarray:
+def _luck(world: World, design: Design, common: list[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
     """What a generator and its sampling add to scores: (generators, samples, 1, images, classes)."""
     generators, samples, classes = *design.shape[:2], len(CLASSES)
 

@@ -83,7 +83,7 @@ def test_a_resumed_training_keeps_what_an_undisturbed_one_does(tmp_path: Path):
 
 
 def checkpoint(step: int, validation: float, said: list[int]) -> Checkpoint:
-    return Checkpoint(step, validation, torch.eye(3)[said])
+    return Checkpoint(step, validation, torch.eye(3)[said], {})
 
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -205,7 +205,7 @@ def test_one_image_of_a_class_leaves_none_to_train_on():
 
 
 def test_a_class_without_test_images_is_refused_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr(sum_up, "trained", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(sum_up, "every_trained", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(score_classifiers, "records", lambda *_: [ImageRecord("a.png", 0, "test")])
     settings = SimpleNamespace(evaluate=None, seeds=[0], method=SimpleNamespace(seed_offset=0))
     study = a_study_that_knows((source, ("sar",), SimpleNamespace(classes=["cargo", "tanker"])), settings=settings)

@@ -17,7 +17,7 @@ from sarsynth.report.closing import show_results
 from sarsynth.report.rows import Row
 from sarsynth.stages.draw_images import draw_added, draw_quality, draw_stack, drawn
 from sarsynth.stages.measure_images import measured
-from sarsynth.stages.score_classifiers import check_tested, seeds_of, trained
+from sarsynth.stages.score_classifiers import check_tested, every_trained
 from sarsynth.stages.study import Study
 from sarsynth.stages.sum_up import result
 from sarsynth.store.artifacts import Artifact
@@ -51,18 +51,18 @@ def _show_pictures(study: Study, files: Sequence[Path]) -> None:
 def artifacts(study: Study) -> list[Artifact]:
     """Ask for all that an evaluation reads, and read nothing."""
     check_tested(study)
-    return [*trained(study, seeds_of(study)), *measured(study).values(), *drawn(study)]
+    return [*every_trained(study), *measured(study).values(), *drawn(study)]
 
 
 def show(study: Study, figures: Mapping[str, Any]) -> None:
-    """Put scores by class, confusion matrix and curves over all seeds where the tracker has a place for them."""
+    """Put scores by class, confusion matrix and curves over all classifiers where the tracker has a place for them."""
     ends = {"": "mean", "_std": "std"}
     lines = [
         {"class": name} | {f"{figure}{end}": scores[figure][key] for figure in FIGURES for end, key in ends.items()}
         for name, scores in figures["classifier"]["per_class"].items()
     ]
     study.tracker.table("per_class", list(lines[0]), [list(line.values()) for line in lines])
-    artifacts = [study.store.find("evaluation", figures["inputs"][f"seed_{seed}"]) for seed in figures["seeds"]]
+    artifacts = [study.store.find("evaluation", one["fingerprint"]) for one in figures["evaluations"]]
     runs = [load_file(artifact.path / "logits.safetensors") for artifact in artifacts]
     labels = np.concatenate([run["labels"] for run in runs])
     shares = np.concatenate([softmax(run["logits"], axis=-1).mean(axis=0) for run in runs])

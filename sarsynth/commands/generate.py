@@ -27,8 +27,10 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
             console.print(f"  {export(study, Path(settings.export))}", markup=False)
             console.print(f"  {how_to_use(study)}", markup=False)
             return
-        images = synthetic(study)
-        console.print(f"  {images.path}", markup=False)
+        sets = [synthetic(cell) for cell in study.cells]
+        for images in sets:
+            console.print(f"  {images.path}", markup=False)
+        images = sets[0]
         write_result(about(study) | {"inputs": {"synthetic": images.fingerprint}}, folder)
         for file in [*draw_added(study, folder), *draw_stack(study, folder)]:
             console.print(f"  {file}", markup=False)
@@ -49,7 +51,7 @@ def artifacts(study: Study) -> list[Artifact]:
     check(study.settings)
     if study.settings.export is not None:
         return list(exported(study).inputs.values())
-    return [synthetic(study), *drawn(study)]
+    return [*(synthetic(cell) for cell in study.cells), *drawn(study)]
 
 
 def export(study: Study, target: Path) -> Path:

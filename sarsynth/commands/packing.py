@@ -34,7 +34,7 @@ def _pack(jobs: Sequence[tuple[Settings, Sequence[str]]]) -> None:
                 study = Study(settings, Tracker(None), overrides)
                 study.compute.enter()
                 check_method(study)
-                for adapter in sar_trainings(study):
+                for adapter in [training for cell in study.generators for training in sar_trainings(cell)]:
                     trainings.setdefault(adapter.request.fingerprint, adapter)
     with told(jobs[0][0].paths):
         train(trainings.values())

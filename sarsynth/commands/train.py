@@ -12,7 +12,7 @@ from sarsynth.stages.find_prototypes import draw_prototypes, prototypes
 from sarsynth.stages.make_base import made_base
 from sarsynth.stages.resize_images import images
 from sarsynth.stages.study import Study
-from sarsynth.stages.train_adapters import ors_adapter
+from sarsynth.stages.train_adapters import ors_adapters
 from sarsynth.stages.train_classifier import classifier
 from sarsynth.stages.train_controlnet import trained_controlnet
 from sarsynth.store.artifacts import Artifact
@@ -20,9 +20,9 @@ from sarsynth.store.artifacts import Artifact
 STAGES: dict[str, Callable[[Study], list[Artifact]]] = {
     "data": inspect_images.artifacts,
     "base": lambda study: [made_base(study)],
-    "ors": lambda study: [ors_adapter(study)],
+    "ors": lambda study: [*ors_adapters(study).values()],
     "classifier": lambda study: [classifier(study)],
-    "prototypes": lambda study: [prototypes(study)],
+    "prototypes": lambda study: [prototypes(cell) for cell in study.generators],
     "sar": tuned,
     "controlnet": lambda study: [trained_controlnet(study)],
 }

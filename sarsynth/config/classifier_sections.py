@@ -82,14 +82,12 @@ class Evaluate(Section):
     vote. A checkpoint is validated every `every` epochs of real images, from the share `after` of the steps on, on the
     data's own validation split; without one, on the share `val` of the training images, which are then not trained on.
     `thresholds` validation names classes by thresholds that are chosen on the same images, none by the largest logit.
-    `also` is a second test set: an option of `data`, a file, or one of these with some of its keys.
     `baseline` is the method that the others of a sweep are compared with, in `replicates` bootstrap replicates; None
     compares nothing.
     """
 
     topk: Literal["none", "mean", "release_vote"]
     thresholds: Literal["none", "validation"]
-    also: Text | dict[str, Any] | None
     k: Count
     keep: Count
     every: Positive

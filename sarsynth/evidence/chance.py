@@ -8,12 +8,12 @@ differ between them, less the part that is due to the images at hand. Degrees of
 (Satterthwaite 1946, doi:10.2307/3002019).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sarsynth.evidence.design import CLASSIFIER, FACTORS, Design, Factors, components, freedom
 from sarsynth.evidence.predictions import Predictions, calibration_errors, figures, precision_areas
@@ -21,7 +21,8 @@ from sarsynth.evidence.predictions import Predictions, calibration_errors, figur
 LEVEL = 0.05  # a gain is called significant below this p, and intervals hold 1 - LEVEL
 POWER = 0.8  # the chance to find a gain that is there
 PAIRED = -1  # the arm of what two methods share
-SMALLEST_P, HALVINGS = 1e-12, 40  # p-values are found between this and 1 by halving
+LEAST_DEVIATIONS, MOST_DEVIATIONS, HALVINGS = 1e-3, 1e4, 26  # quantiles are found between these by halving
+POINTS = 64  # at which the variance of generators is averaged over
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,26 +152,59 @@ class Variance:
         own = [part for part in self.parts if factor in part.factors and not part.factors.intersection(later)]
         return sum((part.alone for part in own), np.zeros_like(self.of_images)) if own else None
 
-    def quantile(self, upper: Any, *, cautious: bool = False) -> np.ndarray:
-        """How many standard deviations a figure exceeds with the chance 1 - `upper`, (figures,).
+    def chance(self, size: np.ndarray, *, cautious: bool = False) -> np.ndarray:
+        """The chance that a figure lies at least so many standard deviations from its mean, on either side: p.
 
-        What generator and sample seeds add has few degrees of freedom, and by chance may look small. So its quantile
-        is not that of the sum: squares of Student's quantiles of the two are weighted by their variances (Cochran and
-        Cox, Experimental Designs, 1957, section 4.14).
+        What differs between two or three generators may by chance look small, and all would then seem to be due to the
+        images. So their variance is not taken as it was measured but averaged over: with the prior 1 / variance, from
+        the part that is known of it, that of the images and classifiers (Box and Tiao, Bayesian Inference in
+        Statistical Analysis, 1973, chapter 5). Where they differ by far, this is Student's t of their own degrees of
+        freedom; where nothing is made by seeds, Student's t of the rest.
 
         Args:
-            upper: From 0.5 up.
-            cautious: Count the variance between seeds as uncertain even where none of it seems due to them alone: few
-                seeds may agree by chance where more would not.
+            size: (figures,), at least 0.
+            cautious: Count the variance between classifier seeds as uncertain even where none of it seems due to them
+                alone: few seeds may agree by chance where more would not.
         """
-        made = [part for part in self.parts if CLASSIFIER not in part.factors]
-        of_made = sum((part.alone for part in made), np.zeros_like(self.of_images))
-        rest = np.maximum(0.0, self.total - of_made)
-        others = [part for part in self.parts if CLASSIFIER in part.factors]
-        squares = rest * stats.t.ppf(upper, self._freedom(others, rest, cautious=cautious)) ** 2
-        if made:
-            squares = squares + of_made * stats.t.ppf(upper, self._freedom(made, of_made, cautious=False)) ** 2
-        return np.sqrt(ratio(squares, self.total, otherwise=0.0))
+        return self._beyond(cautious=cautious)(size)
+
+    def quantile(self, upper: Any, *, cautious: bool = False) -> np.ndarray:
+        """How many standard deviations a figure exceeds with the chance 1 - `upper`, from 0.5 up; (figures,)."""
+        level = np.broadcast_to(2 * (1 - np.asarray(upper)), self.of_images.shape)
+        beyond = self._beyond(cautious=cautious)
+        low, high = np.zeros(level.shape), np.full(level.shape, MOST_DEVIATIONS)
+        for _ in range(HALVINGS):
+            middle = np.sqrt(np.maximum(low, LEAST_DEVIATIONS) * high)
+            too_low = beyond(middle) > level
+            low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
+        return high
+
+    def _beyond(self, *, cautious: bool) -> Callable[[np.ndarray], np.ndarray]:
+        """What `chance` gives, as a function of the size."""
+        nothing, own = np.zeros_like(self.of_images), {CLASSIFIER}
+        made = [part for part in self.parts if part.factors != own]
+        others = [part for part in self.parts if part.factors == own]
+        measured = np.minimum(sum((part.alone + part.joint for part in made), nothing), self.total)
+        rest = self.total - measured
+        of_rest = self._freedom(others, rest, cautious=cautious)
+        if not made:
+            return lambda size: 2 * special.stdtr(of_rest, -size)
+        known = sum((part.joint for part in made), nothing)
+        known = known + sum((part.alone for part in made if CLASSIFIER in part.factors), nothing)
+        degrees = self._freedom([part for part in made if CLASSIFIER not in part.factors], measured, cautious=True)
+        # Quantiles of the variance: degrees * measured / variance has a chi-squared distribution, cut off at `known`.
+        most = special.chdtr(degrees, ratio(degrees * measured, known, otherwise=np.inf))
+        middles = (np.arange(POINTS) + 0.5)[:, None] / POINTS
+        drawn = degrees * measured / special.chdtri(degrees, 1 - middles * most)  # (POINTS, figures)
+        total = drawn + rest
+        freedom = np.maximum(of_rest, of_rest * ratio(total, np.broadcast_to(rest, total.shape), otherwise=1e6) ** 2)
+        shrunk = np.sqrt(ratio(np.broadcast_to(self.total, total.shape), total, otherwise=0.0))
+
+        def beyond(size: np.ndarray) -> np.ndarray:
+            reached = np.multiply(size, shrunk, out=np.zeros_like(shrunk), where=shrunk > 0)
+            return np.mean(2 * special.stdtr(freedom, -reached), axis=0)
+
+        return beyond
 
     def _freedom(self, parts: Sequence[Part], total: np.ndarray, *, cautious: bool) -> np.ndarray:
         """Degrees of freedom of some parts, and of the images that the rest of `total` is due to (Satterthwaite)."""
@@ -189,15 +223,6 @@ class Variance:
         fewest = np.where(np.isfinite(fewest), fewest, self.images - 1)
         return np.maximum(ratio(total**2, doubt, otherwise=self.images - 1), fewest)
 
-    def chance(self, size: np.ndarray, *, cautious: bool = False) -> np.ndarray:
-        """The chance that a figure lies at least so many standard deviations from its mean, on either side: p."""
-        low, high = np.full(size.shape, np.log(SMALLEST_P)), np.zeros(size.shape)
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            beyond = self.quantile(1 - np.exp(middle) / 2, cautious=cautious) > size
-            low, high = np.where(beyond, middle, low), np.where(beyond, high, middle)
-        return np.exp(high)
-
     def detectable(self, classes: np.ndarray) -> np.ndarray:
         """The gain that is significant with a chance of `POWER`; `classes` says how many figures one is corrected for.
 
@@ -205,8 +230,7 @@ class Variance:
         """
         upper = 1 - LEVEL / classes / 2
         spread = [
-            np.where(classes > 1, self.quantile(share, cautious=True), self.quantile(share))
-            for share in (upper, POWER)
+            np.where(classes > 1, self.quantile(share, cautious=True), self.quantile(share)) for share in (upper, POWER)
         ]
         return (spread[0] + spread[1]) * np.sqrt(self.total)
 

@@ -26,8 +26,8 @@
             mcnemar: {p, only_method: [images, a pair of classifiers each], only_baseline: […]}}
         where a gain is {delta, low, high, p, p_holm, significant, detectable, seeds, images, generator_seeds,
         sample_seeds}: see `sarsynth.evidence.significance.Gain`
-        next_hour: null without a gain, else {figure, half_width, options: [{spend_on, now, then, seconds, half_width}]}:
-            what an hour more of computing on each kind of seed would make of half the width of its interval
+        next_hour: null without a gain, else {figure, half_width, options: [{spend_on, now, then, seconds,
+            half_width}]}: what an hour more of computing on each kind of seed would make of half the width of its interval
     open: what would settle what is not significant, a line of text for each such row
 """
 
@@ -44,8 +44,8 @@ from scipy.special import softmax
 from sarsynth.errors import UserError
 from sarsynth.evidence.chance import LEVEL, POWER, Scores
 from sarsynth.evidence.design import CLASSIFIER, Design
-from sarsynth.evidence.results import AREA
 from sarsynth.evidence.predictions import Predictions
+from sarsynth.evidence.results import AREA
 from sarsynth.evidence.significance import Gain, compared, estimates, mcnemar, one_generator, score
 from sarsynth.evidence.spending import Costs, causes, next_hour
 from sarsynth.files import write_json
@@ -54,8 +54,8 @@ SIGNIFICANCE = "significance.json"
 VERSION = 3
 ONE_SEED = "one seed each: intervals know of the images alone, and nothing is called significant of less than two seeds"
 ONE_GENERATOR = (
-    "one set of adapters: intervals do not know how far others would part, and speak of this one; generator_seeds=[0,1,2] "
-    "tells"
+    "one set of adapters: intervals do not know how far others would part, and speak of this one; "
+    "generator_seeds=[0,1,2] tells"
 )
 GENERATORS = (
     "one set of adapters each: how far others would part is not known, and nothing is called significant of one "
@@ -246,11 +246,11 @@ def _open(job: ScoredJob, entry: Mapping[str, Any]) -> str | None:
         return f"{opening}: one seed does not tell how far seeds part; two or more do"
     if entry["note"] == GENERATORS:
         return f"{opening}: one generator seed does not tell how far generators part; two or more do"
-    ways = settling(asdict(gain), "times the test images")
-    settled = f"would be settled by {' or '.join(ways)}" if ways else "would not be settled by seeds or images alone"
+    ways = " or ".join(settling(asdict(gain), "times the test images"))
+    settled = f"would be settled by {ways}" if ways else "would not be settled by seeds or images alone"
     return (
-        f"{opening} and, were it the truth, {settled}; what {shown(entry['seeds'])} and {entry['images']:,} images show "
-        f"is {100 * gain.detectable:.1f} or more{_spent(entry['next_hour'])}"
+        f"{opening} and, were it the truth, {settled}; what {shown(entry['seeds'])} and {entry['images']:,} images "
+        f"show is {100 * gain.detectable:.1f} or more{_spent(entry['next_hour'])}"
     )
 
 

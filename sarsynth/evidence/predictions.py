@@ -143,5 +143,3 @@ def calibration_errors(
     apart = np.zeros((len(labels), BINS))
     apart[np.arange(len(labels)), bins] = (predicted == labels) - confidence
     return np.abs(weights @ apart).sum(axis=1) / weights.sum(axis=1)
-
-

@@ -4,7 +4,8 @@ A figure of a method (F1 of a class, minor mean, macro, accuracy and more) is it
 generator, sample and classifier seeds; a gain is that of one method less that of another on the same test images. Both
 change by chance with the images and with the seeds: images are drawn again (bootstrap) within each class, the same ones
 for both methods; seeds add what follows from how figures differ between them, generator and sample seeds paired where
-both methods have them, classifier seeds for each method apart. How nothing is counted twice: `sarsynth.evidence.chance`.
+both methods have them, classifier seeds for each method apart. How nothing is counted twice stands in
+`sarsynth.evidence.chance`.
 Intervals and tests are Student's t; the coverage that they reach is in docs/evaluation.md.
 """
 
@@ -176,9 +177,7 @@ def _gains(
     return [Gain(*test, *(need or None for need in some)) for test, some in zip(tests, wanted, strict=True)]
 
 
-def _needs(
-    size: np.ndarray, variance: Variance, is_open: np.ndarray, corrected: np.ndarray
-) -> dict[str, np.ndarray]:
+def _needs(size: np.ndarray, variance: Variance, is_open: np.ndarray, corrected: np.ndarray) -> dict[str, np.ndarray]:
     """How many seeds of each factor, or `images` times as many test images, settle each open gain; 0 if none do."""
     known = np.where(np.isnan(size), 0.0, size)
 
@@ -203,9 +202,7 @@ def _needs(
 def estimate(predictions: Predictions, minor: Sequence[str], *, replicates: int, seed: int) -> dict[str, Estimate]:
     """Give each figure of one method its interval: F1 by class name, then those over several classes that exist."""
     estimated = estimates(score(predictions, minor, replicates=replicates, seed=seed), seed=seed)
-    return {
-        name or figure: one for (figure, name), one in estimated.items() if figure == "f1" or name is None
-    }
+    return {name or figure: one for (figure, name), one in estimated.items() if figure == "f1" or name is None}
 
 
 def estimates(scores: Scores, *, seed: int) -> dict[tuple[str, str | None], Estimate]:

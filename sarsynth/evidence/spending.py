@@ -14,6 +14,7 @@ from sarsynth.evidence.design import FACTORS, GENERATOR, SAMPLE
 from sarsynth.evidence.results import MEANS, figure_names
 
 HOUR = 3600.0  # seconds
+MOST = 10  # times the seeds that there are: what lies farther is not to be told from so few
 CAUSES = (*FACTORS, "test_images", "together")
 
 
@@ -39,6 +40,7 @@ def next_hour(scores: Scores, base: Scores, seconds: Mapping[str, float | None])
         scores: Of the method.
         base: Of the baseline, whose part costs nothing here.
         seconds: What one more seed of each factor takes, None if the cards do not tell; one is then had for an hour.
+            More than `MOST` times as many are not looked at.
 
     Returns:
         `figure`, `half_width` of its interval as it is, and `options`, the best first: `spend_on`, seeds `now` and
@@ -58,7 +60,7 @@ def next_hour(scores: Scores, base: Scores, seconds: Mapping[str, float | None])
         now = scores.design.counts[factor]
         if now > 1:
             each = seconds.get(factor)
-            then = now + max(1, int(HOUR / each)) if each else now + 1
+            then = min(MOST * now, now + max(1, int(HOUR / each))) if each else now + 1
             options.append(
                 {
                     "spend_on": factor,

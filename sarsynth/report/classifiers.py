@@ -1,13 +1,26 @@
 """Sections on what the classifiers of each row reached, and whether a gain over the baseline is real."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from sarsynth.evidence.chance import LEVEL, POWER
 from sarsynth.report import plots, rows
-from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Piece, Table
+from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Piece, Table, percent
 from sarsynth.report.plots import Plot
+from sarsynth.report.rows import Row
 from sarsynth.report.sweep import MOST_ROWS, Sweep
 from sarsynth.report.verdict import verdict
+
+CAUSES = {  # of the spread of a figure, see `sarsynth.evidence.spending.causes`
+    "generator": "generator",
+    "sample": "sampling",
+    "classifier": "classifier",
+    "test_images": "test images",
+    "together": "seeds and images together",
+}
 
 
 def scores(sweep: Sweep) -> list[Piece]:
@@ -89,6 +102,89 @@ def _gains_plot(sweep: Sweep) -> Plot:
     names = [row.name for row in compared]
     figure = plots.estimates(panels, names, "points over the baseline", scale=100, every=sweep.names, zero=True)
     return Plot("gains", figure, "Gain of each method over the baseline, by class, as in the table below")
+
+
+def spread(sweep: Sweep) -> list[Piece]:
+    """Where the spread of each row's F1 comes from: what other seeds of each kind, and other test images, would add.
+
+    Standard deviations of the mean over all seeds, in points; seeds and images together is what one seed gets right and
+    another does not. One seed of a kind tells nothing of it: its part is then not known, and not in the intervals.
+    """
+    titles = {name.removeprefix("f1_"): title for name, title in rows.scored(sweep.rows).items()}
+    panels: dict[str, list[Cell]] = {}
+    lines: list[list[Cell | str]] = []
+    names: list[str] = []
+    for row in sweep.rows:
+        if not (variance := row.entry.get("variance")):
+            continue
+        for cause, title in CAUSES.items():
+            cells = [_deviation(row, cause, variance.get(name)) for name in titles]
+            if all(cell.value is None and not cell.missing for cell in cells):
+                continue  # the method has no seeds of this kind
+            lines.append([Cell(row.name, detail=title), *cells])
+            names.append(f"{row.name}: {title}")
+            for heading, cell in zip(titles.values(), cells, strict=True):
+                panels.setdefault(heading, []).append(cell)
+    if not lines:
+        return [sweep.absent]
+    figure = plots.estimates(panels, names, "points", scale=100, bars=True)
+    plot = Plot("spread", figure, "Standard deviation of each figure by what it is due to, as in the table below")
+    table = Table("Standard deviation by cause, in points", ["method", *titles.values()], lines)
+    return [*(Note(line) for line in _next_hours(sweep)), plot, table]
+
+
+def _deviation(row: Row, cause: str, parts: Mapping[str, float | None] | None) -> Cell:
+    """The standard deviation that a cause makes, `?` where it is not known; nothing where a method has none of it."""
+    if parts is None or not row.entry["seeds"].get(cause, 1):
+        return Cell()
+    value = parts[cause]
+    return Cell(missing="?", meaning="one seed tells nothing") if value is None else Cell(value**0.5, percent)
+
+
+def _next_hours(sweep: Sweep) -> list[str]:
+    """What an hour more on each kind of seed would make of the interval of each row's gain."""
+    lines = []
+    for row in sweep.rows:
+        spending = row.entry.get("next_hour")
+        if spending and spending["options"]:
+            ways = ", ".join(
+                f"{option['spend_on']} seeds ({option['now']} to {option['then']}) ±{percent(option['half_width'])}"
+                for option in spending["options"]
+            )
+            now = percent(spending["half_width"])
+            lines.append(f"{row.name}: the interval of its {spending['figure']} is ±{now}; an hour more on {ways}.")
+    return lines
+
+
+def beyond_f1(sweep: Sweep) -> list[Piece]:
+    """More than F1 at one threshold, with 95 % intervals: synthetic images change how often a class is expected.
+
+    Balanced accuracy is the mean recall. PR-AUC, the area under the precision-recall curve of a class against all
+    others (average precision), and its mean look at all thresholds. ECE, the expected calibration error, says how far the
+    classifier's shares are from how often it is right: less is better. Marks as for F1, over the same baseline.
+    """
+    titles = {"balanced_accuracy": "balanced accuracy", "pr_auc": "PR-AUC", "ece": "ECE"}
+    lines: list[list[Cell | str]] = []
+    for row in sweep.rows:
+        found = row.entry.get("scores") or {}
+        areas = found.get("pr_auc_per_class") or {}
+        gains_of_row = row.entry.get("gains") or {}
+        of_classes = gains_of_row.get("pr_auc_per_class") or {}
+        cells = [_estimated(found.get(name), gains_of_row.get(name), row) for name in titles]
+        cells += [_estimated(areas.get(name), of_classes.get(name), row) for name in sweep.classes]
+        lines.append([Cell(row.name), *cells])
+    columns = ["method", *titles.values(), *(f"PR-AUC {title}" for title in sweep.classes.values())]
+    return [Table("In %, over all seeds; small: the 95 % interval", columns, lines)]
+
+
+def _estimated(found: Mapping[str, float] | None, gain: Mapping[str, Any] | None, row: Row) -> Cell:
+    if found is None:
+        return Cell()
+    cell = Cell(found["value"], percent, None, (found["low"], found["high"]))
+    if gain and row.baseline:
+        meaning = f"p = {gain['p_holm']:.2g} against {row.baseline}"
+        return replace(cell, mark=rows.arrow(gain), meaning=meaning)
+    return cell
 
 
 def confusions(sweep: Sweep) -> list[Piece]:

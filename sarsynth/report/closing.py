@@ -8,6 +8,7 @@ from pathlib import Path
 from sarsynth.console import console, print_error
 from sarsynth.errors import UserError, one_line
 from sarsynth.evidence.chance import LEVEL
+from sarsynth.evidence.comparison import shown
 from sarsynth.report import rows, terminal, writing
 from sarsynth.report.html import REPORT
 from sarsynth.report.jobs import read_jobs
@@ -79,8 +80,8 @@ def show_results(results: Sequence[Row]) -> None:
 
 def show_scores(results: Sequence[Row]) -> None:
     """Print the scores of each row."""
-    seeds = ", ".join(sorted({row["seeds"].text for row in results}))
-    title = f"F1 in % on the real test set, mean ± sd over {seeds} seeds; FID and KID of the synthetic images"
+    seeds = ", ".join(sorted({shown(rows.seeds_of(row.result)) for row in results}))
+    title = f"F1 in % on the real test set, mean ± sd over {seeds}; FID and KID of the synthetic images"
     console.print(terminal.render(rows.scores_table(results, title, without=["accuracy"])))
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-from sarsynth.evidence.comparison import settling
+from sarsynth.evidence.comparison import ONE_GENERATOR, settling, shown
 from sarsynth.evidence.results import FIGURES, MEANS, dropped, leaks
 from sarsynth.report.pieces import COUNT, SHORT, WARNING, Cell, Table, decimals, percent, points
 
@@ -39,7 +39,8 @@ class Row:
         """By column of results.csv, in their order."""
         result = self.result
         about = {key: Cell(result[key]) for key in ("method", "base", "data", "split")}
-        about["seeds"] = Cell(len(result["seeds"]), COUNT)
+        about |= {f"{kind}_seeds": Cell(count or None, COUNT) for kind, count in seeds_of(result).items()}
+        about["seeds"] = about.pop("classifier_seeds")
         about |= {"topk": Cell(result["protocol"].get("topk")), "leaks": Cell("; ".join(leaks(result)))}
         return about | self._scores() | distances(result["fidelity"], result["classes"]) | self._gains()
 
@@ -56,8 +57,9 @@ class Row:
     @property
     def heading(self) -> Cell:
         """The cell that begins its line in a table."""
-        seeds, wrong = len(self.result["seeds"]), leaks(self.result)
-        return Cell(self.name, detail=f"{seeds} seeds", mark=WARNING * bool(wrong), meaning="; ".join(wrong))
+        wrong = leaks(self.result)
+        seeds = shown(seeds_of(self.result))
+        return Cell(self.name, detail=seeds, mark=WARNING * bool(wrong), meaning="; ".join(wrong))
 
     @property
     def distances(self) -> list[Cell]:
@@ -93,7 +95,7 @@ class Row:
         samples = [value for value in figure["values"] if value is not None]
         cell = Cell(figure["mean"], percent, figure["std"], interval, samples)
         if gain := self._gains_by_column.get(column):
-            return replace(cell, mark=_arrow(gain), meaning=f"p = {gain['p_holm']:.2g} against {self.baseline}")
+            return replace(cell, mark=arrow(gain), meaning=f"p = {gain['p_holm']:.2g} against {self.baseline}")
         return cell
 
     def _gains(self) -> dict[str, Cell]:
@@ -107,15 +109,27 @@ class Row:
         return cells
 
 
+def seeds_of(result: Mapping[str, Any]) -> dict[str, int]:
+    """How many seeds of each kind a result is of, 0 where its method has none."""
+    keys = {"generator": "generator_seeds", "sample": "sample_seeds", "classifier": "seeds"}
+    return {kind: len(result.get(key, ())) for kind, key in keys.items()}
+
+
+def of_one_generator(rows: Iterable[Row]) -> list[str]:
+    """Say, in a line, which rows speak of one set of adapters."""
+    names = [row.name for row in rows if seeds_of(row.result)["generator"] == 1]
+    return [f"{', '.join(names)}: {ONE_GENERATOR}"] * bool(names)
+
+
 def gain_cell(gain: Mapping[str, Any]) -> Cell:
     """A gain of significance.json with its interval and, if it is open, what would settle it."""
     details = [] if gain["detectable"] is None else [f"≥ {percent(gain['detectable'])}"]  # None: nothing varied
     details += [" or\n".join(ways)] if (ways := settling(gain, "x images")) else []
     interval, meaning = (gain["low"], gain["high"]), f"p = {gain['p_holm']:.2g}"
-    return Cell(gain["delta"], points, None, interval, (), _arrow(gain), meaning, detail="\n".join(details))
+    return Cell(gain["delta"], points, None, interval, (), arrow(gain), meaning, detail="\n".join(details))
 
 
-def _arrow(gain: Mapping[str, Any]) -> str:
+def arrow(gain: Mapping[str, Any]) -> str:
     """Mark a significant gain or loss."""
     return ("▲" if gain["delta"] > 0 else "▼") if gain["significant"] else ""
 
@@ -164,6 +178,9 @@ def scores_table(rows: Sequence[Row], caption: str, without: Sequence[str] = ())
     notes = [f"{WARNING} {leak}" for leak in dict.fromkeys(leak for row in rows for leak in leaks(row.result))]
     notes += dict.fromkeys(f"{left} (data.leak=drop)" for row in rows for left in dropped(row.result))
     notes += [f"{WARNING} FID and KID with {RELEASE}"] * any(row["kid"].meaning == RELEASE for row in rows)
+    notes += of_one_generator(rows)
+    several = [row.name for row in rows if max(seeds_of(row.result)[kind] for kind in ("generator", "sample")) > 1]
+    notes += [f"{', '.join(several)}: FID and KID of the first generator and sample seed"] * bool(several)
     return Table(caption, ["method", *titles.values(), "FID", "KID"], lines, notes=notes)
 
 

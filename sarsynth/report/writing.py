@@ -13,10 +13,11 @@ from typing import Any
 
 from sarsynth.console import console
 from sarsynth.errors import UserError, one_line
+from sarsynth.evidence.comparison import shown
 from sarsynth.evidence.results import MEANS, RESULT
 from sarsynth.files import write_text
 from sarsynth.report import csv, html, latex, rows
-from sarsynth.report.classifiers import confusions, f1_by_class, gains, learned_from, scores
+from sarsynth.report.classifiers import beyond_f1, confusions, f1_by_class, gains, learned_from, scores, spread
 from sarsynth.report.distances import decoupling, fidelity, realism
 from sarsynth.report.html import REPORT
 from sarsynth.report.images import feature_map, memorisation, samples, strips
@@ -33,6 +34,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("results", "Results", scores),
     ("f1", "F1 by class", f1_by_class),
     ("gains", "Gains", gains),
+    ("spread", "Where the spread comes from", spread),
+    ("beyond", "Beyond F1", beyond_f1),
     ("learned", "What classifiers learn from", learned_from),
     ("samples", "Images", samples),
     ("confusion", "Confusion", confusions),
@@ -123,7 +126,7 @@ def _head(sweep: Sweep) -> dict[str, Any]:
     def named(key: str) -> str:
         return ", ".join(dict.fromkeys(str(result[key]) for result in sweep.results))
 
-    seeds = sorted({len(result["seeds"]) for result in sweep.results})
+    seeds = sorted({shown(rows.seeds_of(result)) for result in sweep.results})
     sizes = dict.fromkeys(f"{sum(result['counts'].values()):,}" for result in sweep.results if "counts" in result)
     failed = f" {len(sweep.failed)} jobs failed and are not shown." if sweep.failed else ""
     notices = "".join(
@@ -136,7 +139,7 @@ def _head(sweep: Sweep) -> dict[str, Any]:
         "known": {
             "sweep": sweep.folder.name,
             "rows": len(sweep.jobs),
-            "classifier seeds": ", ".join(map(str, seeds)),
+            "seeds": ", ".join(seeds),
             "base": named("base"),
             "split": named("split"),
             "training images": ", ".join(sizes),

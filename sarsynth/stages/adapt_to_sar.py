@@ -178,10 +178,7 @@ def tuned_base(study: Study) -> Artifact:
         study.fitting(method.name).fit(
             Denoiser(base.unet, base.noise_scheduler, [group], names=names).train(),
             SeededDataModule.whole(
-                denoising_samples(base, images),
-                batch_size=recipe.batch_size,
-                max_steps=recipe.max_steps,
-                seed=seed,
+                denoising_samples(base, images), batch_size=recipe.batch_size, max_steps=recipe.max_steps, seed=seed
             ),
             title=f"U-Net, {method.name}",
             max_steps=recipe.max_steps,

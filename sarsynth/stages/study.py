@@ -156,9 +156,7 @@ def once(function: Callable[Concatenate[Study, Args], Value]) -> Callable[Concat
     return _remembering(function, lambda study: ())
 
 
-def once_a_generator(
-    function: Callable[Concatenate[Study, Args], Value],
-) -> Callable[Concatenate[Study, Args], Value]:
+def once_a_generator(function: Callable[Concatenate[Study, Args], Value]) -> Callable[Concatenate[Study, Args], Value]:
     """Like `once`, for what follows from the generator seed too."""
     return _remembering(function, lambda study: ("generator", study.generator_seed))
 

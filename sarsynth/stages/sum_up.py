@@ -1,7 +1,7 @@
 """Sum a method up in one result: scores over seeds, the quality of its images, and what it all rests on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,13 +20,13 @@ from sarsynth.stages.measure_images import quality
 from sarsynth.stages.score_classifiers import (
     averaged,
     check_tested,
+    every_trained,
     joined_synthetic,
     learning_and_validation,
     protocol,
     recipe_of_method,
     seeds_of,
     sizes,
-    trained,
 )
 from sarsynth.stages.study import Study
 
@@ -55,8 +55,10 @@ def result(study: Study) -> dict[str, Any]:
     """Evaluate the method of a study.
 
     Returns:
-        What `result.json` holds (see README): per-class scores as mean, standard deviation and values over the seeds,
-        what `quality` says of the synthetic images, and the fingerprints of everything that it rests on.
+        What `result.json` holds (see README): per-class scores as mean, standard deviation and values over all
+        classifiers (of each generator seed, sample seed and classifier seed, the last changing first), what `quality`
+        says of the synthetic images of the first generator and sample seed, and the fingerprints of everything that it
+        rests on.
 
     Raises:
         UserError: A class has no test image.
@@ -65,13 +67,16 @@ def result(study: Study) -> dict[str, Any]:
     check_tested(study)
     if warning := repetition_warning(study):
         console.print(f"[yellow]warning:[/] {escape(warning)}")
-    artifacts = trained(study, seeds)
+    artifacts = every_trained(study)
     runs = [json.loads((artifact.path / "scores.json").read_text()) for artifact in artifacts]
+    evaluations = evaluations_of(study, [artifact.fingerprint for artifact in artifacts])
     measured, rests_on = quality(study)
     return about(study) | {
         "captions": caption_samples(study),
         "added": sizes(study) or dict.fromkeys(classes(study), 0),
+        **of_cells(study),
         "seeds": seeds,
+        "evaluations": evaluations,
         "learning": learning(study),
         "protocol": protocol(study)
         | {"leaks": LEAKS.get(settings.topk), "baseline": settings.baseline, "replicates": settings.replicates},
@@ -88,9 +93,39 @@ def result(study: Study) -> dict[str, Any]:
             },
         },
         **measured,
-        "inputs": {f"seed_{seed}": artifact.fingerprint for seed, artifact in zip(seeds, artifacts, strict=True)}
-        | rests_on,
+        "inputs": {role(one, evaluations[0]): one["fingerprint"] for one in evaluations} | rests_on,
     }
+
+
+def of_cells(study: Study) -> dict[str, list[int]]:
+    """Say which generator and sample seeds a result is of: none of a method that has no use for them."""
+    settings = study.settings
+    return {
+        "generator_seeds": list(settings.generator_seeds) if settings.has_generator else [],
+        "sample_seeds": list(settings.sample_seeds) if settings.has_samples else [],
+    }
+
+
+def evaluations_of(study: Study, fingerprints: Sequence[str]) -> list[dict[str, Any]]:
+    """Say of each evaluation, in the order of `every_trained`, which seeds it is of."""
+    settings = study.settings
+    seeds = [
+        {
+            "generator": cell.generator_seed if settings.has_generator else None,
+            "sample": cell.sample_seed if settings.has_samples else None,
+            "classifier": seed,
+        }
+        for cell in study.cells
+        for seed in seeds_of(cell)
+    ]
+    return [of_one | {"fingerprint": one} for of_one, one in zip(seeds, fingerprints, strict=True)]
+
+
+def role(one: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """Name an evaluation among what a result rests on: by its classifier seed alone at the first cell."""
+    cell = "".join(f"_{key}_{one[key]}" for key in ("generator", "sample") if one[key] is not None)
+    is_first = all(one[key] == first[key] for key in ("generator", "sample"))
+    return f"seed_{one['classifier']}{'' if is_first else cell}"
 
 
 def learning(study: Study) -> dict[str, Any]:
