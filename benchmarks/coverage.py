@@ -62,6 +62,7 @@ class World:
         return made, made if self.both else replace(plain, classifiers=range(seeds or self.seeds))
 
 
+SEEN = 0.3  # how an image looks to a generator, of how much it likes a class
 WEAK, STRONG = (2.6, 2.2, 1.6, 1.2, 1.4), (2.6, 2.2, 1.9, 1.5, 1.9)
 WORLDS = [
     World(f"{kind}, {where}, {seeds} seeds", sizes, seeds, image, seed, leads)
@@ -80,11 +81,11 @@ WORLDS += [
     World(f"{kind}, {seeds}", DEMO, 3, 0.3, 0.2, leads, generators=generators, samples=samples, **luck)
     for seeds, generators, samples in CROSSED
     for kind, leads, luck in [
-        ("generator's luck, over none", (STRONG, WEAK), {"generator": 0.4, "sample": 0.15}),
+        ("generator's luck, over none", (STRONG, WEAK), {"generator": 0.8, "sample": 0.15}),
         ("little luck, over none", (STRONG, WEAK), {"generator": 0.1, "sample": 0.05}),
-        ("generator over generator", (STRONG, WEAK), {"generator": 0.4, "sample": 0.15, "both": True, "common": 0.5}),
-        ("control, generators", (WEAK, WEAK), {"generator": 0.4, "sample": 0.15, "both": True}),
-        ("control, in common", (WEAK, WEAK), {"generator": 0.4, "sample": 0.15, "both": True, "common": 0.5}),
+        ("generator over generator", (STRONG, WEAK), {"generator": 0.8, "sample": 0.15, "both": True, "common": 0.5}),
+        ("control, generators", (WEAK, WEAK), {"generator": 0.8, "sample": 0.15, "both": True}),
+        ("control, in common", (WEAK, WEAK), {"generator": 0.8, "sample": 0.15, "both": True, "common": 0.5}),
     ]
 ]
 
@@ -115,7 +116,7 @@ def _luck(world: World, design: Design, common: list[np.ndarray], count: int, rn
     def drawn(size: float, shape: tuple[int, ...], part: np.ndarray) -> np.ndarray:
         own = rng.standard_normal((*shape, 1, 1, classes))
         in_view = rng.standard_normal((*shape, 1, count, classes), dtype=np.float32)
-        return size * (np.sqrt(world.common) * part + np.sqrt(1 - world.common) * own + in_view)
+        return size * (np.sqrt(world.common) * part + np.sqrt(1 - world.common) * own + SEEN * in_view)
 
     of_generators = drawn(world.generator, (generators, 1), common[0][:, :1])
     return (of_generators + drawn(world.sample, (generators, samples), common[1])).astype(np.float32)

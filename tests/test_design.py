@@ -1,4 +1,4 @@
-"""Variance by cause: against a mixed model and known worlds; figures beyond F1 against scikit-learn and torchmetrics."""
+"""Variance by cause, against a mixed model and known worlds; figures beyond F1, against those of the libraries."""
 
 import numpy as np
 import pytest

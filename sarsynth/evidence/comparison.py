@@ -27,7 +27,8 @@
         where a gain is {delta, low, high, p, p_holm, significant, detectable, seeds, images, generator_seeds,
         sample_seeds}: see `sarsynth.evidence.significance.Gain`
         next_hour: null without a gain, else {figure, half_width, options: [{spend_on, now, then, seconds,
-            half_width}]}: what an hour more of computing on each kind of seed would make of half the width of its interval
+            half_width}]}: what an hour more of computing on each kind of seed would make of half the width of its
+            interval
     open: what would settle what is not significant, a line of text for each such row
 """
 

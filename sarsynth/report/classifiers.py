@@ -160,8 +160,8 @@ def beyond_f1(sweep: Sweep) -> list[Piece]:
     """More than F1 at one threshold, with 95 % intervals: synthetic images change how often a class is expected.
 
     Balanced accuracy is the mean recall. PR-AUC, the area under the precision-recall curve of a class against all
-    others (average precision), and its mean look at all thresholds. ECE, the expected calibration error, says how far the
-    classifier's shares are from how often it is right: less is better. Marks as for F1, over the same baseline.
+    others (average precision), and its mean look at all thresholds. ECE, the expected calibration error, says how far
+    the classifier's shares are from how often it is right: less is better. Marks as for F1, over the same baseline.
     """
     titles = {"balanced_accuracy": "balanced accuracy", "pr_auc": "PR-AUC", "ece": "ECE"}
     lines: list[list[Cell | str]] = []
