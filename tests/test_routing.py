@@ -103,6 +103,20 @@ def test_each_sample_sees_its_own_adapter(tiny: Base, active: tuple[int, ...]):
     torch.testing.assert_close(got, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_each_adapter_stands_on_its_own_frozen_one(tiny: Base):
+    """As those of several generator seeds do: against both folded, one pair at a time."""
+    some = [trained(tiny, seed, AdapterSpec(3, CONVOLUTIONAL)) for seed in (0, 1)]
+    below = [(trained(tiny, seed, AdapterSpec(2, CONVOLUTIONAL)), scale) for seed, scale in ((5, 0.5), (6, 0.9))]
+    inputs, expected = noisy(tiny, 4), []
+    for place, (own, frozen) in enumerate(zip(some, below, strict=True)):
+        with folded(tiny.unet, [frozen, (own, 1.0)]):
+            expected.append(tiny.unet(*(part[2 * place : 2 * place + 2] for part in inputs)).sample)
+    with routed(tiny.unet, some, below):
+        got = tiny.unet(*inputs).sample
+    torch.testing.assert_close(got, torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_the_base_is_itself_again_afterwards(tiny: Base):
     before, layers = predict(tiny), dict(tiny.unet.named_modules())
     with pytest.raises(RuntimeError, match="half-way"), routed(tiny.unet, [trained(tiny, 0), trained(tiny, 1)]):

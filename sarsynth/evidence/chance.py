@@ -21,8 +21,8 @@ from sarsynth.evidence.predictions import Predictions, calibration_errors, figur
 LEVEL = 0.05  # a gain is called significant below this p, and intervals hold 1 - LEVEL
 POWER = 0.8  # the chance to find a gain that is there
 PAIRED = -1  # the arm of what two methods share
-LEAST_DEVIATIONS, MOST_DEVIATIONS, HALVINGS = 1e-3, 1e4, 26  # quantiles are found between these by halving
-POINTS = 64  # at which the variance of generators is averaged over
+LEAST_DEVIATIONS, MOST_DEVIATIONS, HALVINGS = 0.1, 1e3, 16  # quantiles are found between these by halving
+POINTS = 32  # at which the variance of generators is averaged over
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +152,7 @@ class Variance:
         own = [part for part in self.parts if factor in part.factors and not part.factors.intersection(later)]
         return sum((part.alone for part in own), np.zeros_like(self.of_images)) if own else None
 
-    def chance(self, size: np.ndarray, *, cautious: bool = False) -> np.ndarray:
+    def chance(self, size: np.ndarray, *, cautious: bool | np.ndarray = False) -> np.ndarray:
         """The chance that a figure lies at least so many standard deviations from its mean, on either side: p.
 
         What differs between two or three generators may by chance look small, and all would then seem to be due to the
@@ -168,18 +168,18 @@ class Variance:
         """
         return self._beyond(cautious=cautious)(size)
 
-    def quantile(self, upper: Any, *, cautious: bool = False) -> np.ndarray:
+    def quantile(self, upper: Any, *, cautious: bool | np.ndarray = False) -> np.ndarray:
         """How many standard deviations a figure exceeds with the chance 1 - `upper`, from 0.5 up; (figures,)."""
         level = np.broadcast_to(2 * (1 - np.asarray(upper)), self.of_images.shape)
         beyond = self._beyond(cautious=cautious)
-        low, high = np.zeros(level.shape), np.full(level.shape, MOST_DEVIATIONS)
+        low, high = np.full(level.shape, LEAST_DEVIATIONS), np.full(level.shape, MOST_DEVIATIONS)
         for _ in range(HALVINGS):
-            middle = np.sqrt(np.maximum(low, LEAST_DEVIATIONS) * high)
+            middle = np.sqrt(low * high)
             too_low = beyond(middle) > level
             low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
         return high
 
-    def _beyond(self, *, cautious: bool) -> Callable[[np.ndarray], np.ndarray]:
+    def _beyond(self, *, cautious: bool | np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """What `chance` gives, as a function of the size."""
         nothing, own = np.zeros_like(self.of_images), {CLASSIFIER}
         made = [part for part in self.parts if part.factors != own]
@@ -206,7 +206,7 @@ class Variance:
 
         return beyond
 
-    def _freedom(self, parts: Sequence[Part], total: np.ndarray, *, cautious: bool) -> np.ndarray:
+    def _freedom(self, parts: Sequence[Part], total: np.ndarray, *, cautious: bool | np.ndarray) -> np.ndarray:
         """Degrees of freedom of some parts, and of the images that the rest of `total` is due to (Satterthwaite)."""
         doubt, fewest, own = np.zeros_like(total), np.full_like(total, np.inf), np.zeros_like(total)
         for part in parts:
@@ -229,9 +229,7 @@ class Variance:
         A figure by itself has 1 there, that of a class has the number of classes.
         """
         upper = 1 - LEVEL / classes / 2
-        spread = [
-            np.where(classes > 1, self.quantile(share, cautious=True), self.quantile(share)) for share in (upper, POWER)
-        ]
+        spread = [self.quantile(share, cautious=classes > 1) for share in (upper, POWER)]
         return (spread[0] + spread[1]) * np.sqrt(self.total)
 
     def scaled(self, factor: str | None = None, seeds: Any = None, images: np.ndarray | float = 1.0) -> "Variance":
