@@ -195,7 +195,7 @@ def _training(
             "seed": settings.seed,
         },
         {"base": base_artifact(study), **images, **steering, **inputs},
-        version=1,
+        version=2,
         command=study.command("train.py", f"stage={role}"),
         precision=study.precision.name,
         samples=samples(study, role, records if part.rows is None else [records[row] for row in part.rows]),
