@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from processes import run_script
 from safetensors.torch import load_file, save_file
-from test_tracking import captions, records
+from test_tracking import captions, logged, records
 from tiny import tiny_base
 
 from sarsynth import cli
@@ -878,34 +878,49 @@ def test_csv_is_the_logger_by_default(study: SimpleNamespace):
     assert len(list(study.sweep.rglob("hparams.yaml"))) == len(METHODS)
 
 
-def test_wandb_has_a_run_a_job_and_a_group_a_sweep(copied: Path, command: Command, tmp_path: Path):
+def test_wandb_has_a_run_a_job_and_one_of_the_sweep(copied: Path, command: Command, tmp_path: Path):
     run = command(
-        "evaluate", "-m", "method=lora,2lora", *TINY, "train.sar.max_steps=10", "seeds=[0]",
-        "logger=wandb", "logger.offline=true", "preview.every=5", "preview.prompts=2",
+        "evaluate", "-m", "method=lora,2lora", *TINY, "train.sar.max_steps=10", "evaluate.baseline=lora",
+        "logger=wandb", "logger.offline=true", "logger.artifacts=files", "preview.every=5", "preview.prompts=2",
     )  # fmt: skip
     assert run.code == 0, run.err
     (sweep,) = (tmp_path / "logs/sweeps/evaluate").iterdir()
-    runs = []
-    for job in ("0", "1"):
+    runs, results = [], {"result-lora-sim", "result-2lora-sim"}
+    for job in ("0", "1", "wandb"):
         found = records(sweep / job)
-        kinds = {record.WhichOneof("record_type") for record in found}
-        assert {"run", "history"} <= kinds
         about = next(record.run for record in found if record.WhichOneof("record_type") == "run")
         runs.append((about.run_group, about.display_name, about.job_type))
-        keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
-        assert {"sar/loss", "macro_f1", "real_vs_synthetic", "strip_tanker", "results"} <= keys
-        assert {"sar/samples", "per_class", "confusion_table", "precision_recall_table"} <= keys
+        keys, summary = logged(found, "history"), logged(found, "summary")
+        artifacts = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
+        artifacts = {one.name: one for one in artifacts if one.type != "run_table"}
+        kinds = {one.type: one for one in artifacts.values()}
+        assert summary.keys() >= {"macro_f1", "minor_f1", "accuracy"} and "macro_f1" not in keys
+        if job == "wandb":
+            assert {"sweep/1_gains", "sweep/2_results", "sweep/3_report"} <= set(keys)
+            assert "report.html" in {entry.path for entry in kinds["report"].manifest.contents}
+            assert {name for name, one in artifacts.items() if one.use_after_commit} == results
+            continue
+        shown = {"sar/samples", "images/1_real_vs_synthetic", "images/2_strip_tanker"}
+        assert {"sar/loss", "sar/step", "scores/1_results", "scores/2_per_class", "scores/3_confusion_table"} <= set(
+            keys
+        )
+        assert shown <= set(keys)
+        assert any("lr" in key for key in keys)
         drawn = captions(found, "sar/samples")
         assert len(drawn) == 2 and set(drawn) < {f"a SAR image of {name} ship" for name in COUNTS}, "not `paper`"
         assert len(list((sweep / job / "previews/sar").glob("*.png"))) == 4, "two captions, at two steps"
-        logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
-        assert {"adapter", "synthetic", "evaluation"} <= {artifact.type for artifact in logged}
-        (made,) = (artifact for artifact in logged if artifact.type == "synthetic")
-        assert json.loads(made.metadata)["inputs"]["sar"] in {artifact.name.rpartition("-")[2] for artifact in logged}
-        assert any("lr" in key for key in keys)
-        configured = {item.key or item.nested_key[0] for record in found for item in record.config.update}
-        assert {"method", "seed", "base"} <= configured
-    assert runs == [(sweep.name, "lora-sim", "evaluate"), (sweep.name, "2lora-sim", "evaluate")]
+        assert kinds["base"].use_after_commit and not kinds["result"].use_after_commit
+        content = {entry.path for entry in kinds["synthetic"].manifest.contents}
+        assert {"metadata.jsonl", "images/tanker/000000.png"} <= content
+        assert WEIGHTS in {entry.path for entry in kinds["adapter"].manifest.contents}
+        assert [entry.path for entry in kinds["evaluation"].manifest.contents] == ["card.json"]
+        fingerprints = {name.rpartition("-")[2] for name in artifacts}
+        assert set(json.loads(kinds["synthetic"].metadata)["inputs"].values()) <= fingerprints, "down to the base"
+        assert {"method", "seed", "base"} <= set(logged(found, "config"))
+    (group,) = {group for group, _, _ in runs}
+    assert re.fullmatch("sim method [0-9a-f]{6}", group)
+    names = [(f"{name}-sim", "evaluate") for name in ("lora", "2lora")] + [(f"sweep {group}", "sweep")]
+    assert [about for _, *about in runs] == [list(name) for name in names]
 
 
 def test_a_logger_that_raises_stops_nothing(study: SimpleNamespace, command: Command, copied: Path, monkeypatch):

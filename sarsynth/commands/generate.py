@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sarsynth.commands.session import session
+from sarsynth.commands.session import session, show_pictures
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.diffusion.adapter_files import save, save_kohya
@@ -30,8 +30,7 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
         images = synthetic(study)
         console.print(f"  {images.path}", markup=False)
         write_result(about(study) | {"inputs": {"synthetic": images.fingerprint}}, folder)
-        for file in [*draw_added(study, folder), *draw_stack(study, folder)]:
-            console.print(f"  {file}", markup=False)
+        show_pictures(study, [*draw_added(study, folder), *draw_stack(study, folder)])
 
 
 def check(settings: Settings) -> None:

@@ -5,7 +5,7 @@ Values live in `conf/` alone; the models say which keys there are and what they 
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -141,7 +141,11 @@ class Settings(Section):
     def _check_logger(self) -> Self:
         if self.preview and self.logger is None:
             raise ValueError(f"preview.every={self.preview.every} draws for a logger; say logger=csv or logger=wandb")
-        said = self.said_of_run
+        if self.logger is None:
+            return self
+        if self.logger.artifacts and not self.logger.is_wandb:
+            raise ValueError("logger.artifacts is of W&B alone; say logger=wandb, or leave it out")
+        said = self.logger.said
         words = {key: said[key] for key in ("name", "group", "job_type") if key in said} | {
             f"tags[{place}]": tag for place, tag in enumerate(said.get("tags", []))
         }
@@ -150,18 +154,6 @@ class Settings(Section):
             if not 1 <= len(word) <= most:
                 raise ValueError(f"logger.{key} has {len(word)} characters, and W&B takes 1 to {most}; shorten it")
         return self
-
-    @property
-    def said_of_run(self) -> dict[str, Any]:
-        """What the settings call a run of W&B, as it takes that: text, even where it was written as a number."""
-        if self.logger is None or not self.logger.target.endswith("WandbLogger"):
-            return {}
-        options = self.logger.options
-        keys = ("name", "group", "job_type", "notes")
-        said: dict[str, Any] = {key: str(options[key]) for key in keys if options.get(key) is not None}
-        if (tags := options.get("tags")) is not None:
-            said["tags"] = [str(tag) for tag in (tags if isinstance(tags, list) else [tags])]
-        return said
 
     def wording(self, slot: Slot, *, class_level: bool = False) -> Wording:
         """Give the template of a set's captions; the name of a wording is replaced by the wording.
