@@ -348,7 +348,7 @@ def test_an_exported_class_makes_the_same_images_elsewhere(copied: Path, command
         "generate", "method=plora", *TINY, f"export={tmp_path}/out", "class_name=tanker", f"export_format={kind}"
     )
     assert run.code == 0, run.err
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["plora-tanker.safetensors"]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"plora-tanker.safetensors", "README.md"}
     use = 'strength 1, prompt "a SAR image of tanker ship", negative prompt "a SAR image of cargo ship", guidance 3'
     assert use in " ".join(run.out.split())
     pipe = StableDiffusionPipeline.from_pretrained(NANO, safety_checker=None, dtype=torch.float32)
@@ -371,7 +371,8 @@ def test_an_adapter_from_elsewhere_takes_the_place_of_the_methods_own(copied: Pa
     """Ours by its path gives our images; one of another base, or that is not there, is one line."""
     known = artifact(copied, "synthetic", "lora")
     sar = next(path for path in (copied / "adapter").glob("sar-*") if "ors" not in inputs(path))
-    adapter_files.save_kohya(adapter_files.load(Base.load(NANO).unet, sar / WEIGHTS), tmp_path / "own.safetensors")
+    own = adapter_files.load(Base.load(NANO).unet, sar / WEIGHTS)
+    adapter_files.export(own, tmp_path / "own.safetensors", form="kohya")
     run = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/own.safetensors")
     assert run.code == 0, run.err
     (made,) = (path for path in (copied / "synthetic").glob("lora-*") if path.name != known.name)
