@@ -254,7 +254,9 @@ class Hub(BaseHTTPRequestHandler):
         else:
             assert "/commit/" in self.path, self.path
             self.server.commits.append((self.path, [json.loads(line) for line in raw.splitlines()]))
-            about = {"commitUrl": f"{address}/c", "commitOid": "1" * 40, "hookOutput": "", "success": True}
+            repo = self.path.removeprefix("/api/").removeprefix("models/").partition("/commit/")[0]
+            about = {"commitUrl": f"{address}/{repo}/commit/{'1' * 40}", "commitOid": "1" * 40, "success": True}
+            about |= {"hookOutput": ""}
             self._answer(about)
 
 

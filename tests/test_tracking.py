@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import wandb
+import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import OmegaConf
 from PIL import Image
@@ -26,6 +27,7 @@ from sarsynth.commands import runs, session
 from sarsynth.config.composition import CONF
 from sarsynth.config.hydra_internals import jobs_of_sweep
 from sarsynth.errors import UserError
+from sarsynth.evidence.results import MEANS
 from sarsynth.tracking import Previews, Tracker, recall_and_precision
 from sarsynth.training.fitting import Fitting
 
@@ -153,6 +155,21 @@ def test_previews_that_nothing_would_take_are_refused():
     with pytest.raises(UserError, match="preview.every=5 draws for a logger; say logger=csv"):
         settings("logger=none", "+preview={every: 5, prompts: 2}")
     assert settings("logger=csv", "+preview={every: 5, prompts: 2}").preview.prompts == 2
+
+
+def test_the_sweep_for_wandbs_agent_composes():
+    """Whatever it chooses, with the words that it puts before."""
+    sweep = yaml.safe_load((Path(__file__).parents[1] / "docs/wandb-sweep.yaml").read_text())
+    assert sweep["command"][:3] == ["${env}", "python", "${program}"] and sweep["program"] == "evaluate.py"
+    assert sweep["metric"]["name"] in MEANS, "the summary of a run has it"
+    fixed = [word for word in sweep["command"][3:] if not word.startswith("${")]
+    for key, values in sweep["parameters"].items():
+        for value in values.get("values") or [values["min"], values["max"]]:
+            chosen = settings(*fixed, f"{key}={value}")
+            assert chosen.logger.is_wandb
+            section, _, name = key.partition(".")
+            found = getattr(getattr(chosen, section), name or "name", None)
+            assert found == value or section == "augment"
 
 
 # --- What a run of W&B is called --------------------------------------------------------------------------------------
