@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from huggingface_hub import ModelCard
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from processes import run_script
@@ -342,12 +343,22 @@ def test_a_tuned_base_is_a_base(study: SimpleNamespace):
 
 
 @pytest.mark.parametrize("kind", ["diffusers", "kohya"])
-def test_an_exported_class_makes_the_same_images_elsewhere(copied: Path, command: Command, tmp_path: Path, kind: str):
-    """In a plain pipeline of diffusers, from the same noise, within one grey level of ours."""
-    run = command(
-        "generate", "method=plora", *TINY, f"export={tmp_path}/out", "class_name=tanker", f"export_format={kind}"
-    )
+def test_an_exported_class_makes_the_same_images_elsewhere(
+    study: SimpleNamespace, copied: Path, command: Command, tmp_path: Path, kind: str
+):
+    """In a plain pipeline of diffusers, from the same noise, within one grey level of ours; its card has its scores."""
+    asked = [f"export={tmp_path}/out", "class_name=tanker", f"export_format={kind}", f"results={study.sweep}"]
+    run = command("generate", "method=plora", *TINY, *asked)
     assert run.code == 0, run.err
+    card = ModelCard((tmp_path / "out/README.md").read_text())
+    scores = {one.metric_name: one.metric_value for one in card.data.eval_results}
+    known = study.results["plora"]["classifier"]
+    assert scores["F1, mean of all classes"] == pytest.approx(known["macro_f1"]["mean"], abs=1e-6)
+    assert scores["F1 of tanker"] == pytest.approx(known["per_class"]["tanker"]["f1"]["mean"], abs=1e-6)
+    assert "interval_95" in card.data.eval_results[0].metric_args
+    if kind == "kohya":  # other adapters than those that were scored
+        other = command("generate", "method=plora", *TINY, *asked, "seed=1")
+        assert other.code == 1 and "no result there rests on these" in other.err
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"plora-tanker.safetensors", "README.md"}
     use = 'strength 1, prompt "a SAR image of tanker ship", negative prompt "a SAR image of cargo ship", guidance 3'
     assert use in " ".join(run.out.split())

@@ -188,6 +188,7 @@ def called(folder: Path, *overrides: str, script: str = "train") -> dict:
     [
         ([], {"name": "plora-sim", "group": "sim sd-nano", "job_type": "train"}),
         (["method=lora", "seed=3", "method.rank=8"], {"name": "lora-sim seed=3 rank=8"}),
+        (["train.ors.max_steps=3", "train.sar.max_steps=9"], {"name": "plora-sim ors.max_steps=3 sar.max_steps=9"}),
         (["trainer.accelerator=cpu", "logger.project=p", "build=require"], {"name": "plora-sim"}),
         (
             ["data=sim_rare", "generate.per_class=7"],

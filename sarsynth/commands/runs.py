@@ -27,7 +27,7 @@ from sarsynth.config.hydra_internals import jobs_of_sweep
 from sarsynth.config.schema import WANDB_NAME, WANDB_TAG, Settings
 from sarsynth.errors import UserError
 from sarsynth.files import shown, write_text
-from sarsynth.report.jobs import differing, heading, parse
+from sarsynth.report.jobs import differing, parse
 from sarsynth.tracking import reach_wandb
 
 WORD = ".runs"  # file of the store that holds the word
@@ -73,10 +73,10 @@ def about_job(settings: Settings, folder: Path, overrides: Sequence[str], script
         script: To which of the scripts.
     """
     word, own, swept = _word(Path(settings.paths.store)), telling(overrides), Swept.read(folder.parent)
-    differs = differing(own, swept.jobs) if swept else {key: own[key] for key in own if key != "method"}
-    shown_by_name = {key: value for key, value in differs.items() if key not in ("data", "stage")}
+    differs = differing(own, swept.jobs) if swept else own
+    words = [f"{_short(key)}={value}" for key, value in differs.items() if key not in ("data", "stage", "method")]
     stage = [settings.stage] if settings.stage else []
-    name = " ".join([*stage, heading(f"{settings.method.name}-{settings.data.name}", shown_by_name)])
+    name = " ".join([*stage, f"{settings.method.name}-{settings.data.name}", *words])
     group = swept.group(word, script) if swept else f"{settings.data.name} {settings.base.name}"
     asked = settings.model_dump(mode="json", by_alias=True, exclude=set(SILENT))
     run_id = _digest(word, script, group if swept else "", asked, sorted(own.items()) if swept else [])
@@ -146,6 +146,12 @@ def _tags(settings: Settings) -> list[str]:
     """What runs are found by."""
     tags = (settings.method.name, settings.data.name, settings.base.name, settings.data.split)
     return [tag[:WANDB_TAG] for tag in dict.fromkeys(tags)]
+
+
+def _short(key: str) -> str:
+    """What a key is called in a name: its last part, and of long ones the one before, as in `sar.max_steps`."""
+    parts = key.split(".")
+    return ".".join(parts[-1:] if len(parts) < 3 else parts[-2:])
 
 
 def _cut(name: str) -> str:
