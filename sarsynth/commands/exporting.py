@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from sarsynth import processes
-from sarsynth.commands.pushing import push
+from sarsynth.commands.pushing import Kind, push
 from sarsynth.console import console
 from sarsynth.diffusion.adapter_files import export, read_header
 from sarsynth.errors import UserError
@@ -69,7 +69,7 @@ def run(study: Study, folder: Path) -> None:
     except OSError as error:
         raise UserError(f"{key}: cannot be written ({error.strerror or error}); choose another folder") from error
     if settings.push:
-        kind = "dataset" if settings.export_format == "images" else "model"
+        kind: Kind = "dataset" if settings.export_format == "images" else "model"
         console.print(f"  {push(settings.push, kind, files, private=settings.push_private is not False)}", markup=False)
 
 
@@ -95,7 +95,8 @@ def export_class(study: Study, target: Path, key: str) -> Files:
     file = target if alone else target / f"{settings.method.name}-{stems(study)[settings.class_name]}{SUFFIX}"
     card = file.with_suffix(".md") if alone else target / CARD_NAME
     check_free(card, key)
-    adapter = exported_adapter(study, settings.class_name)
+    adapter, made = exported_adapter(study, settings.class_name), exported(study).adapters
+    known = subject(study, f"{settings.method.name} adapters for SAR images of {settings.data.name}", made)
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         export(
@@ -110,9 +111,7 @@ def export_class(study: Study, target: Path, key: str) -> Files:
     others = [] if alone else sorted(other for other in target.glob(f"*{SUFFIX}") if other != file)
     lines = [AdapterLine(one.name, read_header(one)) for one in (file, *others)]
     lines = [line for line in lines if "sarsynth.image_size" in line.about]
-    made = exported(study).adapters
-    title = f"{settings.method.name} adapters for SAR images of {settings.data.name}"
-    write_text(card, model_card(subject(study, title, made), lines))
+    write_text(card, model_card(known, lines))
     console.print(f"  {file}", markup=False)
     console.print(f"  {how_to_use(study, settings.class_name)}, on {name_of_base(study)}", markup=False)
     return {line.file: file.parent / line.file for line in lines} | {CARD_NAME: card}

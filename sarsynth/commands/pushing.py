@@ -10,6 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from sarsynth.errors import UserError, one_line
 
+Kind = Literal["model", "dataset"]  # of repository
 TOKEN = "make one that may write at https://huggingface.co/settings/tokens, then `hf auth login` or set HF_TOKEN"
 
 
@@ -36,7 +37,7 @@ def check_push(repo: str) -> None:
         raise UserError(f"{key}: {constants.ENDPOINT} cannot be reached ({one_line(error)[:200]})") from error
 
 
-def push(repo: str, kind: Literal["model", "dataset"], files: Mapping[str, Path], *, private: bool = True) -> str:
+def push(repo: str, kind: Kind, files: Mapping[str, Path], *, private: bool = True) -> str:
     """Put files into a repository, in one commit; it is made if it is not there.
 
     Args:

@@ -76,7 +76,7 @@ def gains(rows: Sequence[Row]) -> list[list[Any]]:
 def best(rows: Sequence[Row]) -> dict[str, Any]:
     """The figures of the best row: by minor classes, where all rows have some, else by all classes."""
     measure = "minor_f1" if all(row["minor_f1"].value is not None for row in rows) else "macro_f1"
-    winner = max(rows, key=lambda row: row[measure].value)
+    winner = max(rows, key=lambda row: float(row[measure].value or 0))
     values = {name: winner[name].value for name in MEANS} | {
         f"gain_{name}": winner[f"gain_{name}"].value for name in MEANS
     }

@@ -108,7 +108,7 @@ def check_free(file: Path, key: str) -> None:
         raise UserError(f"{key}: {file} is there already and is no card of sarsynth's; choose another folder")
 
 
-def _license(said: str | None) -> dict[str, str]:
+def _license(said: str | None) -> dict[str, Any]:
     """How the hub wants a licence: by its identifier, or a name of one's own."""
     if said is None:
         return {}
