@@ -41,6 +41,7 @@ class Study:
         trainer, self.planning = settings.trainer.model_dump(), settings.build == "plan"
         self.compute = Compute.planned(trainer) if self.planning else Compute.of(trainer)
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
+        self.fetched: list[Artifact] = []  # what others made
         self.known: dict[Any, Any] = {}  # what functions under `once` returned
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by the key of the set that it lies in
         self.dropped: dict[str, Any] = {}  # what data.leak=drop left out, by the same key
@@ -114,7 +115,9 @@ class Study:
             path, content = find(not self.planning)
         except NotFetchedError as error:
             return self.note_absent(kind, self.settings.base.name, error)
-        return Artifact(kind, self.settings.base.name, content[:16], path)
+        artifact = Artifact(kind, self.settings.base.name, content[:16], path)
+        self.fetched.append(artifact)
+        return artifact
 
     def note_absent(self, kind: str, name: str, error: NotFetchedError) -> Artifact:
         """Stand for what a plan leaves where it is."""
