@@ -22,7 +22,7 @@ from sarsynth.config.image_sections import Slot
 from sarsynth.config.schema import Settings
 from sarsynth.errors import UserError, nearest, one_line
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[1] / "conf"
 SHOWING = ("help", "cfg", "info")  # flags by which Hydra shows a configuration, and runs nothing
 
 
