@@ -21,6 +21,7 @@ from sarsynth.config.hydra_internals import jobs_of_sweep, parse_override, quote
 from sarsynth.config.image_sections import Slot
 from sarsynth.config.schema import Settings
 from sarsynth.errors import UserError, nearest, one_line
+from sarsynth.program import command, install
 
 CONF = Path(__file__).parents[1] / "conf"
 SHOWING = ("help", "cfg", "info")  # flags by which Hydra shows a configuration, and runs nothing
@@ -55,13 +56,13 @@ def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[s
 def _check_flags(script: str, arguments: Namespace) -> None:
     """Refuse what goes before the overrides, as far as nothing comes of it."""
     if not CONF.is_dir():
-        raise UserError(f"{CONF} is missing; run the scripts of a checkout, installed with `pip install -e .`")
+        raise UserError(f"{CONF} is missing: this installation is not whole; install sarsynth again")
     if arguments.config_dir and not Path(arguments.config_dir).is_dir():
         raise UserError(f"--config-dir {arguments.config_dir}: no such folder; name the one with your own options")
     if arguments.config_path or arguments.config_name not in (None, script):
         flag = "--config-path" if arguments.config_path else "--config-name"
         raise UserError(
-            f"{flag} {arguments.config_path or arguments.config_name}: {script}.py has one configuration, "
+            f"{flag} {arguments.config_path or arguments.config_name}: {command(script)} has one configuration, "
             f"{CONF / script}.yaml; options of your own are found with --config-dir FOLDER"
         )
     modes = [flag for flag in ("run", "multirun", *SHOWING[1:]) if getattr(arguments, flag)]
@@ -125,7 +126,7 @@ def _refuse_option(error: MissingConfigException) -> NoReturn:
     if not group:
         raise UserError(one_line(error)) from error
     option = "/".join(parts).removeprefix(f"{group}/")
-    extra = "; more come with pip install -e '.[sweeps]'" if group == "hydra/launcher" else ""
+    extra = f"; more come with {install('sweeps')}" if group == "hydra/launcher" else ""
     if "/" in option and group in get_args(Slot):
         extra = f"; images of your own: {group}=imagefolder {shlex.quote(f'{group}.root={option}')}"
     raise UserError(
