@@ -61,7 +61,12 @@ def main(script: str) -> None:
     try:
         arguments = parse_arguments()
         remember(sys.argv, script, arguments.config_dir)
+        if arguments.help:
+            importlib.import_module("sarsynth.commands.usage").show(script, arguments.overrides, arguments.config_dir)
+            return
         jobs = check_jobs(script, arguments)
+        if any(settings.doctor for settings, _ in jobs):
+            sys.exit(not importlib.import_module("sarsynth.commands.doctor").run(script, jobs[0][0]))
         if any(settings.build == "plan" and settings.report is None for settings, _ in jobs):
             importlib.import_module("sarsynth.commands.planning").run(script, jobs)
             return

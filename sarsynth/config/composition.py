@@ -3,7 +3,7 @@
 import re
 import shlex
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast, get_args
 
@@ -21,10 +21,10 @@ from sarsynth.config.hydra_internals import jobs_of_sweep, parse_override, quote
 from sarsynth.config.image_sections import Slot
 from sarsynth.config.schema import Settings
 from sarsynth.errors import UserError, nearest, one_line
-from sarsynth.program import command, install
+from sarsynth.program import install
 
 CONF = Path(__file__).parents[1] / "conf"
-SHOWING = ("help", "cfg", "info")  # flags by which Hydra shows a configuration, and runs nothing
+SHOWING = ("cfg", "info")  # flags by which Hydra shows a configuration, and runs nothing
 
 
 def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[str]]]:
@@ -45,7 +45,7 @@ def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[s
             _refuse_sweep([line for line in arguments.overrides if parse_override(line).is_sweep_override()])
             compose(script, [*arguments.overrides, *search], hydra_record=True)
             return []
-        jobs = _jobs(script, arguments, search)
+        jobs = [[*_any_stage(script, overrides), *overrides] for overrides in _jobs(script, arguments, search)]
         checked = [(check(compose(script, [*overrides, *search])), overrides) for overrides in jobs]
         for settings, overrides in checked:
             _check_baseline(script, settings, [*overrides, *search])
@@ -62,14 +62,14 @@ def _check_flags(script: str, arguments: Namespace) -> None:
     if arguments.config_path or arguments.config_name not in (None, script):
         flag = "--config-path" if arguments.config_path else "--config-name"
         raise UserError(
-            f"{flag} {arguments.config_path or arguments.config_name}: {command(script)} has one configuration, "
+            f"{flag} {arguments.config_path or arguments.config_name}: {script}.py has one configuration, "
             f"{CONF / script}.yaml; options of your own are found with --config-dir FOLDER"
         )
-    modes = [flag for flag in ("run", "multirun", *SHOWING[1:]) if getattr(arguments, flag)]
+    modes = [flag for flag in ("run", "multirun", *SHOWING) if getattr(arguments, flag)]
     if len(modes) > 1:
         raise UserError(f"{' and '.join(f'--{mode}' for mode in modes)} do not go together; name one of them")
-    if arguments.resolve and not (arguments.cfg or arguments.help):
-        raise UserError("--resolve goes with --cfg or --help alone; add one of them")
+    if arguments.resolve and not arguments.cfg:
+        raise UserError("--resolve goes with --cfg alone; add --cfg job")
 
 
 def _check_baseline(script: str, settings: Settings, overrides: list[str]) -> None:
@@ -186,6 +186,11 @@ def _jobs(script: str, arguments: Namespace, search: list[str]) -> list[list[str
         _refuse_sweep(swept)
         return [arguments.overrides]
     return jobs_of_sweep(record, arguments.overrides)
+
+
+def _any_stage(script: str, overrides: Sequence[str]) -> list[str]:
+    """A stage, where none has to be named: to look at the machine."""
+    return ["stage=data"] if script == "train" and any(line.startswith("doctor=") for line in overrides) else []
 
 
 def _refuse_sweep(swept: list[str]) -> None:
