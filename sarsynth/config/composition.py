@@ -53,6 +53,18 @@ def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[s
         return checked
 
 
+def settings_of(script: str, overrides: list[str]) -> Settings:
+    """Compose and check the settings of one job, as a command line with these overrides would have them.
+
+    Raises:
+        UserError: It has an unknown key, option, value or folder.
+    """
+    with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
+        settings = check(compose(script, overrides))
+    check_folders(settings)
+    return settings
+
+
 def _check_flags(script: str, arguments: Namespace) -> None:
     """Refuse what goes before the overrides, as far as nothing comes of it."""
     if not CONF.is_dir():

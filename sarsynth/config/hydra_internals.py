@@ -2,8 +2,8 @@
 
 import shlex
 from argparse import Namespace
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
@@ -52,6 +52,21 @@ def quoted(line: str) -> str:
     """How an override is typed in a shell so that Hydra takes its value as text, whatever signs are in it."""
     key, _, value = line.partition("=")
     return shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+
+
+def as_override(key: str, value: Any) -> str:
+    """An override that gives a key a value of Python's: texts, numbers, None, lists and mappings, at any depth."""
+
+    def written(part: Any) -> str:
+        if part is None or isinstance(part, bool):
+            return {None: "null", True: "true", False: "false"}[part]
+        if isinstance(part, Mapping):
+            return "{" + ", ".join(f"{name}: {written(inner)}" for name, inner in part.items()) + "}"
+        if isinstance(part, list | tuple):
+            return "[" + ", ".join(map(written, part)) + "]"
+        return repr(part) if isinstance(part, int | float) else QuotedString(str(part), Quote.double).with_quotes()
+
+    return f"{key}={written(value)}"
 
 
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
