@@ -127,7 +127,8 @@ def job(config: DictConfig, jobs: Jobs) -> None:
             console.print(Text.assemble(("error: ", "red"), failed))
         else:
             print_error(f"#{number}: {failed}")
-    State(end="failed" if failed else "done").write()
+    if not rank():
+        State(end="failed" if failed else "done").write()
     if not is_shared() and not rank():
         importlib.import_module("sarsynth.commands.screen").say_how_far(folder.parent, number + 1, len(jobs))
 
