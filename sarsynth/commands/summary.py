@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from sarsynth.commands.guarding import leaks_of
+from sarsynth.commands.launchers import outlive_lost_jobs
 from sarsynth.commands.screen import Screen
 from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side
 from sarsynth.console import SCREEN, console, print_error
@@ -41,6 +42,7 @@ class Summary(Callback):
             return
         say_notice(config)
         refuse_leaks(config)
+        outlive_lost_jobs(config.hydra)
         if (at_once := side_by_side(config.hydra)) > 1:
             from sarsynth.report.jobs import differing, heading, parse
 

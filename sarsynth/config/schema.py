@@ -61,6 +61,7 @@ class Settings(Section):
     notice: Text | None  # said before and after a sweep, and in its report
     build: Literal["auto", "require", "plan"]
     plan: Text | None  # a file that `build=plan` writes the plan to as well
+    doctor: bool  # look at the machine, in place of a run
     pack: bool
     stage2_on: Literal["ors", "base"]
     base: Base
