@@ -47,7 +47,8 @@ PartitionName=all Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
 SACCT = """#!/bin/sh
 echo "JobID|State|NodeList"
 scontrol -o show job | awk '{ delete is; for (i = 1; i <= NF; i++) { split($i, part, "="); is[part[1]] = part[2] }
-  print ("ArrayJobId" in is ? is["ArrayJobId"] "_" is["ArrayTaskId"] : is["JobId"]) "|" is["JobState"] "|" is["NodeList"] }'
+  id = "ArrayJobId" in is ? is["ArrayJobId"] "_" is["ArrayTaskId"] : is["JobId"]
+  print id "|" is["JobState"] "|" is["NodeList"] }'
 """
 needs_submitit = pytest.mark.skipif(
     importlib.util.find_spec("submitit") is None, reason="needs the extra sweeps: pip install -e '.[sweeps]'"

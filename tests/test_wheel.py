@@ -1,4 +1,4 @@
-"""The wheel, in an environment of its own and outside of the checkout: it has all it needs, and behaves as the scripts."""
+"""The wheel, in an environment of its own outside of the checkout: it has all it needs, and behaves as the scripts."""
 
 import importlib.util
 import os
