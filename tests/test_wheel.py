@@ -79,7 +79,7 @@ def test_commands_run_from_any_folder(bin_folder: Path, tmp_path: Path):
         "mine",
         "method=ours",
         *TINY,
-        "seed=1",
+        "data.test=3",
         "build=require",
     )
     assert "make it with: sarsynth-train --config-dir mine stage=" in refused.stderr
