@@ -56,7 +56,9 @@ def test_it_makes_the_images_that_the_scripts_make(ran):
     with api.fold(study, [(adapters[name], scale) for name, scale in api.scales(study, "tanker").items()]):
         images = api.sample(study, "tanker", 3, contours=api.class_contours(study, "tanker"))
     stored = [np.asarray(Image.open(file)) for file in sorted((ran["folder"] / "images/tanker").iterdir())]
-    np.testing.assert_array_equal(images[:, 0], stored)  # contours are shared out in the order of the training images
+    np.testing.assert_array_equal(
+        images[:, 0], stored[:3]
+    )  # contours are shared out in the order of the training images
 
 
 def test_a_fold_is_undone_and_an_export_is_the_fold(ran):
