@@ -22,10 +22,14 @@ def across(sweep: Sweep) -> list[Piece]:
     for column in COMPARED:
         title = TITLES[column].strip("*")
         if groups := _gains(rows, methods, column):
-            caption = f"Gain in {title} F1 in points, over the baseline of each data set, {100 * (1 - LEVEL):.0f} % intervals"
+            caption = (
+                f"Gain in {title} F1 in points, over the baseline of each data set, {100 * (1 - LEVEL):.0f} % intervals"
+            )
             pieces.append(Forest(caption, "points", groups, 100))
         lines = [[Cell(name), *(_score(rows[label].get(name), column) for label in rows)] for name in methods]
-        caption = f"{title} F1 in %, mean over classifier seeds; small: ± sd, and the gain with its interval".capitalize()
+        caption = (
+            f"{title} F1 in %, mean over classifier seeds; small: ± sd, and the gain with its interval".capitalize()
+        )
         pieces.append(Table(caption, ["method", *rows], lines))
     return pieces
 

@@ -28,8 +28,9 @@ class Tone:
         """What was done, for readers; nothing if nothing was."""
         if self == Tone():
             return ""
-        curve = f", gamma {self.gamma:.2g}" if self.gamma < 1 else ""
-        return f"brightened for the screen, all rows alike: grey level {self.white:.0f} of 255 is white{curve}"
+        white = f"grey level {self.white:.0f} of 255 is white" if self.white < 255 else ""
+        curve = f"gamma {self.gamma:.2g}" if self.gamma < 1 else ""
+        return f"brightened for the screen, all rows alike: {', '.join(filter(None, [white, curve]))}"
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Brighten an image, uint8 of any shape."""

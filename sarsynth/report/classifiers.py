@@ -96,7 +96,9 @@ def _forests(sweep: Sweep) -> list[Piece]:
     over = ", ".join(dict.fromkeys(row.baseline for row in compared))
     titles = rows.scored(sweep.rows)
     groups = {
-        titles[column]: [(row.name, row[f"gain_{column}"]) for row in compared if row[f"gain_{column}"].value is not None]
+        titles[column]: [
+            (row.name, row[f"gain_{column}"]) for row in compared if row[f"gain_{column}"].value is not None
+        ]
         for column in [*MEANS, *(column for column in titles if column not in MEANS)]
     }
     means = {title: cells for title, cells in groups.items() if title in {titles[column] for column in MEANS} and cells}

@@ -39,10 +39,14 @@ def findings(health: Health) -> Findings:
         remarks.append(f"{bad:,} of {total:,} images of {slot} are unreadable or blank, and left out")
     if health.contradictions:
         count = f"{len(health.contradictions):,}"
-        stops.append(f"{count} pictures of {slot} have two labels; find out which one is right ({slot}: images and values)")
+        stops.append(
+            f"{count} pictures of {slot} have two labels; find out which one is right ({slot}: images and values)"
+        )
     if health.leaking:
         count = f"{len(health.leaking):,}"
-        stops.append(f"{count} training images of {slot} are also held-out ones, or copies of them: scores would flatter")
+        stops.append(
+            f"{count} training images of {slot} are also held-out ones, or copies of them: scores would flatter"
+        )
     if not sum(counts.get("train", {}).values()):
         stops.append(f"{slot} has no training images; see {slot}.train")
     if slot == "data":

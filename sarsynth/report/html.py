@@ -60,7 +60,12 @@ def inline_svg(svg: str, alt: str, kind: str = "") -> Markup:
     width = round(float(box.split()[2]) * 4 / 3)
     named = Markup(' class="{}"').format(kind) if kind else ""
     head = Markup('<svg{} role="img" aria-label="{}" viewBox="{}" style="max-width: {}px; --width: {}px" {}>').format(
-        named, alt, box, width, width, Markup('xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"')
+        named,
+        alt,
+        box,
+        width,
+        width,
+        Markup('xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'),
     )
     return head + Markup(opening.sub("", body, count=1))
 

@@ -51,7 +51,9 @@ def samples(sweep: Sweep) -> list[Piece]:
     for class_name, sets in by_class.items():
         if sets:
             tone = tone_of(sets.values())
-            strips = [Picture(chips(list(images), f"{class_name}: {name}", tone), name) for name, images in sets.items()]
+            strips = [
+                Picture(chips(list(images), f"{class_name}: {name}", tone), name) for name, images in sets.items()
+            ]
             heading = f"{sweep.classes[class_name]} ({tone.said})" if tone.said else sweep.classes[class_name]
             galleries.append(Gallery(heading, strips, rows=True))
     return [*map(Note, wrong), *galleries] or [sweep.absent]

@@ -77,7 +77,9 @@ def read_several(folders: Sequence[Path]) -> list[Job]:
     for number, folder in enumerate(folders):
         label = f"{folder.name} #{number}" if [one.name for one in folders].count(folder.name) > 1 else folder.name
         for job in read_jobs(folder):
-            known = job.method, str(job.result["inputs"] if job.is_scored and job.result else job.folder)
+            known = job.method, str(job.folder)
+            if job.is_scored and job.result:
+                known = job.method, str([job.result["data"], job.result["inputs"]])
             jobs.setdefault(known, replace(job, key=f"{number}/{job.folder.name}", sweep=label))
     return told_apart(jobs.values())
 

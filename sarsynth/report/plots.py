@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -240,7 +241,9 @@ def _matrix(
 
 
 @styled
-def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Sequence[str], *, narrow: bool = False) -> Figure:
+def curves(
+    panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Sequence[str], *, narrow: bool = False
+) -> Figure:
     """Draw learning curves: a panel for each quantity, in it lines in the colour of each row that trained it.
 
     `panels` hold for each quantity and row its curves, float (N, 2) each: step and value. All `rows` of the page decide
@@ -257,9 +260,16 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Seque
         values = np.concatenate([line[:, 1] for lines in by_row.values() for line in lines])
         if (values > 0).all() and values.max() > 20 * values.min():
             place.set_yscale("log")
+            _plain_numbers(place.yaxis)
         place.set(title=title, xlabel="step")
     _legend(figure, {name: handles[name] for name in rows if name in handles})
     return figure
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Write the numbers of a logarithmic axis out: its powers would be set as mathematics, which names are not."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -328,7 +338,9 @@ def embedding(
 
 
 @styled
-def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, *, doubling: bool = False, narrow: bool = False) -> Figure:
+def histograms(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, *, doubling: bool = False, narrow: bool = False
+) -> Figure:
     """Draw a panel for each class: which share of its pixels or images has which values.
 
     `panels` hold limits of the bins (K + 1,) and counts (K,); `doubling` makes axes logarithmic, to the base of 2.
@@ -339,6 +351,7 @@ def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, 
         place.set_title(title)
         if doubling:
             place.set_xscale("log", base=2)
+            _plain_numbers(place.xaxis)
         across = 1 if narrow else math.ceil(len(panels) / math.ceil(len(panels) / ACROSS))
         if index % across == 0:
             place.set_ylabel("%")

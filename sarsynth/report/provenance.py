@@ -129,7 +129,10 @@ def commands(sweep: Sweep) -> list[Piece]:
     """Each line makes one row; what the store holds already is not made again."""
     lines = [Command(name, remake(job)) for name, job in zip(sweep.names, sweep.jobs, strict=True)]
     of = ",".join(map(str, sweep.sources))
-    keys = [f"report=[{of}]" if of else f"report={sweep.folder}", *([] if sweep.store == STORE else [f"paths.store={sweep.store}"])]
+    keys = [
+        f"report=[{of}]" if of else f"report={sweep.folder}",
+        *([] if sweep.store == STORE else [f"paths.store={sweep.store}"]),
+    ]
     return [*lines, Command("this report", f"python evaluate.py {shlex.join(keys)}")]
 
 
