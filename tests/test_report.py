@@ -752,6 +752,7 @@ def test_the_same_methods_on_two_data_sets_are_set_beside_each_other(sweep: Path
         "sim": ["none", "resample"],
         "harbour": ["none", "resample", "plora"],
     }
+    (tmp_path / "both").mkdir()
     forest, table, *_ = across(both)
     assert {name: [label for label, _ in rows] for name, rows in forest.groups.items()} == {
         "resample": ["sim (over none)", "harbour (over none)"],
@@ -759,7 +760,6 @@ def test_the_same_methods_on_two_data_sets_are_set_beside_each_other(sweep: Path
     }
     assert list(table.columns) == ["method", "sim", "harbour"]
     assert texts(table)[2][1] == "" and texts(table)[0][1] == texts(table)[0][2] != ""
-    (tmp_path / "both").mkdir()
     page = writing.write_report(both)[0].read_text()
     assert 'href="#across"' in page and "sim: Results" in page and "harbour: Gains" in page
     assert {file.name for file in (tmp_path / "both/plots").iterdir()} == {"set0", "set1"}

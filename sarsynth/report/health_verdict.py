@@ -32,8 +32,8 @@ def findings(health: Health) -> Findings:
     bad, total = len(health.scan.bad), len(health.scan.paths)
     if bad > health.max_bad * total:
         stops.append(
-            f"{bad:,} of {total:,} images of {slot} are unreadable or blank, more than {slot}.max_bad={health.max_bad:g} "
-            f"lets pass; see {slot}: bad images, then mend or remove them, or say {slot}.max_bad={_above(bad / total)}"
+            f"{bad:,} of {total:,} images of {slot} are unreadable or blank, more than {slot}.max_bad="
+            f"{health.max_bad:g} lets pass; see {slot}: bad images, then mend or remove them, or say {slot}.max_bad={_above(bad / total)}"
         )
     elif bad:
         remarks.append(f"{bad:,} of {total:,} images of {slot} are unreadable or blank, and left out")
