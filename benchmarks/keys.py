@@ -1,8 +1,8 @@
-"""Write docs/keys.md: every key of the settings with its type, its default and its meaning, and every option of a group.
+"""Write docs/keys.md: every key of the settings with type, default and meaning, and every option of a group.
 
     python benchmarks/keys.py
 
-Types are those of the models in `sarsynth/config`, defaults what Hydra composes, meanings the comments beside the keys in
+Types are those of the models in `sarsynth/config`, defaults what Hydra composes, meanings the comments beside keys in
 `conf`, or the lines of `MEANINGS` for keys whose value stands in several files or in none. tests/test_keys.py says when
 the page is out of date, or a key has no meaning.
 """
@@ -49,7 +49,7 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def keys() -> list[str]:
+def every_key() -> list[str]:
     """Every key of the settings, dotted."""
     return [above + name for above, name, _ in _walk("", Settings)]
 
@@ -126,7 +126,7 @@ def _number(limit: float) -> str:
 
 
 def _defaults() -> dict[str, dict[str, Any]]:
-    """Composed values by dotted key: of the scripts' defaults, and what `base=sd15 classifier=resnet50` makes of them."""
+    """Composed values by dotted key: of the defaults, and what `base=sd15` or `classifier=resnet50` make of them."""
     found: dict[str, dict[str, Any]] = {}
     for label, more in (("", []), ("sd15", ["base=sd15"]), ("resnet50", ["classifier=resnet50"])):
         flat: dict[str, Any] = {"stage": UNSET}
@@ -208,5 +208,5 @@ def _comments() -> dict[str, str]:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    unsaid = [key for key in keys() if not meaning(key, _comments())]
-    print(f"{PAGE}: {len(keys())} keys" + (f"; without a meaning: {', '.join(unsaid)}" if unsaid else ""))
+    unsaid = [key for key in every_key() if not meaning(key, _comments())]
+    print(f"{PAGE}: {len(every_key())} keys" + (f"; without a meaning: {', '.join(unsaid)}" if unsaid else ""))

@@ -33,7 +33,8 @@ def findings(health: Health) -> Findings:
     if bad > health.max_bad * total:
         stops.append(
             f"{bad:,} of {total:,} images of {slot} are unreadable or blank, more than {slot}.max_bad="
-            f"{health.max_bad:g} lets pass; see {slot}: bad images, then mend or remove them, or say {slot}.max_bad={_above(bad / total)}"
+            f"{health.max_bad:g} lets pass; "
+            f"see {slot}: bad images, then mend or remove them, or say {slot}.max_bad={_above(bad / total)}"
         )
     elif bad:
         remarks.append(f"{bad:,} of {total:,} images of {slot} are unreadable or blank, and left out")
