@@ -103,7 +103,7 @@ def _svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def both(draw: Callable[..., Figure], *args: Any, **options: Any) -> dict[str, Figure]:
+def both(draw: Callable[..., Figure], *args: Any, **options: Any) -> dict[str, Any]:
     """Draw for a wide page and for a phone: what `Plot` wants to know of figures with many panels."""
     return {"figure": draw(*args, **options), "narrow": draw(*args, **options, narrow=True)}
 

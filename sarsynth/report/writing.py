@@ -80,9 +80,9 @@ def write_report(sweep: Sweep) -> list[Path]:
             parts += [_section(part, prefix[0] + anchor, prefix[1] + heading, of) for anchor, heading, of in SECTIONS]
     folder = sweep.folder
     shutil.rmtree(folder / PLOTS, ignore_errors=True)
-    for part in parts:
-        of_set, _, _ = part.anchor.rpartition("-")
-        for plot in _plots(part.pieces):
+    for section in parts:
+        of_set, _, _ = section.anchor.rpartition("-")
+        for plot in _plots(section.pieces):
             (folder / PLOTS / of_set).mkdir(parents=True, exist_ok=True)
             plot.save(folder / PLOTS / of_set)
     table = [{"method": row.result["method"], "overrides": row.overrides} | row.values for row in sweep.rows]
