@@ -1,7 +1,6 @@
 """Sections on how the rows came about: prototypes, learning curves, settings that differ, cost, commands."""
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from sarsynth.diffusion.prototypes import Partition, prototype_weights
+from sarsynth.program import command
 from sarsynth.report import plots
 from sarsynth.report.jobs import Job, read_curves
 from sarsynth.report.pieces import COUNT, Cell, Command, Note, Piece, Table, duration
@@ -133,11 +133,11 @@ def commands(sweep: Sweep) -> list[Piece]:
         f"report=[{of}]" if of else f"report={sweep.folder}",
         *([] if sweep.store == STORE else [f"paths.store={sweep.store}"]),
     ]
-    return [*lines, Command("this report", f"python evaluate.py {shlex.join(keys)}")]
+    return [*lines, Command("this report", command("evaluate", *keys))]
 
 
 def remake(job: Job) -> str:
     """The command line of one job on its own; an experiment or sweep would else ask for all of theirs."""
     overrides = [f"{key}={value}" for key, value in job.arguments.items()]
     for_several = [key for key in job.arguments if key in ("experiment", "sweep")]
-    return f"python evaluate.py {shlex.join([*overrides, *(['hydra.mode=RUN'] if for_several else [])])}".strip()
+    return command("evaluate", *overrides, *(["hydra.mode=RUN"] if for_several else []))

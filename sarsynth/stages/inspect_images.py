@@ -113,7 +113,7 @@ def health(study: Study, role: Role, folder: Path) -> Health:
         framing=framing(study, role),
         pairs=pairs(study, role),
         leaking=leaking,
-        remedy=study.command("evaluate.py", f"{SLOTS[role]}.leave_out={_list_of(role, folder)}") if leaking else None,
+        remedy=study.command("evaluate", f"{SLOTS[role]}.leave_out={_list_of(role, folder)}") if leaking else None,
         copy=COPY,
         max_bad=settings.max_bad,
         summary=by_class(listed(images), images.classes, scan),
