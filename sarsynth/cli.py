@@ -162,7 +162,9 @@ def _foresee(script: str, jobs: Jobs, folder: Path) -> None:
 def _run(script: str, config: DictConfig, folder: Path) -> None:
     settings = check(config)
     if settings.report:
-        importlib.import_module("sarsynth.report.writing").run(Path(settings.report), Path(settings.paths.store))
+        named = [settings.report] if isinstance(settings.report, str) else settings.report
+        folders = [Path(folder) for folder in named]
+        importlib.import_module("sarsynth.report.writing").run(folders, Path(settings.paths.store), folder)
         return
     record = HydraConfig.get()
     log = cast(dict[str, Any], OmegaConf.to_container(record.job_logging, resolve=True))

@@ -44,8 +44,8 @@ class Settings(Section):
 
     # train.py alone has it
     stage: Literal["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None
-    # evaluate.py alone has it: the folder of a sweep whose report is made again, in place of an evaluation
-    report: Text | None = None
+    # evaluate.py alone has it: the folder of a sweep whose report is made again, in place of an evaluation, or several
+    report: Text | Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     # generate.py alone has these: one LoRA file of all that the method does for a class, or the synthetic set, with a
     # card for others; where it goes, and to which repository of the hub
     export: Text | None = None

@@ -57,7 +57,8 @@ def learning(sweep: Sweep) -> list[Piece]:
                     panels.setdefault(title, {}).setdefault(name, []).append(curve)
     if not panels:
         return [Note("Nothing logged here: curves need logger=csv.")]
-    return [Plot("learning", plots.curves(panels, sweep.names), "Losses over training steps, by stage and method")]
+    figures = plots.both(plots.curves, panels, sweep.names)
+    return [Plot("learning", alt="Losses over training steps, by stage and method", **figures)]
 
 
 def settings(sweep: Sweep) -> list[Piece]:
@@ -127,7 +128,11 @@ def _cost(cards: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
 def commands(sweep: Sweep) -> list[Piece]:
     """Each line makes one row; what the store holds already is not made again."""
     lines = [Command(name, remake(job)) for name, job in zip(sweep.names, sweep.jobs, strict=True)]
-    keys = [f"report={sweep.folder}", *([] if sweep.store == STORE else [f"paths.store={sweep.store}"])]
+    of = ",".join(map(str, sweep.sources))
+    keys = [
+        f"report=[{of}]" if of else f"report={sweep.folder}",
+        *([] if sweep.store == STORE else [f"paths.store={sweep.store}"]),
+    ]
     return [*lines, Command("this report", command("evaluate", *keys))]
 
 
