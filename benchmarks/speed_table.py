@@ -45,10 +45,13 @@ def seconds(value: float) -> str:
 
 
 def record(size: str, found: Mapping[str, Any], docs: Path = DOCS) -> None:
-    """Write the record of a size, and put the tables of all sizes into the page."""
+    """Write the record of a size, and put the tables of all sizes into the page; rows of other claims stay."""
     docs.mkdir(parents=True, exist_ok=True)
-    with staged(docs / f"speed-{size}.json") as draft:
-        draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    file = docs / f"speed-{size}.json"
+    known = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.is_file() else []
+    rows = {row["claim"]: row for row in (*known, *found["rows"])}
+    with staged(file) as draft:
+        draft.write_text(json.dumps({**found, "rows": list(rows.values())}, indent=1) + "\n", encoding="utf-8")
     page = docs / "speed.md"
     if page.is_file():
         tables = [markdown(file.stem.removeprefix("speed-"), json.loads(file.read_text())) for file in _records(docs)]

@@ -199,10 +199,7 @@ def sample(
         UserError: There is no such class, or the study has no ControlNet for contours.
     """
     settings, label = study.settings, classes(study).index(_known(study, class_name))
-    if contours is not None and not settings.contours.wanted:
-        raise UserError("contours are followed by a ControlNet, which this study has not; say contours=real")
-    if contours is not None and not len(contours):
-        raise UserError("contours: there are none; give one or more, or None")
+    _check_contours(study, contours)
     caption, negative = prompt or class_captions(study)[class_name], negative_prompts(study)[class_name]
     requests = [
         SampleRequest(
@@ -224,6 +221,14 @@ def sample(
     made = [to_uint8(to_channels(images, channels)).cpu() for images in batches]
     size = settings.base.image_size
     return torch.cat(made) if made else torch.empty(0, channels, size, size, dtype=torch.uint8)
+
+
+def _check_contours(study: Study, contours: Sequence[Tensor] | None) -> None:
+    """Refuse contours that nothing follows, and none at all."""
+    if contours is not None and not study.settings.contours.wanted:
+        raise UserError("contours are followed by a ControlNet, which this study has not; say contours=real")
+    if contours is not None and not len(contours):
+        raise UserError("contours: there are none; give one or more, or None")
 
 
 def make_images(study: Study) -> Path:
