@@ -10,7 +10,7 @@ puts all recorded tables between the marks of docs/speed.md. Needs: pip install 
 
 import argparse
 import os
-import resource
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -384,7 +384,9 @@ def peak(device: str) -> float:
     """Peak memory of this process, or of the card, bytes."""
     if device == "cuda":
         return float(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    # Not getrusage: what it calls a process's peak is also that of the process which started it.
+    (kilobytes,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return float(kilobytes) * 1024
 
 
 def main() -> None:

@@ -201,12 +201,8 @@ def sample(
     settings, label = study.settings, classes(study).index(_known(study, class_name))
     _check_contours(study, contours)
     caption, negative = prompt or class_captions(study)[class_name], negative_prompts(study)[class_name]
-    requests = [
-        SampleRequest(
-            caption, (seed, label, index), contours[index % len(contours)] if contours is not None else None, negative
-        )
-        for index in range(count)
-    ]
+    followed = [contours[index % len(contours)] if contours is not None else None for index in range(count)]
+    requests = [SampleRequest(caption, (seed, label, i), contour, negative) for i, contour in enumerate(followed)]
     batches = sample_batches(
         base(study),
         scheduler(study, base(study)),
