@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo smoke test lint gpu install
+.PHONY: demo smoke test lint gpu docs install
 
 demo: $(INSTALLED)
 	$(BIN)/python evaluate.py -m experiment=demo
@@ -28,6 +28,15 @@ lint: $(INSTALLED)
 gpu: $(INSTALLED)
 	@$(BIN)/python benchmarks/gpu.py --check
 	$(BIN)/python -m pytest -n 0 -m gpu; tests=$$?; $(BIN)/python benchmarks/gpu.py && exit $$tests
+
+# In an environment of its own: pages are read, never imported, so that this needs no torch.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/.installed: requirements-docs.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
 
 install: $(INSTALLED)
 

@@ -1,6 +1,6 @@
 """Make the synthetic set of a method, for example `python generate.py method=2lora`."""
 
-from sarsynth.cli import main
+from sarsynth.cli import generate
 
 if __name__ == "__main__":
-    main("generate")
+    generate()

@@ -1,6 +1,6 @@
 """Make one stage of the study, for example `python train.py stage=ors`."""
 
-from sarsynth.cli import main
+from sarsynth.cli import train
 
 if __name__ == "__main__":
-    main("train")
+    train()

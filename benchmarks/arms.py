@@ -1,7 +1,6 @@
 """Training sets against each other: one classifier and one number of steps, the test set of the study's world."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import hydra
 import torch
@@ -11,6 +10,7 @@ from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.network import predict
 from sarsynth.classifier.scores import scores
 from sarsynth.config.checks import check
+from sarsynth.config.composition import CONF
 from sarsynth.console import console
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.radiometry import EightBit
@@ -30,7 +30,7 @@ Arm = tuple[LabelledImages, LabelledImages | None]  # images, and those that joi
 
 def demo(overrides: Sequence[str] = ()) -> Study:
     """The demo's study, with other settings where overrides say so."""
-    with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return Study(check(hydra.compose("evaluate", ["experiment=demo", *overrides])), Tracker(None))
 
 

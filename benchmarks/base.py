@@ -17,6 +17,7 @@ from diffusers import DPMSolverMultistepScheduler
 from reference import macro_f1, recognised, reference
 
 from sarsynth.config.checks import check
+from sarsynth.config.composition import CONF
 from sarsynth.console import console, progress
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.diffusion.base import NANO, Base
@@ -33,7 +34,7 @@ STEPS = 1000  # of the reference classifiers
 
 def main(folder: Path) -> None:
     """Measure a base."""
-    with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         study = Study(check(hydra.compose("evaluate")), Tracker(None))
     settings = study.settings
     recipe = replace(classifier_recipe(study), max_steps=STEPS)

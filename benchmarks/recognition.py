@@ -17,6 +17,7 @@ from reference import recognised, reference
 from rich.table import Table
 
 from sarsynth.config.checks import check
+from sarsynth.config.composition import CONF
 from sarsynth.console import console
 from sarsynth.sim import CLASSES
 from sarsynth.stages.study import Study
@@ -28,7 +29,7 @@ STEPS = 1000
 
 def main(store: Path) -> None:
     """Print the table."""
-    with hydra.initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         how = recipe(Study(check(hydra.compose("evaluate")), Tracker(None)))
     classifier, held_out = reference("sar", replace(how, max_steps=STEPS))
     table = Table(title="Share of the images that a reference classifier recognises, in %")

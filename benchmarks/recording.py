@@ -35,9 +35,9 @@ def record(found: Mapping[str, Any], folder: Path) -> None:
             _write(file, between_marks(file.read_text(encoding="utf-8"), text))
 
 
-def between_marks(page: str, text: str) -> str:
+def between_marks(page: str, text: str, marks: tuple[str, str] = MARKS) -> str:
     """Replace what stands between the marks of a page; one without marks stays as it is."""
-    begin, end = MARKS
+    begin, end = marks
     pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
     return re.sub(pattern, lambda _: f"{begin}\n{text}\n{end}", page, flags=re.DOTALL)
 

@@ -1,9 +1,9 @@
 """The command line: compose the configuration, refuse what is wrong before anything heavy is imported, run.
 
-`train.py`, `generate.py` and `evaluate.py` are this module with three names. A sweep (`-m`) is checked job by job
-before its first job starts; where only a plan is wanted, it is made of all jobs here, and none starts. What a user can
-mend is one line on stderr and exit code 1; a defect keeps its traceback. A job of a sweep that fails leaves its reason
-in its folder, and the others go on (`sarsynth.commands.summary` sums them up).
+`train.py`, `generate.py` and `evaluate.py`, or `sarsynth-train` and so on, are this module with three names. A sweep
+(`-m`) is checked job by job before its first job starts; where only a plan is wanted, it is made of all jobs here, and
+none starts. What a user can mend is one line on stderr and exit code 1; a defect keeps its traceback. A job of a sweep
+that fails leaves its reason in its folder, and the others go on (`sarsynth.commands.summary` sums them up).
 """
 
 import importlib
@@ -31,9 +31,25 @@ from sarsynth.config.schema import Settings
 from sarsynth.console import NAMES, SCREEN, State, console, is_shared, print_error, share_screen, tag_lines
 from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.processes import count, rank
+from sarsynth.program import remember
 
 LOG = logging.getLogger(__name__)
 Jobs = Sequence[tuple[Settings, Sequence[str]]]  # settings and overrides of each job of a command line
+
+
+def train() -> None:
+    """Be `train.py`, or `sarsynth-train`."""
+    main("train")
+
+
+def generate() -> None:
+    """Be `generate.py`, or `sarsynth-generate`."""
+    main("generate")
+
+
+def evaluate() -> None:
+    """Be `evaluate.py`, or `sarsynth-evaluate`."""
+    main("evaluate")
 
 
 def main(script: str) -> None:
@@ -43,7 +59,14 @@ def main(script: str) -> None:
     jobs: Jobs = ()
     begun = False
     try:
-        jobs = check_jobs(script, parse_arguments())
+        arguments = parse_arguments()
+        remember(sys.argv, script, arguments.config_dir)
+        if arguments.help:
+            importlib.import_module("sarsynth.commands.usage").show(script, arguments.overrides, arguments.config_dir)
+            return
+        jobs = check_jobs(script, arguments)
+        if any(settings.doctor for settings, _ in jobs):
+            sys.exit(not importlib.import_module("sarsynth.commands.doctor").run(script, jobs[0][0]))
         if any(settings.build == "plan" and settings.report is None for settings, _ in jobs):
             importlib.import_module("sarsynth.commands.planning").run(script, jobs)
             return
@@ -104,7 +127,8 @@ def job(config: DictConfig, jobs: Jobs) -> None:
             console.print(Text.assemble(("error: ", "red"), failed))
         else:
             print_error(f"#{number}: {failed}")
-    State(end="failed" if failed else "done").write()
+    if not rank():
+        State(end="failed" if failed else "done").write()
     if not is_shared() and not rank():
         importlib.import_module("sarsynth.commands.screen").say_how_far(folder.parent, number + 1, len(jobs))
 
@@ -138,7 +162,9 @@ def _foresee(script: str, jobs: Jobs, folder: Path) -> None:
 def _run(script: str, config: DictConfig, folder: Path) -> None:
     settings = check(config)
     if settings.report:
-        importlib.import_module("sarsynth.report.writing").run(Path(settings.report), Path(settings.paths.store))
+        named = [settings.report] if isinstance(settings.report, str) else settings.report
+        folders = [Path(folder) for folder in named]
+        importlib.import_module("sarsynth.report.writing").run(folders, Path(settings.paths.store), folder)
         return
     record = HydraConfig.get()
     log = cast(dict[str, Any], OmegaConf.to_container(record.job_logging, resolve=True))

@@ -52,7 +52,18 @@ def join(backend: str) -> None:
         from torch import distributed
 
         if not distributed.is_initialized():
-            distributed.init_process_group(backend)
+            _meet_under_slurm()
+            distributed.init_process_group(backend, rank=rank(), world_size=count())
+
+
+def _meet_under_slurm() -> None:
+    """Say where processes that srun started meet, as torchrun would have: on the first node, at a port of the job."""
+    if "RANK" not in os.environ and "SLURM_PROCID" in os.environ:
+        from lightning.fabric.plugins.environments import SLURMEnvironment
+
+        first = SLURMEnvironment()
+        os.environ.setdefault("MASTER_ADDR", first.main_address)
+        os.environ.setdefault("MASTER_PORT", str(first.main_port))
 
 
 def barrier() -> None:

@@ -37,6 +37,7 @@ class Tracker:
     def __init__(self, make: Callable[[], Logger] | None, folder: Path | None = None) -> None:
         self._make, self._broken, self._folder = make, make is None, folder
         self._logger: Logger | None = None
+        self._axes: set[str] = set()  # metrics of W&B that have their stage's steps as axis
 
     def attempt(self, action: Callable[[Logger], Any]) -> Any:
         """Do something with the logger; the first failure is reported, and ends logging for this run."""
@@ -65,6 +66,28 @@ class Tracker:
         """Do what only W&B can: other loggers have no place for pictures, tables and artifacts, and are passed over."""
         self.attempt(lambda logger: action(logger) if isinstance(logger, WandbLogger) else None)
 
+    def step(self, stage: str, values: Mapping[str, Any], step: int | None) -> None:
+        """Log values of a stage's step, by their names after the stage's.
+
+        In W&B each stage has an axis of its own, `STAGE/step`: trainings of one run follow each other, and each begins
+        at step 0. Axes are said metric by metric, since Lightning says one for all, and a name goes before a pattern.
+        """
+
+        def log(logger: Logger) -> None:
+            named = {f"{stage}/{name}": value for name, value in values.items()}
+            if not isinstance(logger, WandbLogger) or step is None:
+                logger.log_metrics(named, step)
+                return
+            axis, run = f"{stage}/step", logger.experiment
+            if axis not in self._axes:
+                run.define_metric(axis, hidden=True)
+            for name in sorted(named.keys() - self._axes):
+                run.define_metric(name, step_metric=axis)
+            self._axes |= {axis, *named}
+            run.log({**named, axis: step})
+
+        self.attempt(log)
+
     def picture(self, name: str, file: Path) -> None:
         """Show a picture."""
         self._show(lambda logger: logger.log_image(name, [str(file)]))
@@ -73,12 +96,17 @@ class Tracker:
         """Show a table."""
         self._show(lambda logger: logger.log_table(name, list(columns), [list(row) for row in rows]))
 
+    def page(self, name: str, file: Path) -> None:
+        """Show a page of HTML as it is."""
+        self._show(lambda logger: logger.experiment.log({name: wandb.Html(str(file), inject=False)}))
+
     def predictions(
-        self, labels: np.ndarray, predicted: np.ndarray, shares: np.ndarray, classes: Sequence[str]
+        self, name: str, labels: np.ndarray, predicted: np.ndarray, shares: np.ndarray, classes: Sequence[str]
     ) -> None:
         """Show a confusion matrix and the precision-recall curve of each class.
 
         Args:
+            name: Of the section that shows them, after the tables that stand in it.
             labels: True labels, int (N,).
             predicted: Predicted ones, int (N,).
             shares: Probability of each class, (N, classes).
@@ -87,8 +115,8 @@ class Tracker:
 
         def show(logger: WandbLogger) -> None:
             curves = [
-                [name, *point]
-                for label, name in enumerate(classes)
+                [of_class, *point]
+                for label, of_class in enumerate(classes)
                 if (labels == label).any()
                 for point in recall_and_precision(labels == label, shares[:, label])
             ]
@@ -101,51 +129,58 @@ class Tracker:
                 {"x": "recall", "y": "precision", "class": "class"},
                 {"title": "Precision and recall", "x-axis-title": "Recall", "y-axis-title": "Precision"},
             )
-            logger.experiment.log({"confusion": confusion, "precision_recall": precision_recall})
+            logger.experiment.log({f"{name}/3_confusion": confusion, f"{name}/4_precision_recall": precision_recall})
 
         self._show(show)
 
-    def drawn(self, name: str, draw: Callable[[], Mapping[str, Image.Image]], step: int) -> None:
+    def drawn(self, stage: str, draw: Callable[[], Mapping[str, Image.Image]], step: int) -> None:
         """Draw pictures for a training's step, by their captions; keep them as files, and show each with its own."""
 
         def show(logger: Logger) -> None:
             made = draw()
             if self._folder:
-                _keep(self._folder / PREVIEWS, f"{name}-{step:06d}", made)
+                _keep(self._folder / PREVIEWS, f"{stage}/samples-{step:06d}", made)
             if isinstance(logger, WandbLogger):
-                logger.log_image(name, list(made.values()), step=step, caption=list(made))
+                self.step(stage, {"samples": [wandb.Image(one, caption=text) for text, one in made.items()]}, step)
 
         self.attempt(show)
 
-    def artifact(self, name: str, card: Mapping[str, Any], file: Path, *, made: bool) -> None:
-        """Record that this run made an artifact of the store, or used one.
-
-        What is recorded is the card, whose inputs say what the artifact was made from; the content stays in the store.
-        Offline, where nobody can say what the server has, one that was used is named in the run's configuration, under
-        `used/`.
+    def artifact(self, name: str, kind: str, about: Mapping[str, Any], files: Sequence[Path], *, made: bool) -> None:
+        """Record that this run made an artifact, or used one: what W&B draws its lineage from.
 
         Args:
             name: Of the artifact, with its fingerprint.
-            card: What the card holds.
-            file: Where it lies.
+            kind: Of artifact.
+            about: What is known of it; its inputs say what it was made from.
+            files: Files, and folders with all that lies in them, that W&B is to have of it; they stay as they are.
             made: Whether this run made it.
         """
 
         def record(logger: WandbLogger) -> None:
-            run = logger.experiment
-            if run.offline and not made:
-                run.config[f"used/{name}"] = {key: card[key] for key in ("kind", "fingerprint", "inputs")}
-                return
             # W&B takes a few characters alone, and a label may be the name of a class; its end is the fingerprint.
-            recorded = wandb.Artifact(re.sub(r"[^a-zA-Z0-9_.-]", "_", name)[-NAME:], card["kind"], metadata=dict(card))
-            recorded.add_file(str(file))
-            (run.log_artifact if made else run.use_artifact)(recorded)
+            recorded = wandb.Artifact(re.sub(r"[^a-zA-Z0-9_.-]", "_", name)[-NAME:], kind, metadata=dict(about))
+            for path in files:
+                (recorded.add_dir if path.is_dir() else recorded.add_file)(str(path), policy="immutable")
+            run = logger.experiment
+            if made:
+                run.log_artifact(recorded)
+            elif run.offline:  # where `use_artifact` refuses; this is what it does, and `wandb sync` draws the arrow
+                run._log_artifact(recorded, is_user_created=True, use_after_commit=True)
+            else:
+                run.use_artifact(recorded)
 
         self._show(record)
 
     def scalars(self, values: Mapping[str, float]) -> None:
-        """Record final figures."""
-        self.attempt(lambda logger: logger.log_metrics(dict(values)))
+        """Record final figures: in W&B as the run's summary, which its table of runs sorts by, elsewhere as metrics."""
+
+        def record(logger: Logger) -> None:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update(dict(values))
+            else:
+                logger.log_metrics(dict(values))
+
+        self.attempt(record)
 
     def finish(self, status: Literal["success", "failed"]) -> None:
         """Close the run, so that the next job of a sweep begins its own; what the tracker shows is how it ended."""
@@ -208,8 +243,7 @@ class StageLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log scalars under the stage's prefix."""
-        named = {f"{self._stage}/{key}": value for key, value in metrics.items() if key != "epoch"}
-        self._tracker.attempt(lambda logger: logger.log_metrics(named, step))
+        self._tracker.step(self._stage, {key: value for key, value in metrics.items() if key != "epoch"}, step)
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Do nothing: the configuration is recorded once a job."""

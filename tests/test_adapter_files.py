@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from sarsynth.stages.load_base import read_adapter
 from sarsynth.store.artifacts import Artifact
 
 CASES = Path(__file__).parents[1] / ".." / "shared" / "cases"
+save_kohya = partial(adapter_files.export, form="kohya")
 LAYERS = r".*\.(to_q|to_k|to_v|to_out\.0|conv1)"
 CONFIGS = {
     "plain": {"lora_alpha": 4},
@@ -115,7 +117,7 @@ def test_mixed_ranks_without_any_alpha_are_of_strength_one(tmp_path: Path):
     torch.testing.assert_close(with_stack(ours, (adapter, 1.0)), predict(plain), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("write", [adapter_files.save, adapter_files.save_kohya])
+@pytest.mark.parametrize("write", [adapter_files.save, save_kohya])
 def test_every_layer_may_be_adapted_and_by_more_rank_than_it_is_wide(write: Callable, tmp_path: Path):
     """Convolutions at both ends and feed-forward layers too, as LoCon has them."""
     ours, plain = tiny_base(), pipeline(tiny_base())

@@ -1,6 +1,7 @@
 """Adapters: nothing at first, exact sums when folded, gone without a trace afterwards, the same from a file."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sarsynth.diffusion.adapters import Adapter, AdapterSpec, LowRank, concatena
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.errors import UserError
 
+save_kohya = partial(adapter_files.export, form="kohya")
 RELEASE, PAPER, CONVOLUTIONAL = (
     settings(f"adapter.targets={name}").adapter.target_modules for name in ("release", "paper", "convolutional")
 )
@@ -159,7 +161,7 @@ def test_the_base_comes_back_bit_for_bit(tiny: Base):
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("write", [adapter_files.save, adapter_files.save_kohya])
+@pytest.mark.parametrize("write", [adapter_files.save, save_kohya])
 @pytest.mark.parametrize("pattern", [RELEASE, CONVOLUTIONAL], ids=["release", "convolutional"])
 def test_files_come_back_as_they_were(tiny: Base, tmp_path: Path, pattern: str, write):
     file = tmp_path / "one.safetensors"
@@ -173,7 +175,7 @@ def test_files_come_back_as_they_were(tiny: Base, tmp_path: Path, pattern: str, 
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-@pytest.mark.parametrize("write", [adapter_files.save, adapter_files.save_kohya])
+@pytest.mark.parametrize("write", [adapter_files.save, save_kohya])
 def test_diffusers_reads_them_itself(tiny: Base, tmp_path: Path, write):
     """Also a stack joined from adapters of other layers, whose ranks differ from layer to layer."""
     stack = [(trained(tiny, 0, AdapterSpec(5, RELEASE)), 0.6), (trained(tiny, 1), 1.3)]
@@ -187,7 +189,7 @@ def test_diffusers_reads_them_itself(tiny: Base, tmp_path: Path, write):
 def test_kohyas_alpha_is_a_strength(tiny: Base, tmp_path: Path):
     """alpha / rank multiplies the update: with half the alpha it is half the update, here and in diffusers."""
     adapter, file = trained(tiny, 0), tmp_path / "half.safetensors"
-    adapter_files.save_kohya(adapter, file)
+    save_kohya(adapter, file)
     state = load_file(file)
     assert {float(value) for key, value in state.items() if key.endswith(".alpha")} == {4.0}
     assert all(key.startswith("lora_unet_") and key.count(".") <= 2 for key in state)
@@ -247,7 +249,7 @@ def refusal(base: Base, file: Path) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("write", [adapter_files.save, adapter_files.save_kohya])
+@pytest.mark.parametrize("write", [adapter_files.save, save_kohya])
 @pytest.mark.parametrize("pattern", [RELEASE, CONVOLUTIONAL], ids=["release", "convolutional"])
 def test_an_adapter_of_another_base_is_refused(nano: Base, tmp_path: Path, pattern: str, write):
     file = tmp_path / "other.safetensors"

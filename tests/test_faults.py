@@ -50,6 +50,7 @@ ODD = ("ZSU-23/4", "[/]", "x" * 250, "$x_1^$", "Cargo", "cargo", "a:b", "e\u0301
 # --- The command line -------------------------------------------------------------------------------------------------
 
 REFUSED: list[tuple[list[str], str]] = [
+    (["--help", "foo"], "--help foo: no group of options; the nearest is contours"),
     (["--help", "method=foo"], "method=foo is not an option of method; the nearest is "),
     (["--cfg", "job", "data=foo"], "data=foo is not an option of data"),
     (["--cfg", "job", "seed=1,2"], "seed=1,2 is a sweep"),

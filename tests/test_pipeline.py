@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from huggingface_hub import ModelCard
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from processes import run_script
 from safetensors.torch import load_file, save_file
-from test_tracking import captions, records
+from test_tracking import captions, logged, records
 from tiny import tiny_base
 
 from sarsynth import cli
@@ -342,13 +343,23 @@ def test_a_tuned_base_is_a_base(study: SimpleNamespace):
 
 
 @pytest.mark.parametrize("kind", ["diffusers", "kohya"])
-def test_an_exported_class_makes_the_same_images_elsewhere(copied: Path, command: Command, tmp_path: Path, kind: str):
-    """In a plain pipeline of diffusers, from the same noise, within one grey level of ours."""
-    run = command(
-        "generate", "method=plora", *TINY, f"export={tmp_path}/out", "class_name=tanker", f"export_format={kind}"
-    )
+def test_an_exported_class_makes_the_same_images_elsewhere(
+    study: SimpleNamespace, copied: Path, command: Command, tmp_path: Path, kind: str
+):
+    """In a plain pipeline of diffusers, from the same noise, within one grey level of ours; its card has its scores."""
+    asked = [f"export={tmp_path}/out", "class_name=tanker", f"export_format={kind}", f"results={study.sweep}"]
+    run = command("generate", "method=plora", *TINY, *asked)
     assert run.code == 0, run.err
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["plora-tanker.safetensors"]
+    card = ModelCard((tmp_path / "out/README.md").read_text())
+    scores = {one.metric_name: one.metric_value for one in card.data.eval_results}
+    known = study.results["plora"]["classifier"]
+    assert scores["F1, mean of all classes"] == pytest.approx(known["macro_f1"]["mean"], abs=1e-6)
+    assert scores["F1 of tanker"] == pytest.approx(known["per_class"]["tanker"]["f1"]["mean"], abs=1e-6)
+    assert "interval_95" in card.data.eval_results[0].metric_args
+    if kind == "kohya":  # other adapters than those that were scored
+        other = command("generate", "method=plora", *TINY, *asked, "seed=1")
+        assert other.code == 1 and "no result there rests on these" in other.err
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"plora-tanker.safetensors", "README.md"}
     use = 'strength 1, prompt "a SAR image of tanker ship", negative prompt "a SAR image of cargo ship", guidance 3'
     assert use in " ".join(run.out.split())
     pipe = StableDiffusionPipeline.from_pretrained(NANO, safety_checker=None, dtype=torch.float32)
@@ -371,7 +382,8 @@ def test_an_adapter_from_elsewhere_takes_the_place_of_the_methods_own(copied: Pa
     """Ours by its path gives our images; one of another base, or that is not there, is one line."""
     known = artifact(copied, "synthetic", "lora")
     sar = next(path for path in (copied / "adapter").glob("sar-*") if "ors" not in inputs(path))
-    adapter_files.save_kohya(adapter_files.load(Base.load(NANO).unet, sar / WEIGHTS), tmp_path / "own.safetensors")
+    own = adapter_files.load(Base.load(NANO).unet, sar / WEIGHTS)
+    adapter_files.export(own, tmp_path / "own.safetensors", form="kohya")
     run = command("generate", "method=lora", *TINY, f"adapter.path={tmp_path}/own.safetensors")
     assert run.code == 0, run.err
     (made,) = (path for path in (copied / "synthetic").glob("lora-*") if path.name != known.name)
@@ -878,34 +890,49 @@ def test_csv_is_the_logger_by_default(study: SimpleNamespace):
     assert len(list(study.sweep.rglob("hparams.yaml"))) == len(METHODS)
 
 
-def test_wandb_has_a_run_a_job_and_a_group_a_sweep(copied: Path, command: Command, tmp_path: Path):
+def test_wandb_has_a_run_a_job_and_one_of_the_sweep(copied: Path, command: Command, tmp_path: Path):
     run = command(
-        "evaluate", "-m", "method=lora,2lora", *TINY, "train.sar.max_steps=10", "seeds=[0]",
-        "logger=wandb", "logger.offline=true", "preview.every=5", "preview.prompts=2",
+        "evaluate", "-m", "method=lora,2lora", *TINY, "train.sar.max_steps=10", "evaluate.baseline=lora",
+        "logger=wandb", "logger.offline=true", "logger.artifacts=files", "preview.every=5", "preview.prompts=2",
     )  # fmt: skip
     assert run.code == 0, run.err
     (sweep,) = (tmp_path / "logs/sweeps/evaluate").iterdir()
-    runs = []
-    for job in ("0", "1"):
+    runs, results = [], {"result-lora-sim", "result-2lora-sim"}
+    for job in ("0", "1", "wandb"):
         found = records(sweep / job)
-        kinds = {record.WhichOneof("record_type") for record in found}
-        assert {"run", "history"} <= kinds
         about = next(record.run for record in found if record.WhichOneof("record_type") == "run")
         runs.append((about.run_group, about.display_name, about.job_type))
-        keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
-        assert {"sar/loss", "macro_f1", "real_vs_synthetic", "strip_tanker", "results"} <= keys
-        assert {"sar/samples", "per_class", "confusion_table", "precision_recall_table"} <= keys
+        keys, summary = logged(found, "history"), logged(found, "summary")
+        artifacts = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
+        artifacts = {one.name: one for one in artifacts if one.type != "run_table"}
+        kinds = {one.type: one for one in artifacts.values()}
+        assert summary.keys() >= {"macro_f1", "minor_f1", "accuracy"} and "macro_f1" not in keys
+        if job == "wandb":
+            assert {"sweep/1_gains", "sweep/2_results", "sweep/3_report"} <= set(keys)
+            assert "report.html" in {entry.path for entry in kinds["report"].manifest.contents}
+            assert {name for name, one in artifacts.items() if one.use_after_commit} == results
+            continue
+        shown = {"sar/samples", "images/1_real_vs_synthetic", "images/2_strip_tanker"}
+        assert {"sar/loss", "sar/step", "scores/1_results", "scores/2_per_class", "scores/3_confusion_table"} <= set(
+            keys
+        )
+        assert shown <= set(keys)
+        assert any("lr" in key for key in keys)
         drawn = captions(found, "sar/samples")
         assert len(drawn) == 2 and set(drawn) < {f"a SAR image of {name} ship" for name in COUNTS}, "not `paper`"
         assert len(list((sweep / job / "previews/sar").glob("*.png"))) == 4, "two captions, at two steps"
-        logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
-        assert {"adapter", "synthetic", "evaluation"} <= {artifact.type for artifact in logged}
-        (made,) = (artifact for artifact in logged if artifact.type == "synthetic")
-        assert json.loads(made.metadata)["inputs"]["sar"] in {artifact.name.rpartition("-")[2] for artifact in logged}
-        assert any("lr" in key for key in keys)
-        configured = {item.key or item.nested_key[0] for record in found for item in record.config.update}
-        assert {"method", "seed", "base"} <= configured
-    assert runs == [(sweep.name, "lora-sim", "evaluate"), (sweep.name, "2lora-sim", "evaluate")]
+        assert kinds["base"].use_after_commit and not kinds["result"].use_after_commit
+        content = {entry.path for entry in kinds["synthetic"].manifest.contents}
+        assert {"metadata.jsonl", "images/tanker/000000.png"} <= content
+        assert WEIGHTS in {entry.path for entry in kinds["adapter"].manifest.contents}
+        assert [entry.path for entry in kinds["evaluation"].manifest.contents] == ["card.json"]
+        fingerprints = {name.rpartition("-")[2] for name in artifacts}
+        assert set(json.loads(kinds["synthetic"].metadata)["inputs"].values()) <= fingerprints, "down to the base"
+        assert {"method", "seed", "base"} <= set(logged(found, "config"))
+    (group,) = {group for group, _, _ in runs}
+    assert re.fullmatch("sim method [0-9a-f]{6}", group)
+    names = [(f"{name}-sim", "evaluate") for name in ("lora", "2lora")] + [(f"sweep {group}", "sweep")]
+    assert [about for _, *about in runs] == [list(name) for name in names]
 
 
 def test_a_logger_that_raises_stops_nothing(study: SimpleNamespace, command: Command, copied: Path, monkeypatch):

@@ -22,10 +22,12 @@ from test_sweeps import here
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import LEAKS, RESULT, RESULT_VERSION
 from sarsynth.report import plots, writing
+from sarsynth.report.across import across
+from sarsynth.report.chips import tone_of
 from sarsynth.report.distances import MODELS, OVERLAPS, rank_correlation
 from sarsynth.report.images import evenly_by_class
 from sarsynth.report.jobs import read_jobs
-from sarsynth.report.pieces import duration
+from sarsynth.report.pieces import Cell, Forest, duration, points
 from sarsynth.report.provenance import remake
 from sarsynth.report.rows import Row
 from sarsynth.report.side_by_side import side_by_side
@@ -373,7 +375,7 @@ def test_realism_stands_beside_its_floors_and_copies_beside_their_originals(swee
     copies = [texts(piece(sweep, writing.memorisation, "table", index))[0] for index in range(3)]
     assert copies == [["plora", "25.0 %", "3", "2"], ["plora", "", "0.5", ""], ["plora", "", "7", ""]]
     (pair,) = piece(sweep, writing.memorisation, "gallery").pictures
-    assert 'width="64" height="16"' in pair.content, "two pairs of 16 px"
+    assert pair.content.count('width="32" height="16"') == 2, "two pairs of 16 px"
 
 
 def test_a_floor_of_other_class_shares_is_said_to_be_one(sweep: Path, tmp_path: Path):
@@ -692,6 +694,77 @@ def test_durations():
     ]
 
 
+def test_chips_are_brightened_alike_if_they_are_dark_and_it_is_said():
+    dark = np.full((2, 1, 8, 8), 5, np.uint8)
+    dark[:, :, 4, 4] = 200
+    bright = np.random.default_rng(0).integers(0, 256, (2, 1, 8, 8), dtype=np.uint8)
+    tone = tone_of([dark, dark + 1])
+    shown = tone.apply(dark)
+    assert shown.max() >= 254 and shown.min() > 3 * dark.min(), "the target stays white, the clutter is seen"
+    assert tone.said.startswith("brightened for the screen, all rows alike: ") and "gamma 0.5" in tone.said
+    assert tone_of([bright]).said == "" and np.array_equal(tone_of([bright]).apply(bright), bright)
+    assert tone_of([np.zeros((1, 8, 8), np.uint8)]) == tone_of([])
+
+
+@pytest.mark.parametrize("ends", [(-0.02, 0.31), (-0.6, -0.1), (0.001, 0.0042), (0, 0), (-40, 900)])
+def test_the_axis_of_a_forest_holds_zero_and_all_intervals(ends):
+    cell = Cell(sum(ends) / 2, points, None, ends)
+    forest = Forest("gains", "points", {"minor": [("plora", cell)]}, 100)
+    assert 0 in forest.ticks and 2 <= len(forest.ticks) <= 9
+    places = [forest.place(value) for value in (ends[0], cell.value, ends[1])]
+    assert places == sorted(places) and places[0] >= 0 and places[2] <= 100
+    assert forest.place(forest.ticks[0] / 100) == 0 and forest.place(forest.ticks[-1] / 100) == 100
+
+
+def split_in_two(sweep: Path, folder: Path) -> tuple[Path, Path, Path]:
+    """Copy a sweep as two: without its last row, and that row with one of the others; and their store."""
+    shutil.copytree(sweep.parents[2], folder / "logs")
+    one = folder / "logs/sweeps/evaluate/then"
+    other = one.parent / "later"
+    shutil.copytree(one, other)
+    shutil.rmtree(one / "2")
+    shutil.rmtree(other / "0")
+    return one, other, folder / "logs/store"
+
+
+def test_two_sweeps_are_one_report_whose_rows_are_compared(sweep: Path, tmp_path: Path):
+    one, other, store = split_in_two(sweep, tmp_path)
+    run = here(tmp_path, "evaluate", "report=[logs/sweeps/evaluate/then,logs/sweeps/evaluate/later]")
+    assert (run.code, run.err) == (0, "")
+    (page,) = (tmp_path / "logs/runs/evaluate").glob("*/report.html")
+    assert str(page.relative_to(tmp_path)) in "".join(run.out.split())
+    text = page.read_text()
+    assert "report=[logs/sweeps/evaluate/then,logs/sweeps/evaluate/later]" in text
+    both = Sweep.read_several([one, other], store, tmp_path)
+    assert both.names == list(SKILL), "what is in both is shown once"
+    assert [row.baseline for row in both.rows] == ["", "none", "none"]
+    before = read(sweep).rows[2].entry["gains"]["macro_f1"]
+    assert both.rows[2].entry["gains"]["macro_f1"] == before, "as if they had been one"
+
+
+def test_the_same_methods_on_two_data_sets_are_set_beside_each_other(sweep: Path, tmp_path: Path):
+    one, other, store = split_in_two(sweep, tmp_path)
+    shutil.copytree(sweep / "0", other / "0")
+    for job in range(3):
+        spoiled(other, job, data="harbour")
+    both = Sweep.read_several([one, other], store, tmp_path / "both")
+    assert {label: part.names for label, part in both.parts.items()} == {
+        "sim": ["none", "resample"],
+        "harbour": ["none", "resample", "plora"],
+    }
+    (tmp_path / "both").mkdir()
+    forest, table, *_ = across(both)
+    assert {name: [label for label, _ in rows] for name, rows in forest.groups.items()} == {
+        "resample": ["sim (over none)", "harbour (over none)"],
+        "plora": ["harbour (over none)"],
+    }
+    assert list(table.columns) == ["method", "sim", "harbour"]
+    assert texts(table)[2][1] == "" and texts(table)[0][1] == texts(table)[0][2] != ""
+    page = writing.write_report(both)[0].read_text()
+    assert 'href="#across"' in page and "sim: Results" in page and "harbour: Gains" in page
+    assert {file.name for file in (tmp_path / "both/plots").iterdir()} == {"set0", "set1"}
+
+
 # --- In a browser -----------------------------------------------------------------------------------------------------
 
 
@@ -718,6 +791,9 @@ def test_a_browser_opens_it_from_disk(browser, sweep: Path, width: int, scheme: 
     page.goto((sweep / "report.html").as_uri())
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing overflows"
+    if width < 640:
+        beyond = f"[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > {width})"
+        assert page.evaluate(f"{beyond}.length") == 0, "no column is cut, none has to be scrolled to"
     rows = page.locator("#results tbody tr")
     assert rows.count() == len(SKILL)
     first = page.locator("#results tbody th > span")
@@ -739,10 +815,10 @@ def test_a_browser_opens_it_from_disk(browser, sweep: Path, width: int, scheme: 
     page.keyboard.press("Enter")
     assert dialog.is_visible()
     shown = dialog.locator("img")
-    assert shown.get_attribute("alt") == "cargo: real"
-    assert shown.bounding_box()["width"] > picture.bounding_box()["width"]
+    assert shown.first.get_attribute("alt") == "cargo: real, 1 of 6" and shown.count() == 6
+    assert shown.first.bounding_box()["width"] > picture.locator("img").first.bounding_box()["width"]
     page.keyboard.press("ArrowRight")
-    assert dialog.locator("img").get_attribute("alt") == "cargo: plora"
+    assert dialog.locator("img").first.get_attribute("alt") == "cargo: plora, 1 of 2"
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
 
@@ -755,6 +831,10 @@ def test_a_browser_opens_it_from_disk(browser, sweep: Path, width: int, scheme: 
     page.set_viewport_size({"width": 700, "height": 1000})  # of A4 within its margins
     page.emulate_media(media="print")
     assert page.evaluate("document.documentElement.scrollWidth") <= 700, "paper holds it"
+    cut = (
+        "[...document.querySelectorAll('.scroll, td')].filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1)"
+    )
+    assert page.evaluate(f"{cut}.map(e => e.textContent)") == [], "and cuts no table"
     assert page.evaluate("getComputedStyle(document.querySelector('section')).backgroundColor") == "rgb(255, 255, 255)"
     assert errors == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

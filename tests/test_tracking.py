@@ -2,25 +2,32 @@
 
 import csv
 import json
+import re
 import struct
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import hydra
 import numpy as np
 import pytest
 import torch
 import wandb
+import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from omegaconf import OmegaConf
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 from test_conf import settings
 from test_denoising import fit, flat, uninterrupted  # noqa: F401
 from wandb.proto.wandb_internal_pb2 import Record
 
-from sarsynth.commands import session
+from sarsynth.commands import runs, session
+from sarsynth.config.composition import CONF
+from sarsynth.config.hydra_internals import jobs_of_sweep
 from sarsynth.errors import UserError
+from sarsynth.evidence.results import MEANS
 from sarsynth.tracking import Previews, Tracker, recall_and_precision
 from sarsynth.training.fitting import Fitting
 
@@ -61,17 +68,23 @@ def use_everything(tracker: Tracker, folder: Path) -> None:
     tracker.config({"seed": 0, "method": {"name": "lora"}})
     tracker.stage("ors").log_metrics({"loss": 0.5, "epoch": 0}, step=10)
     tracker.stage("sar").log_metrics({"loss": 0.25}, step=20)
-    tracker.picture("grid", picture)
+    tracker.picture("images/1_grid", picture)
     drawn = {"a SAR image of cargo ship": Image.new("L", (8, 8)), "a SAR image of tanker ship": Image.new("L", (8, 8))}
-    tracker.drawn("sar/samples", lambda: drawn, 20)
-    tracker.table("results", ["method", "f1"], [["lora", 0.5]])
+    tracker.drawn("sar", lambda: drawn, 20)
+    tracker.table("scores/1_results", ["method", "f1"], [["lora", 0.5]])
     shares = np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]])
-    tracker.predictions(np.array([0, 0, 1, 1]), shares.argmax(axis=1), shares, ["cargo", "tanker"])
-    card = folder / "card.json"
-    card.write_text(json.dumps(CARD))
-    tracker.artifact("ors-ab12", CARD, card, made=True)
-    tracker.artifact(f"bulk carrier/[é]{'x' * 200}-ef56", CARD, card, made=True)
-    tracker.artifact("train-images-cd34", CARD | {"kind": "cache"}, card, made=False)
+    tracker.predictions("scores", np.array([0, 0, 1, 1]), shares.argmax(axis=1), shares, ["cargo", "tanker"])
+    store = folder / "adapter"
+    store.mkdir()
+    (store / "card.json").write_text(json.dumps(CARD))
+    (store / "adapter.safetensors").write_bytes(b"weights")
+    tracker.artifact("sd-nano-20ab", "base", {"source": "inside the package"}, [], made=False)
+    tracker.artifact("ors-ab12", "adapter", CARD, [store / "card.json"], made=True)
+    tracker.artifact(f"bulk carrier/[é]{'x' * 200}-ef56", "adapter", CARD, [store], made=True)
+    tracker.artifact("train-images-cd34", "cache", CARD, [store / "card.json"], made=False)
+    page = folder / "page.html"
+    page.write_text("<p>a report</p>")
+    tracker.page("sweep/3_report", page)
     tracker.scalars({"macro_f1": 0.5})
     tracker.finish("success")
 
@@ -144,27 +157,112 @@ def test_previews_that_nothing_would_take_are_refused():
     assert settings("logger=csv", "+preview={every: 5, prompts: 2}").preview.prompts == 2
 
 
-OURS = {"group": "sweep", "name": "plora-sim", "job_type": "train"}
+def test_the_sweep_for_wandbs_agent_composes():
+    """Whatever it chooses, with the words that it puts before."""
+    sweep = yaml.safe_load((Path(__file__).parents[1] / "docs/wandb-sweep.yaml").read_text())
+    assert sweep["command"][:3] == ["${env}", "python", "${program}"] and sweep["program"] == "evaluate.py"
+    assert sweep["metric"]["name"] in MEANS, "the summary of a run has it"
+    fixed = [word for word in sweep["command"][3:] if not word.startswith("${")]
+    for key, values in sweep["parameters"].items():
+        for value in values.get("values") or [values["min"], values["max"]]:
+            chosen = settings(*fixed, f"{key}={value}")
+            assert chosen.logger.is_wandb
+            section, _, name = key.partition(".")
+            found = getattr(getattr(chosen, section), name or "name", None)
+            assert found == value or section == "augment"
+
+
+# --- What a run of W&B is called --------------------------------------------------------------------------------------
+
+
+def called(folder: Path, *overrides: str, script: str = "train") -> dict:
+    """What a job in this folder is called, whose store lies beside."""
+    store = f"paths.store={folder.parents[1]}/store"
+    return runs.about_job(
+        settings("logger=wandb", "logger.offline=true", store, *overrides), folder, [*overrides, store], script
+    )
 
 
 @pytest.mark.parametrize(
-    ("said", "called"),
+    ("said", "expected"),
     [
-        ([], {}),
+        ([], {"name": "plora-sim", "group": "sim sd-nano", "job_type": "train"}),
+        (["method=lora", "seed=3", "method.rank=8"], {"name": "lora-sim seed=3 rank=8"}),
+        (["train.ors.max_steps=3", "train.sar.max_steps=9"], {"name": "plora-sim ors.max_steps=3 sar.max_steps=9"}),
+        (["trainer.accelerator=cpu", "logger.project=p", "build=require"], {"name": "plora-sim"}),
+        (
+            ["data=sim_rare", "generate.per_class=7"],
+            {"name": "plora-sim_rare per_class=7", "group": "sim_rare sd-nano"},
+        ),
         (["+logger.name=mine"], {"name": "mine"}),
         (["+logger.name=2024", "+logger.notes=0"], {"name": "2024", "notes": "0"}),
         (["+logger.group=night", "+logger.job_type=try"], {"group": "night", "job_type": "try"}),
+        (["method=lora"], {"tags": ["lora", "sim", "sd-nano", "train"]}),
         (["+logger.tags=paper"], {"tags": ["paper"]}),
         (["+logger.tags=[paper,7]"], {"tags": ["paper", "7"]}),
     ],
 )
-def test_a_run_of_wandb_is_called_what_the_settings_say(said, called, tmp_path: Path, monkeypatch):
-    seen = {}
+def test_a_run_of_wandb_is_called_what_it_does_or_what_the_settings_say(said, expected, tmp_path: Path):
+    about = called(tmp_path / "runs/train/now", *said)
+    assert {key: about[key] for key in expected} == expected
+
+
+def test_a_long_name_still_is_its_own(tmp_path: Path):
+    long = [f"prompt.wordings.data.paper={'y' * 150}"]
+    one, other = (called(tmp_path / "r/t/n", *long, f"seed={seed}")["name"] for seed in (1, 2))
+    assert len(one) == len(other) == 128 and one != other
+
+
+def sweep_of(folder: Path, *overrides: str) -> list[dict]:
+    """What the jobs of a sweep are called; Hydra leaves its configuration in the sweep's folder before they begin."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("evaluate", [], return_hydra_config=True)
+        OmegaConf.set_readonly(config.hydra, False)
+        config.hydra.overrides.task = list(overrides)
+        folder.mkdir(parents=True)
+        OmegaConf.save(config, folder / runs.MULTIRUN)
+        jobs = jobs_of_sweep(config.hydra, overrides)
+    return [called(folder / str(number), *job, script="evaluate") for number, job in enumerate(jobs)]
+
+
+def test_jobs_of_a_sweep_are_told_apart_by_what_varies_and_go_on_when_it_is_begun_again(tmp_path: Path):
+    asked = ["method=lora,2lora", "seed=0,1", "method.rank=8", "logger.project=p"]
+    first, again = (sweep_of(tmp_path / "sweeps" / name, *asked) for name in ("one", "two"))
+    assert [job["name"] for job in first] == [
+        "lora-sim seed=0",
+        "lora-sim seed=1",
+        "2lora-sim seed=0",
+        "2lora-sim seed=1",
+    ]
+    assert {job["group"] for job in first} == {first[0]["group"]}
+    assert re.fullmatch("sim method, seed [0-9a-f]{6}", first[0]["group"])
+    assert len({job["id"] for job in first}) == 4
+    assert [(job["id"], job["group"]) for job in again] == [(job["id"], job["group"]) for job in first]
+    other = sweep_of(tmp_path / "sweeps/three", "method=lora,2lora", "seed=0,1,2", "method.rank=8")
+    assert not {job["id"] for job in other} & {job["id"] for job in first}, "another sweep has rows of its own"
+
+
+def test_the_same_work_in_the_same_store_is_the_same_run(tmp_path: Path, monkeypatch):
+    one = called(tmp_path / "a/runs/1", "seed=3")
+    assert called(tmp_path / "a/runs/2", "seed=3", "trainer.accelerator=cpu")["id"] == one["id"]
+    assert called(tmp_path / "a/runs/3", "seed=4")["id"] != one["id"]
+    assert called(tmp_path / "a/runs/3", "seed=3", script="evaluate")["id"] != one["id"]
+    assert called(tmp_path / "b/runs/1", "seed=3")["id"] != one["id"], "somebody else's"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    assert "id" not in called(tmp_path / "a/runs/1", "seed=3"), "W&B's agent has chosen it"
+
+
+def test_the_logger_is_built_with_what_the_run_is_called(tmp_path: Path, monkeypatch):
+    seen: dict = {}
     monkeypatch.setattr(WandbLogger, "__init__", lambda self, **given: seen.update(given))
-    folder = tmp_path / "sweep" / "0"
-    session._logger(settings("logger=wandb", "logger.offline=true", *said), folder, "train")()
-    assert {key: seen[key] for key in OURS | called} == OURS | called
-    assert seen["save_dir"] == str(folder)
+    chosen = settings("logger=wandb", "logger.offline=true", f"paths.store={tmp_path}/store")
+    make = session._logger(chosen, tmp_path / "runs/train/now", ["method=lora"], "train")
+    make()
+    assert seen["save_dir"] == str(tmp_path / "runs/train/now")
+    assert seen.keys() >= {"id", "name", "group", "tags", "notes", "job_type", "project", "offline"}
+    assert "artifacts" not in seen
+    monkeypatch.setattr(session.processes, "rank", lambda: 1)
+    assert session._logger(chosen, tmp_path, [], "train") is None, "one process of a job logs"
 
 
 @pytest.mark.parametrize(
@@ -173,12 +271,18 @@ def test_a_run_of_wandb_is_called_what_the_settings_say(said, called, tmp_path: 
         ("+logger.id=abc", "logger.id is decided by the run itself"),
         (f"+logger.name={'x' * 129}", "logger.name has 129 characters, and W&B takes 1 to 128"),
         (f"+logger.job_type={'x' * 65}", "logger.job_type has 65 characters, and W&B takes 1 to 64"),
+        ("logger.artifacts=all", "logger.artifacts=all is not a value of logger.artifacts"),
         (f"+logger.tags=[a,{'x' * 65}]", r"logger.tags\[1\] has 65 characters, and W&B takes 1 to 64"),
     ],
 )
 def test_what_wandb_would_lose_a_run_by_is_refused(said: str, why: str):
     with pytest.raises(UserError, match=why):
         settings("logger=wandb", said)
+
+
+def test_other_loggers_have_no_artifacts():
+    with pytest.raises(UserError, match="logger.artifacts is of W&B alone; say logger=wandb"):
+        settings("logger=csv", "+logger.artifacts=files")
 
 
 def test_csv_lies_in_the_runs_folder(tmp_path: Path):
@@ -225,6 +329,21 @@ def ended(folder: Path) -> list[Record]:
     return found
 
 
+def logged(found: list[Record], kind: str) -> dict[str, str]:
+    """The last values of history, summary or config as JSON, by key; of nested ones by their outer key."""
+    lists = {
+        "history": lambda r: r.history.item,
+        "summary": lambda r: r.summary.update,
+        "config": lambda r: r.config.update,
+    }
+    return {
+        item.key or item.nested_key[0]: item.value_json
+        for record in found
+        if record.WhichOneof("record_type") == kind
+        for item in lists[kind](record)
+    }
+
+
 def captions(found: list[Record], name: str) -> list[str]:
     """The captions of the pictures that were logged under a name, of the last time."""
     items = [item for record in found for item in record.history.item if list(item.nested_key) == [name, "captions"]]
@@ -262,26 +381,28 @@ def test_an_offline_run_of_wandb_can_be_read_back(tmp_path: Path):
     assert {"run", "history", "exit"} <= kinds, "finished properly"
     run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
     assert (run.run_group, run.display_name, run.project, run.job_type) == ("sweep", "lora", "p", "sar")
-    keys = {item.key or item.nested_key[0] for record in found for item in record.history.item}
-    assert {"ors/loss", "sar/loss", "macro_f1", "grid", "results", "sar/samples"} <= keys
-    assert {"confusion_table", "precision_recall_table"} <= keys
+    keys = logged(found, "history")
+    assert {"ors/loss", "ors/step", "sar/loss", "images/1_grid", "scores/1_results", "sar/samples"} <= set(keys)
+    assert {"scores/3_confusion_table", "scores/4_precision_recall_table", "sweep/3_report"} <= set(keys)
+    assert (keys["ors/step"], keys["sar/step"]) == ("10", "20")
+    axes = {r.metric.name: r.metric.step_metric for r in found if r.WhichOneof("record_type") == "metric"}
+    assert axes.items() >= {"ors/loss": "ors/step", "sar/loss": "sar/step", "sar/samples": "sar/step"}.items()
+    assert "macro_f1" not in keys and logged(found, "summary")["macro_f1"] == "0.5", "a figure to sort by, no curve"
     assert captions(found, "sar/samples") == ["a SAR image of cargo ship", "a SAR image of tanker ship"], (
         "one a picture"
     )
-    logged = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
-    made, other = (artifact for artifact in logged if artifact.type != "run_table")
+    recorded = [record.artifact for record in found if record.WhichOneof("record_type") == "artifact"]
+    base, made, other, used = (artifact for artifact in recorded if artifact.type != "run_table")
+    assert (base.name, base.type, base.use_after_commit) == ("sd-nano-20ab", "base", True)
     assert len(other.name) == 128 and other.name.endswith("x-ef56"), "W&B takes no more, and no other characters"
-    assert (made.name, made.type) == ("ors-ab12", "adapter")
+    assert sorted(entry.path for entry in other.manifest.contents) == ["adapter.safetensors", "card.json"]
+    assert (made.name, made.type, made.use_after_commit) == ("ors-ab12", "adapter", False)
     assert json.loads(made.metadata)["inputs"] == {"latents": "cd34"}, "what it was made from"
     assert [entry.path for entry in made.manifest.contents] == ["card.json"]
-    configured = {
-        item.key or "/".join(item.nested_key): item.value_json for record in found for item in record.config.update
-    }
-    assert {"seed", "method"} <= set(configured)
-    rests_on = json.loads(configured["used/train-images-cd34"])
-    assert rests_on == {"kind": "cache", "fingerprint": "ab12", "inputs": {"latents": "cd34"}}, "what it only used"
+    assert (used.name, used.use_after_commit) == ("train-images-cd34", True)
+    assert {"seed", "method"} <= set(logged(found, "config"))
     names = {file.name.split("_")[0] for file in (next(tmp_path.glob("wandb/offline-run-*")) / "files").rglob("*.*")}
-    assert {"grid", "results"} <= names
+    assert {"1"} <= names
     assert wandb.run is None, "the next job of a sweep begins its own"
 
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from sarsynth.console import progress
 from sarsynth.errors import UserError, one_line
 from sarsynth.files import write_text
+from sarsynth.program import install
 
 Form = TypeVar("Form", bound=BaseModel)
 Message = dict[str, str]  # `role` and `content`
@@ -141,7 +142,7 @@ class Chat:
         try:
             from openai import OpenAI
         except ImportError:
-            raise UserError("prompt=llm needs the package openai: pip install -e '.[llm]'") from None
+            raise UserError(f"prompt=llm needs the package openai: {install('llm')}") from None
         return OpenAI(base_url=self.base_url, api_key=self._key, timeout=self.timeout, max_retries=self.retries)
 
     def _answer(self, name: str, question: Question, form: type[Form]) -> tuple[Form, Usage]:

@@ -8,11 +8,10 @@ import numpy as np
 from safetensors.numpy import load_file
 from scipy.special import softmax
 
-from sarsynth.commands.session import session
+from sarsynth.commands.session import session, show_pictures
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
-from sarsynth.evidence.results import FIGURES, write_result
-from sarsynth.files import shown
+from sarsynth.evidence.results import FIGURES, RESULT, write_result
 from sarsynth.report.closing import show_results
 from sarsynth.report.rows import Row
 from sarsynth.stages.draw_images import draw_added, draw_quality, draw_stack, drawn
@@ -28,24 +27,23 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     console.rule(f"[bold]{settings.method.name}", align="left")
     with session(settings, folder, overrides, "evaluate") as study:
         check_tested(study)
-        _show_pictures(study, draw_added(study, folder))
+        show_pictures(study, draw_added(study, folder))
         figures = result(study)
         write_result(figures, folder)
-        _show_pictures(study, [*draw_stack(study, folder), *draw_quality(study, folder)])
+        show_pictures(study, [*draw_stack(study, folder), *draw_quality(study, folder)])
         show(study, figures)
         row = Row(settings.method.name, figures)
         flat = row.values
-        study.tracker.table("results", list(flat), [list(flat.values())])
+        study.tracker.table("scores/1_results", list(flat), [list(flat.values())])
         study.tracker.scalars({key: value for key, value in flat.items() if isinstance(value, float)})
+        study.tracker.artifact(
+            f"result-{settings.method.name}-{settings.data.name}",
+            "result",
+            {"inputs": figures["inputs"]},
+            [folder / RESULT],
+            made=True,
+        )
     show_results([row])
-
-
-def _show_pictures(study: Study, files: Sequence[Path]) -> None:
-    """Hand pictures, all of one folder, to the tracker, and name them in a line."""
-    for file in files:
-        study.tracker.picture(file.stem, file)
-    if files:
-        console.print(f"  {shown(files[0])} {' '.join(file.name for file in files[1:])}".rstrip(), markup=False)
 
 
 def artifacts(study: Study) -> list[Artifact]:
@@ -61,9 +59,9 @@ def show(study: Study, figures: Mapping[str, Any]) -> None:
         {"class": name} | {f"{figure}{end}": scores[figure][key] for figure in FIGURES for end, key in ends.items()}
         for name, scores in figures["classifier"]["per_class"].items()
     ]
-    study.tracker.table("per_class", list(lines[0]), [list(line.values()) for line in lines])
+    study.tracker.table("scores/2_per_class", list(lines[0]), [list(line.values()) for line in lines])
     artifacts = [study.store.find("evaluation", one["fingerprint"]) for one in figures["evaluations"]]
     runs = [load_file(artifact.path / "logits.safetensors") for artifact in artifacts]
     labels = np.concatenate([run["labels"] for run in runs])
     shares = np.concatenate([softmax(run["logits"], axis=-1).mean(axis=0) for run in runs])
-    study.tracker.predictions(labels, shares.argmax(axis=-1), shares, figures["classes"])
+    study.tracker.predictions("scores", labels, shares.argmax(axis=-1), shares, figures["classes"])

@@ -1,12 +1,10 @@
 """What every run has around it: a study, its tracker, its warnings, its end."""
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import transformers
@@ -15,14 +13,18 @@ from lightning.pytorch.loggers import Logger
 from sarsynth import processes
 from sarsynth.commands.faults import told
 from sarsynth.commands.preflight import rehearse
+from sarsynth.commands.runs import about_job, logger_of
 from sarsynth.config.checks import scale_warning
-from sarsynth.config.schema import WANDB_NAME, Settings
+from sarsynth.config.schema import Settings
 from sarsynth.console import console
+from sarsynth.files import shown
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import CARD
-from sarsynth.tracking import Tracker, reach_wandb
+from sarsynth.tracking import Tracker
 
 TRACKED = ("base", "adapter", "controlnet", "classifier", "partition", "synthetic", "evaluation")
+WITH_FILES = ("adapter", "synthetic")  # what `logger.artifacts=files` keeps as a whole: small, and of use elsewhere
+ORDER = ("real_vs", "strip", "prototypes", "nearest")  # of pictures, by how the names of their files begin
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def session(settings: Settings, folder: Path, overrides: Sequence[str], script: 
         script: To which of the scripts.
     """
     quieten()
-    tracker = Tracker(_logger(settings, folder, script) if processes.rank() == 0 else None, folder)
+    tracker = Tracker(_logger(settings, folder, overrides, script), folder)
     study = Study(settings, tracker, overrides)
     study.compute.enter()
     rehearse(settings, script)
@@ -46,38 +48,45 @@ def session(settings: Settings, folder: Path, overrides: Sequence[str], script: 
     try:
         with told(settings.paths, study.store):
             yield study
-            for artifact, made in study.store.met.items():
-                if artifact.kind in TRACKED:
-                    name = f"{artifact.label}-{artifact.fingerprint}"
-                    tracker.artifact(name, artifact.card, artifact.path / CARD, made=made)
+            track_artifacts(study)
     except BaseException:
         tracker.finish("failed")
         raise
     tracker.finish("success")
 
 
-def _logger(settings: Settings, folder: Path, script: str) -> Callable[[], Logger] | None:
-    """How this run's logger is built, None for none. A sweep's jobs lie in one folder, whose name is their group.
-
-    What the settings call a W&B run goes before our own words for it.
-    """
-    logger = settings.logger
-    if logger is None:
+def _logger(settings: Settings, folder: Path, overrides: Sequence[str], script: str) -> Callable[[], Logger] | None:
+    """How this run's logger is built; None for none, and in all processes of a job but one."""
+    if settings.logger is None or processes.rank() != 0:
         return None
-    about: dict[str, Any] = {"save_dir": str(folder)}
-    reach = False
-    if logger.target.endswith("WandbLogger"):
-        about |= {"group": folder.parent.name, "name": f"{settings.method.name}-{settings.data.name}"[:WANDB_NAME]}
-        about |= {"job_type": settings.stage or script} | settings.said_of_run
-        mode = logger.options.get("mode") or os.environ.get("WANDB_MODE", "online")
-        reach = not logger.options.get("offline") and mode == "online"
+    about = about_job(settings, folder, overrides, script) if settings.logger.is_wandb else {}
+    return logger_of(settings.logger, folder, about)
 
-    def build() -> Logger:
-        if reach:
-            reach_wandb()
-        return logger.build(**about)
 
-    return build
+def track_artifacts(study: Study) -> None:
+    """Record what the run of a study made and used: the frozen base, and what of the store is worth to know of."""
+    settings = study.settings
+    sources = {"base": settings.base.path, "controlnet": settings.base.controlnet}
+    for artifact in study.fetched:
+        about = {"kind": artifact.kind, "fingerprint": artifact.fingerprint, "inputs": {}}
+        source = sources.get(artifact.kind) or "inside the package"
+        name = f"{artifact.label}-{artifact.fingerprint}"
+        study.tracker.artifact(name, artifact.kind, about | {"source": source}, [], made=False)
+    whole = WITH_FILES if settings.logger and settings.logger.artifacts == "files" else ()
+    for artifact, made in study.store.met.items():
+        if artifact.kind in TRACKED:
+            files = [artifact.path if artifact.kind in whole else artifact.path / CARD]
+            name = f"{artifact.label}-{artifact.fingerprint}"
+            study.tracker.artifact(name, artifact.kind, artifact.card, files, made=made)
+
+
+def show_pictures(study: Study, files: Sequence[Path]) -> None:
+    """Hand pictures, all of one folder, to the tracker, and name them in a line."""
+    for file in files:
+        place = next((place for place, begin in enumerate(ORDER) if file.stem.startswith(begin)), len(ORDER))
+        study.tracker.picture(f"images/{place + 1}_{file.stem}", file)
+    if files:
+        console.print(f"  {shown(files[0])} {' '.join(file.name for file in files[1:])}".rstrip(), markup=False)
 
 
 def quieten() -> None:

@@ -12,9 +12,11 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from sarsynth.commands.guarding import leaks_of
+from sarsynth.commands.launchers import outlive_lost_jobs
 from sarsynth.commands.screen import Screen
 from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side
 from sarsynth.console import SCREEN, console, print_error
@@ -40,6 +42,7 @@ class Summary(Callback):
             return
         say_notice(config)
         refuse_leaks(config)
+        outlive_lost_jobs(config.hydra)
         if (at_once := side_by_side(config.hydra)) > 1:
             from sarsynth.report.jobs import differing, heading, parse
 
@@ -67,8 +70,22 @@ class Summary(Callback):
             LOG.exception("no summary: a defect")
             print_error(f"no summary of {folder}: a defect: {type(error).__name__}: {one_line(error)}")
             complete = False
+        track(config, folder)
         if not complete:
             sys.exit(1)  # Hydra, which has nothing more to do, turns exceptions into warnings
+
+
+def track(config: DictConfig, folder: Path) -> None:
+    """Hand the sweep as a whole to its logger; that this fails takes nothing from what is on disk."""
+    if not config.get("logger") or not str(config.logger.get("_target_")).endswith("WandbLogger"):
+        return
+    from sarsynth.commands.sweep_run import track_sweep  # W&B and Lightning, which take seconds to import
+
+    try:
+        track_sweep(config, folder)
+    except Exception as error:  # whatever a tracker dies of
+        LOG.exception("no run of the sweep: a defect")
+        console.print(f"[yellow]logging stopped:[/] {type(error).__name__}: {escape(one_line(error))}")
 
 
 def refuse_leaks(config: DictConfig) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sarsynth.commands.session import session
+from sarsynth.commands.session import session, show_pictures
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.stages import inspect_images
@@ -39,7 +39,7 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
         for artifact in STAGES[stage](study):
             console.print(f"  {artifact.path}", markup=False)
         if stage == "prototypes":
-            console.print(f"  {draw_prototypes(study, folder)}", markup=False)
+            show_pictures(study, [draw_prototypes(study, folder)])
 
 
 def artifacts(study: Study) -> list[Artifact]:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from sarsynth.config.components import Component, check_component
+from sarsynth.config.components import Component, Logger, check_component
 from sarsynth.config.image_sections import Prompt, Slot
 from sarsynth.config.schema import Settings
 from sarsynth.errors import UserError, nearest
@@ -47,7 +47,7 @@ def check(config: DictConfig) -> Settings:
     except ValidationError as error:
         raise UserError(_explain(error)) from error
     for key, component, of_section, of_run in components(settings):
-        options = component.options | (settings.said_of_run if key == "logger" else {})
+        options = component.options | (component.said if isinstance(component, Logger) else {})
         check_component(key, component.target, options, of_section, of_run)
     settings.prompt.build()
     return settings
@@ -98,7 +98,7 @@ def components(settings: Settings) -> Iterator[tuple[str, Component, frozenset[s
     if settings.filter:
         yield "filter", settings.filter.rule, frozenset({"name"}), none
     if settings.logger:
-        yield "logger", settings.logger, none, LOGGER_OF_RUN
+        yield "logger", settings.logger, frozenset({"artifacts"}), LOGGER_OF_RUN
 
 
 def _explain(error: ValidationError) -> str:

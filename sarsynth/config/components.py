@@ -7,7 +7,7 @@ configuration from somebody else cannot start what it likes. All is checked from
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
@@ -40,7 +40,8 @@ class Component(Section):
     def _gather(cls, keys: Any) -> Any:
         if not isinstance(keys, Mapping):
             return keys
-        return {"_target_": keys.get("_target_"), "options": {k: v for k, v in keys.items() if k != "_target_"}}
+        own = {"_target_", *cls.model_fields} - {"target", "options"}
+        return {k: keys[k] for k in keys if k in own} | {"options": {k: keys[k] for k in keys if k not in own}}
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -78,10 +79,28 @@ class Component(Section):
 
 
 class Logger(Component):
-    """A logger of Lightning's."""
+    """A logger of Lightning's; what of the store a run of W&B gets: `artifacts`, their cards or their files too."""
 
     what = "logger"
     provides = ("log_metrics", "log_hyperparams", "finalize")
+
+    artifacts: Literal["cards", "files"] | None = None
+
+    @property
+    def is_wandb(self) -> bool:
+        """Whether it is W&B's, which alone has names, pictures, tables and artifacts."""
+        return self.target.endswith("WandbLogger")
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the settings call a run of W&B, as it takes that: text, even where it was written as a number."""
+        if not self.is_wandb:
+            return {}
+        keys = ("name", "group", "job_type", "notes")
+        said: dict[str, Any] = {key: str(self.options[key]) for key in keys if self.options.get(key) is not None}
+        if (tags := self.options.get("tags")) is not None:
+            said["tags"] = [str(tag) for tag in (tags if isinstance(tags, list) else [tags])]
+        return said
 
 
 class Radiometry(Component):

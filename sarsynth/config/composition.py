@@ -3,7 +3,7 @@
 import re
 import shlex
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast, get_args
 
@@ -21,9 +21,10 @@ from sarsynth.config.hydra_internals import jobs_of_sweep, parse_override, quote
 from sarsynth.config.image_sections import Slot
 from sarsynth.config.schema import Settings
 from sarsynth.errors import UserError, nearest, one_line
+from sarsynth.program import install
 
-CONF = Path(__file__).parents[2] / "conf"
-SHOWING = ("help", "cfg", "info")  # flags by which Hydra shows a configuration, and runs nothing
+CONF = Path(__file__).parents[1] / "conf"
+SHOWING = ("cfg", "info")  # flags by which Hydra shows a configuration, and runs nothing
 
 
 def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[str]]]:
@@ -44,7 +45,7 @@ def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[s
             _refuse_sweep([line for line in arguments.overrides if parse_override(line).is_sweep_override()])
             compose(script, [*arguments.overrides, *search], hydra_record=True)
             return []
-        jobs = _jobs(script, arguments, search)
+        jobs = [[*_any_stage(script, overrides), *overrides] for overrides in _jobs(script, arguments, search)]
         checked = [(check(compose(script, [*overrides, *search])), overrides) for overrides in jobs]
         for settings, overrides in checked:
             _check_baseline(script, settings, [*overrides, *search])
@@ -52,10 +53,22 @@ def check_jobs(script: str, arguments: Namespace) -> list[tuple[Settings, list[s
         return checked
 
 
+def settings_of(script: str, overrides: list[str]) -> Settings:
+    """Compose and check the settings of one job, as a command line with these overrides would have them.
+
+    Raises:
+        UserError: It has an unknown key, option, value or folder.
+    """
+    with hydra.initialize_config_dir(str(CONF), job_name=script, version_base="1.3"):
+        settings = check(compose(script, overrides))
+    check_folders(settings)
+    return settings
+
+
 def _check_flags(script: str, arguments: Namespace) -> None:
     """Refuse what goes before the overrides, as far as nothing comes of it."""
     if not CONF.is_dir():
-        raise UserError(f"{CONF} is missing; run the scripts of a checkout, installed with `pip install -e .`")
+        raise UserError(f"{CONF} is missing: this installation is not whole; install sarsynth again")
     if arguments.config_dir and not Path(arguments.config_dir).is_dir():
         raise UserError(f"--config-dir {arguments.config_dir}: no such folder; name the one with your own options")
     if arguments.config_path or arguments.config_name not in (None, script):
@@ -64,11 +77,11 @@ def _check_flags(script: str, arguments: Namespace) -> None:
             f"{flag} {arguments.config_path or arguments.config_name}: {script}.py has one configuration, "
             f"{CONF / script}.yaml; options of your own are found with --config-dir FOLDER"
         )
-    modes = [flag for flag in ("run", "multirun", *SHOWING[1:]) if getattr(arguments, flag)]
+    modes = [flag for flag in ("run", "multirun", *SHOWING) if getattr(arguments, flag)]
     if len(modes) > 1:
         raise UserError(f"{' and '.join(f'--{mode}' for mode in modes)} do not go together; name one of them")
-    if arguments.resolve and not (arguments.cfg or arguments.help):
-        raise UserError("--resolve goes with --cfg or --help alone; add one of them")
+    if arguments.resolve and not arguments.cfg:
+        raise UserError("--resolve goes with --cfg alone; add --cfg job")
 
 
 def _check_baseline(script: str, settings: Settings, overrides: list[str]) -> None:
@@ -125,7 +138,7 @@ def _refuse_option(error: MissingConfigException) -> NoReturn:
     if not group:
         raise UserError(one_line(error)) from error
     option = "/".join(parts).removeprefix(f"{group}/")
-    extra = "; more come with pip install -e '.[sweeps]'" if group == "hydra/launcher" else ""
+    extra = f"; more come with {install('sweeps')}" if group == "hydra/launcher" else ""
     if "/" in option and group in get_args(Slot):
         extra = f"; images of your own: {group}=imagefolder {shlex.quote(f'{group}.root={option}')}"
     raise UserError(
@@ -185,6 +198,11 @@ def _jobs(script: str, arguments: Namespace, search: list[str]) -> list[list[str
         _refuse_sweep(swept)
         return [arguments.overrides]
     return jobs_of_sweep(record, arguments.overrides)
+
+
+def _any_stage(script: str, overrides: Sequence[str]) -> list[str]:
+    """A stage, where none has to be named: to look at the machine."""
+    return ["stage=data"] if script == "train" and any(line.startswith("doctor=") for line in overrides) else []
 
 
 def _refuse_sweep(swept: list[str]) -> None:

@@ -1,9 +1,10 @@
 """The command line as Hydra reads it: all that sarsynth needs of Hydra's private modules is here."""
 
+import os
 import shlex
 from argparse import Namespace
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
@@ -14,6 +15,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from sarsynth.errors import UserError, one_line
+
+MANY = 1000  # jobs at once, where nobody says how many
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> Namespace:
@@ -54,6 +57,21 @@ def quoted(line: str) -> str:
     return shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
 
 
+def as_override(key: str, value: Any) -> str:
+    """An override that gives a key a value of Python's: texts, numbers, None, lists and mappings, at any depth."""
+
+    def written(part: Any) -> str:
+        if part is None or isinstance(part, bool):
+            return {None: "null", True: "true", False: "false"}[part]
+        if isinstance(part, Mapping):
+            return "{" + ", ".join(f"{name}: {written(inner)}" for name, inner in part.items()) + "}"
+        if isinstance(part, list | tuple):
+            return "[" + ", ".join(map(written, part)) + "]"
+        return repr(part) if isinstance(part, int | float) else QuotedString(str(part), Quote.double).with_quotes()
+
+    return f"{key}={written(value)}"
+
+
 def split_sweep(overrides: Sequence[str]) -> list[list[str]]:
     """Split the overrides of a sweep into those of its jobs, in the order of its jobs.
 
@@ -83,12 +101,18 @@ def jobs_of_sweep(record: DictConfig, overrides: Sequence[str]) -> list[list[str
 
 
 def side_by_side(record: DictConfig) -> int:
-    """How many jobs of a sweep run at once on this machine, in processes of their own; 1 if none does."""
-    if not record.launcher.get("_target_", "").endswith(".JoblibLauncher"):
-        return 1
-    from joblib import effective_n_jobs
+    """How many jobs of a sweep run at once, at most, in processes of their own here or elsewhere; 1 if none does."""
+    launcher = record.launcher
+    match launcher.get("_target_", "").rpartition(".")[2]:
+        case "JoblibLauncher":
+            from joblib import effective_n_jobs
 
-    return effective_n_jobs(record.launcher.n_jobs)
+            return effective_n_jobs(launcher.n_jobs)
+        case "RayLauncher" if not launcher.ray.init.get("address"):
+            return max(1, int((os.cpu_count() or 1) / launcher.ray.remote.get("num_cpus", 1)))
+        case "SlurmLauncher" | "LocalLauncher" | "RayLauncher":  # only the cluster knows
+            return int(launcher.get("array_parallelism", MANY))
+    return 1
 
 
 def _refuse(message: str) -> NoReturn:

@@ -5,7 +5,7 @@ Values live in `conf/` alone; the models say which keys there are and what they 
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -47,12 +47,18 @@ class Settings(Section):
 
     # train.py alone has it
     stage: Literal["data", "base", "ors", "classifier", "prototypes", "sar", "controlnet"] | None = None
-    # evaluate.py alone has it: the folder of a sweep whose report is made again, in place of an evaluation
-    report: Text | None = None
-    # generate.py alone has these: one LoRA file of all that the method does for a class, in place of images
+    # evaluate.py alone has it: the folder of a sweep whose report is made again, in place of an evaluation, or several
+    report: Text | Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    # generate.py alone has these: one LoRA file of all that the method does for a class, or the synthetic set, with a
+    # card for others; where it goes, and to which repository of the hub
     export: Text | None = None
-    export_format: Literal["diffusers", "kohya"] | None = None
+    export_format: Literal["diffusers", "kohya", "images"] | None = None
+    export_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     class_name: Text | None = None
+    license: Text | None = None
+    results: Text | None = None
+    push: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    push_private: bool | None = None
     seed: Seed
     generator_seeds: Seeds
     sample_seeds: Seeds
@@ -60,6 +66,7 @@ class Settings(Section):
     notice: Text | None  # said before and after a sweep, and in its report
     build: Literal["auto", "require", "plan"]
     plan: Text | None  # a file that `build=plan` writes the plan to as well
+    doctor: bool  # look at the machine, in place of a run
     pack: bool
     stage2_on: Literal["ors", "base"]
     base: Base
@@ -95,8 +102,12 @@ class Settings(Section):
                 raise ValueError(f"{key}={list(seeds)} should be distinct")
         if self.plan and self.build != "plan":
             raise ValueError(f"plan={self.plan} is where a plan is written; say build=plan too")
-        if self.export and not self.class_name:
-            raise ValueError(f"export={self.export} needs class_name=..., the class that the file is to make images of")
+        if self.exports and self.export_format != "images" and not self.class_name:
+            key = f"export={self.export}" if self.export else f"push={self.push}"
+            raise ValueError(
+                f"{key} needs class_name=..., the class that the file is to make images of; or say "
+                "export_format=images, for the synthetic set"
+            )
         if self.stage == "base" and self.train.base is None:
             raise ValueError(
                 f"stage=base cannot make base={self.base.name}, which comes trained; base=sd-nano can be made"
@@ -148,7 +159,11 @@ class Settings(Section):
     def _check_logger(self) -> Self:
         if self.preview and self.logger is None:
             raise ValueError(f"preview.every={self.preview.every} draws for a logger; say logger=csv or logger=wandb")
-        said = self.said_of_run
+        if self.logger is None:
+            return self
+        if self.logger.artifacts and not self.logger.is_wandb:
+            raise ValueError("logger.artifacts is of W&B alone; say logger=wandb, or leave it out")
+        said = self.logger.said
         words = {key: said[key] for key in ("name", "group", "job_type") if key in said} | {
             f"tags[{place}]": tag for place, tag in enumerate(said.get("tags", []))
         }
@@ -171,16 +186,9 @@ class Settings(Section):
         return self.method.adds == "synthetic"
 
     @property
-    def said_of_run(self) -> dict[str, Any]:
-        """What the settings call a run of W&B, as it takes that: text, even where it was written as a number."""
-        if self.logger is None or not self.logger.target.endswith("WandbLogger"):
-            return {}
-        options = self.logger.options
-        keys = ("name", "group", "job_type", "notes")
-        said: dict[str, Any] = {key: str(options[key]) for key in keys if options.get(key) is not None}
-        if (tags := options.get("tags")) is not None:
-            said["tags"] = [str(tag) for tag in (tags if isinstance(tags, list) else [tags])]
-        return said
+    def exports(self) -> bool:
+        """Whether something is written for others."""
+        return bool(self.export or self.push)
 
     def wording(self, slot: Slot, *, class_level: bool = False) -> Wording:
         """Give the template of a set's captions; the name of a wording is replaced by the wording.

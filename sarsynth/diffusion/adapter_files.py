@@ -1,16 +1,20 @@
 """Write files of adapters; find and read those of diffusers, PEFT and kohya's trainers, at the strength they have."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
+import torch
 from diffusers import UNet2DConditionModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LORA_WEIGHT_NAME_SAFE
 from diffusers.utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
 from peft import LoraConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -32,19 +36,78 @@ def save(adapter: Adapter, file: Path) -> None:
 
     Equal adapters give equal bytes: the header has one entry beside the tensors, since safetensors shuffles several.
     """
+    with staged(file) as draft:
+        save_file(_state(adapter), draft, {LORA_ADAPTER_METADATA_KEY: _config(adapter)})
+
+
+def export(
+    adapter: Adapter,
+    file: Path,
+    *,
+    form: Literal["diffusers", "kohya"] = "diffusers",
+    dtype: torch.dtype = torch.float32,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write an adapter for other programs, with what they show of it in its header; alpha is the rank.
+
+    Equal adapters give equal bytes, so there is no date among it: it is written with its keys in order.
+
+    Args:
+        adapter: The adapter.
+        file: To write.
+        form: The names of its tensors: those of diffusers and PEFT, or of kohya's trainers, A1111 and ComfyUI.
+        dtype: Of its tensors.
+        about: More of the header, such as `ss_*` of kohya's trainers and `modelspec.*`
+            (https://github.com/Stability-AI/ModelSpec, version 1.0.0).
+
+    Raises:
+        OverflowError: A value is too large for this precision.
+    """
+    rank = max(len(layer.a) for layer in adapter.values())
+    state = {name: tensor.to(dtype) for name, tensor in _state(adapter).items()}
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise OverflowError(f"a weight is too large for {str(dtype).removeprefix('torch.')}")
+    known = dict(about or {}) | {"ss_network_module": "networks.lora", "ss_network_dim": str(rank)}
+    known |= {"ss_network_alpha": str(rank)}
+    if form == "kohya":
+        state = {name: tensor.contiguous() for name, tensor in convert_state_dict_to_kohya(state).items()}
+    else:
+        known[LORA_ADAPTER_METADATA_KEY] = _config(adapter)
+    with staged(file) as draft:
+        draft.write_bytes(_in_order(safetensors_of(state), known))
+
+
+def _in_order(content: bytes, about: Mapping[str, str]) -> bytes:
+    """Put entries into a header, with keys in order, which safetensors shuffles, and hashes of what follows it.
+
+    The hash is that of kohya's `sshs_model_hash` and of `modelspec.hash_sha256`: over all tensors, without the header.
+    """
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header, tensors = json.loads(content[8:begin]), content[begin:]
+    digest = hashlib.sha256(tensors).hexdigest()
+    entries = dict(about) | {"sshs_model_hash": digest, "modelspec.hash_sha256": f"0x{digest}"}
+    header["__metadata__"] = dict(sorted(entries.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that tensors begin where they are aligned
+    return len(text).to_bytes(8, "little") + text + tensors
+
+
+def read_header(file: Path) -> dict[str, str]:
+    """Read what the header of a safetensors file says; nothing of one that is none."""
+    try:
+        return dict(AdapterFile.open(file).metadata)
+    except BadAdapter:
+        return {}
+
+
+def _config(adapter: Adapter) -> str:
+    """The configuration of an adapter as diffusers keeps it in a file; alpha is the rank."""
     ranks = {name: len(layer.a) for name, layer in adapter.items()}
     rank = max(ranks.values())
     others = {name: own for name, own in ranks.items() if own != rank}  # where the adapters of a stack differ in layers
     config = LoraConfig(r=rank, lora_alpha=rank, rank_pattern=others, alpha_pattern=others)
     inside = {f"{UNET}{key}": value for key, value in (config.to_dict() | {"target_modules": sorted(adapter)}).items()}
-    with staged(file) as draft:
-        save_file(_state(adapter), draft, {LORA_ADAPTER_METADATA_KEY: json.dumps(inside, indent=2, sort_keys=True)})
-
-
-def save_kohya(adapter: Adapter, file: Path) -> None:
-    """Write an adapter with the keys of kohya's trainers, as A1111 and ComfyUI read them; alpha is the rank."""
-    state = convert_state_dict_to_kohya(_state(adapter))
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+    return json.dumps(inside, indent=2, sort_keys=True)
 
 
 def _state(adapter: Adapter) -> dict[str, Tensor]:

@@ -62,34 +62,49 @@ class RoutedLayer(nn.Module):
         outputs = self.layer(inputs)
         keys = [str(index) for index in self.route.active]
         if self.below:
-            frozen = [self.below[index] for index in self.route.active]
-            a, b = torch.stack([update.a for update in frozen]), torch.stack([update.b for update in frozen])
-            outputs = outputs + self._product(inputs, a, b).to(outputs.dtype)
+            outputs = _add(self.layer, outputs, inputs, [self.below[index] for index in self.route.active])
         if all(key in self.lora_A for key in keys):
-            return outputs + self._update(inputs, keys).to(outputs.dtype)
-        runs = list(inputs.chunk(len(keys)))
-        zero = torch.zeros_like(outputs[: len(runs[0])])
-        updates = [
-            self._update(run, [key]) if key in self.lora_A else zero for key, run in zip(keys, runs, strict=True)
-        ]
-        return outputs + torch.cat([update.to(outputs.dtype) for update in updates])
+            return self._updated(outputs, inputs, keys)
+        runs = zip(keys, outputs.chunk(len(keys)), inputs.chunk(len(keys)), strict=True)
+        return torch.cat([self._updated(*run, [key]) if key in self.lora_A else run[0] for key, *run in runs])
 
-    def _update(self, inputs: Tensor, keys: list[str]) -> Tensor:
-        a, b = (torch.stack([weights[key] for key in keys]) for weights in (self.lora_A, self.lora_B))
-        return self._product(inputs, a, b)
+    def _updated(self, outputs: Tensor, inputs: Tensor, keys: list[str]) -> Tensor:
+        """Add to what the frozen layer made of K equal runs the update of each run's adapter."""
+        return _add(self.layer, outputs, inputs, [LowRank(self.lora_A[key], self.lora_B[key]) for key in keys])
 
-    def _product(self, inputs: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """B_k A_k of equal runs of inputs, `a` (K, R, in, *kernel) and `b` (K, out, R, *ones)."""
-        k, a, b = len(a), a.to(inputs.dtype), b.flatten(2).to(inputs.dtype)
-        if isinstance(self.layer, nn.Linear):
-            runs = inputs.reshape(k, -1, inputs.shape[-1])  # (K, samples and tokens, in)
-            return (runs @ a.mT @ b.mT).view(*inputs.shape[:-1], -1)
-        layer = self.layer
-        grouped = inputs.unflatten(0, (k, -1)).transpose(0, 1).flatten(1, 2)  # (n, K in, H, W)
-        narrow = F.conv2d(grouped, a.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation, groups=k)
-        height, width = narrow.shape[2:]
-        wide = b @ narrow.unflatten(1, (k, -1)).flatten(3)  # (n, K, out, h w)
-        return wide.transpose(0, 1).flatten(0, 1).unflatten(2, (height, width))
+
+def _add(layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, updates: Sequence[LowRank]) -> Tensor:
+    """Add an update for each of K equal runs, in the precision of the outputs and in one product."""
+    a, b = ([part.to(outputs.dtype) for part in parts] for parts in zip(*updates, strict=True))
+    add = _update_of_one if len(updates) == 1 else _update_of_each
+    return add(layer, outputs, inputs.to(outputs.dtype), a, b)
+
+
+def _update_of_one(
+    layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: Sequence[Tensor], b: Sequence[Tensor]
+) -> Tensor:
+    """One adapter on all samples: what `_update_of_each` computes, without the copies that take K runs apart."""
+    if isinstance(layer, nn.Linear):
+        narrow = F.linear(inputs, a[0])
+        return torch.addmm(outputs.flatten(0, -2), narrow.flatten(0, -2), b[0].mT).view(outputs.shape)
+    narrow = F.conv2d(inputs, a[0], None, layer.stride, layer.padding, layer.dilation).flatten(2)  # (B, R, h w)
+    return torch.baddbmm(outputs.flatten(2), b[0].flatten(1).expand(len(narrow), -1, -1), narrow).view(outputs.shape)
+
+
+def _update_of_each(
+    layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: Sequence[Tensor], b: Sequence[Tensor]
+) -> Tensor:
+    """K adapters, each on its own of K equal runs of samples."""
+    k, stacked_b = len(a), torch.stack([part.flatten(1) for part in b])  # (K, out, R)
+    if isinstance(layer, nn.Linear):
+        narrow = inputs.reshape(k, -1, inputs.shape[-1]) @ torch.stack(a).mT  # (K, samples and tokens, R)
+        return torch.baddbmm(outputs.reshape(k, -1, outputs.shape[-1]), narrow, stacked_b.mT).view(outputs.shape)
+    # Every A on all samples, of which each takes its own: at ranks this low, cheaper than a convolution in groups.
+    narrow = F.conv2d(inputs, torch.cat(a), None, layer.stride, layer.padding, layer.dilation).flatten(2)
+    own = narrow.view(k, -1, k, len(a[0]), narrow.shape[2]).diagonal(dim1=0, dim2=2)  # (n, R, h w, K)
+    own = own.permute(3, 0, 1, 2).flatten(0, 1)  # (K n, R, h w)
+    each_b = stacked_b.repeat_interleave(len(own) // k, dim=0)
+    return torch.baddbmm(outputs.flatten(2), each_b, own).view(outputs.shape)
 
 
 class Routing:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from sarsynth.evidence.chance import LEVEL, POWER
+from sarsynth.evidence.results import MEANS
 from sarsynth.report import plots, rows
-from sarsynth.report.pieces import COUNT, Cell, Gallery, Note, Piece, Table, percent
+from sarsynth.report.pieces import COUNT, Cell, Forest, Gallery, Note, Piece, Table, percent
 from sarsynth.report.plots import Plot
 from sarsynth.report.rows import Row
 from sarsynth.report.sweep import MOST_ROWS, Sweep
@@ -21,6 +22,7 @@ CAUSES = {  # of the spread of a figure, see `sarsynth.evidence.spending.causes`
     "test_images": "test images",
     "together": "seeds and images together",
 }
+MOST_INTERVALS = 40  # of classes that are shown without being asked for
 
 
 def scores(sweep: Sweep) -> list[Piece]:
@@ -67,18 +69,19 @@ def learned_from(sweep: Sweep) -> list[Piece]:
 def f1_by_class(sweep: Sweep) -> list[Piece]:
     """A mark is the mean, a tick one seed, a line the 95 % interval over test images and seeds."""
     panels = {title: [row[column] for row in sweep.rows] for column, title in rows.scored(sweep.rows).items()}
-    figure = plots.estimates(panels, sweep.names, "%", scale=100)
+    figures = plots.both(plots.estimates, panels, sweep.names, "%", scale=100)
     every = "Precision, recall and F1 of each class in %, mean and ± sd over seeds, and its test images"
-    plot = Plot("f1", figure, "F1 of each class and method, as in the table")
+    plot = Plot("f1", alt="F1 of each class and method, as in the table", **figures)
     return [plot, rows.classes_table(sweep.rows, every)]
 
 
 def gains(sweep: Sweep) -> list[Piece]:
     """Points of F1 (and of accuracy) over the baseline on the same test images.
 
-    ▲ ▼: significant, for classes after Holm's correction; it takes two seeds or more to call anything that. Small: the
-    interval over images and seeds, the smallest gain that this test set and these seeds would show, and how many seeds,
-    or times the test images, would show an open one, were it the truth.
+    A dot is the gain, the line its interval over images and seeds. ▲ ▼ and a strong colour: significant, for classes
+    after Holm's correction; it takes two seeds or more to call anything that. The table, folded away, has the smallest
+    gain that this test set and these seeds would show, and how many seeds, or times the test images, would show an open
+    one, were it the truth.
     """
     notes: list[Piece] = [Note(line) for line in sweep.significance["open"]]
     reasons: dict[str, list[str]] = {}
@@ -87,21 +90,45 @@ def gains(sweep: Sweep) -> list[Piece]:
             reasons.setdefault(row.entry["note"], []).append(row.name)
     notes += [Note(f"{', '.join(names)}: {reason}") for reason, names in reasons.items()]
     caption = (
-        f"Gain over the baseline in points, its {100 * (1 - LEVEL):.0f} % interval, the smallest gain to be seen with "
-        f"a chance of {100 * POWER:.0f} %; p: McNemar, accuracy"
+        f"Every gain over the baseline in points, its {100 * (1 - LEVEL):.0f} % interval, the smallest gain to be seen "
+        f"with a chance of {100 * POWER:.0f} %; p: McNemar, accuracy"
     )
     table = rows.gains_table(sweep.rows, caption)
     if table is None:
         return [Note("No row has a baseline: evaluate.baseline=…"), *notes]
-    return [_gains_plot(sweep), table, *notes]
+    return [*_forests(sweep), *notes, replace(table, folded=True), _gains_plot(sweep)]
 
 
-def _gains_plot(sweep: Sweep) -> Plot:
+def _forests(sweep: Sweep) -> list[Piece]:
+    """Gains as labelled intervals: of the means, and of each class."""
+    compared = [row for row in sweep.rows if row.baseline]
+    over = ", ".join(dict.fromkeys(row.baseline for row in compared))
+    titles = rows.scored(sweep.rows)
+    groups = {
+        titles[column]: [
+            (row.name, row[f"gain_{column}"]) for row in compared if row[f"gain_{column}"].value is not None
+        ]
+        for column in [*MEANS, *(column for column in titles if column not in MEANS)]
+    }
+    means = {title: cells for title, cells in groups.items() if title in {titles[column] for column in MEANS} and cells}
+    by_class = {title: cells for title, cells in groups.items() if title not in means and cells}
+    caption = f"F1 (and accuracy) above {over}, in points, with {100 * (1 - LEVEL):.0f} % intervals"
+    many = sum(map(len, by_class.values())) > MOST_INTERVALS
+    return [
+        Forest(f"{caption}: means", "points", means, 100),
+        Forest(f"{caption}: each class", "points", by_class, 100, folded=many),
+    ]
+
+
+def _gains_plot(sweep: Sweep) -> Gallery:
+    """The same as a figure, for papers and slides; it lies beside the page."""
     compared = [row for row in sweep.rows if row.baseline]
     panels = {title: [row[f"gain_{column}"] for row in compared] for column, title in rows.scored(sweep.rows).items()}
     names = [row.name for row in compared]
-    figure = plots.estimates(panels, names, "points over the baseline", scale=100, every=sweep.names, zero=True)
-    return Plot("gains", figure, "Gain of each method over the baseline, by class, as in the table below")
+    options: dict[str, Any] = {"scale": 100, "every": sweep.names, "zero": True}
+    figures = plots.both(plots.estimates, panels, names, "points over the baseline", **options)
+    plot = Plot("gains", alt="Gain of each method over the baseline, by class, as in the table", **figures)
+    return Gallery("The same beside each other, a panel a class", [plot], folded=True)
 
 
 def spread(sweep: Sweep) -> list[Piece]:

@@ -38,8 +38,8 @@ def fidelity(sweep: Sweep) -> list[Piece]:
         panels = {title: [row[column] for row in with_sets] for title, column in columns.items()}
         panels = {title: cells for title, cells in panels.items() if any(cell.value is not None for cell in cells)}
         if panels:
-            figure = plots.estimates(panels, names, measure.upper(), every=sweep.names, bars=True)
-            pieces.append(Plot(measure, figure, f"{measure.upper()} of each class and method"))
+            figures = plots.both(plots.estimates, panels, names, measure.upper(), every=sweep.names, bars=True)
+            pieces.append(Plot(measure, alt=f"{measure.upper()} of each class and method", **figures))
     by_class = [[Cell(row.name), *(_class_distances(row, name) for name in sweep.classes)] for row in with_sets]
     caption = "KID of each class; small: FID, and how many real and synthetic images"
     pieces.append(Table(caption, ["method", *sweep.classes.values()], by_class))
@@ -162,10 +162,10 @@ def decoupling(sweep: Sweep) -> list[Piece]:
     notes = [f"No plot of FID, which fewer than three rows have: {_too_few(with_sets)}."] * ("fid" not in plotted)
     few = f"{len(with_sets)} rows: an interval needs {FEW}, and a correlation of fewer is an anecdote."
     notes += [few] * (len(with_sets) < FEW)
-    figure = plots.scatter(panels, [row.name for row in with_sets], axes, "F1 in %", sweep.names)
+    figures = plots.both(plots.scatter, panels, [row.name for row in with_sets], axes, "F1 in %", sweep.names)
     caption = "Spearman's rank correlation of F1 with the distance of the same class, or of all of them"
     return [
-        Plot("fidelity_f1", figure, "Distances against F1, a point a row"),
+        Plot("fidelity_f1", alt="Distances against F1, a point a row", **figures),
         Table(caption, ["F1 of", *(f"with {measure.upper()}" for measure in DISTANCES)], table),
         *map(Note, notes),
     ]

@@ -41,8 +41,10 @@ def image(picture: Image.Image, alt: str, *, largest: int | None = None) -> Mark
     return Markup('<img{} src="{}" width="{}" height="{}" alt="{}">').format(kind, content, width, height, alt)
 
 
-def inline_svg(svg: str, alt: str) -> Markup:
+def inline_svg(svg: str, alt: str, kind: str = "") -> Markup:
     """Put an SVG file of matplotlib inside a page, in the page's font; `alt` is read to those who do not see it.
+
+    `kind` is its class of the page's style: `wide` and `narrow` are for pages that are so.
 
     Its INK, MUTED, RULE and PAPER become the page's colours; others should be readable on light and dark.
     """
@@ -56,8 +58,14 @@ def inline_svg(svg: str, alt: str) -> Markup:
     opening = re.compile(r'<svg [^>]*?viewBox="([\d. ]+)"[^>]*>')
     box = opening.match(body)[1]  # type: ignore[index]
     width = round(float(box.split()[2]) * 4 / 3)
-    head = Markup('<svg role="img" aria-label="{}" viewBox="{}" style="max-width: {}px; --width: {}px" {}>').format(
-        alt, box, width, width, Markup('xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"')
+    named = Markup(' class="{}"').format(kind) if kind else ""
+    head = Markup('<svg{} role="img" aria-label="{}" viewBox="{}" style="max-width: {}px; --width: {}px" {}>').format(
+        named,
+        alt,
+        box,
+        width,
+        width,
+        Markup('xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'),
     )
     return head + Markup(opening.sub("", body, count=1))
 

@@ -15,7 +15,8 @@ from sarsynth.data.framing import SLIGHT, Framing, Shape, inside, shapes
 from sarsynth.data.health import THUMB, Scan, edges
 from sarsynth.data.records import ImageRecord, Split, class_counts
 from sarsynth.report import html, pictures, plots
-from sarsynth.report.pieces import COUNT, Cell, Command, Gallery, Note, Picture, Piece, Section, Table
+from sarsynth.report.chips import tone_of
+from sarsynth.report.pieces import COUNT, Cell, Command, Gallery, Note, Picture, Piece, Section, Table, Verdict
 from sarsynth.report.plots import Plot
 
 HEALTH = "health.json"
@@ -117,8 +118,8 @@ def _plain(histograms: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {dtype: {"edges": edges(dtype).tolist(), "pixels": pixels.tolist()} for dtype, pixels in histograms.items()}
 
 
-def page(healths: Sequence[Health], title: str) -> str:
-    """Lay several sets out on one page."""
+def page(healths: Sequence[Health], title: str, said: Verdict) -> str:
+    """Lay several sets out on one page, below what they come to."""
     known = {"images": f"{sum(len(health.scan.paths) for health in healths):,}"}
     for health in healths:
         known[f"bad in {health.slot}"] = f"{len(health.scan.bad):,}"
@@ -127,7 +128,7 @@ def page(healths: Sequence[Health], title: str) -> str:
         known[f"near-duplicates across splits in {health.slot}"] = f"{len(health.crossing):,}"
     lead = "What the images of a study are, before anything is trained on them."
     parts = [section for health in healths for section in sections(health)]
-    return html.render("report.html", title=title, lead=lead, known=known, parts=parts)
+    return html.render("report.html", title=title, lead=lead, known=known, parts=parts, verdict=said)
 
 
 def sections(health: Health) -> list[Section]:
@@ -204,8 +205,9 @@ def _histograms(health: Health) -> list[Piece]:
         used = np.flatnonzero(np.sum(list(counted.values()), axis=0))
         low, high = (0, len(edges(dtype)) - 1) if dtype == "uint8" else (used[0], used[-1] + 1)
         panels = {name: (edges(dtype)[low : high + 1], counts[low:high]) for name, counts in counted.items()}
-        figure = plots.histograms(panels, "value", doubling=dtype != "uint8")
-        pieces.append(Plot(f"{dtype}-values", figure, "Histograms of pixel values by class", f"Pixels of type {dtype}"))
+        figures = plots.both(plots.histograms, panels, "value", doubling=dtype != "uint8")
+        alt, caption = "Histograms of pixel values by class", f"Pixels of type {dtype}"
+        pieces.append(Plot(f"{dtype}-values", alt=alt, caption=caption, **figures))
     return pieces
 
 
@@ -218,8 +220,8 @@ def _sizes(health: Health) -> list[Piece]:
         return []
     limits = np.linspace(np.floor(all_sides.min()), np.floor(all_sides.max()) + 1, SIZE_BINS + 1)
     panels = {name: (limits, np.histogram(values, limits)[0]) for name, values in sides.items()}
-    figure = plots.histograms(panels, "root of the area, px")
-    return [Plot("sizes", figure, "Histograms of image sizes by class", "Sizes of the images")]
+    figures = plots.both(plots.histograms, panels, "root of the area, px")
+    return [Plot("sizes", alt="Histograms of image sizes by class", caption="Sizes of the images", **figures)]
 
 
 def _shapes(health: Health) -> list[Piece]:
@@ -291,9 +293,12 @@ def _sheets(health: Health) -> list[Piece]:
         rows = health.rows(label)
         tiles = [health.scan.thumbs[rows[place]][None] for place in pictures.evenly(len(rows), SHEET)]
         if tiles:
+            tone = tone_of(tiles)
+            tiles = [tone.apply(tile) for tile in tiles]
             lines = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
             sheet = pictures.compose([("", lines)], [""] * len(lines), f"{name}: {len(rows):,} images")
-            sheets.append(Picture(html.image(sheet, f"Images of {name}"), f"{len(tiles)} of {len(rows):,} of {name}"))
+            caption = ", ".join(filter(None, [f"{len(tiles)} of {len(rows):,} of {name}", tone.said]))
+            sheets.append(Picture(html.image(sheet, f"Images of {name}"), caption))
     return [Gallery("By class", sheets)] if sheets else [Note("There are no images.")]
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from sarsynth.data.class_names import file_names
 from sarsynth.errors import UserError
 from sarsynth.evidence.results import REASONS
 from sarsynth.report import html, plots
+from sarsynth.report.chips import chips, tone_of
 from sarsynth.report.pictures import evenly
 from sarsynth.report.pieces import COUNT, SHORT, Cell, Gallery, Note, Picture, Piece, Table, percent_sign
 from sarsynth.report.plots import Plot
@@ -21,7 +21,6 @@ from sarsynth.report.stored import open_tensors, read_set, reading
 from sarsynth.report.sweep import MOST_ROWS, Sweep
 
 SHOWN = 6  # images of a class in a strip
-TILE = 128  # px: larger images are made smaller in strips
 STRIP = 900  # px of the longer side of a picture that a job left
 POINTS = 200  # images of a set in the map of features, as many of each class
 NEAREST = ("method", "near-copies", "median distance", "of real images")
@@ -29,7 +28,7 @@ FILTERED = ("method", "images", "FID", "KID", "near-copies by features", "by pix
 
 
 def samples(sweep: Sweep) -> list[Piece]:
-    """The first images of each set, not chosen by anybody. Equal places start from equal noise."""
+    """The first images of each set, not chosen by anybody, a row a method. Equal places start from equal noise."""
     by_class: dict[str, dict[str, np.ndarray]] = {name: {} for name in sweep.classes}
     wrong: dict[str, None] = {}
     for result in sweep.results:
@@ -50,8 +49,13 @@ def samples(sweep: Sweep) -> list[Piece]:
             wrong[f"Without {name}: {error}."] = None
     galleries = []
     for class_name, sets in by_class.items():
-        strips = [Picture(contact_strip(images, f"{class_name}: {name}"), name) for name, images in sets.items()]
-        galleries += [Gallery(sweep.classes[class_name], strips)] if strips else []
+        if sets:
+            tone = tone_of(sets.values())
+            strips = [
+                Picture(chips(list(images), f"{class_name}: {name}", tone), name) for name, images in sets.items()
+            ]
+            heading = f"{sweep.classes[class_name]} ({tone.said})" if tone.said else sweep.classes[class_name]
+            galleries.append(Gallery(heading, strips, rows=True))
     return [*map(Note, wrong), *galleries] or [sweep.absent]
 
 
@@ -73,13 +77,6 @@ def _train(sweep: Sweep, result: Mapping[str, Any]) -> Path | None:
         if card and (folder := sweep.artifact(card["inputs"].get("train"))):
             return folder
     return None
-
-
-def contact_strip(images: np.ndarray, alt: str) -> Markup:
-    """Put images, uint8 (N, 1 or 3, H, W), side by side."""
-    joined = np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1)
-    picture = Image.fromarray(joined[..., 0] if joined.shape[2] == 1 else joined)
-    return html.image(picture, alt, largest=TILE * len(images))
 
 
 def strips(sweep: Sweep) -> list[Piece]:
@@ -187,11 +184,14 @@ def _pairs(sweep: Sweep, name: str, result: Mapping[str, Any]) -> list[Piece]:
                 with reading(file, folder), Image.open(file) as picture:
                     pixels = np.asarray(picture.resize(real.shape[:0:-1]))
                 synthetic = pixels.reshape(*real.shape[1:], -1).transpose(2, 0, 1)
-                groups.setdefault(f"{pair['class']}, by {pair['space']}", []).extend([synthetic, real])
+                both = np.concatenate(np.broadcast_arrays(synthetic, real), axis=2)
+                groups.setdefault(f"{pair['class']}, by {pair['space']}", []).append(both)
     except UserError as error:
         return [Note(f"No nearest pairs of {name}: {error}.")]
-    strips = [Picture(contact_strip(np.stack(both), f"{group}: {name}"), group) for group, both in groups.items()]
-    return [Gallery(f"{name}: nearest pairs, synthetic and real", strips, folded=True)]
+    tone = tone_of(pair for pairs in groups.values() for pair in pairs)
+    strips = [Picture(chips(pairs, f"{group}: {name}", tone), group) for group, pairs in groups.items()]
+    told = f", {tone.said}" if tone.said else ""
+    return [Gallery(f"{name}: nearest pairs, synthetic and real{told}", strips, folded=True, rows=True)]
 
 
 def _first(pieces: Sequence[Piece]) -> list[Piece]:
@@ -224,8 +224,8 @@ def feature_map(sweep: Sweep) -> list[Piece]:
     )
     split = np.split(places, np.cumsum([len(block) for block in blocks])[:-1])
     placed = {name: (points, labels) for points, (name, (_, labels)) in zip(split[1:], sets.items(), strict=True)}
-    figure = plots.embedding(split[0], real[1], placed, sweep.results[0]["classes"])
-    return [*notes, Plot("features", figure, "Map of real and synthetic features, a panel a method")]
+    figures = plots.both(plots.embedding, split[0], real[1], placed, sweep.results[0]["classes"])
+    return [*notes, Plot("features", alt="Map of real and synthetic features, a panel a method", **figures)]
 
 
 def _features(sweep: Sweep, result: Mapping[str, Any]) -> Any:

@@ -1,8 +1,8 @@
 """The jobs of a sweep as they lie on disk: command lines, results, errors, logged curves. Torch-free."""
 
 import csv
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import yaml
 
 from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.evidence.results import RESULT, read_result
+
+ELSEWHERE = ("experiment", "build", "plan", "pack", "notice")  # keys that say how jobs run, or stand for others
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Job:
     method: str  # its method; empty if neither the command line nor a result says it
     arguments: dict[str, str]  # its overrides on the command line, by key
     differs: dict[str, str]  # those of them, beside the method, that not every job of the sweep has
+    key: str = ""  # its own among the jobs: in one sweep, the name of its folder
+    sweep: str = ""  # that it is of, where there are several
 
     @property
     def is_scored(self) -> bool:
@@ -63,8 +67,38 @@ def read_jobs(folder: Path) -> list[Job]:
             error = error or str(outdated)
         differs = differing(arguments[path], arguments.values())
         method = arguments[path].get("method") or (result or {}).get("method", "")
-        jobs.append(Job(path, result, error, method, arguments[path], differs))
+        jobs.append(Job(path, result, error, method, arguments[path], differs, path.name))
     return jobs
+
+
+def read_several(folders: Sequence[Path]) -> list[Job]:
+    """Read the jobs of several sweeps as if they were of one; a job that is in two of them is read once."""
+    jobs: dict[tuple[str, str], Job] = {}
+    for number, folder in enumerate(folders):
+        label = f"{folder.name} #{number}" if [one.name for one in folders].count(folder.name) > 1 else folder.name
+        for job in read_jobs(folder):
+            known = job.method, str(job.folder)
+            if job.is_scored and job.result:
+                known = job.method, str([job.result["data"], job.result["inputs"]])
+            jobs.setdefault(known, replace(job, key=f"{number}/{job.folder.name}", sweep=label))
+    return told_apart(jobs.values())
+
+
+def told_apart(jobs: Iterable[Job]) -> list[Job]:
+    """Find out anew by what each of these jobs differs from the others: overrides, and the sweep if these do not do."""
+    jobs = list(jobs)
+    said = [{key: value for key, value in job.arguments.items() if not _says_nothing(key)} for job in jobs]
+    found = [differing(own, said) for own in said]
+    names = [heading(job.method, differs) for job, differs in zip(jobs, found, strict=True)]
+    if len(set(names)) < len(names):
+        said = [{"sweep": job.sweep} | own for job, own in zip(jobs, said, strict=True)]
+        found = [differing(own, said) for own in said]
+    return [replace(job, differs=differs) for job, differs in zip(jobs, found, strict=True)]
+
+
+def _says_nothing(key: str) -> bool:
+    """Whether an override has no influence on the scores of a job, so that jobs of two sweeps may differ by it."""
+    return key.startswith(("hydra", "paths.", "logger", "+logger", "trainer", "evaluate.baseline")) or key in ELSEWHERE
 
 
 def _read_overrides(file: Path) -> list[str]:

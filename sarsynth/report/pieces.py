@@ -1,7 +1,9 @@
 """What pages and tables are made of; how they look is up to those who render them. Torch-free."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from markupsafe import Markup
@@ -121,6 +123,39 @@ class Gallery(Piece):
     heading: str  # above them
     pictures: Sequence[Piece]  # pictures and plots
     folded: bool = False  # whether they are folded away
+    rows: bool = False  # whether each has a row of its own, with its caption before it
+
+
+@dataclass(frozen=True)
+class Forest(Piece):
+    """Differences as labelled intervals, one below the other: a dot, a line for its interval, the figures beside it.
+
+    All stand over one axis, which holds zero. It is text and boxes, so that it is as wide as the page lets it be.
+    """
+
+    kind: ClassVar = "forest"
+    caption: str  # what it shows
+    unit: str  # of the axis
+    groups: Mapping[str, Sequence[tuple[str, Cell]]]  # by heading, the names of its rows and their differences
+    scale: float = 1.0  # of values: 100 for percent
+    folded: bool = False  # whether it is folded away until somebody looks
+
+    @cached_property
+    def ticks(self) -> list[float]:
+        """Round numbers, four to nine of them, from one end of the axis to the other."""
+        cells = [cell for rows in self.groups.values() for _, cell in rows if isinstance(cell.value, int | float)]
+        ends = [self.scale * end for cell in cells for end in (float(cell.value or 0), *(cell.interval or ()))]
+        low, high = min([0.0, *ends]), max([0.0, *ends])
+        if low == high:
+            high = 1.0
+        power = 10.0 ** math.floor(math.log10((high - low) / 4))
+        step = next(power * one for one in (1, 2, 5, 10) if (high - low) / (power * one) <= 6)
+        return [step * place for place in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+    def place(self, value: float) -> float:
+        """Where a value stands on the axis: 0 to 100."""
+        first, last = self.ticks[0], self.ticks[-1]
+        return round(100 * (self.scale * value - first) / (last - first), 2)
 
 
 @dataclass(frozen=True)
@@ -138,6 +173,17 @@ class Command(Piece):
     kind: ClassVar = "command"
     makes: str
     line: str
+
+
+@dataclass(frozen=True)
+class Verdict(Piece):
+    """What a page comes to, in a line; why, a line each; and what to do next."""
+
+    kind: ClassVar = "verdict"
+    line: str
+    good: bool  # whether nothing has to be mended
+    reasons: Sequence[str] = ()
+    then: Sequence[Command] = ()
 
 
 @dataclass(frozen=True)

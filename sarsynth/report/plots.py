@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -27,7 +28,8 @@ COLOURS = ("#1a8f96", "#d0693a", "#7b6fd0", "#5c9a3d", "#c2457d", "#a88a2c", "#4
 RIGHT, WRONG = COLOURS[0], COLOURS[1]
 MARKERS = "osD^vP*Xhd"
 ACROSS = 5  # panels in a row at most
-WIDTH = 9.4  # inches of the widest figure
+WIDTH = 11.6  # inches of a figure: as wide as a page's column
+NARROW = 3.6  # inches of a figure for a phone, panels one below the other
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER),
     **dict.fromkeys(("axes.edgecolor", "grid.color"), RULE),
@@ -74,19 +76,19 @@ class Plot(Piece):
     figure: Figure  # as the functions here make them
     alt: str  # what it shows, for those who do not see it
     caption: str = ""  # text below it
+    narrow: Figure | None = None  # the same for a page that is no wider than a phone, if it has many panels
 
     @cached_property
     def svg(self) -> str:
         """The figure as a file of its own, text as text; the same figure gives the same file."""
-        buffer = io.StringIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sarsynth"}):
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None})
-        return buffer.getvalue()
+        return _svg(self.figure)
 
     @cached_property
     def content(self) -> Markup:
-        """The figure as a page shows it."""
-        return inline_svg(self.svg, self.alt)
+        """The figure as a page shows it, of two the one that fits."""
+        if self.narrow is None:
+            return inline_svg(self.svg, self.alt)
+        return inline_svg(self.svg, self.alt, "wide") + inline_svg(_svg(self.narrow), self.alt, "narrow")
 
     def save(self, folder: Path) -> None:
         """Write it as PNG and as SVG, on white."""
@@ -94,16 +96,29 @@ class Plot(Piece):
         write_text(folder / f"{self.name}.svg", self.svg)
 
 
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sarsynth"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def both(draw: Callable[..., Figure], *args: Any, **options: Any) -> dict[str, Any]:
+    """Draw for a wide page and for a phone: what `Plot` wants to know of figures with many panels."""
+    return {"figure": draw(*args, **options), "narrow": draw(*args, **options, narrow=True)}
+
+
 def _look(index: int) -> tuple[str, str]:
     """Colour and marker of a row, or colour of a class, by its place."""
     return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
 
 
-def _panels(count: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Lay `count` panels of a height in inches out in rows that are as even as can be."""
-    down = math.ceil(count / ACROSS)
+def _panels(count: int, height: float, narrow: bool, across: int = ACROSS, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Lay `count` panels of a height in inches out in rows that are as even as can be, or below each other."""
+    down = count if narrow else math.ceil(count / across)
     across = math.ceil(count / down)
-    figure = Figure(figsize=(WIDTH * across / max(4, across), down * height), layout="constrained")
+    width = NARROW if narrow else WIDTH * across / max(2, across)
+    figure = Figure(figsize=(width, down * height), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False, **options).ravel().tolist()
     for unused in axes[count:]:
         unused.remove()
@@ -127,6 +142,7 @@ def estimates(
     every: Sequence[str] = (),
     bars: bool = False,
     zero: bool = False,
+    narrow: bool = False,
 ) -> Figure:
     """Draw a panel for each quantity, in it a line for each row: dots with whiskers and single points, or bars.
 
@@ -138,8 +154,9 @@ def estimates(
         every: Names of all rows of the page, which decide the colours; none if these are all.
         bars: From zero, for quantities of which zero is the best.
         zero: Draw a line there, for differences.
+        narrow: Lay the panels out for a phone.
     """
-    figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), sharey=True, sharex=not bars)
+    figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), narrow, sharey=True, sharex=not bars)
     looks = [_look(list(every or rows).index(name)) for name in rows]
     for place, (title, cells) in zip(axes, panels.items(), strict=True):
         for row, cell in enumerate(cells):
@@ -224,13 +241,15 @@ def _matrix(
 
 
 @styled
-def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Sequence[str]) -> Figure:
+def curves(
+    panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Sequence[str], *, narrow: bool = False
+) -> Figure:
     """Draw learning curves: a panel for each quantity, in it lines in the colour of each row that trained it.
 
     `panels` hold for each quantity and row its curves, float (N, 2) each: step and value. All `rows` of the page decide
     the colours.
     """
-    figure, axes = _panels(len(panels), 2.0)
+    figure, axes = _panels(len(panels), 2.2, narrow, across=4)
     handles = {}
     for place, (title, by_row) in zip(axes, panels.items(), strict=True):
         for name, lines in by_row.items():
@@ -241,9 +260,16 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[np.ndarray]]], rows: Seque
         values = np.concatenate([line[:, 1] for lines in by_row.values() for line in lines])
         if (values > 0).all() and values.max() > 20 * values.min():
             place.set_yscale("log")
+            _plain_numbers(place.yaxis)
         place.set(title=title, xlabel="step")
     _legend(figure, {name: handles[name] for name in rows if name in handles})
     return figure
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Write the numbers of a logarithmic axis out: its powers would be set as mathematics, which names are not."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -262,13 +288,15 @@ def scatter(
     x: Sequence[str],
     y: str,
     every: Sequence[str],
+    *,
+    narrow: bool = False,
 ) -> Figure:
     """Draw pairs of figures, a point for each row, by its name.
 
     `panels` hold two arrays (number of rows,) by heading, not finite where a row has none; `x` says what the horizontal
     axis of each shows, `y` what all vertical ones do; `every` row of the page decides the colours.
     """
-    figure, axes = _panels(len(panels), 2.6)
+    figure, axes = _panels(len(panels), 2.8, narrow, across=4)
     handles = {}
     for place, label, (title, (across, up)) in zip(axes, x, panels.items(), strict=True):
         for name, *point in zip(rows, across, up, strict=True):
@@ -287,12 +315,14 @@ def embedding(
     real_labels: np.ndarray,
     synthetic: Mapping[str, tuple[np.ndarray, np.ndarray]],
     classes: Sequence[str],
+    *,
+    narrow: bool = False,
 ) -> Figure:
     """Draw features in two dimensions, a panel for each synthetic set over the same real images.
 
     Places are float (N, 2), `real_labels` their classes, (N,); of each synthetic set there are both.
     """
-    figure, axes = _panels(len(synthetic), 2.6, sharex=True, sharey=True)
+    figure, axes = _panels(len(synthetic), 3.2, narrow, across=4, sharex=True, sharey=True)
     for place, (title, (points, labels)) in zip(axes, synthetic.items(), strict=True):
         for label in range(len(classes)):
             colour, _ = _look(label)
@@ -308,20 +338,24 @@ def embedding(
 
 
 @styled
-def histograms(panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, *, doubling: bool = False) -> Figure:
+def histograms(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], label: str, *, doubling: bool = False, narrow: bool = False
+) -> Figure:
     """Draw a panel for each class: which share of its pixels or images has which values.
 
     `panels` hold limits of the bins (K + 1,) and counts (K,); `doubling` makes axes logarithmic, to the base of 2.
     """
-    figure, axes = _panels(len(panels), 1.9, sharex=True, sharey=True)
+    figure, axes = _panels(len(panels), 1.9, narrow, sharex=True, sharey=True)
     for index, (place, (title, (limits, counts))) in enumerate(zip(axes, panels.items(), strict=True)):
         place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=_look(index)[0])
         place.set_title(title)
         if doubling:
             place.set_xscale("log", base=2)
-        if index % ACROSS == 0:
+            _plain_numbers(place.xaxis)
+        across = 1 if narrow else math.ceil(len(panels) / math.ceil(len(panels) / ACROSS))
+        if index % across == 0:
             place.set_ylabel("%")
-        if index >= len(panels) - ACROSS:
+        if index >= len(panels) - across:
             place.set_xlabel(label)
             place.tick_params(labelbottom=True)
     return figure

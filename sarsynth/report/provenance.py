@@ -1,7 +1,6 @@
 """Sections on how the rows came about: prototypes, learning curves, settings that differ, cost, commands."""
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from sarsynth.diffusion.prototypes import Partition, prototype_weights
+from sarsynth.program import command
 from sarsynth.report import plots
 from sarsynth.report.jobs import Job, read_curves
 from sarsynth.report.pieces import COUNT, Cell, Command, Note, Piece, Table, duration
@@ -57,7 +57,8 @@ def learning(sweep: Sweep) -> list[Piece]:
                     panels.setdefault(title, {}).setdefault(name, []).append(curve)
     if not panels:
         return [Note("Nothing logged here: curves need logger=csv.")]
-    return [Plot("learning", plots.curves(panels, sweep.names), "Losses over training steps, by stage and method")]
+    figures = plots.both(plots.curves, panels, sweep.names)
+    return [Plot("learning", alt="Losses over training steps, by stage and method", **figures)]
 
 
 def settings(sweep: Sweep) -> list[Piece]:
@@ -127,12 +128,16 @@ def _cost(cards: Mapping[str, Mapping[str, Any]]) -> list[Cell]:
 def commands(sweep: Sweep) -> list[Piece]:
     """Each line makes one row; what the store holds already is not made again."""
     lines = [Command(name, remake(job)) for name, job in zip(sweep.names, sweep.jobs, strict=True)]
-    keys = [f"report={sweep.folder}", *([] if sweep.store == STORE else [f"paths.store={sweep.store}"])]
-    return [*lines, Command("this report", f"python evaluate.py {shlex.join(keys)}")]
+    of = ",".join(map(str, sweep.sources))
+    keys = [
+        f"report=[{of}]" if of else f"report={sweep.folder}",
+        *([] if sweep.store == STORE else [f"paths.store={sweep.store}"]),
+    ]
+    return [*lines, Command("this report", command("evaluate", *keys))]
 
 
 def remake(job: Job) -> str:
     """The command line of one job on its own; an experiment or sweep would else ask for all of theirs."""
     overrides = [f"{key}={value}" for key, value in job.arguments.items()]
     for_several = [key for key in job.arguments if key in ("experiment", "sweep")]
-    return f"python evaluate.py {shlex.join([*overrides, *(['hydra.mode=RUN'] if for_several else [])])}".strip()
+    return command("evaluate", *overrides, *(["hydra.mode=RUN"] if for_several else []))

@@ -1,7 +1,7 @@
 """A sweep as it lies on disk: its jobs, the rows of its tables, and the artifacts that they rest on."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from sarsynth.errors import UserError
 from sarsynth.evidence.comparison import SIGNIFICANCE, ScoredJob, read_or_compare
 from sarsynth.evidence.results import RESULT
 from sarsynth.report import rows
-from sarsynth.report.jobs import Job, read_jobs
+from sarsynth.report.jobs import Job, read_jobs, read_several, told_apart
 from sarsynth.report.pieces import Note
 from sarsynth.report.rows import Row
 from sarsynth.store.artifacts import CARD, read_card
@@ -27,6 +27,21 @@ class Sweep:
     store: Path  # of the artifacts that its results rest on
     jobs: list[Job]  # those with scores, in their order
     failed: list[Job]  # those with an error
+    sources: tuple[Path, ...] = ()  # the sweeps that it is made of, if it is made of several
+    whole: "Sweep | None" = None  # of which it is a part, which compares its jobs
+
+    @classmethod
+    def read_several(cls, folders: Sequence[Path], store: Path, folder: Path) -> "Sweep":
+        """Read the results of several folders as one sweep, whose own folder is another one.
+
+        Raises:
+            UserError: One of them holds no results, or only such as this version cannot read.
+        """
+        for one in folders:
+            cls.read(one, store)
+        jobs = read_several(folders)
+        scored = [job for job in jobs if job.is_scored]
+        return cls(folder, store, _ordered(scored), [job for job in jobs if job.error], tuple(folders))
 
     @classmethod
     def read(cls, folder: Path, store: Path) -> "Sweep":
@@ -55,7 +70,7 @@ class Sweep:
     def names(self) -> list[str]:
         """Short names of the jobs, each its own."""
         times = Counter(job.heading for job in self.jobs)
-        return [job.heading + f" #{job.folder.name}" * (times[job.heading] > 1) for job in self.jobs]
+        return [job.heading + f" #{job.key}" * (times[job.heading] > 1) for job in self.jobs]
 
     @cached_property
     def uncompared(self) -> list[Row]:
@@ -66,16 +81,23 @@ class Sweep:
     @cached_property
     def significance(self) -> dict[str, Any]:
         """Intervals and gains: as the sweep left them, if it was these jobs, else from the predictions in the store."""
-        jobs = zip(self.jobs, self.results, strict=True)
-        scored = [ScoredJob(job.folder.name, job.overrides, result) for job, result in jobs]
+        if self.whole is not None:
+            return self.whole.significance
+        # Rows of two sweeps are compared if they are of one data set and differ by nothing else than their method.
+        alike = self.parts if self.sources else {"": self}
+        scored = [
+            ScoredJob(job.key, f"{label} {job.overrides}".strip(), result)
+            for label, part in alike.items()
+            for job, result in zip(part.jobs, part.results, strict=True)
+        ]
         return read_or_compare(scored, self.store, self.folder / SIGNIFICANCE)
 
     @cached_property
     def rows(self) -> list[Row]:
         """The rows of its tables."""
         entries = {entry["job"]: entry for entry in self.significance["rows"]}
-        names = {job.folder.name: name for name, job in zip(self.names, self.jobs, strict=True)}
-        of_jobs = [entries[job.folder.name] for job in self.jobs]
+        names = {job.key: name for name, job in zip(self.names, self.jobs, strict=True)}
+        of_jobs = [entries[job.key] for job in self.jobs]
         pairs = zip(self.uncompared, of_jobs, strict=True)
         return [replace(row, entry=entry, baseline=names.get(entry["baseline"], "")) for row, entry in pairs]
 
@@ -83,6 +105,22 @@ class Sweep:
     def classes(self) -> dict[str, str]:
         """Headings of the classes of all jobs, by name; minor classes have a star."""
         return rows.classes(self.uncompared)
+
+    @cached_property
+    def parts(self) -> dict[str, "Sweep"]:
+        """The sweep by data set: the jobs that are scored on one, by its name; one part without a name if it is one."""
+        of_sets: dict[tuple[str, str, tuple[str, ...]], list[Job]] = {}
+        for job, result in zip(self.jobs, self.results, strict=True):
+            root = job.arguments.get("data.root", "")
+            of_sets.setdefault((result["data"], root, tuple(result["classes"])), []).append(job)
+        if len(of_sets) == 1:
+            return {"": self}
+        times = Counter(name for name, *_ in of_sets)
+        labels = [f"{name} {Path(root).name}".strip() if times[name] > 1 else name for name, root, _ in of_sets]
+        times = Counter(labels)
+        labels = [f"{label} #{place}" if times[label] > 1 else label for place, label in enumerate(labels)]
+        sweeps = [replace(self, jobs=_ordered(told_apart(jobs)), failed=[], whole=self) for jobs in of_sets.values()]
+        return dict(zip(labels, sweeps, strict=True))
 
     @cached_property
     def _folders(self) -> dict[str, Path]:

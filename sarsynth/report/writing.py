@@ -4,7 +4,8 @@ A section is a row of `SECTIONS` and a function of the sweep that gives the piec
 below the heading. One whose data are missing says so in a line. Torch-free.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,11 @@ from sarsynth.evidence.comparison import shown
 from sarsynth.evidence.results import MEANS, RESULT
 from sarsynth.files import write_text
 from sarsynth.report import csv, html, latex, rows
+from sarsynth.report.across import across
 from sarsynth.report.classifiers import beyond_f1, confusions, f1_by_class, gains, learned_from, scores, spread
 from sarsynth.report.distances import decoupling, fidelity, realism
 from sarsynth.report.html import REPORT
 from sarsynth.report.images import feature_map, memorisation, samples, strips
-from sarsynth.report.jobs import read_jobs
 from sarsynth.report.pieces import Cell, Gallery, Piece, Section
 from sarsynth.report.plots import Plot
 from sarsynth.report.provenance import commands, costs, learning, prototypes, settings
@@ -51,6 +52,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("cost", "Cost", costs),
     ("commands", "Make it again", commands),
 )
+ACROSS = ("across", "Across data sets", across)  # before them, where there is more than one data set
 
 
 def write(folder: Path, store: Path) -> list[Path]:
@@ -62,32 +64,56 @@ def write(folder: Path, store: Path) -> list[Path]:
     Raises:
         UserError: The folder holds no results, or one that this version cannot read.
     """
-    sweep = Sweep.read(folder, store)
+    return write_report(Sweep.read(folder, store))
+
+
+def write_report(sweep: Sweep) -> list[Path]:
+    """Write the report of a sweep into its folder; where it has several data sets, each has all the sections.
+
+    Returns:
+        report.html, results.csv and results.tex.
+
+    Raises:
+        UserError: A result lacks something, or is of another kind.
+    """
     with blaming(sweep):
-        parts = [
-            Section(anchor, heading, " ".join(str(pieces.__doc__).split()), pieces(sweep))
-            for anchor, heading, pieces in SECTIONS
-        ]
-    (folder / PLOTS).mkdir(exist_ok=True)
-    for stale in [*(folder / PLOTS).glob("*.png"), *(folder / PLOTS).glob("*.svg")]:
-        stale.unlink()
-    for plot in _plots(piece for part in parts for piece in part.pieces):
-        plot.save(folder / PLOTS)
+        parts = [_section(sweep, *ACROSS)] if len(sweep.parts) > 1 else []
+        for place, (label, part) in enumerate(sweep.parts.items()):
+            prefix = (f"set{place}-", f"{label}: ") if label else ("", "")
+            parts += [_section(part, prefix[0] + anchor, prefix[1] + heading, of) for anchor, heading, of in SECTIONS]
+    folder = sweep.folder
+    shutil.rmtree(folder / PLOTS, ignore_errors=True)
+    for section in parts:
+        of_set, _, _ = section.anchor.rpartition("-")
+        for plot in _plots(section.pieces):
+            (folder / PLOTS / of_set).mkdir(parents=True, exist_ok=True)
+            plot.save(folder / PLOTS / of_set)
     table = [{"method": row.result["method"], "overrides": row.overrides} | row.values for row in sweep.rows]
-    page = html.render("report.html", **_head(sweep), parts=parts)
+    page = html.render("report.html", **_head(sweep), parts=parts, verdict=None)
     contents = {REPORT: page, "results.csv": csv.text(table), "results.tex": _latex(sweep)}
     for name, content in contents.items():
         write_text(folder / name, content)
     return [folder / name for name in contents]
 
 
-def run(folder: Path, store: Path) -> None:
-    """Write the report of a sweep again, from what is stored; name its files, and the jobs that are not in it."""
-    for file in write(folder, store):
+def _section(sweep: Sweep, anchor: str, heading: str, pieces: Callable[[Sweep], list[Piece]]) -> Section:
+    return Section(anchor, heading, " ".join(str(pieces.__doc__).split()), pieces(sweep))
+
+
+def run(folders: Sequence[Path], store: Path, own: Path) -> None:
+    """Write the report of a sweep again, from what is stored; name its files, and the jobs that are not in it.
+
+    Args:
+        folders: Of the sweeps; the report of one lies beside its jobs.
+        store: Of the artifacts that they rest on.
+        own: Where the report of several sweeps lies.
+    """
+    one = len(folders) == 1
+    sweep = Sweep.read(folders[0], store) if one else Sweep.read_several(folders, store, own)
+    for file in write_report(sweep):
         console.print(f"  {file}", markup=False)
-    for job in read_jobs(folder):
-        if job.error:
-            console.print(f"  not shown: {job.name}: {job.folder}/ {job.error}", markup=False)
+    for job in sweep.failed:
+        console.print(f"  not shown: {job.name}: {job.folder}/ {job.error}", markup=False)
 
 
 @contextmanager
@@ -137,7 +163,7 @@ def _head(sweep: Sweep) -> dict[str, Any]:
         "title": f"What synthetic images are worth on {named('data')}",
         "lead": f"Classifiers on real and added images, scored on real test images.{failed}{notices}",
         "known": {
-            "sweep": sweep.folder.name,
+            "sweep": ", ".join(folder.name for folder in sweep.sources or [sweep.folder]),
             "rows": len(sweep.jobs),
             "seeds": ", ".join(seeds),
             "base": named("base"),

@@ -195,7 +195,7 @@ def tuned_base(study: Study) -> Artifact:
         {"start": method.start, "recipe": recipe.model_dump(exclude={"checkpoint_every"}), "seed": seed},
         {"base": base_artifact(study), **images},
         build,
-        command=("train.py", "stage=sar", f"method={method.name}"),
+        command=("train", "stage=sar", f"method={method.name}"),
         precision=study.precision.name,
         work=work_of_tuning(study, method.name, recipe),
         collective=True,

@@ -18,6 +18,7 @@ from sarsynth.data.duplicates import groups
 from sarsynth.data.file_source import FileSource
 from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts, deci, minor_classes
 from sarsynth.errors import LeakError, UserError, nearest
+from sarsynth.program import command
 from sarsynth.report.image_health import NEXT_STEP
 from sarsynth.report.terminal import counts_table
 from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, near_paths, opened, scan_of, scanned
@@ -170,7 +171,7 @@ def check_bad(study: Study, role: Role) -> None:
         path, reason = next(iter(scan.bad.items()))
         raise UserError(
             f"{slot}.max_bad={limit:g}: {len(scan.bad)} of {len(scan.paths)} images are bad ({path}: {reason}); mend "
-            "them, or raise it and go on without them; python train.py stage=data shows all"
+            f"them, or raise it and go on without them; {command('train', 'stage=data')} shows all"
         )
 
 
@@ -373,7 +374,7 @@ def leak(study: Study, slot: str, leaking: Sequence[tuple[str, str]]) -> set[str
     if not study.settings.data.allow_leak:
         raise LeakError(
             f"{slot}: {len(leaking)} of what is learnt from are held out: {names}; say data.leak=drop to learn without "
-            "them (python train.py stage=data lists them), or data.allow_leak=true, which every result will tell"
+            f"them ({command('train', 'stage=data')} lists them), or data.allow_leak=true, which every result will tell"
         )
     study.leaks[slot] = told
     text = f"{slot}: {len(leaking)} held-out samples are learnt from: {names}"

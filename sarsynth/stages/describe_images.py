@@ -106,7 +106,7 @@ def keywords_of(study: Study, role: Role, records: Sequence[ImageRecord]) -> Art
         },
         {},
         build,
-        command=("train.py", "stage=ors" if role == "ors" else "stage=sar"),
+        command=("train", "stage=ors" if role == "ors" else "stage=sar"),
         samples=samples(study, role, records),
         work=Work(
             "keywords", "images", len(records), {"data": name, "describer": describer and type(describer).__name__}

@@ -58,7 +58,7 @@ def everything(study: Study) -> dict[str, range]:
 
 def evaluation(study: Study) -> tuple[str, str]:
     """The command that makes all that is measured of a synthetic set."""
-    return "evaluate.py", f"method={study.settings.method.name}"
+    return "evaluate", f"method={study.settings.method.name}"
 
 
 def real_features(study: Study, preprocess: str = "normalised") -> Artifact:

@@ -40,7 +40,7 @@ def prototypes(study: Study) -> Artifact:
         {"k": settings.k, "seed": study.generator_seed},
         inputs,
         build,
-        command=("train.py", "stage=prototypes"),
+        command=("train", "stage=prototypes"),
         precision=None if settings.features == "base" else study.precision.name,
         work=work_of_comparison(
             study, "prototypes", len(training(study, "sar")), k=settings.k, features=settings.features

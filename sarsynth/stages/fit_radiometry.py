@@ -49,7 +49,7 @@ def _fitted(study: Study, rule: Rule) -> Radiometry:
         },
         {},
         build,
-        command=("train.py", "stage=classifier"),
+        command=("train", "stage=classifier"),
         samples=samples(study, "sar", records),
         work=Work("radiometry", "images", len(records), {"data": data}),
         survey=True,

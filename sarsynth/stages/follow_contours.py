@@ -100,7 +100,7 @@ def guides(study: Study) -> Guides:
     recipe = settings.model_dump(
         include={"sources", "max_instances", "max_overlap", "conditioning_scale", "guidance_interval"}
     ) | {"own": own.fingerprint() if own else None}
-    command = ("generate.py", f"method={study.settings.method.name}")
+    command = ("generate", f"method={study.settings.method.name}")
     inputs = {f"contours_{origin}": contours(study, ROLES[origin], *command) for origin in settings.sources}
     if not all(artifact.complete for artifact in inputs.values()):  # which only a plan lets pass
         return Guides(by_class, seed, inputs | {"controlnet": controlnet(study)}, recipe)

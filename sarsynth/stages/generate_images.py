@@ -17,10 +17,9 @@ from sarsynth.console import progress
 from sarsynth.data.class_names import file_names
 from sarsynth.data.transforms import to_channels, to_uint8
 from sarsynth.diffusion import prototypes
-from sarsynth.diffusion.adapters import Adapter, concatenate, folded
+from sarsynth.diffusion.adapters import folded
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.sampling import SampleRequest, sample
-from sarsynth.errors import UserError
 from sarsynth.report import pictures
 from sarsynth.stages.adapt_to_sar import check_method, sar_adapters, tuned_base
 from sarsynth.stages.curate_images import classes, counts, source, synthetic_sizes
@@ -98,7 +97,7 @@ def sampled(study: Study) -> Artifact:
         _settings(study, recipe) | {"sizes": sizes},
         {**recipe.inputs, **followed.inputs},
         build,
-        command=("generate.py", f"method={method}"),
+        command=("generate", f"method={method}"),
         precision=study.precision.name,
         work=work_of_sampling(study, "synthetic", sum(sizes.values())),
         follows=described_by(study, "sar"),
@@ -138,7 +137,7 @@ def strips(study: Study) -> Artifact:
         {**recipe.inputs, **guides(study).inputs, "unadapted": ends[0.0], "synthetic": ends[1.0]},
         build,
         version=2,
-        command=("evaluate.py", f"method={method}"),
+        command=("evaluate", f"method={method}"),
         precision=study.precision.name,
         work=work_of_sampling(study, "strips", sum(sizes.values())),
         follows=described_by(study, "sar"),
@@ -166,7 +165,7 @@ def _unadapted(study: Study) -> Artifact:
         _settings(study, alone) | {"sizes": sizes},
         {**alone.inputs, **guides(study).inputs},
         build,
-        command=("evaluate.py", f"method={study.settings.method.name}"),
+        command=("evaluate", f"method={study.settings.method.name}"),
         precision=study.precision.name,
         work=work_of_sampling(study, "strips", sum(sizes.values())),
         follows=described_by(study, "sar"),
@@ -313,28 +312,3 @@ def stems(study: Study) -> dict[str, str]:
 def strip_name(study: Study, class_name: str) -> str:
     """Name the file of a class's strip."""
     return f"{stems(study)[class_name]}.png"
-
-
-# --- One adapter for other programs -----------------------------------------------------------------------------------
-
-
-def exported(study: Study) -> ImageRecipe:
-    """What the images of the method are made with, if that can be one adapter.
-
-    Raises:
-        UserError: The method is no stack of adapters.
-    """
-    if study.settings.method.tunes != "adapter":
-        raise UserError(f"method={study.settings.method.name} has no adapters to export; choose another method")
-    return image_recipe(study)
-
-
-def exported_adapter(study: Study, class_name: str) -> Adapter:
-    """All that the method does to the base for one class, as one adapter.
-
-    Raises:
-        UserError: The method is no stack of adapters.
-    """
-    recipe = exported(study)
-    by_name = recipe.scales[class_name].items()
-    return concatenate([(loaded_adapter(study, recipe.adapters[name]), scale) for name, scale in by_name if scale])

@@ -13,6 +13,7 @@ from sarsynth.data.health import by_class
 from sarsynth.data.records import SPLITS, ImageRecord
 from sarsynth.errors import UserError
 from sarsynth.files import staged, write_text
+from sarsynth.report.health_verdict import findings, verdict
 from sarsynth.report.html import REPORT
 from sarsynth.report.image_health import HEALTH, Health, page
 from sarsynth.report.pictures import evenly
@@ -37,6 +38,7 @@ from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
 
 ROLES: tuple[Role, ...] = ("sar", "ors")
+GO_ON = ("method=none,resample,lora,2lora,plora", "evaluate.baseline=resample")  # whose question most people have
 OUTLINED = 4  # images of a class whose contours are shown
 
 
@@ -50,13 +52,16 @@ def artifacts(study: Study) -> list[Artifact]:
 def inspect(study: Study, folder: Path) -> Iterator[Path]:
     """Write what the images are; then stop, as any other stage would, if too many are bad."""
     healths = {role: health(study, role, folder) for role in ROLES}
-    content = {look.slot: look.plain() for look in healths.values()}
+    content = {look.slot: look.plain() | {"verdict": findings(look).plain} for look in healths.values()}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     write_text(folder / HEALTH, _printable(text) + "\n")
     title = f"Health of data={study.settings.data.name} and ors={study.settings.ors.name}"
-    write_text(folder / REPORT, _printable(page(list(healths.values()), title)))
+    said = verdict(list(healths.values()), study.command("evaluate.py", "-m", *GO_ON))
+    write_text(folder / REPORT, _printable(page(list(healths.values()), title, said)))
     for role, look in healths.items():
         say_counts(study, role, look.counts, "train")
+    for line in [said.line, *(f"  {reason}" for reason in said.reasons)]:
+        say(line)
     yield from (folder / REPORT, folder / HEALTH)
     for role, look in healths.items():
         if look.leaking:
@@ -108,7 +113,7 @@ def health(study: Study, role: Role, folder: Path) -> Health:
         framing=framing(study, role),
         pairs=pairs(study, role),
         leaking=leaking,
-        remedy=study.command("evaluate.py", f"{SLOTS[role]}.leave_out={_list_of(role, folder)}") if leaking else None,
+        remedy=study.command("evaluate", f"{SLOTS[role]}.leave_out={_list_of(role, folder)}") if leaking else None,
         copy=COPY,
         max_bad=settings.max_bad,
         summary=by_class(listed(images), images.classes, scan),

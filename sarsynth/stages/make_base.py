@@ -45,7 +45,7 @@ def made_base(study: Study) -> Artifact:
         about,
         {},
         lambda folder: _train(study, recipe, folder),
-        command=("train.py", "stage=base"),
+        command=("train", "stage=base"),
         precision=study.precision.name,
         samples=samples(study, "regular", records),
         work=work_of_tuning(study, "base", recipe.autoencoder, recipe.unet),

@@ -93,7 +93,7 @@ def scanned(study: Study, role: Role) -> Artifact:
         {"source": content(study, role), "paths": [record.path for record in records], "form": FORM},
         {},
         build,
-        command=("train.py", f"stage={LOOKED_AT_BY[role]}"),
+        command=("train", f"stage={LOOKED_AT_BY[role]}"),
         work=Work("scan", "images", len(records), {"data": name}),
         survey=True,
     )
@@ -119,7 +119,7 @@ def paired(study: Study, role: Role) -> Artifact:
         {"bits": images.near_bits, "hashes": HASHES, "agreement": AGREEMENT},
         {"scan": looked},
         build,
-        command=("train.py", f"stage={LOOKED_AT_BY[role]}"),
+        command=("train", f"stage={LOOKED_AT_BY[role]}"),
         work=Work("near-duplicates", "images", len(scan_of(study, role).paths), {"data": images.name}),
         survey=True,
     )

@@ -66,7 +66,7 @@ def previews(
             for column, request in enumerate(requests)
         }
 
-    return [Previews(asked.every, lambda step: study.tracker.drawn(f"{role}/samples", draw, step))]
+    return [Previews(asked.every, lambda step: study.tracker.drawn(role, draw, step))]
 
 
 def _requests(described: Sequence[str], prompts: int, seed: int, maps: Contours | None) -> list[SampleRequest]:

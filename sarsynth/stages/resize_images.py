@@ -37,7 +37,7 @@ def images(study: Study, split: Split) -> Artifact:
         {"source": fingerprint(study, "sar"), "records": digest(chosen), "image_size": size},
         {},
         build,
-        command=("train.py", "stage=classifier") if split == "train" else ("evaluate.py", "method=none"),
+        command=("train", "stage=classifier") if split == "train" else ("evaluate", "method=none"),
         samples=samples(study, "sar", chosen),
         work=Work(
             "images",

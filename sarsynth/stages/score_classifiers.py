@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from sarsynth import program
 from sarsynth.classifier.checkpoint_selection import CHOICES, Checkpoint, CheckpointSelection, Selected, weights_of
 from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.losses import Loss
@@ -133,7 +134,7 @@ def check_tested(study: Study) -> None:
     if len(classes(study)) < 2:
         raise UserError(
             f"data: {classes(study)[0]} is the only class, so that any score is 100 %; give two classes or more, or "
-            "make images alone with generate.py"
+            f"make images alone with {program.command('generate')}"
         )
     tested = class_counts(records(study, "sar", "test"), classes(study))
     if empty := [name for name, count in tested.items() if not count]:
@@ -182,7 +183,7 @@ def _requests(study: Study, seeds: Sequence[int]) -> list[Request]:
             settings | {"seed": seed},
             inputs,
             version=2,
-            command=study.command("evaluate.py", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
+            command=study.command("evaluate", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
             precision=study.precision.name,
             work=work_of_training(how, "evaluation", topk=study.settings.evaluate.topk),
             follows=absent_weights(study),

@@ -5,7 +5,6 @@ content of its artifact, and hands both with a builder to `Study.make`: what is 
 """
 
 import copy
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 
+from sarsynth import program
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.errors import NotFetchedError
@@ -46,6 +46,7 @@ class Study:
         self.compute = Compute.planned(trainer) if self.planning else Compute.of(trainer)
         self.store = Store(Path(settings.paths.store), settings.build, console.print)
         self.generator_seed, self.sample_seed = settings.generator_seeds[0], settings.sample_seeds[0]
+        self.fetched: list[Artifact] = []  # what others made
         self.known: dict[Any, Any] = {}  # what functions under `once` returned
         self.leaks: dict[str, Any] = {}  # what data.allow_leak let pass, by the key of the set that it lies in
         self.dropped: dict[str, Any] = {}  # what data.leak=drop left out, by the same key
@@ -94,10 +95,10 @@ class Study:
         return Fitting(make_trainer, self.tracker.stage(stage), self.step_options)
 
     def command(self, script: str, *keys: str) -> str:
-        """What a person types to make a part of this very study, e.g. `command("train.py", "stage=ors")`."""
+        """What a person types to make a part of this very study, e.g. `command("train", "stage=ors")`."""
         replaced = {key.partition("=")[0] for key in keys} | {"stage", "build", "plan"}
         kept = [override for override in self.overrides if override.partition("=")[0] not in replaced]
-        return f"python {script} {shlex.join([*keys, *kept])}"
+        return program.command(script, *keys, *kept)
 
     def make(
         self,
@@ -120,7 +121,7 @@ class Study:
             settings: Everything that decides its content, inputs apart.
             inputs: The artifacts that it is made from.
             builder: Fills its folder.
-            command: Script and keys that make it, as `command` takes them.
+            command: Script (`train`, ...) and keys that make it, as `command` takes them.
             version: Of the builder, raised whenever a change of its code changes what it makes.
             collective: All processes of the job build it together.
             about: What else a `Request` says.
@@ -139,7 +140,9 @@ class Study:
             path, content = find(not self.planning)
         except NotFetchedError as error:
             return self.note_absent(kind, self.settings.base.name, error)
-        return Artifact(kind, self.settings.base.name, content[:16], path)
+        artifact = Artifact(kind, self.settings.base.name, content[:16], path)
+        self.fetched.append(artifact)
+        return artifact
 
     def note_absent(self, kind: str, name: str, error: NotFetchedError) -> Artifact:
         """Stand for what a plan leaves where it is."""

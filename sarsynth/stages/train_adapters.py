@@ -209,8 +209,8 @@ def _training(
             "seed": study.generator_seed,
         },
         {"base": base_artifact(study), **images, **steering, **inputs},
-        version=1,
-        command=study.command("train.py", f"stage={role}"),
+        version=2,
+        command=study.command("train", f"stage={role}"),
         precision=study.precision.name,
         samples=samples(study, role, records if part.rows is None else [records[row] for row in part.rows]),
         work=_work(
@@ -229,7 +229,7 @@ def _steering(study: Study, role: Role) -> dict[str, Artifact]:
     settings = study.settings
     if role != "sar" or settings.adapter.contours == "none" or not settings.contours.wanted:
         return {}
-    return {"contours": contours(study, role, "train.py", "stage=sar"), "controlnet": controlnet(study)}
+    return {"contours": contours(study, role, "train", "stage=sar"), "controlnet": controlnet(study)}
 
 
 def _work(study: Study, recipe: AdapterTraining, part: Part, together: int, steered: bool, *, rough: bool) -> Work:

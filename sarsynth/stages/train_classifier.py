@@ -42,7 +42,7 @@ def classifier(study: Study) -> Artifact:
         {"recipe": how.as_dict(), "classes": classes(study), "seed": seed},
         {"images": images(study, "train")},
         build,
-        command=("train.py", "stage=classifier"),
+        command=("train", "stage=classifier"),
         version=2,
         precision=study.precision.name,
         work=work_of_training(how, "classifier"),

@@ -26,7 +26,7 @@ from sarsynth.stages.open_images import flip
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import CHECKPOINTS, Artifact
 
-COMMAND = ("train.py", "stage=controlnet")
+COMMAND = ("train", "stage=controlnet")
 
 
 @once

@@ -40,21 +40,23 @@
   let shown = 0;
   const show = (index) => {
     shown = (index + pictures.length) % pictures.length;
-    const copy = pictures[shown].querySelector("img, svg").cloneNode(true);
-    copy.removeAttribute("style");
+    const contents = [...pictures[shown].querySelector(".zoomer").children];
+    const seen = contents.find((one) => one.getClientRects().length) ?? contents[0]; // of two plots the one that fits
+    const copy = seen.cloneNode(true);
+    if (!copy.matches(".chips")) copy.removeAttribute("style");
     stage.replaceChildren(copy);
-    const name = copy.getAttribute("alt") ?? copy.getAttribute("aria-label");
+    const name = copy.getAttribute("alt") ?? copy.getAttribute("aria-label") ?? copy.querySelector("img")?.alt;
     document.getElementById("zoom-caption").textContent =
       pictures[shown].querySelector("figcaption")?.textContent.trim() || name;
   };
   pictures.forEach((figure, index) => {
-    const picture = figure.querySelector("img, svg");
+    const contents = [...figure.children].filter((one) => one.tagName !== "FIGCAPTION");
     const button = document.createElement("button");
     button.type = "button";
     button.className = "zoomer";
     button.setAttribute("aria-haspopup", "dialog");
-    picture.replaceWith(button);
-    button.append(picture);
+    figure.prepend(button);
+    button.append(...contents);
     button.addEventListener("click", () => { show(index); dialog.showModal(); });
   });
   dialog.addEventListener("click", (event) => {
@@ -70,6 +72,15 @@
     stage.replaceChildren();
     pictures[shown].querySelector(".zoomer").focus();
   });
+
+  // --- On paper nobody unfolds: tables that are folded away are printed as well, large sets of pictures are not ---
+  const unfolded = [];
+  addEventListener("beforeprint", () => {
+    for (const one of document.querySelectorAll("details:not([open])")) {
+      if (!one.querySelector(".gallery")) { one.open = true; unfolded.push(one); }
+    }
+  });
+  addEventListener("afterprint", () => { for (const one of unfolded.splice(0)) one.open = false; });
 
   // --- Commands: copied with one click, where the browser lets a page do so ---
   for (const box of navigator.clipboard ? document.querySelectorAll(".command") : []) {
