@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sarsynth.commands import generate, preflight
+from sarsynth.commands import exporting, generate, preflight
 from sarsynth.commands.session import quieten
 from sarsynth.config.composition import settings_of
 from sarsynth.config.hydra_internals import as_override
@@ -243,7 +243,7 @@ def make_images(study: Study) -> Path:
 def export(
     study: Study, class_name: str, target: str | Path, *, export_format: Literal["diffusers", "kohya"] = "diffusers"
 ) -> Path:
-    """Write all that the method does for a class as one LoRA file, for use at strength 1.
+    """Write all that the method does for a class as one LoRA file, for use at strength 1, and a card beside it.
 
     Args:
         study: Of a method with adapters.
@@ -258,9 +258,10 @@ def export(
         UserError: The method has no adapters, or the file cannot be written.
     """
     said = {"export": str(target), "class_name": _known(study, class_name), "export_format": export_format}
-    exporting = Study(study.settings.model_copy(update=said), study.tracker, study.overrides)
-    exporting.known = study.known  # these settings change nothing that was computed: base and adapters stay in memory
-    return generate.export(exporting, Path(target))
+    asked = Study(study.settings.model_copy(update=said), study.tracker, study.overrides)
+    asked.known = study.known  # these settings change nothing that was computed: base and adapters stay in memory
+    exporting.run(asked, Path())
+    return exporting.file_of_class(study, class_name, Path(target).expanduser())
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
