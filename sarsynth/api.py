@@ -295,8 +295,8 @@ def score_gain(study: Study, baseline: str = "resample") -> Comparison:
     kept = [line for line in study.overrides if line.partition("=")[0] != "method"]
     other = _open([*kept, as_override("method", baseline)])
     results = [result(study), result(other)]
-    predictions = [read_predictions(ScoredJob("", "", scored), study.store.root) for scored in results]
-    return compare(*predictions, results[0]["minor"], replicates=study.settings.evaluate.replicates, seed=SEED)
+    ours, theirs = (read_predictions(ScoredJob("", "", scored), study.store.root) for scored in results)
+    return compare(ours, theirs, results[0]["minor"], replicates=study.settings.evaluate.replicates, seed=SEED)
 
 
 def _known(study: Study, class_name: str) -> str:
