@@ -30,7 +30,6 @@ from sarsynth.diffusion.adapters import Adapter, folded
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.contours import unpack
 from sarsynth.diffusion.sampling import SampleRequest
-from sarsynth.diffusion.sampling import sample as sample_batches
 from sarsynth.errors import UserError, nearest
 from sarsynth.evidence.comparison import SEED, ScoredJob, read_predictions
 from sarsynth.evidence.significance import Comparison, compare
@@ -39,7 +38,7 @@ from sarsynth.stages.curate_images import classes, source, training
 from sarsynth.stages.describe_images import class_captions
 from sarsynth.stages.find_contours import contours, read_contours
 from sarsynth.stages.generate_images import image_recipe, negative_prompts
-from sarsynth.stages.load_base import base, loaded_adapter, scheduler
+from sarsynth.stages.load_base import base, loaded_adapter, sample_batches
 from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.study import Study
 from sarsynth.stages.sum_up import result
@@ -203,16 +202,7 @@ def sample(
     caption, negative = prompt or class_captions(study)[class_name], negative_prompts(study)[class_name]
     followed = [contours[index % len(contours)] if contours is not None else None for index in range(count)]
     requests = [SampleRequest(caption, (seed, label, i), contour, negative) for i, contour in enumerate(followed)]
-    batches = sample_batches(
-        base(study),
-        scheduler(study, base(study)),
-        requests,
-        image_size=settings.base.image_size,
-        guidance_scale=settings.generate.guidance_scale,
-        num_inference_steps=settings.generate.num_inference_steps,
-        batch_size=settings.generate.batch_size,
-        conditioning=conditioning(study) if contours is not None else None,
-    )
+    batches = sample_batches(study, base(study), requests, conditioning(study) if contours is not None else None)
     channels = source(study, "sar").channels
     made = [to_uint8(to_channels(images, channels)).cpu() for images in batches]
     size = settings.base.image_size
