@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sarsynth.commands import generate, preflight
+from sarsynth.commands import exporting, generate, preflight
 from sarsynth.commands.session import quieten
 from sarsynth.config.composition import settings_of
 from sarsynth.config.hydra_internals import as_override
@@ -30,7 +30,6 @@ from sarsynth.diffusion.adapters import Adapter, folded
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.contours import unpack
 from sarsynth.diffusion.sampling import SampleRequest
-from sarsynth.diffusion.sampling import sample as sample_batches
 from sarsynth.errors import UserError, nearest
 from sarsynth.evidence.comparison import SEED, ScoredJob, read_predictions
 from sarsynth.evidence.significance import Comparison, compare
@@ -39,7 +38,7 @@ from sarsynth.stages.curate_images import classes, source, training
 from sarsynth.stages.describe_images import class_captions
 from sarsynth.stages.find_contours import contours, read_contours
 from sarsynth.stages.generate_images import image_recipe, negative_prompts
-from sarsynth.stages.load_base import base, loaded_adapter, scheduler
+from sarsynth.stages.load_base import base, loaded_adapter, sample_batches
 from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.study import Study
 from sarsynth.stages.sum_up import result
@@ -203,16 +202,7 @@ def sample(
     caption, negative = prompt or class_captions(study)[class_name], negative_prompts(study)[class_name]
     followed = [contours[index % len(contours)] if contours is not None else None for index in range(count)]
     requests = [SampleRequest(caption, (seed, label, i), contour, negative) for i, contour in enumerate(followed)]
-    batches = sample_batches(
-        base(study),
-        scheduler(study, base(study)),
-        requests,
-        image_size=settings.base.image_size,
-        guidance_scale=settings.generate.guidance_scale,
-        num_inference_steps=settings.generate.num_inference_steps,
-        batch_size=settings.generate.batch_size,
-        conditioning=conditioning(study) if contours is not None else None,
-    )
+    batches = sample_batches(study, base(study), requests, conditioning(study) if contours is not None else None)
     channels = source(study, "sar").channels
     made = [to_uint8(to_channels(images, channels)).cpu() for images in batches]
     size = settings.base.image_size
@@ -243,7 +233,7 @@ def make_images(study: Study) -> Path:
 def export(
     study: Study, class_name: str, target: str | Path, *, export_format: Literal["diffusers", "kohya"] = "diffusers"
 ) -> Path:
-    """Write all that the method does for a class as one LoRA file, for use at strength 1.
+    """Write all that the method does for a class as one LoRA file, for use at strength 1, and a card beside it.
 
     Args:
         study: Of a method with adapters.
@@ -258,9 +248,10 @@ def export(
         UserError: The method has no adapters, or the file cannot be written.
     """
     said = {"export": str(target), "class_name": _known(study, class_name), "export_format": export_format}
-    exporting = Study(study.settings.model_copy(update=said), study.tracker, study.overrides)
-    exporting.known = study.known  # these settings change nothing that was computed: base and adapters stay in memory
-    return generate.export(exporting, Path(target))
+    asked = Study(study.settings.model_copy(update=said), study.tracker, study.overrides)
+    asked.known = study.known  # these settings change nothing that was computed: base and adapters stay in memory
+    exporting.run(asked, Path())
+    return exporting.file_of_class(study, class_name, Path(target).expanduser())
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
@@ -294,8 +285,8 @@ def score_gain(study: Study, baseline: str = "resample") -> Comparison:
     kept = [line for line in study.overrides if line.partition("=")[0] != "method"]
     other = _open([*kept, as_override("method", baseline)])
     results = [result(study), result(other)]
-    predictions = [read_predictions(ScoredJob("", "", scored), study.store.root) for scored in results]
-    return compare(*predictions, results[0]["minor"], replicates=study.settings.evaluate.replicates, seed=SEED)
+    ours, theirs = (read_predictions(ScoredJob("", "", scored), study.store.root) for scored in results)
+    return compare(ours, theirs, results[0]["minor"], replicates=study.settings.evaluate.replicates, seed=SEED)
 
 
 def _known(study: Study, class_name: str) -> str:

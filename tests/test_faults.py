@@ -17,6 +17,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from PIL import Image
 from processes import run, run_script
 from safetensors.torch import save_file
@@ -409,8 +410,8 @@ def test_a_job_that_failed_after_its_result_is_a_failed_job(tmp_path: Path):
 @pytest.mark.parametrize("content", ["- [", "a: 3", "\0"])
 def test_a_damaged_record_of_a_job_is_named_and_ends_a_sweep_with_1(content: str, tmp_path: Path, capsys):
     job(tmp_path, 0, overrides=content)
-    about = SimpleNamespace(hydra=SimpleNamespace(sweep=SimpleNamespace(dir=str(tmp_path))), notice=None)
-    about.paths = SimpleNamespace(store=str(tmp_path / "store"))
+    paths = {"hydra": {"sweep": {"dir": str(tmp_path)}}, "paths": {"store": str(tmp_path / "store")}}
+    about = OmegaConf.create(paths | {"notice": None, "logger": None})
     with pytest.raises(SystemExit) as stop:
         Summary().on_multirun_end(about)
     assert stop.value.code == 1

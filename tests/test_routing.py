@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_adapters import CONVOLUTIONAL, RELEASE, trained
 from test_denoising import Kill, latents
 from tiny import noisy, predict, samples, tiny_base
-from torch import Tensor
+from torch import Tensor, nn
 
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.streams import Stream
@@ -21,7 +21,7 @@ from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import Adapter, AdapterSpec, LowRank, folded
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
-from sarsynth.diffusion.routing import routed
+from sarsynth.diffusion.routing import Route, RoutedLayer, routed
 from sarsynth.errors import UserError
 from sarsynth.training.fitting import Fitting
 
@@ -251,3 +251,19 @@ def test_two_processes_stop_together_and_name_the_same_image(tmp_path: Path):
     first, second = (file.read_text() for file in sorted(tmp_path.glob("rank_*.txt")))
     assert first == second
     assert "step 2: the loss is not finite for " in first
+
+
+@pytest.mark.parametrize("adapters", [1, 3])
+@pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.Conv2d(6, 5, 3, stride=2, padding=1)])
+def test_each_run_of_a_layer_sees_its_own_update(layer: nn.Module, adapters: int):
+    """Of W + B_k A_k, computed as one weight of each run; two samples a run, so that their order counts."""
+    torch.manual_seed(0)
+    inputs = torch.randn(2 * adapters, 6, 4, 4) if isinstance(layer, nn.Conv2d) else torch.randn(2 * adapters, 4, 6)
+    ones = (1, 1) if isinstance(layer, nn.Conv2d) else ()
+    updates = [LowRank(torch.randn(2, *layer.weight.shape[1:]), torch.randn(5, 2, *ones)) for _ in range(adapters)]
+    expected = [
+        torch.func.functional_call(layer, {"weight": layer.weight + update.delta()}, (run,))
+        for update, run in zip(updates, inputs.chunk(adapters), strict=True)
+    ]
+    found = RoutedLayer(layer, updates, Route(adapters))(inputs)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-4)

@@ -121,7 +121,8 @@ def _versions() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    there, absent = [], []
+    there: list[str] = []
+    absent: list[str] = []
     for extra in importlib.metadata.metadata("sarsynth").get_all("Provides-Extra") or []:
         (absent if any(_unmet(line) for line in _required(extra)) else there).append(extra)
     said = f"with {', '.join(there) or 'none'}; without {', '.join(absent) or 'none'}"

@@ -91,8 +91,8 @@ def export_class(study: Study, target: Path, key: str) -> Files:
     """
     settings = study.settings
     assert settings.class_name is not None
-    alone = target.suffix == SUFFIX
-    file = target if alone else target / f"{settings.method.name}-{stems(study)[settings.class_name]}{SUFFIX}"
+    file = file_of_class(study, settings.class_name, target)
+    alone = file == target
     card = file.with_suffix(".md") if alone else target / CARD_NAME
     check_free(card, key)
     adapter, made = exported_adapter(study, settings.class_name), exported(study).adapters
@@ -115,6 +115,12 @@ def export_class(study: Study, target: Path, key: str) -> Files:
     console.print(f"  {file}", markup=False)
     console.print(f"  {how_to_use(study, settings.class_name)}, on {name_of_base(study)}", markup=False)
     return {line.file: file.parent / line.file for line in lines} | {CARD_NAME: card}
+
+
+def file_of_class(study: Study, class_name: str, target: Path) -> Path:
+    """Where the file of a class goes: to `target` itself, or into that folder."""
+    name = f"{study.settings.method.name}-{stems(study)[class_name]}{SUFFIX}"
+    return target if target.suffix == SUFFIX else target / name
 
 
 def export_images(study: Study, target: Path, key: str) -> Files:

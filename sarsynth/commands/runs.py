@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import secrets
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sarsynth import program
 from sarsynth.config.components import Logger as Chosen
 from sarsynth.config.hydra_internals import jobs_of_sweep
 from sarsynth.config.schema import WANDB_NAME, WANDB_TAG, Settings
@@ -134,7 +134,7 @@ def telling(overrides: Sequence[str]) -> dict[str, str]:
 
 def notes(script: str, overrides: Sequence[str], folder: Path, notice: str | None) -> str:
     """Say how a run is made again, where it lies, and what readers have to know of it."""
-    lines = [f"python {script}.py {shlex.join(overrides)}".rstrip(), shown(folder.absolute()), notice]
+    lines = [program.command(script, *overrides), shown(folder.absolute()), notice]
     return "\n".join(filter(None, lines))
 
 

@@ -66,7 +66,7 @@ class RoutedLayer(nn.Module):
         if all(key in self.lora_A for key in keys):
             return self._updated(outputs, inputs, keys)
         runs = zip(keys, outputs.chunk(len(keys)), inputs.chunk(len(keys)), strict=True)
-        return torch.cat([self._updated(*run, [key]) if key in self.lora_A else run[0] for key, *run in runs])
+        return torch.cat([self._updated(out, run, [key]) if key in self.lora_A else out for key, out, run in runs])
 
     def _updated(self, outputs: Tensor, inputs: Tensor, keys: list[str]) -> Tensor:
         """Add to what the frozen layer made of K equal runs the update of each run's adapter."""
@@ -81,7 +81,7 @@ def _add(layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, updates:
 
 
 def _update_of_one(
-    layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: Sequence[Tensor], b: Sequence[Tensor]
+    layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: list[Tensor], b: list[Tensor]
 ) -> Tensor:
     """One adapter on all samples: what `_update_of_each` computes, without the copies that take K runs apart."""
     if isinstance(layer, nn.Linear):
@@ -92,7 +92,7 @@ def _update_of_one(
 
 
 def _update_of_each(
-    layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: Sequence[Tensor], b: Sequence[Tensor]
+    layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: list[Tensor], b: list[Tensor]
 ) -> Tensor:
     """K adapters, each on its own of K equal runs of samples."""
     k, stacked_b = len(a), torch.stack([part.flatten(1) for part in b])  # (K, out, R)

@@ -19,14 +19,14 @@ from sarsynth.data.transforms import to_channels, to_uint8
 from sarsynth.diffusion import prototypes
 from sarsynth.diffusion.adapters import folded
 from sarsynth.diffusion.base import Base
-from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.diffusion.sampling import SampleRequest
 from sarsynth.report import pictures
 from sarsynth.stages.adapt_to_sar import check_method, sar_adapters, tuned_base
 from sarsynth.stages.curate_images import classes, counts, source, synthetic_sizes
 from sarsynth.stages.describe_images import class_captions, described_by, warn_of_long
 from sarsynth.stages.find_prototypes import partition
 from sarsynth.stages.follow_contours import guides, write_report
-from sarsynth.stages.load_base import base, base_artifact, loaded_adapter, scheduler, tuned, work_of_sampling
+from sarsynth.stages.load_base import base, base_artifact, loaded_adapter, sample_batches, tuned, work_of_sampling
 from sarsynth.stages.study import Study, once, once_a_cell, once_a_generator
 from sarsynth.stages.train_adapters import ors_adapter
 from sarsynth.stages.train_controlnet import conditioning
@@ -254,20 +254,11 @@ def _sample(study: Study, by_name: Mapping[str, float], label: int, indices: Seq
     caption, negative = class_captions(study)[class_name], negative_prompts(study)[class_name]
     stack = [(loaded_adapter(study, recipe.adapters[name]), scale) for name, scale in by_name.items() if scale]
     with folded(model.unet, stack):
-        batches = sample(
-            model,
-            scheduler(study, model),
-            [
-                SampleRequest(caption, (study.sample_seed, label, index), guides(study).contour(label, index), negative)
-                for index in indices
-            ],
-            image_size=settings.base.image_size,
-            guidance_scale=settings.generate.guidance_scale,
-            num_inference_steps=settings.generate.num_inference_steps,
-            batch_size=settings.generate.batch_size,
-            conditioning=conditioning(study),
-        )
-        for images in batches:
+        requests = [
+            SampleRequest(caption, (study.sample_seed, label, index), guides(study).contour(label, index), negative)
+            for index in indices
+        ]
+        for images in sample_batches(study, model, requests, conditioning(study)):
             yield from to_uint8(to_channels(images, source(study, "sar").channels)).cpu()
 
 

@@ -1,16 +1,19 @@
 """Load the frozen base: as files with a hash, in memory, or without weights for a plan; and adapters on top of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 from sarsynth.config.training_sections import Optimisation
 from sarsynth.diffusion import adapter_files
 from sarsynth.diffusion.adapter_forms import BadAdapter
 from sarsynth.diffusion.adapters import Adapter
 from sarsynth.diffusion.base import Base, architecture, resolve
+from sarsynth.diffusion.controlnet import ContourConditioning
+from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.errors import UserError
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
@@ -112,3 +115,20 @@ def work_of_sampling(study: Study, task: str, images: int) -> Work:
 def scheduler(study: Study, model: Base) -> Any:
     """The sampler of the settings, as a diffusers scheduler fit for a base."""
     return study.settings.sampler.from_config(model.noise_scheduler.config)
+
+
+def sample_batches(
+    study: Study, model: Base, requests: Sequence[SampleRequest], conditioning: ContourConditioning | None
+) -> Iterator[Tensor]:
+    """Make images with a base as it is now, by the sampler, steps and guidance of the settings; see `sample`."""
+    chosen = study.settings.generate
+    return sample(
+        model,
+        scheduler(study, model),
+        requests,
+        image_size=study.settings.base.image_size,
+        guidance_scale=chosen.guidance_scale,
+        num_inference_steps=chosen.num_inference_steps,
+        batch_size=chosen.batch_size,
+        conditioning=conditioning,
+    )

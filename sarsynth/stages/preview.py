@@ -9,11 +9,11 @@ from PIL import Image
 from sarsynth.data.transforms import to_channels, to_uint8
 from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.samples import Contours
-from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.diffusion.sampling import SampleRequest
 from sarsynth.report import pictures
 from sarsynth.stages.curate_images import source
 from sarsynth.stages.describe_images import captions
-from sarsynth.stages.load_base import base, scheduler
+from sarsynth.stages.load_base import base, sample_batches
 from sarsynth.stages.open_images import Role, image_settings
 from sarsynth.stages.study import Study
 from sarsynth.tracking import Previews
@@ -46,16 +46,7 @@ def previews(
         rows = []
         for index in range(len(names)):
             choose([index])
-            batches = sample(
-                base(study),
-                scheduler(study, base(study)),
-                requests,
-                image_size=settings.base.image_size,
-                guidance_scale=settings.generate.guidance_scale,
-                num_inference_steps=settings.generate.num_inference_steps,
-                batch_size=settings.generate.batch_size,
-                conditioning=conditioning,
-            )
+            batches = sample_batches(study, base(study), requests, conditioning)
             with study.precision.autocast(study.device):  # adapters in training are float32, the base may be less
                 made = torch.cat(list(batches))
             rows.append(to_uint8(to_channels(made, source(study, role).channels)).cpu().numpy())
