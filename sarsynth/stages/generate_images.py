@@ -249,7 +249,7 @@ def _write_images(
 
 def _sample(study: Study, by_name: Mapping[str, float], label: int, indices: Sequence[int]) -> Iterator[Tensor]:
     """Yield uint8 images (C, H, W) of one class, by index, with the stack of adapters at the given scales."""
-    recipe, settings = image_recipe(study), study.settings
+    recipe = image_recipe(study)
     model, class_name = _base_of(study, recipe), classes(study)[label]
     caption, negative = class_captions(study)[class_name], negative_prompts(study)[class_name]
     stack = [(loaded_adapter(study, recipe.adapters[name]), scale) for name, scale in by_name.items() if scale]
