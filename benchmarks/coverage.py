@@ -81,11 +81,21 @@ WORLDS += [
     World(f"{kind}, {seeds}", DEMO, 3, 0.3, 0.2, leads, generators=generators, samples=samples, **luck)
     for seeds, generators, samples in CROSSED
     for kind, leads, luck in [
-        ("generator's luck, over none", (STRONG, WEAK), {"generator": 0.8, "sample": 0.15}),
         ("little luck, over none", (STRONG, WEAK), {"generator": 0.1, "sample": 0.05}),
-        ("generator over generator", (STRONG, WEAK), {"generator": 0.8, "sample": 0.15, "both": True, "common": 0.5}),
-        ("control, generators", (WEAK, WEAK), {"generator": 0.8, "sample": 0.15, "both": True}),
-        ("control, in common", (WEAK, WEAK), {"generator": 0.8, "sample": 0.15, "both": True, "common": 0.5}),
+        ("large luck, over none", (STRONG, WEAK), {"generator": 0.4, "sample": 0.15}),
+        ("extreme luck, over none", (STRONG, WEAK), {"generator": 0.8, "sample": 0.15}),
+        (
+            "large luck, over a generator",
+            (STRONG, WEAK),
+            {"generator": 0.4, "sample": 0.15, "both": True, "common": 0.5},
+        ),
+        ("control, large luck", (WEAK, WEAK), {"generator": 0.4, "sample": 0.15, "both": True}),
+        ("control, extreme luck", (WEAK, WEAK), {"generator": 0.8, "sample": 0.15, "both": True}),
+        (
+            "control, large luck in common",
+            (WEAK, WEAK),
+            {"generator": 0.4, "sample": 0.15, "both": True, "common": 0.5},
+        ),
     ]
 ]
 

@@ -257,10 +257,9 @@ def _open(job: ScoredJob, entry: Mapping[str, Any]) -> str | None:
 
 def _spent(spending: Mapping[str, Any] | None) -> str:
     """Say what the next hour is best spent on."""
-    options = spending["options"] if spending else []
-    if not options:
+    if not spending or not spending["options"]:
         return ""
-    best = options[0]
+    best = spending["options"][0]
     return (
         f"; an hour more is best spent on {best['spend_on']} seeds ({best['now']} to {best['then']}: "
         f"±{100 * best['half_width']:.1f} for ±{100 * spending['half_width']:.1f})"

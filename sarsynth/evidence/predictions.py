@@ -59,7 +59,7 @@ class Predictions:
             predicted=places[self.predicted[..., rows]],
             labels=places[self.labels[rows]],
             classes=list(classes),
-            images=self.images and [self.images[row] for row in rows],
+            images=self.images and [self.images[int(row)] for row in rows],
             shares=None if self.shares is None else self.shares[..., rows, :][..., known],
         )
 

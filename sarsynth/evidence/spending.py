@@ -55,7 +55,7 @@ def next_hour(scores: Scores, base: Scores, seconds: Mapping[str, float | None])
     def half_width(of: Variance) -> float:
         return float((of.quantile(1 - LEVEL / 2) * np.sqrt(of.total))[place])
 
-    options = []
+    options: list[dict[str, Any]] = []
     for factor in FACTORS:
         now = scores.design.counts[factor]
         if now > 1:
