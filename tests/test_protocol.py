@@ -134,7 +134,16 @@ def test_scores_are_averaged_leaf_by_leaf():
 
 # --- Validation images ------------------------------------------------------------------------------------------------
 
-EVALUATE = {"k": 5, "keep": 10, "every": 1, "after": 0.4, "val": 0.25, "baseline": "none", "replicates": 200}
+EVALUATE = {
+    "k": 5,
+    "keep": 10,
+    "every": 1,
+    "after": 0.4,
+    "val": 0.25,
+    "thresholds": "none",
+    "baseline": "none",
+    "replicates": 200,
+}
 
 
 def a_study(topk: str, groups: bool = False, val: bool = False, smallest: int = 4) -> Any:

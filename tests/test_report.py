@@ -487,6 +487,17 @@ def test_figures_that_compare_with_nothing_are_marked_everywhere(sweep: Path, tm
     assert rows[2]["leaks"].endswith("ors: 3 held-out images are learnt from") and rows[0]["leaks"] == ""
 
 
+def test_labels_by_thresholds_of_validation_images_are_said_so(sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep, tmp_path / "then")
+    protocol = json.loads((sweep / "2" / RESULT).read_text())["protocol"] | {"thresholds": "validation"}
+    spoiled(tmp_path / "then", 2, protocol=protocol)
+    write(tmp_path / "then", sweep.parents[2] / "store")
+    table = next(one for one in writing.scores(Sweep.read(tmp_path / "then", tmp_path)) if one.kind == "table")
+    assert ["thresholds of validation images" in row[0].detail for row in table.cells] == [False, False, True]
+    with (tmp_path / "then/results.csv").open(newline="") as handle:
+        assert [row["thresholds"] for row in csv.DictReader(handle)] == ["", "", "validation"]
+
+
 def test_numbers_of_images_stand_by_class_and_why_there_is_no_fid(sweep: Path):
     table = piece(sweep, writing.fidelity, "table")
     assert [cell.detail for cell in table.cells[0]] == ["", "FID 3.00\n20 / 2", "n < 8\n20 / 2", ""]

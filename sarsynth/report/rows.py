@@ -41,7 +41,8 @@ class Row:
         about = {key: Cell(result[key]) for key in ("method", "base", "data", "split")}
         about |= {f"{kind}_seeds": Cell(count or None, COUNT) for kind, count in seeds_of(result).items()}
         about["seeds"] = about.pop("classifier_seeds")
-        about |= {"topk": Cell(result["protocol"].get("topk")), "leaks": Cell("; ".join(leaks(result)))}
+        about |= {key: Cell(result["protocol"].get(key)) for key in ("topk", "thresholds")}
+        about["leaks"] = Cell("; ".join(leaks(result)))
         return about | self._scores() | distances(result["fidelity"], result["classes"]) | self._gains()
 
     @property
@@ -59,6 +60,8 @@ class Row:
         """The cell that begins its line in a table."""
         wrong = leaks(self.result)
         seeds = shown(seeds_of(self.result))
+        if self["thresholds"].value:
+            seeds = f"{seeds}, thresholds of {self['thresholds'].text} images"
         return Cell(self.name, detail=seeds, mark=WARNING * bool(wrong), meaning="; ".join(wrong))
 
     @property
