@@ -71,14 +71,15 @@ def dose(sweep: Sweep) -> list[Piece]:
 
 
 def _lines(sweep: Sweep, key: str) -> Lines:
-    """The rows that differ by a number alone, of which there are two or more, by that number."""
+    """The rows that say a number, in its order; none where no two of them differ by it alone."""
     lines: Lines = {}
     for row in sweep.rows:
         number, others = point_of(key, row.overrides)
         if number is not None:
             lines.setdefault(f"{row.result['method']} {others}".strip(), []).append((number, row))
-    sort = {name: sorted(points, key=lambda point: point[0]) for name, points in lines.items()}
-    return {name: points for name, points in sort.items() if len({number for number, _ in points}) > 1}
+    if not any(len({number for number, _ in points}) > 1 for points in lines.values()):
+        return {}
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in lines.items()}
 
 
 def _panels(sweep: Sweep, lines: Lines) -> dict[str, dict[str, np.ndarray]]:
