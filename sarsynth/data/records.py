@@ -240,7 +240,8 @@ def first_of_classes(
     Raises:
         UserError: A chosen class has fewer.
     """
-    sizes, kept = {name: size for name, size in class_counts(records, classes).items() if size}, set()
+    sizes = {name: size for name, size in class_counts(records, classes).items() if size}
+    kept: set[str] = set()
     for name in (name for name in chosen if name in sizes):
         if sizes[name] < count:
             fewest = min(sizes[other] for other in chosen if other in sizes)

@@ -231,6 +231,8 @@ def _compared(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known, costs: Co
 def _worth(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known) -> dict[str, Any] | None:
     """Read the worth of a job off the curve of its baseline; None without one, or of a baseline with a generator."""
     (images, others), found, curve = job.point, known[job.job], dict[int, Scores]()
+    if images is None or isinstance(found, UserError):
+        return None
     for base in jobs:
         count, of_base, scored = *base.point, known[base.job]
         same = (base.method, of_base) == (job.result["protocol"]["baseline"], others)
@@ -239,8 +241,8 @@ def _worth(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known) -> dict[str,
         with suppress(UserError):  # of other test images: no point of this curve
             found[0].paired(scored[0])
             curve[count] = scored[1]
-    read = worth(found[1], images, curve, seed=SEED) if images is not None else None
-    return read and asdict(read)
+    read = worth(found[1], images, curve, seed=SEED)
+    return asdict(read) if read else None
 
 
 def _of_scores(scores: Scores) -> dict[str, Any]:

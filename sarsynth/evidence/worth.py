@@ -66,8 +66,8 @@ def worth(method: Scores, images: int, curve: Mapping[int, Scores], *, seed: int
         by_seeds = np.sqrt(own) * of_method + np.sqrt(other) * rng.standard_normal(len(of_method))
         student = variance.quantile(1 - LEVEL / 2)[place] / stats.norm.ppf(1 - LEVEL / 2)
         drawn[:, row] = gains[row] + student * (on_images - on_images.mean() + by_seeds)
-    reached = np.quantile(crossings(drawn, counts), [LEVEL / 2, 1 - LEVEL / 2])
-    return Worth(images, float(crossings(gains[None], counts)[0]), *map(float, reached), counts[0], counts[-1])
+    low, high = np.quantile(crossings(drawn, counts), [LEVEL / 2, 1 - LEVEL / 2]).tolist()
+    return Worth(images, float(crossings(gains[None], counts)[0]), low, high, counts[0], counts[-1])
 
 
 def crossings(gains: np.ndarray, counts: Sequence[int]) -> np.ndarray:
