@@ -19,6 +19,7 @@ from sarsynth.stages.measure_images import measured
 from sarsynth.stages.score_classifiers import check_tested, every_trained
 from sarsynth.stages.study import Study
 from sarsynth.stages.sum_up import result
+from sarsynth.stages.transfer_classifiers import check_second_set, every_transferred
 from sarsynth.store.artifacts import Artifact
 
 
@@ -27,6 +28,7 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     console.rule(f"[bold]{settings.method.name}", align="left")
     with session(settings, folder, overrides, "evaluate") as study:
         check_tested(study)
+        check_second_set(study)
         show_pictures(study, draw_added(study, folder))
         figures = result(study)
         write_result(figures, folder)
@@ -49,7 +51,9 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
 def artifacts(study: Study) -> list[Artifact]:
     """Ask for all that an evaluation reads, and read nothing."""
     check_tested(study)
-    return [*every_trained(study), *measured(study).values(), *drawn(study)]
+    check_second_set(study)
+    evaluations = every_trained(study)
+    return [*evaluations, *every_transferred(study, evaluations), *measured(study).values(), *drawn(study)]
 
 
 def show(study: Study, figures: Mapping[str, Any]) -> None:
