@@ -11,8 +11,9 @@ from scipy.special import softmax
 from sarsynth.commands.session import session, show_pictures
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
+from sarsynth.evidence.comparison import of_second_set
 from sarsynth.evidence.results import FIGURES, RESULT, write_result
-from sarsynth.report.closing import show_results
+from sarsynth.report.closing import show_results, show_scores
 from sarsynth.report.rows import Row
 from sarsynth.stages.draw_images import draw_added, draw_quality, draw_stack, drawn
 from sarsynth.stages.measure_images import measured
@@ -46,6 +47,8 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
             made=True,
         )
     show_results([row])
+    if second := of_second_set(figures):
+        show_scores([Row(settings.method.name, second)], second["data"])
 
 
 def artifacts(study: Study) -> list[Artifact]:

@@ -125,7 +125,7 @@ def of_second_set(result: Mapping[str, Any]) -> dict[str, Any] | None:
     """A result as it would be if its second test set were its first one; None if it has no second one."""
     if not (also := result.get("also")):
         return None
-    own = {key: also[key] for key in ("classes", "minor", "classifier", "evaluations")}
+    own = {key: also[key] for key in ("classes", "minor", "without_images", "unknown", "classifier", "evaluations")}
     protocol = {**result["protocol"], "leaks": also["leaks"]}
     return {**result, **own, "data": also["name"], "protocol": protocol, "also": None}
 

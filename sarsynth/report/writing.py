@@ -21,6 +21,7 @@ from sarsynth.report import csv, html, latex, rows
 from sarsynth.report.across import across
 from sarsynth.report.classifiers import beyond_f1, confusions, f1_by_class, gains, learned_from, scores, spread
 from sarsynth.report.distances import decoupling, fidelity, realism
+from sarsynth.report.elsewhere import carried_over, columns_elsewhere
 from sarsynth.report.html import REPORT
 from sarsynth.report.images import feature_map, memorisation, samples, strips
 from sarsynth.report.pieces import Cell, Gallery, Piece, Section
@@ -35,6 +36,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("results", "Results", scores),
     ("f1", "F1 by class", f1_by_class),
     ("gains", "Gains", gains),
+    ("elsewhere", "Does it carry over?", carried_over),
     ("spread", "Where the spread comes from", spread),
     ("beyond", "Beyond F1", beyond_f1),
     ("learned", "What classifiers learn from", learned_from),
@@ -88,7 +90,11 @@ def write_report(sweep: Sweep) -> list[Path]:
         for plot in _plots(section.pieces):
             (folder / PLOTS / of_set).mkdir(parents=True, exist_ok=True)
             plot.save(folder / PLOTS / of_set)
-    table = [{"method": row.result["method"], "overrides": row.overrides} | row.values for row in sweep.rows]
+    second = columns_elsewhere(sweep)
+    table = [
+        {"method": row.result["method"], "overrides": row.overrides} | row.values | second.get(row.name, {})
+        for row in sweep.rows
+    ]
     page = html.render("report.html", **_head(sweep), parts=parts, verdict=None)
     contents = {REPORT: page, "results.csv": csv.text(table), "results.tex": _latex(sweep)}
     for name, content in contents.items():

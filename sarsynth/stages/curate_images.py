@@ -21,7 +21,17 @@ from sarsynth.errors import LeakError, UserError, nearest
 from sarsynth.program import command
 from sarsynth.report.image_health import NEXT_STEP
 from sarsynth.report.terminal import counts_table
-from sarsynth.stages.open_images import CAPTIONED, SLOTS, Role, image_settings, listed, near_paths, opened, scan_of, scanned
+from sarsynth.stages.open_images import (
+    CAPTIONED,
+    SLOTS,
+    Role,
+    image_settings,
+    listed,
+    near_paths,
+    opened,
+    scan_of,
+    scanned,
+)
 from sarsynth.stages.study import Study, first, once
 
 COPY = 0.97  # agreement from which on two images are one picture in two encodings; see `guard`

@@ -30,7 +30,13 @@ from sarsynth.stages.score_classifiers import (
     sizes,
 )
 from sarsynth.stages.study import Study
-from sarsynth.stages.transfer_classifiers import check_second_set, classes_in_common, every_transferred, learnt_line
+from sarsynth.stages.transfer_classifiers import (
+    check_second_set,
+    classes_in_common,
+    every_transferred,
+    learnt_line,
+    name_of_second_set,
+)
 from sarsynth.store.artifacts import Artifact
 
 
@@ -114,11 +120,11 @@ def also(study: Study, artifacts: Sequence[Artifact]) -> dict[str, Any] | None:
         study: Of which they are.
         artifacts: What `every_trained` gave.
     """
-    if (second := study.settings.evaluate.also) is None:
+    if study.settings.evaluate.also is None:
         return None
     common, found = classes_in_common(study), every_transferred(study, artifacts)
     return {
-        "name": second.name if second.name != study.settings.data.name else f"{second.name} (also)",
+        "name": name_of_second_set(study),
         "classes": common.shared,
         "minor": [name for name in common.shared if name in minor(study)],
         "without_images": common.without_images,

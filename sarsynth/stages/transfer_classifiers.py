@@ -19,17 +19,13 @@ from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.radiometry import EightBit
 from sarsynth.data.records import ImageRecord, class_counts
 from sarsynth.errors import LeakError, UserError
+from sarsynth.evidence.results import not_scored
 from sarsynth.stages.curate_images import classes, minor, records, say, some, source, training
 from sarsynth.stages.fit_radiometry import radiometry
 from sarsynth.stages.frame_images import framing
 from sarsynth.stages.open_images import SLOTS, Role, image_settings, scan_of
 from sarsynth.stages.resize_images import images, labelled
-from sarsynth.stages.score_classifiers import (
-    CLASSIFIERS,
-    learning_and_validation,
-    seeds_of,
-    write_predictions,
-)
+from sarsynth.stages.score_classifiers import CLASSIFIERS, learning_and_validation, seeds_of, write_predictions
 from sarsynth.stages.study import Study, first, once
 from sarsynth.store.artifacts import Artifact, Request
 from sarsynth.store.costs import Work
@@ -82,20 +78,17 @@ def check_second_set(study: Study) -> None:
             "will tell"
         )
     if not study.planning and first(study, "second set"):
-        for line in said_of_classes(image_settings(study, "also").name, common):
+        name = name_of_second_set(study)
+        say(f"{KEY}: {', '.join(common.shared)} are scored on {name} too")
+        for line in not_scored(name, common.without_images, common.unknown):
             say(f"{KEY}: {line}")
         _warn(study, learnt)
 
 
-def said_of_classes(name: str, common: InCommon) -> list[str]:
-    """Say in a line each which classes are scored on a second set of this name, and which are not."""
-    lines = [f"{name} scores {', '.join(common.shared)}"]
-    if common.without_images:
-        lines.append(f"only the classifiers know {', '.join(common.without_images)}: no image of {name} is one")
-    if common.unknown:
-        sizes = ", ".join(f"{unknown} ({size:,} images)" for unknown, size in common.unknown.items())
-        lines.append(f"only {name} has {sizes}: not scored, since the classifiers do not know them")
-    return lines
+def name_of_second_set(study: Study) -> str:
+    """What the second set is called in results, where the first one may have the same name."""
+    name = image_settings(study, "also").name
+    return name if name != study.settings.data.name else f"{name} (also)"
 
 
 @once
@@ -193,17 +186,17 @@ def _seeds(study: Study) -> list[int]:
 
 
 def _request(study: Study, seed: int, evaluation: Artifact) -> Request:
-    method, test, size = study.settings.method, image_settings(study, "also").name, study.settings.classifier.image_size
+    method, how, name = study.settings.method, study.settings.classifier, image_settings(study, "also").name
     images_of_set = len(records(study, "also", "test"))
     return Request(
         "evaluation",
-        f"{method.name}-seed-{seed}-on-{test}",
+        f"{method.name}-seed-{seed}-on-{name}",
         {"classes": classes(study), "minor": minor(study), "scored": classes_in_common(study).shared},
         {"classifiers": evaluation, "test": images(study, "test", "also")},
         version=1,
         command=study.command("evaluate", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
         precision=study.precision.name,
-        work=Work("prediction", "images", images_of_set, {"network": study.settings.classifier.network, "image_size": size}),
+        work=Work("prediction", "images", images_of_set, {"network": how.network, "image_size": how.image_size}),
     )
 
 
