@@ -122,7 +122,9 @@ def test_checkpoints_and_thresholds_are_those_that_were_chosen(study: SimpleName
     if "evaluate.topk=mean" in more:
         more = [*more, "evaluate.thresholds=validation"]
     counts = "data.train={cargo: 12, other: 6, fishing: 4, tanker: 4, dredger: 4}"
-    run = here(study.folder, "evaluate", "method=none", *TINY, "data.test=6", "classifier.epochs=4", counts, *SAME, *more)
+    run = here(
+        study.folder, "evaluate", "method=none", *TINY, "data.test=6", "classifier.epochs=4", counts, *SAME, *more
+    )
     assert run.code == 0, run.err
     result = json.loads(sorted(study.folder.glob("logs/runs/evaluate/*/result.json"))[-1].read_text())
     assert result["also"]["classifier"] == result["classifier"]

@@ -9,7 +9,7 @@ from sarsynth.console import console, print_error
 from sarsynth.errors import UserError, one_line
 from sarsynth.evidence.chance import LEVEL
 from sarsynth.evidence.comparison import shown
-from sarsynth.report import elsewhere, rows, terminal, writing
+from sarsynth.report import elsewhere, published, rows, terminal, writing
 from sarsynth.report.html import REPORT
 from sarsynth.report.jobs import read_jobs
 from sarsynth.report.rows import Row
@@ -105,6 +105,11 @@ def show_gains(sweep: Sweep) -> None:
     reasons = {row.entry["note"]: row.name for row in reversed(sweep.rows) if row.entry["note"]}
     for line in [*sweep.significance["open"], *(f"{name}: {reason}" for reason, name in reasons.items())]:
         console.print(f"  {line}", markup=False)
+    if published.in_paper(sweep):
+        for beside in filter(None, [published.scores_beside(sweep), published.gains_beside(sweep)]):
+            console.print(terminal.render(beside))
+        for line in [*published.other_images(sweep), *published.NOTES]:
+            console.print(f"  {line}", markup=False)
     if sweep.elsewhere:
         show_elsewhere(sweep, sweep.elsewhere)
 

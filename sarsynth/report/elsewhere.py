@@ -70,9 +70,7 @@ def both(sweep: Sweep, second: Sweep) -> Table:
         for one in filter(None, [row, elsewhere.get(row.name)]):
             cells = [_shared(one, column) for column in titles]
             lines.append([Cell(row.name), Cell(one.result["data"]), *cells])
-    caption = (
-        "F1 in % of the same classifiers on both test sets, mean ± sd; means are over a set's own classes"
-    )
+    caption = "F1 in % of the same classifiers on both test sets, mean ± sd; means are over a set's own classes"
     return Table(caption, ["method", "test set", *titles.values()], lines)
 
 

@@ -27,6 +27,7 @@ from sarsynth.report.images import feature_map, memorisation, samples, strips
 from sarsynth.report.pieces import Cell, Gallery, Piece, Section
 from sarsynth.report.plots import Plot
 from sarsynth.report.provenance import commands, costs, learning, prototypes, settings
+from sarsynth.report.published import beside_paper, csv_columns, in_paper
 from sarsynth.report.sweep import Sweep
 
 PLOTS = "plots"
@@ -55,6 +56,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("commands", "Make it again", commands),
 )
 ACROSS = ("across", "Across data sets", across)  # before them, where there is more than one data set
+PAPER = ("paper", "Beside the paper", beside_paper)  # after the gains, where the data set is the paper's
 
 
 def write(folder: Path, store: Path) -> list[Path]:
@@ -82,7 +84,8 @@ def write_report(sweep: Sweep) -> list[Path]:
         parts = [_section(sweep, *ACROSS)] if len(sweep.parts) > 1 else []
         for place, (label, part) in enumerate(sweep.parts.items()):
             prefix = (f"set{place}-", f"{label}: ") if label else ("", "")
-            parts += [_section(part, prefix[0] + anchor, prefix[1] + heading, of) for anchor, heading, of in SECTIONS]
+            of_part = sections(part)
+            parts += [_section(part, prefix[0] + anchor, prefix[1] + heading, of) for anchor, heading, of in of_part]
     folder = sweep.folder
     shutil.rmtree(folder / PLOTS, ignore_errors=True)
     for section in parts:
@@ -92,7 +95,10 @@ def write_report(sweep: Sweep) -> list[Path]:
             plot.save(folder / PLOTS / of_set)
     second = columns_elsewhere(sweep)
     table = [
-        {"method": row.result["method"], "overrides": row.overrides} | row.values | second.get(row.name, {})
+        {"method": row.result["method"], "overrides": row.overrides}
+        | row.values
+        | second.get(row.name, {})
+        | csv_columns(row)
         for row in sweep.rows
     ]
     page = html.render("report.html", **_head(sweep), parts=parts, verdict=None)
@@ -100,6 +106,12 @@ def write_report(sweep: Sweep) -> list[Path]:
     for name, content in contents.items():
         write_text(folder / name, content)
     return [folder / name for name in contents]
+
+
+def sections(sweep: Sweep) -> list[tuple[str, str, Callable[[Sweep], list[Piece]]]]:
+    """The sections of a report on one data set."""
+    place = 1 + next(place for place, (anchor, *_) in enumerate(SECTIONS) if anchor == "gains")
+    return [*SECTIONS[:place], *([PAPER] if in_paper(sweep) else []), *SECTIONS[place:]]
 
 
 def _section(sweep: Sweep, anchor: str, heading: str, pieces: Callable[[Sweep], list[Piece]]) -> Section:
