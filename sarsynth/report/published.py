@@ -60,8 +60,11 @@ def csv_columns(row: Row) -> dict[str, float | str | None]:
     found: dict[str, float | str | None] = {}
     for column, cell in paper_columns(row).items():
         found[f"{PREFIX}{column}"] = cell.value
-        if cell.interval:
-            found |= {f"{PREFIX}low_{column}": cell.interval[0], f"{PREFIX}high_{column}": cell.interval[1]}
+        score = column.removeprefix("gain_")
+        gain = column.removesuffix(score)
+        if cell.interval:  # named as ours: gain_low_f1_tanker
+            low, high = cell.interval
+            found |= {f"{PREFIX}{gain}low_{score}": low, f"{PREFIX}{gain}high_{score}": high}
     return found
 
 
