@@ -141,6 +141,7 @@ def spread(sweep: Sweep) -> list[Piece]:
     panels: dict[str, list[Cell]] = {}
     lines: list[list[Cell | str]] = []
     names: list[str] = []
+    causes: list[str] = []
     for row in sweep.rows:
         if not (variance := row.entry.get("variance")):
             continue
@@ -149,23 +150,27 @@ def spread(sweep: Sweep) -> list[Piece]:
             if all(cell.value is None and not cell.missing for cell in cells):
                 continue  # the method has no seeds of this kind
             lines.append([Cell(row.name, detail=title), *cells])
+            if all(cell.value is None for cell in cells):
+                continue  # nothing to draw: of one seed
             names.append(f"{row.name}: {title}")
+            causes.append(cause)
             for heading, cell in zip(titles.values(), cells, strict=True):
                 panels.setdefault(heading, []).append(cell)
     if not lines:
         return [sweep.absent]
-    figure = plots.estimates(panels, names, "points", scale=100, bars=True)
+    figure = plots.estimates(panels, names, "points", scale=100, every=list(CAUSES), kinds=causes, bars=True)
     plot = Plot("spread", figure, "Standard deviation of each figure by what it is due to, as in the table below")
     table = Table("Standard deviation by cause, in points", ["method", *titles.values()], lines)
     return [*(Note(line) for line in _next_hours(sweep)), plot, table]
 
 
 def _deviation(row: Row, cause: str, parts: Mapping[str, float | None] | None) -> Cell:
-    """The standard deviation that a cause makes, `?` where it is not known; nothing where a method has none of it."""
+    """The standard deviation that a cause makes, or that it is not known; empty where a method has no such seeds."""
     if parts is None or not row.entry["seeds"].get(cause, 1):
         return Cell()
-    value = parts[cause]
-    return Cell(missing="?", meaning="one seed tells nothing") if value is None else Cell(value**0.5, percent)
+    if (value := parts[cause]) is None:
+        return Cell(missing="one seed", meaning="how far others would part is not known, and not in the intervals")
+    return Cell(value**0.5, percent)
 
 
 def _next_hours(sweep: Sweep) -> list[str]:

@@ -140,6 +140,7 @@ def estimates(
     *,
     scale: float = 1,
     every: Sequence[str] = (),
+    kinds: Sequence[str] = (),
     bars: bool = False,
     zero: bool = False,
     narrow: bool = False,
@@ -152,12 +153,13 @@ def estimates(
         label: What the horizontal axes show.
         scale: Of values: 100 for percent.
         every: Names of all rows of the page, which decide the colours; none if these are all.
+        kinds: What decides the colour of each row in place of its name; `every` then names all kinds.
         bars: From zero, for quantities of which zero is the best.
         zero: Draw a line there, for differences.
         narrow: Lay the panels out for a phone.
     """
     figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), narrow, sharey=True, sharex=not bars)
-    looks = [_look(list(every or rows).index(name)) for name in rows]
+    looks = [_look(list(every or rows).index(name)) for name in kinds or rows]
     for place, (title, cells) in zip(axes, panels.items(), strict=True):
         for row, cell in enumerate(cells):
             _estimate(place, row, cell, scale, looks[row], bars)
