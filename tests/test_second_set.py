@@ -14,6 +14,9 @@ from safetensors.numpy import load_file
 from sklearn.metrics import f1_score
 from test_sweeps import TINY, here
 
+from sarsynth.config.composition import settings_of
+from sarsynth.config.image_sections import ImageSet
+from sarsynth.errors import UserError
 from sarsynth.evidence.design import Design
 from sarsynth.evidence.predictions import Predictions, calibration_errors
 from sarsynth.evidence.results import RESULT
@@ -67,19 +70,6 @@ def test_a_finished_study_is_scored_on_it_without_training(study: SimpleNamespac
     assert "also" not in significance(study.before)
 
 
-def test_the_very_same_images_have_the_very_same_figures(study: SimpleNamespace) -> None:
-    run = here(study.folder, "evaluate", *METHODS, *SAME)
-    assert run.code == 0 and "30 of its 30 test images are test images of data too" in run.out
-    found = significance(sweeps(study.folder)[-1])
-    own, other = ([{**row, "next_hour": None} for row in part["rows"]] for part in (found, found["also"]))
-    assert own == other and own[1]["gains"] is not None
-    for result in results(sweeps(study.folder)[-1]).values():
-        assert result["also"]["classifier"] == result["classifier"]
-        assert result["also"]["name"] == "sim (also)"
-    (line,) = csv.DictReader((sweeps(study.folder)[-1] / "results.csv").read_text().splitlines()[:2])
-    assert line["also_f1_cargo"] == line["f1_cargo"] and line["also_data"] == "sim (also)"
-
-
 def test_classes_are_matched_by_name_and_the_others_are_named(study: SimpleNamespace) -> None:
     assert "evaluate.also: cargo, fishing are scored on harbour too" in study.again.out
     without = "only the classifiers know other, tanker, dredger: harbour has no test image"
@@ -117,18 +107,27 @@ def test_the_closing_table_and_the_csv_have_both(study: SimpleNamespace) -> None
     assert "also_f1_tanker" not in line
 
 
-@pytest.mark.parametrize("more", [["evaluate.topk=release_vote"], ["evaluate.topk=mean", "evaluate.k=2"]])
-def test_checkpoints_and_thresholds_are_those_that_were_chosen(study: SimpleNamespace, more: list[str]) -> None:
-    if "evaluate.topk=mean" in more:
-        more = [*more, "evaluate.thresholds=validation"]
+@pytest.mark.parametrize(
+    "more",
+    [[], ["evaluate.topk=release_vote"], ["evaluate.topk=mean", "evaluate.k=2", "evaluate.thresholds=validation"]],
+)
+def test_the_very_same_images_have_the_very_same_figures(study: SimpleNamespace, more: list[str]) -> None:
+    """By the checkpoints and thresholds that were chosen."""
     counts = "data.train={cargo: 12, other: 6, fishing: 4, tanker: 4, dredger: 4}"
     run = here(
         study.folder, "evaluate", "method=none", *TINY, "data.test=6", "classifier.epochs=4", counts, *SAME, *more
     )
     assert run.code == 0, run.err
+    assert "30 of its 30 test images are test images of data too" in run.out
     result = json.loads(sorted(study.folder.glob("logs/runs/evaluate/*/result.json"))[-1].read_text())
     assert result["also"]["classifier"] == result["classifier"]
-    assert result["protocol"]["leaks"] is None or "release" in result["protocol"]["leaks"]
+    assert result["also"]["name"] == "sim (also)" and result["also"]["leaks"] is None
+    first, second = (
+        load_file(next((study.folder / "logs/store/evaluation").glob(f"*-{one['fingerprint']}")) / "logits.safetensors")
+        for one in (result["evaluations"][0], result["also"]["evaluations"][0])
+    )
+    for tensor, values in first.items():
+        assert np.array_equal(values, second[tensor]), tensor
 
 
 def test_what_cannot_be_scored_is_refused_before_anything_is_trained(study: SimpleNamespace, tmp_path: Path) -> None:
@@ -142,7 +141,6 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_trained(study: Simp
     assert "evaluate.also: none of its classes (buoy) is one of the classifiers' (cargo, other," in refused(
         "evaluate.also=buoys"
     )
-    assert "evaluate.also=harbor is neither a folder nor an option of data" in refused("evaluate.also=harbor")
     colours = ["data@evaluate.also=imagefolder", f"evaluate.also.root={study.other}", "evaluate.also.channels=3"]
     assert "evaluate.also.channels=3: the classifiers see images of 1" in refused(
         *colours, "evaluate.also.train=null", "evaluate.also.test=."
@@ -154,9 +152,32 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_trained(study: Simp
     Image.fromarray(render(0, 3, "cargo", "sar", 32).pixels[..., 0]).save(tmp_path / "learnt/cargo/a.png")
     told = refused("evaluate.also=learnt")
     assert "1 of its 1 test images are learnt from: cargo/a.png is train image cargo/3" in told
-    assert "evaluate.also.seed is a key of a section: say data@evaluate.also=NAME" in refused(
-        "evaluate.also=sim", "evaluate.also.seed=1"
-    )
+
+
+def test_a_word_or_a_section_says_which_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*overrides: str) -> ImageSet:
+        found = settings_of("evaluate", list(overrides)).evaluate.also
+        assert found is not None
+        return found
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a/test").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    assert settings_of("evaluate", []).evaluate.also is None
+    assert said("evaluate.also=sim_rare") == said("data@evaluate.also=sim_rare")
+    assert said("data@evaluate.also=sim", "evaluate.also.seed=7").reader.options["seed"] == 7
+    for folder, test in (("a", "test"), ("b", ".")):
+        found = said(f"evaluate.also={folder}", "data.max_bad=0.5")
+        wanted = {"root": folder, "train": None, "test": test}
+        assert (found.name, found.max_bad) == (folder, 0.5) and found.reader.options | wanted == found.reader.options
+    for overrides, told in (
+        (["evaluate.also=c"], "evaluate.also=c is neither a folder nor an option of data; the nearest is "),
+        (["evaluate.also=imagefolder"], "evaluate.also.root is not set; say evaluate.also.root=..."),
+        (["data@evaluate.also=imagefolder", "evaluate.also.root=c"], "evaluate.also.root=c: no such folder"),
+        (["evaluate.also=sim", "evaluate.also.seed=7"], "a key of a section: say data@evaluate.also=NAME"),
+    ):
+        with pytest.raises(UserError, match=re.escape(told)):
+            said(*overrides)
 
 
 def test_another_class_is_wrong_and_its_share_is_what_is_left() -> None:
