@@ -74,8 +74,8 @@ def check_second_set(study: Study) -> None:
     learnt = learnt_line(study)
     if learnt and not study.settings.data.allow_leak:
         raise LeakError(
-            f"{learnt}; list them in a file and say {KEY}.leave_out=FILE, or data.allow_leak=true, which every result "
-            "will tell"
+            f"{learnt}; remove them, or list them in a file: data@{KEY}=… {KEY}.leave_out=FILE; or say "
+            "data.allow_leak=true, which every result will tell"
         )
     if not study.planning and first(study, "second set"):
         name = name_of_second_set(study)
@@ -135,11 +135,11 @@ def _warn(study: Study, learnt: str | None) -> None:
     lines = [learnt] if learnt else []
     if again := sum(scan.content(record) in own for record in test):
         lines.append(f"{KEY}: {again} of its {len(test)} test images are test images of data too")
-    sides = [_side(study, role, chosen) for role, chosen in (("sar", training(study, "sar")), ("also", test))]
+    sides = [_side(study, "sar", training(study, "sar")), _side(study, "also", test)]
     if max(sides) > UNLIKE * min(sides) and not framing(study, "sar").extent:
         lines.append(
             f"{KEY}: its images are {sides[1]:.0f} px along a side, those of data {sides[0]:.0f}, and all are resized "
-            f"to {study.settings.classifier.image_size}; {KEY}.crop=PIXELS or gsd brings ships to one size"
+            f"to {study.settings.classifier.image_size}; data@{KEY}=… {KEY}.crop=PIXELS, or gsd, mends that"
         )
     for line in lines:
         say(line, "[yellow]warning:[/]")
