@@ -1,33 +1,60 @@
-"""What the paper's Table 3 shows: gains of its rows, with intervals that know of the test images alone.
+"""The paper's Tables 2 and 3 with intervals that know of the test images alone, as docs/evaluation.md has them.
 
 python benchmarks/published.py
 """
 
-from itertools import product
+from collections.abc import Mapping, Sequence
 
-from sarsynth.console import console
-from sarsynth.evidence.published import table3
-from sarsynth.evidence.significance import compare
-from sarsynth.report import terminal
-from sarsynth.report.pieces import Cell, Table
-from sarsynth.report.rows import gain_cell
+from sarsynth.evidence.published import MINOR, published, published_gains, table2, table3
+from sarsynth.evidence.results import MEANS
+from sarsynth.evidence.significance import Estimate, Gain
 
-MINOR = ("fishing", "tanker", "dredger")
-REPLICATES = 2000
+CLASSES = ("cargo", "other", *MINOR)
 
 
 def main() -> None:
-    """Print the table."""
-    known = table3()
-    rows: list[list[Cell | str]] = []
-    for (method, split), base in product(known, ("resample", "2lora")):
-        if method != base and (base, split) in known:
-            found = compare(known[method, split], known[base, split], MINOR, replicates=REPLICATES, seed=0)
-            gains = [*(found.per_class[name] for name in MINOR), found.minor_f1, found.macro_f1, found.accuracy]
-            rows.append([split, method, base, *(gain_cell(vars(gain)) for gain in gains if gain)])
-    columns = ["split", "method", "over", *MINOR, "minor", "macro", "accuracy"]
-    caption = "Gains in F1 in points of a percent, and their 95 % intervals over test images"
-    console.print(terminal.render(Table(caption, columns, rows)))
+    """Print both tables, and the gains over what each is compared with, in Markdown."""
+    keys = {2: list(table2()), 3: list(table3())}
+    for number, columns in ((2, (*MINOR, "minor_f1")), (3, (*CLASSES, *MEANS))):
+        fid = ("cargo", *MINOR) if number == 2 else ()
+        _head("method", "split", *map(_title, columns), *(f"FID {name}" for name in fid))
+        for method, split in keys[number]:
+            if row := published(method, split):
+                cells = [_score(row.scores[name]) for name in columns]
+                _line(f"`{method}`", split, *cells, *(f"{row.fid[name]:.3f}" for name in fid))
+        _gains(keys[number], {2: "2lora", 3: "resample"}[number], columns)
+
+
+def _gains(keys: Sequence[tuple[str, str]], base: str, columns: Sequence[str]) -> None:
+    print(f"\nGains over `{base}`:\n")
+    _head("method", "split", *map(_title, columns))
+    for method, split in keys:
+        if gains := published_gains(method, base, split):
+            _line(f"`{method}`", split, *(_gain(gains, name) for name in columns))
+    print()
+
+
+def _head(*titles: str) -> None:
+    _line(*titles)
+    print("|---" * len(titles) + "|")
+
+
+def _title(name: str) -> str:
+    return name.removesuffix("_f1")
+
+
+def _line(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |")
+
+
+def _score(found: Estimate) -> str:
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+def _gain(gains: Mapping[str, Gain], name: str) -> str:
+    gain = gains[name]
+    text = f"{100 * gain.delta:+.1f} ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 if __name__ == "__main__":

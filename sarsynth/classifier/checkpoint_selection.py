@@ -119,11 +119,15 @@ def vote(kept: Sequence[Checkpoint], labels: Tensor, classes: Sequence[str], k: 
     by_test = sorted(
         kept, key=lambda checkpoint: _macro_f1(checkpoint.logits.argmax(dim=1), labels, classes), reverse=True
     )[:k]
-    ballots = _predictions(by_test)
-    votes = one_hot(ballots, len(classes)).sum(dim=0)
+    return Selected(by_test, majority(_predictions(by_test), len(classes)))
+
+
+def majority(ballots: Tensor, classes: int) -> Tensor:
+    """The label that most ballots, int64 (k, N), the best first, give each image, of so many classes: (1, N)."""
+    votes = one_hot(ballots, classes).sum(dim=0)
     has_most = votes.gather(1, ballots.T) == votes.max(dim=1, keepdim=True).values  # (N, k): whether a ballot leads
     first = has_most.int().argmax(dim=1)
-    return Selected(by_test, ballots.gather(0, first[None]))
+    return ballots.gather(0, first[None])
 
 
 CHOICES: dict[str, Callable[[Sequence[Checkpoint], Tensor, Sequence[str], int], Selected]] = {

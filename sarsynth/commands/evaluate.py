@@ -11,14 +11,16 @@ from scipy.special import softmax
 from sarsynth.commands.session import session, show_pictures
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
+from sarsynth.evidence.comparison import of_second_set
 from sarsynth.evidence.results import FIGURES, RESULT, write_result
-from sarsynth.report.closing import show_results
+from sarsynth.report.closing import show_results, show_scores
 from sarsynth.report.rows import Row
 from sarsynth.stages.draw_images import draw_added, draw_quality, draw_stack, drawn
 from sarsynth.stages.measure_images import measured
 from sarsynth.stages.score_classifiers import check_tested, every_trained
 from sarsynth.stages.study import Study
 from sarsynth.stages.sum_up import result
+from sarsynth.stages.transfer_classifiers import check_second_set, every_transferred
 from sarsynth.store.artifacts import Artifact
 
 
@@ -27,6 +29,7 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
     console.rule(f"[bold]{settings.method.name}", align="left")
     with session(settings, folder, overrides, "evaluate") as study:
         check_tested(study)
+        check_second_set(study)
         show_pictures(study, draw_added(study, folder))
         figures = result(study)
         write_result(figures, folder)
@@ -44,12 +47,16 @@ def run(settings: Settings, folder: Path, overrides: Sequence[str]) -> None:
             made=True,
         )
     show_results([row])
+    if second := of_second_set(figures):
+        show_scores([Row(settings.method.name, second)], second["data"])
 
 
 def artifacts(study: Study) -> list[Artifact]:
     """Ask for all that an evaluation reads, and read nothing."""
     check_tested(study)
-    return [*every_trained(study), *measured(study).values(), *drawn(study)]
+    check_second_set(study)
+    evaluations = every_trained(study)
+    return [*evaluations, *every_transferred(study, evaluations), *measured(study).values(), *drawn(study)]
 
 
 def show(study: Study, figures: Mapping[str, Any]) -> None:

@@ -12,8 +12,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from sarsynth.config.components import Component, Logger, check_component
-from sarsynth.config.image_sections import Prompt, Slot
+from sarsynth.config.image_sections import ImageSet, Prompt, Slot
 from sarsynth.config.schema import Settings
+from sarsynth.config.second_set import KEY, with_second_set
 from sarsynth.errors import UserError, nearest
 
 # Arguments of loggers that follow from the run.
@@ -34,7 +35,7 @@ def check(config: DictConfig) -> Settings:
         UserError: A key is unknown or missing, or a value is out of place; the message names the key and what is near.
     """
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(with_second_set(config), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         choices = _choices(_annotation(Settings, key.split(".")))
@@ -62,8 +63,8 @@ def check_folders(settings: Settings) -> None:
     if settings.report:
         return
     roots = {"contours.root": settings.contours.root}
-    for slot in get_args(Slot):
-        reader = getattr(settings, slot).reader
+    for slot, images in image_sets(settings).items():
+        reader = images.reader
         if reader.target.startswith("sarsynth."):  # what a root is to others, they know
             roots[f"{slot}.root"] = reader.arguments.get("root")
     for key, root in roots.items():
@@ -71,6 +72,12 @@ def check_folders(settings: Settings) -> None:
             raise UserError(f"{key} is empty; name a folder")
         if isinstance(root, str) and not os.path.lexists(os.path.expanduser(root)):
             raise UserError(f"{key}={root}: no such folder")
+
+
+def image_sets(settings: Settings) -> dict[str, ImageSet]:
+    """The image sets that the settings name, by key."""
+    sets = {slot: getattr(settings, slot) for slot in get_args(Slot)}
+    return sets | ({KEY: settings.evaluate.also} if settings.evaluate.also else {})
 
 
 def scale_warning(settings: Settings) -> str | None:
@@ -88,8 +95,7 @@ def scale_warning(settings: Settings) -> str | None:
 def components(settings: Settings) -> Iterator[tuple[str, Component, frozenset[str], frozenset[str]]]:
     """Each class that the settings name: its section's key, and the section's other keys, and what the run decides."""
     none: frozenset[str] = frozenset()
-    for slot in get_args(Slot):
-        images = getattr(settings, slot)
+    for slot, images in image_sets(settings).items():
         yield slot, images.reader, frozenset(type(images).model_fields) - {"reader"}, none
     yield "radiometry", settings.radiometry, none, none
     if settings.prompt.describer:

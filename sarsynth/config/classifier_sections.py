@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from sarsynth.config.components import targets
+from sarsynth.config.image_sections import ImageSet
 from sarsynth.config.section import BelowOne, Count, NonNegative, Positive, Section, Share, Text, Whole
 
 # Arguments of timm.create_model by which a network would start from weights that no fingerprint knows.
@@ -84,6 +85,7 @@ class Evaluate(Section):
     `thresholds` validation names classes by thresholds that are chosen on the same images, none by the largest logit.
     `baseline` is the method that the others of a sweep are compared with, in `replicates` bootstrap replicates; None
     compares nothing.
+    `also` is a second test set, of another scene, sensor or season: the classifiers are scored on it too, as they are.
     """
 
     topk: Literal["none", "mean", "release_vote"]
@@ -95,6 +97,7 @@ class Evaluate(Section):
     val: Annotated[float, Field(gt=0, lt=1)]
     baseline: Text | None
     replicates: Annotated[int, Field(ge=100)]
+    also: ImageSet | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

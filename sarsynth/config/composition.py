@@ -20,6 +20,7 @@ from sarsynth.config.components import check_package, targets
 from sarsynth.config.hydra_internals import jobs_of_sweep, parse_override, quoted
 from sarsynth.config.image_sections import Slot
 from sarsynth.config.schema import Settings
+from sarsynth.config.second_set import KEY
 from sarsynth.errors import UserError, nearest, one_line
 from sarsynth.program import install
 
@@ -177,6 +178,8 @@ def _refuse_key(script: str, overrides: list[str], named: str, error: ConfigComp
     wrong = [override for override in overrides if override.lstrip("+~").split("=")[0] == named]
     rest = [override for override in overrides if override not in wrong]
     of_hydra = key.startswith("hydra.")
+    if named.startswith(f"{KEY}.") and not any(line.startswith(f"data@{KEY}=") for line in overrides):
+        raise UserError(f"{named} is a key of a section: say data@{KEY}=NAME in place of {KEY}=NAME") from error
     if wrong and not of_hydra and "." in key and _fits(script, [*rest, *(f"+{override}" for override in wrong)]):
         raise UserError(f"{key} has no value yet that could be overridden; add it with +{wrong[0]}") from error
     keys = _keys(compose(script, rest if wrong else [], hydra_record=of_hydra))

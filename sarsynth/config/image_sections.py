@@ -20,17 +20,15 @@ class Reader(Component):
     provides = ("records", "read", "fingerprint")
 
 
-class Images(Section):
-    """A set of images for training: its reader, and how captions are made from class names and texts.
+class ImageSet(Section):
+    """A set of images: its reader, and which of its images are believed.
 
-    A `prompt` of one word names a wording. Up to the share `max_bad` of the images may be unreadable or blank, and is
-    left out, and so are those that the file `leave_out` lists. Images whose perceptual hashes differ in up to
-    `near_bits` of 64 bits are compared closely; those that show one picture are one group. `fit` says what becomes of
-    images that are not square.
+    Up to the share `max_bad` of the images may be unreadable or blank, and is left out, and so are those that the file
+    `leave_out` lists. Images whose perceptual hashes differ in up to `near_bits` of 64 bits are compared closely; those
+    that show one picture are one group. `fit` says what becomes of images that are not square.
     """
 
     name: Text
-    prompt: Wording
     max_bad: Share
     leave_out: Text | None
     fit: Literal["crop", "pad", "stretch"]
@@ -41,6 +39,15 @@ class Images(Section):
     @classmethod
     def _split_off_reader(cls, keys: Any) -> Any:
         return split_off(cls, keys, "reader")
+
+
+class Images(ImageSet):
+    """A set of images for training, and how captions are made from class names and texts.
+
+    A `prompt` of one word names a wording.
+    """
+
+    prompt: Wording
 
 
 class Encoded(Images):

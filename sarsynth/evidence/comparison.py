@@ -32,13 +32,16 @@
         worth: null unless data.minor_images parts the jobs and the baseline needs no generator, else {images, reaches,
             low, high, first, last}: see `sarsynth.evidence.worth.Worth`
     open: what would settle what is not significant, a line of text for each such row
+    also: rows and open likewise, of the second test set (evaluate.also), for the jobs that have one: by the same code
+        from the predictions of the same classifiers; its name is `also.name` in their result.json. Left out where no
+        job has one
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +114,12 @@ class ScoredJob:
         return {" ".join(str(one[key]) for key in OF_SEED if one[key] is not None): one["fingerprint"] for one in known}
 
     @property
+    def elsewhere(self) -> "ScoredJob | None":
+        """The same job on its second test set; None if it has none."""
+        found = of_second_set(self.result)
+        return replace(self, result=found) if found else None
+
+    @property
     def origin(self) -> dict[str, Any]:
         """Everything that its comparison rests on, beside the other jobs."""
         result, protocol = self.result, self.result["protocol"]
@@ -120,7 +129,16 @@ class ScoredJob:
             **{key: list(result[key]) for key in ("classes", "minor")},
             **{key: protocol[key] for key in ("leaks", "baseline", "replicates")},
             "predictions": self.predictions,
-        }
+        } | ({"also": self.elsewhere.origin} if self.elsewhere else {})
+
+
+def of_second_set(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A result as it would be if its second test set were its first one; None if it has no second one."""
+    if not (also := result.get("also")):
+        return None
+    own = {key: also[key] for key in ("classes", "minor", "without_images", "unknown", "classifier", "evaluations")}
+    protocol = {**result["protocol"], "leaks": also["leaks"]}
+    return {**result, **own, "data": also["name"], "protocol": protocol, "also": None}
 
 
 class Absent(UserError):
@@ -145,6 +163,18 @@ def read_or_compare(jobs: Sequence[ScoredJob], store: Path, file: Path) -> dict[
     if isinstance(stored, dict) and all(stored.get(key) == value for key, value in about.items()):
         return stored
     file.unlink(missing_ok=True)
+    found, complete = _all_compared(jobs, store)
+    content = about | {"level": LEVEL, "power": POWER, **found}
+    if elsewhere := [other for job in jobs if (other := job.elsewhere)]:
+        content["also"], of_them = _all_compared(elsewhere, store)
+        complete = complete and of_them
+    if complete:
+        write_json(file, content)
+    return content
+
+
+def _all_compared(jobs: Sequence[ScoredJob], store: Path) -> tuple[dict[str, Any], bool]:
+    """The parts `rows` and `open`, and whether the store had all predictions."""
     known: Known = {}
     for job in jobs:
         try:
@@ -156,14 +186,11 @@ def read_or_compare(jobs: Sequence[ScoredJob], store: Path, file: Path) -> dict[
     costs = Costs(store)
     entries = [_compared(job, jobs, known, costs) for job in jobs]
     lines = [line for job, entry in zip(jobs, entries, strict=True) if (line := _open(job, entry))]
-    content = about | {"level": LEVEL, "power": POWER, "rows": entries, "open": lines}
-    if not any(isinstance(predictions, Absent) for predictions in known.values()):
-        write_json(file, content)
-    return content
+    return {"rows": entries, "open": lines}, not any(isinstance(one, Absent) for one in known.values())
 
 
 def read_predictions(job: ScoredJob, store: Path) -> Predictions:
-    """Read what the classifiers of a job took the test images for.
+    """Read what the classifiers of a job took the test images of its classes for.
 
     Raises:
         Absent: The predictions are missing in the store, or damaged there.
@@ -173,10 +200,13 @@ def read_predictions(job: ScoredJob, store: Path) -> Predictions:
 
 
 def read_stored(fingerprints: Sequence[str], classes: Sequence[str], design: Design, store: Path) -> Predictions:
-    """Read the predictions of some classifiers for one test set; raises what `read_predictions` raises."""
+    """Read the predictions of some classifiers for the images of these classes in one test set.
+
+    The classifiers may know other classes too. Raises what `read_predictions` raises.
+    """
     predicted: list[np.ndarray] = []
     shares: list[np.ndarray] = []
-    labels, images = np.empty(0, dtype=int), None
+    labels, images, known = np.empty(0, dtype=int), None, list(classes)
     for fingerprint in fingerprints:
         file = next((store / "evaluation").glob(f"[!.]*-{fingerprint}/logits.safetensors"), None)
         if file is None:
@@ -188,11 +218,13 @@ def read_stored(fingerprints: Sequence[str], classes: Sequence[str], design: Des
                 if "logits" in tensors.keys():  # noqa: SIM118, for it is no mapping
                     shares.append(softmax(tensors.get_tensor("logits"), axis=-1))
                 about = {key: json.loads(text) for key, text in (tensors.metadata() or {}).items()}
+                known = about.get("classes", known)
                 images = [" ".join(pair) for pair in zip(about["images"], about["digests"], strict=True)]
         except (SafetensorError, KeyError, ValueError) as error:
             raise Absent(f"{file}: cannot be read ({error}); delete its folder and run the sweep again") from error
     complete = len(shares) == len(predicted)
-    return Predictions(np.stack(predicted), labels, classes, images, np.stack(shares) if complete else None, design)
+    own = np.stack(shares) if complete else None
+    return Predictions.of_some(np.stack(predicted), labels, known, classes, images, own, design)
 
 
 def _compared(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known, costs: Costs) -> dict[str, Any]:

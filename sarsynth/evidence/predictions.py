@@ -1,7 +1,7 @@
 """Predictions of classifiers on a test set, and their scores. Torch-free."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,7 +26,8 @@ class Predictions:
     classes: Sequence[str]  # names of the labels 0, 1, …
     # names of the images, in their order; None where it is not known which is which, as in a published table
     images: Sequence[str] | None = None
-    # shares that sum to 1 over classes, float (classifiers, checkpoints, images, classes); None where they are unknown
+    # shares of classes, float (classifiers, checkpoints, images, classes), which sum to 1 with that of all classes that
+    # are not among `classes`; None where they are unknown
     shares: np.ndarray | None = None
     design: Design | None = None  # their seeds; None: as many classifier seeds as classifiers
 
@@ -48,19 +49,43 @@ class Predictions:
         """Images of each class, int (classes,)."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
-    def of(self, classes: Sequence[str]) -> "Predictions":
-        """The same of the images of some classes alone; what is taken for another class is wrong."""
-        known = [list(self.classes).index(name) for name in classes]
-        places = np.full(len(self.classes) + 1, -1)
-        places[known] = np.arange(len(known))
-        rows = np.flatnonzero(np.isin(self.labels, known))
-        return replace(
-            self,
-            predicted=places[self.predicted[..., rows]],
-            labels=places[self.labels[rows]],
-            classes=list(classes),
-            images=self.images and [self.images[int(row)] for row in rows],
-            shares=None if self.shares is None else self.shares[..., rows, :][..., known],
+    @classmethod
+    def of_some(
+        cls,
+        predicted: np.ndarray,
+        labels: np.ndarray,
+        known: Sequence[str],
+        classes: Sequence[str],
+        images: Sequence[str] | None,
+        shares: np.ndarray | None,
+        design: Design | None,
+    ) -> "Predictions":
+        """Predictions for the images of some classes alone, by classifiers that may know more.
+
+        What is taken for another class is wrong, and its share is what is left of 1.
+
+        Args:
+            predicted: As above, labels of the classes that are `known`, as all that follow.
+            labels: True labels, int (images,).
+            known: Names of the classes that the classifiers know.
+            classes: Those of them that the test set is of.
+            images: As above.
+            shares: As above.
+            design: As above.
+        """
+        if list(known) == list(classes):
+            return cls(predicted, labels, classes, images, shares, design)
+        own = [list(known).index(name) for name in classes]
+        places = np.full(len(known), -1)
+        places[own] = np.arange(len(own))
+        rows = np.flatnonzero(places[labels] >= 0)
+        return cls(
+            places[predicted[..., rows]],
+            places[labels[rows]],
+            classes,
+            images and [images[int(row)] for row in rows],
+            None if shares is None else shares[..., rows, :][..., own],
+            design,
         )
 
     def paired(self, other: "Predictions") -> bool:
@@ -127,7 +152,8 @@ def calibration_errors(
 ) -> np.ndarray:
     """Expected calibration error: how far confidence lies from accuracy, over `BINS` bins of confidence.
 
-    The confidence of an image is the share of the class that it is taken for. Guo et al. 2017, arXiv 1706.04599.
+    The confidence of an image is the share of the class that it is taken for; of -1, that of all classes that are not
+    among these. Guo et al. 2017, arXiv 1706.04599.
 
     Args:
         shares: Of images, (images, classes).
@@ -138,7 +164,8 @@ def calibration_errors(
     Returns:
         Shape (replicates,).
     """
-    confidence = np.take_along_axis(shares, np.maximum(predicted, 0)[:, None], axis=1)[:, 0]
+    whole = np.column_stack([shares, np.clip(1 - shares.sum(axis=1), 0, 1)])  # whose last column is that of -1
+    confidence = np.take_along_axis(whole, predicted[:, None], axis=1)[:, 0]
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     apart = np.zeros((len(labels), BINS))
     apart[np.arange(len(labels)), bins] = (predicted == labels) - confidence

@@ -48,6 +48,23 @@ def dropped(result: Mapping[str, Any]) -> list[str]:
     return [f"{slot}: {left['count']} held-out images are left out of training" for slot, left in slots.items()]
 
 
+def not_scored(name: str, without_images: Sequence[str], unknown: Mapping[str, int]) -> list[str]:
+    """Say which classes only one of two knows: the classifiers, or the second test set of this name.
+
+    Args:
+        name: Of the second test set.
+        without_images: Classes that only the classifiers know.
+        unknown: Classes that only the second set has, and of how many test images.
+    """
+    sizes = ", ".join(f"{other} ({size:,} images)" for other, size in unknown.items())
+    lines = []
+    if without_images:
+        lines.append(f"only the classifiers know {', '.join(without_images)}: {name} has no test image")
+    if unknown:
+        lines.append(f"only {name} has {sizes}: not scored, since the classifiers know no such class")
+    return lines
+
+
 def write_result(result: Mapping[str, Any], folder: Path) -> None:
     """Write a run's result.json; bytes of a file name that are no text are written as JSON escapes."""
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"

@@ -97,7 +97,7 @@ class Costs:
     def of(self, result: Mapping[str, Any], classifiers: int) -> dict[str, float | None]:
         """Seconds that one more seed of each factor takes: what it has made anew, with all seeds of the others."""
         evaluations = [one["fingerprint"] for one in result.get("evaluations", ())]
-        seconds = [self._cards[one]["seconds"] for one in evaluations if one in self._cards]
+        seconds = [self._seconds(one) for one in evaluations if one in self._cards]
         if not seconds:
             return dict.fromkeys(FACTORS)
         each = float(np.mean(seconds))
@@ -114,6 +114,12 @@ class Costs:
             SAMPLE: generators * of_set,
             FACTORS[-1]: generators * samples * each,
         }
+
+    def _seconds(self, evaluation: str) -> float:
+        """What an evaluation took, with the training of its classifiers where they are another's."""
+        card = self._cards[evaluation]
+        trained = card["inputs"].get("classifiers")
+        return card["seconds"] + (self._seconds(trained) if trained in self._cards else 0.0)
 
     def _lineage(self, fingerprint: str) -> list[dict[str, Any]]:
         """The cards of an artifact and of all that it was made from."""

@@ -21,12 +21,12 @@ def across(sweep: Sweep) -> list[Piece]:
     pieces: list[Piece] = [Note(f"Not shown: {job.name}. {job.error}") for job in sweep.failed]
     for column in COMPARED:
         title = TITLES[column].strip("*")
-        if groups := _gains(rows, methods, column):
+        if groups := gains_by_method(rows, methods, column):
             caption = (
                 f"Gain in {title} F1 in points, over the baseline of each data set, {100 * (1 - LEVEL):.0f} % intervals"
             )
             pieces.append(Forest(caption, "points", groups, 100))
-        lines = [[Cell(name), *(_score(rows[label].get(name), column) for label in rows)] for name in methods]
+        lines = [[Cell(name), *(score_with_gain(rows[label].get(name), column) for label in rows)] for name in methods]
         caption = (
             f"{title} F1 in %, mean over classifier seeds; small: ± sd, and the gain with its interval".capitalize()
         )
@@ -34,7 +34,9 @@ def across(sweep: Sweep) -> list[Piece]:
     return pieces
 
 
-def _gains(rows: Mapping[str, Mapping[str, Row]], methods: list[str], column: str) -> dict[str, list[tuple[str, Cell]]]:
+def gains_by_method(
+    rows: Mapping[str, Mapping[str, Row]], methods: list[str], column: str
+) -> dict[str, list[tuple[str, Cell]]]:
     """Gains by method, a line a data set; methods that have none on any are left out."""
     groups: dict[str, list[tuple[str, Cell]]] = {}
     for name in methods:
@@ -45,7 +47,7 @@ def _gains(rows: Mapping[str, Mapping[str, Row]], methods: list[str], column: st
     return groups
 
 
-def _score(row: Row | None, column: str) -> Cell:
+def score_with_gain(row: Row | None, column: str) -> Cell:
     """A score, below it its gain."""
     if row is None:
         return Cell()

@@ -9,7 +9,7 @@ from sarsynth.console import console, print_error
 from sarsynth.errors import UserError, one_line
 from sarsynth.evidence.chance import LEVEL
 from sarsynth.evidence.comparison import shown
-from sarsynth.report import rows, terminal, writing
+from sarsynth.report import elsewhere, published, rows, terminal, writing
 from sarsynth.report.html import REPORT
 from sarsynth.report.jobs import read_jobs
 from sarsynth.report.rows import Row
@@ -78,10 +78,10 @@ def show_results(results: Sequence[Row]) -> None:
         console.print(f"  {line}", markup=False)
 
 
-def show_scores(results: Sequence[Row]) -> None:
+def show_scores(results: Sequence[Row], where: str = "the real test set") -> None:
     """Print the scores of each row."""
     seeds = ", ".join(sorted({shown(rows.seeds_of(row.result)) for row in results}))
-    title = f"F1 in % on the real test set, mean ± sd over {seeds}; FID and KID of the synthetic images"
+    title = f"F1 in % on {where}, mean ± sd over {seeds}; FID and KID of the synthetic images"
     console.print(terminal.render(rows.scores_table(results, title, without=["accuracy"])))
 
 
@@ -104,4 +104,21 @@ def show_gains(sweep: Sweep) -> None:
         console.print(terminal.render(table))
     reasons = {row.entry["note"]: row.name for row in reversed(sweep.rows) if row.entry["note"]}
     for line in [*sweep.significance["open"], *(f"{name}: {reason}" for reason, name in reasons.items())]:
+        console.print(f"  {line}", markup=False)
+    if published.in_paper(sweep):
+        for beside in filter(None, [published.scores_beside(sweep), published.gains_beside(sweep)]):
+            console.print(terminal.render(beside))
+        for line in [*published.other_images(sweep), *published.NOTES]:
+            console.print(f"  {line}", markup=False)
+    if sweep.elsewhere:
+        show_elsewhere(sweep, sweep.elsewhere)
+
+
+def show_elsewhere(sweep: Sweep, second: Sweep) -> None:
+    """Print scores on both test sets beside each other, and the gains on the second one."""
+    console.print(terminal.render(elsewhere.both(sweep, second)))
+    interval = f"its {100 * (1 - LEVEL):.0f} % interval"
+    if table := rows.gains_table(second.rows, f"Gain in F1 on {elsewhere.named(second)}, in points, and {interval}"):
+        console.print(terminal.render(table))
+    for line in [*elsewhere.lines_of_classes(second), *elsewhere.notes(second)]:
         console.print(f"  {line}", markup=False)

@@ -46,6 +46,11 @@ class Row:
         return about | self._scores() | distances(result["fidelity"], result["classes"]) | self._gains()
 
     @property
+    def tested(self) -> dict[str, Cell]:
+        """Those of them that are of test images: scores and gains."""
+        return self._scores() | self._gains()
+
+    @property
     def values(self) -> dict[str, Any]:
         """The bare values of all cells."""
         return {column: cell.value for column, cell in self.cells.items()}

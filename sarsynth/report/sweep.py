@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sarsynth.errors import UserError
-from sarsynth.evidence.comparison import SIGNIFICANCE, ScoredJob, read_or_compare
+from sarsynth.evidence.comparison import SIGNIFICANCE, ScoredJob, of_second_set, read_or_compare
 from sarsynth.evidence.results import RESULT
 from sarsynth.report import rows
 from sarsynth.report.jobs import Job, read_jobs, read_several, told_apart
@@ -29,6 +29,7 @@ class Sweep:
     failed: list[Job]  # those with an error
     sources: tuple[Path, ...] = ()  # the sweeps that it is made of, if it is made of several
     whole: "Sweep | None" = None  # of which it is a part, which compares its jobs
+    second: bool = False  # whether its results are of the second test set (evaluate.also)
 
     @classmethod
     def read_several(cls, folders: Sequence[Path], store: Path, folder: Path) -> "Sweep":
@@ -82,7 +83,7 @@ class Sweep:
     def significance(self) -> dict[str, Any]:
         """Intervals and gains: as the sweep left them, if it was these jobs, else from the predictions in the store."""
         if self.whole is not None:
-            return self.whole.significance
+            return self.whole.significance["also"] if self.second else self.whole.significance
         # Rows of two sweeps are compared if they are of one data set and differ by nothing else than their method.
         alike = self.parts if self.sources else {"": self}
         scored = [
@@ -100,6 +101,13 @@ class Sweep:
         of_jobs = [entries[job.key] for job in self.jobs]
         pairs = zip(self.uncompared, of_jobs, strict=True)
         return [replace(row, entry=entry, baseline=names.get(entry["baseline"], "")) for row, entry in pairs]
+
+    @cached_property
+    def elsewhere(self) -> "Sweep | None":
+        """The same jobs on their second test set, which has results of the same form; None if no job has one."""
+        found = [(job, of_second_set(result)) for job, result in zip(self.jobs, self.results, strict=True)]
+        jobs = [replace(job, result=result) for job, result in found if result]
+        return replace(self, jobs=jobs, failed=[], whole=self, second=True) if jobs else None
 
     @cached_property
     def classes(self) -> dict[str, str]:

@@ -22,11 +22,13 @@ from sarsynth.report import csv, html, latex, rows
 from sarsynth.report.across import across
 from sarsynth.report.classifiers import beyond_f1, confusions, f1_by_class, gains, learned_from, scores, spread
 from sarsynth.report.distances import decoupling, fidelity, realism
+from sarsynth.report.elsewhere import carried_over, columns_elsewhere
 from sarsynth.report.html import REPORT
 from sarsynth.report.images import feature_map, memorisation, samples, strips
 from sarsynth.report.pieces import Cell, Gallery, Piece, Section
 from sarsynth.report.plots import Plot
 from sarsynth.report.provenance import commands, costs, learning, prototypes, settings
+from sarsynth.report.published import beside_paper, csv_columns, in_paper
 from sarsynth.report.responses import dose, learning_curve
 from sarsynth.report.sweep import Sweep
 
@@ -39,6 +41,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("gains", "Gains", gains),
     ("worth", "Worth in real images", learning_curve),
     ("dose", "Dose and response", dose),
+    ("elsewhere", "Does it carry over?", carried_over),
     ("spread", "Where the spread comes from", spread),
     ("beyond", "Beyond F1", beyond_f1),
     ("learned", "What classifiers learn from", learned_from),
@@ -57,6 +60,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("commands", "Make it again", commands),
 )
 ACROSS = ("across", "Across data sets", across)  # before them, where there is more than one data set
+PAPER = ("paper", "Beside the paper", beside_paper)  # after the gains, where the data set is the paper's
 
 
 def write(folder: Path, store: Path) -> list[Path]:
@@ -84,7 +88,8 @@ def write_report(sweep: Sweep) -> list[Path]:
         parts = [_section(sweep, *ACROSS)] if len(sweep.parts) > 1 else []
         for place, (label, part) in enumerate(sweep.parts.items()):
             prefix = (f"set{place}-", f"{label}: ") if label else ("", "")
-            parts += [_section(part, prefix[0] + anchor, prefix[1] + heading, of) for anchor, heading, of in SECTIONS]
+            of_part = sections(part)
+            parts += [_section(part, prefix[0] + anchor, prefix[1] + heading, of) for anchor, heading, of in of_part]
     parts = [section for section in parts if section.pieces]
     folder = sweep.folder
     shutil.rmtree(folder / PLOTS, ignore_errors=True)
@@ -93,12 +98,25 @@ def write_report(sweep: Sweep) -> list[Path]:
         for plot in _plots(section.pieces):
             (folder / PLOTS / of_set).mkdir(parents=True, exist_ok=True)
             plot.save(folder / PLOTS / of_set)
-    table = [{"method": row.result["method"], "overrides": row.overrides} | row.values for row in sweep.rows]
+    second = columns_elsewhere(sweep)
+    table = [
+        {"method": row.result["method"], "overrides": row.overrides}
+        | row.values
+        | second.get(row.name, {})
+        | csv_columns(row)
+        for row in sweep.rows
+    ]
     page = html.render("report.html", **_head(sweep), parts=parts, verdict=None)
     contents = {REPORT: page, "results.csv": csv.text(table), "results.tex": _latex(sweep)}
     for name, content in contents.items():
         write_text(folder / name, content)
     return [folder / name for name in contents]
+
+
+def sections(sweep: Sweep) -> list[tuple[str, str, Callable[[Sweep], list[Piece]]]]:
+    """The sections of a report on one data set."""
+    place = 1 + next(place for place, (anchor, *_) in enumerate(SECTIONS) if anchor == "gains")
+    return [*SECTIONS[:place], *([PAPER] if in_paper(sweep) else []), *SECTIONS[place:]]
 
 
 def _section(sweep: Sweep, anchor: str, heading: str, pieces: Callable[[Sweep], list[Piece]]) -> Section:

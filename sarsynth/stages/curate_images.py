@@ -21,7 +21,17 @@ from sarsynth.errors import LeakError, UserError, nearest
 from sarsynth.program import command
 from sarsynth.report.image_health import NEXT_STEP
 from sarsynth.report.terminal import counts_table
-from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, near_paths, opened, scan_of, scanned
+from sarsynth.stages.open_images import (
+    CAPTIONED,
+    SLOTS,
+    Role,
+    image_settings,
+    listed,
+    near_paths,
+    opened,
+    scan_of,
+    scanned,
+)
 from sarsynth.stages.study import Study, first, once
 
 COPY = 0.97  # agreement from which on two images are one picture in two encodings; see `guard`
@@ -156,7 +166,7 @@ def say_seen(study: Study, role: Role) -> None:
         for remark in original.seen.remarks:
             say(f"{slot}: {remark}")
         texts = sum(record.text is not None for record in listed(original))
-        if texts and "{text}" not in str(study.settings.wording(slot)):
+        if texts and role in CAPTIONED and "{text}" not in str(study.settings.wording(CAPTIONED[role])):
             say(f"{slot}: {texts:,} images have texts; '{slot}.prompt=\"{{text}}\"' makes captions of them")
     for note, paths in scan_of(study, role).noted.items():
         say(f"{slot}: {note} ({len(paths):,} images, e.g. {paths[0]})")

@@ -20,7 +20,7 @@ from sarsynth.diffusion.base import Base
 from sarsynth.stages.curate_images import classes, samples, source, training
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
 from sarsynth.stages.frame_images import framing
-from sarsynth.stages.open_images import SLOTS, Role, image_settings
+from sarsynth.stages.open_images import CAPTIONED, Role, image_settings
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import Work
@@ -67,12 +67,12 @@ def captions_of(study: Study, role: Role, records: Sequence[ImageRecord], keywor
     words = None
     if keywords:
         words = _read(keywords) if keywords.complete else [()] * len(records)
-    return templates.captions(study.settings.wording(SLOTS[role]), records, source(study, role).classes, words)
+    return templates.captions(study.settings.wording(CAPTIONED[role]), records, source(study, role).classes, words)
 
 
 def keywords_of(study: Study, role: Role, records: Sequence[ImageRecord]) -> Artifact | None:
     """Find the keywords of each of these images of a set; None where its captions have none."""
-    if not names_keywords(study.settings.wording(SLOTS[role])):
+    if not names_keywords(study.settings.wording(CAPTIONED[role])):
         return None
     prompt, name = study.settings.prompt, image_settings(study, role).name
     assert prompt.facts is not None
@@ -85,7 +85,7 @@ def keywords_of(study: Study, role: Role, records: Sequence[ImageRecord]) -> Art
         if describer:
             class_names = source(study, role).classes
             subjects = [
-                Subject(SLOTS[role], name, spoken(class_names[record.label]), record, of_image)
+                Subject(CAPTIONED[role], name, spoken(class_names[record.label]), record, of_image)
                 for record, of_image in zip(records, words, strict=True)
             ]
             report: list[str] = []

@@ -19,8 +19,11 @@ WORTH_SAYING = 0.01  # share of the training images' pixels that are clipped
 
 @once
 def radiometry(study: Study, role: Role) -> Radiometry:
-    """How the pixels of a set become grey levels; optical images have them already."""
-    rule = built("radiometry", study.settings.radiometry) if role == "sar" else EightBit()
+    """How the pixels of a set become grey levels; optical images have them already.
+
+    All SAR images have the levels that were fitted to the study's training images, as classifiers know no others.
+    """
+    rule = built("radiometry", study.settings.radiometry) if role in ("sar", "also") else EightBit()
     return rule if isinstance(rule, EightBit) else _fitted(study, rule)
 
 

@@ -33,7 +33,7 @@ from sarsynth.stages.curate_images import (
 from sarsynth.stages.describe_images import captions_of, keywords_of
 from sarsynth.stages.find_contours import outlined
 from sarsynth.stages.frame_images import framing
-from sarsynth.stages.open_images import SLOTS, Role, image_settings, listed, opened, paired, scan_of
+from sarsynth.stages.open_images import CAPTIONED, SLOTS, Role, image_settings, listed, opened, paired, scan_of
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
 
@@ -118,7 +118,7 @@ def health(study: Study, role: Role, folder: Path) -> Health:
         max_bad=settings.max_bad,
         summary=by_class(listed(images), images.classes, scan),
         captions=_captions(study, role, good["train"]),
-        template=settings.prompt,
+        template=getattr(study.settings, CAPTIONED[role]).prompt,
         outlines=_outlines(study, role, good["train"]),
     )
 

@@ -1,12 +1,15 @@
 """Open the image sets of a study, and look at every image once: size, hashes, what is bad, what shows one picture."""
 
 import json
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 from sarsynth.classifier.added_images import check_plan
+from sarsynth.config.checks import image_sets
 from sarsynth.config.components import Component
-from sarsynth.config.image_sections import Encoded, Images, Slot
+from sarsynth.config.image_sections import Encoded, ImageSet, Slot
+from sarsynth.config.second_set import KEY
 from sarsynth.console import progress
 from sarsynth.data.class_names import check_name
 from sarsynth.data.duplicates import AGREEMENT, HASHES, near_duplicates
@@ -17,15 +20,22 @@ from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import Work
 
-Role = Literal["sar", "ors", "regular"]  # what an image set is for; regular ones are ordinary photographs
-SLOTS: dict[Role, Slot] = {"sar": "data", "ors": "ors", "regular": "regular"}  # the key of each in the settings
-LOOKED_AT_BY: dict[Role, str] = {"sar": "data", "ors": "data", "regular": "controlnet"}  # the stage that asks for each
+# What an image set is for; regular ones are ordinary photographs, and classifiers are also scored on the last one.
+Role = Literal["sar", "ors", "regular", "also"]
+CAPTIONED: dict[Role, Slot] = {"sar": "data", "ors": "ors", "regular": "regular"}  # sets for training, by their key
+SLOTS: dict[Role, str] = {**CAPTIONED, "also": KEY}  # the key of each in the settings
+LOOKED_AT_BY: dict[Role, tuple[str, ...]] = {  # what asks for each: a script, and the stage of it
+    "sar": ("train", "stage=data"),
+    "ors": ("train", "stage=data"),
+    "regular": ("train", "stage=controlnet"),
+    "also": ("evaluate",),
+}
 NEAR = "near.json"
 
 
-def image_settings(study: Study, role: Role) -> Images:
-    """The settings of an image set."""
-    return getattr(study.settings, SLOTS[role])
+def image_settings(study: Study, role: Role) -> ImageSet:
+    """The settings of an image set, which is among those of the study."""
+    return attrgetter(SLOTS[role])(study.settings)
 
 
 def flip(study: Study, role: Role) -> str:
@@ -41,7 +51,8 @@ def opened(study: Study) -> dict[Role, Source]:
     Raises:
         UserError: The settings name a class that the SAR set has not; said before any image is looked at.
     """
-    sources = {role: built(slot, image_settings(study, role).reader) for role, slot in SLOTS.items()}
+    sets = image_sets(study.settings)
+    sources = {role: built(slot, sets[slot].reader) for role, slot in SLOTS.items() if slot in sets}
     for role, source in sources.items():
         for name in source.classes:
             check_name(name, SLOTS[role])
@@ -93,7 +104,7 @@ def scanned(study: Study, role: Role) -> Artifact:
         {"source": content(study, role), "paths": [record.path for record in records], "form": FORM},
         {},
         build,
-        command=("train", f"stage={LOOKED_AT_BY[role]}"),
+        command=LOOKED_AT_BY[role],
         work=Work("scan", "images", len(records), {"data": name}),
         survey=True,
     )
@@ -119,7 +130,7 @@ def paired(study: Study, role: Role) -> Artifact:
         {"bits": images.near_bits, "hashes": HASHES, "agreement": AGREEMENT},
         {"scan": looked},
         build,
-        command=("train", f"stage={LOOKED_AT_BY[role]}"),
+        command=LOOKED_AT_BY[role],
         work=Work("near-duplicates", "images", len(scan_of(study, role).paths), {"data": images.name}),
         survey=True,
     )

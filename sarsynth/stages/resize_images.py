@@ -11,6 +11,7 @@ from sarsynth.data.transforms import load_images
 from sarsynth.stages.curate_images import records, samples, source, training
 from sarsynth.stages.fit_radiometry import fingerprint, radiometry
 from sarsynth.stages.frame_images import framing
+from sarsynth.stages.open_images import Role, image_settings
 from sarsynth.stages.study import Study, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import Work
@@ -19,14 +20,14 @@ IMAGES = "images.safetensors"
 
 
 @once
-def images(study: Study, split: Split) -> Artifact:
+def images(study: Study, split: Split, role: Role = "sar") -> Artifact:
     """The SAR images of a split at the classifier's size: `images`, uint8 or float32 (N, C, H, W), and `labels`."""
-    chosen, sar, levels = _records(study, split), source(study, "sar"), radiometry(study, "sar")
-    size, data = study.settings.classifier.image_size, study.settings.data.name
+    chosen, sar, levels = _records(study, split, role), source(study, role), radiometry(study, role)
+    size, data = study.settings.classifier.image_size, image_settings(study, role).name
 
     def build(folder: Path) -> None:
         tensors = {
-            "images": load_images(sar, chosen, size, levels, framing(study, "sar")),
+            "images": load_images(sar, chosen, size, levels, framing(study, role)),
             "labels": torch.tensor([record.label for record in chosen]),
         }
         save_file(tensors, folder / IMAGES)
@@ -34,11 +35,11 @@ def images(study: Study, split: Split) -> Artifact:
     return study.make(
         "cache",
         f"{data}-{split}-images",
-        {"source": fingerprint(study, "sar"), "records": digest(chosen), "image_size": size},
+        {"source": fingerprint(study, role), "records": digest(chosen), "image_size": size},
         {},
         build,
         command=("train", "stage=classifier") if split == "train" else ("evaluate", "method=none"),
-        samples=samples(study, "sar", chosen),
+        samples=samples(study, role, chosen),
         work=Work(
             "images",
             "images",
@@ -49,11 +50,12 @@ def images(study: Study, split: Split) -> Artifact:
     )
 
 
-def labelled(study: Study, split: Split) -> LabelledImages:
-    """The images of `images` in memory."""
-    tensors = load_file(images(study, split).path / IMAGES)
-    return LabelledImages(tensors["images"], tensors["labels"], [record.path for record in _records(study, split)])
+def labelled(study: Study, split: Split, role: Role = "sar") -> LabelledImages:
+    """The images of `images` in memory; labels are those of the set that they are of."""
+    tensors = load_file(images(study, split, role).path / IMAGES)
+    names = [record.path for record in _records(study, split, role)]
+    return LabelledImages(tensors["images"], tensors["labels"], names)
 
 
-def _records(study: Study, split: Split) -> list[ImageRecord]:
-    return training(study, "sar") if split == "train" else records(study, "sar", split)
+def _records(study: Study, split: Split, role: Role) -> list[ImageRecord]:
+    return training(study, role) if split == "train" else records(study, role, split)

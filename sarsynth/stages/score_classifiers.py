@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from sarsynth import program
 from sarsynth.classifier.checkpoint_selection import CHOICES, Checkpoint, CheckpointSelection, Selected, weights_of
@@ -32,7 +33,8 @@ from sarsynth.stages.study import Study
 from sarsynth.stages.train_classifier import CHECKPOINT_EVERY, absent_weights, recipe, work_of_training
 from sarsynth.store.artifacts import CHECKPOINTS, Artifact, Request
 
-CLASSIFIERS = "classifiers"  # in an artifact of an evaluation: its classifiers, by number
+# In an artifact of an evaluation: what its classifiers say, how well, and they themselves, by number.
+PREDICTIONS, SCORES, CLASSIFIERS = "logits.safetensors", "scores.json", "classifiers"
 ADDS: dict[str, Callable[[Study, LabelledImages, Mapping[str, int]], LabelledImages | None]] = {
     "nothing": lambda study, real, sizes: None,
     "synthetic": lambda study, real, sizes: synthetic_and_repeated(study, real, sizes),
@@ -246,24 +248,37 @@ def each(classifier: Classifier, chosen: Selected) -> Iterator[tuple[Classifier,
 
 
 def _write(study: Study, classifier: Classifier, chosen: Selected, folder: Path) -> None:
-    test = labelled(study, "test")
-    tensors = {
-        "logits": torch.stack([checkpoint.logits for checkpoint in chosen.checkpoints]),
-        "predicted": chosen.predicted,
-        "labels": test.labels,
-    }
+    logits = torch.stack([checkpoint.logits for checkpoint in chosen.checkpoints])
+    steps = [checkpoint.step for checkpoint in chosen.checkpoints]
+    write_predictions(study, labelled(study, "test"), logits, chosen.predicted, folder, steps=steps)
+    for number, (known, _) in enumerate(each(classifier, chosen)):
+        known.save(folder / CLASSIFIERS / str(number))
+
+
+def write_predictions(
+    study: Study, test: LabelledImages, logits: Tensor, predicted: Tensor, folder: Path, **about: Any
+) -> None:
+    """Write what classifiers say of test images, and how well: `logits.safetensors` and `scores.json` of `trained`.
+
+    Args:
+        study: Whose classes these are.
+        test: The images, with labels of these classes.
+        logits: Float32 (checkpoints, images, classes).
+        predicted: Labels, int64 (vectors, images).
+        folder: Where the files go.
+        about: What else the metadata say.
+    """
     about = {
         "images": [test.name(row) for row in range(len(test))],
         "digests": [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:16] for image in test.images],
         "classes": classes(study),
-        "steps": [checkpoint.step for checkpoint in chosen.checkpoints],
+        **about,
     }
     metadata = {key: json.dumps(value) for key, value in about.items()}
-    save_file(tensors, folder / "logits.safetensors", metadata)
-    figures = averaged([scores(labels, test.labels, classes(study), minor(study)) for labels in chosen.predicted])
-    (folder / "scores.json").write_text(json.dumps(figures, indent=2) + "\n")
-    for number, (known, _) in enumerate(each(classifier, chosen)):
-        known.save(folder / CLASSIFIERS / str(number))
+    tensors = {"logits": logits, "predicted": predicted, "labels": test.labels}
+    save_file(tensors, folder / PREDICTIONS, metadata)
+    figures = averaged([scores(labels, test.labels, classes(study), minor(study)) for labels in predicted])
+    (folder / SCORES).write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def averaged(figures: Sequence[Any]) -> Any:

@@ -18,6 +18,7 @@ from sarsynth.stages.describe_images import caption_samples
 from sarsynth.stages.fit_radiometry import radiometry
 from sarsynth.stages.measure_images import quality
 from sarsynth.stages.score_classifiers import (
+    SCORES,
     averaged,
     check_tested,
     every_trained,
@@ -29,6 +30,14 @@ from sarsynth.stages.score_classifiers import (
     sizes,
 )
 from sarsynth.stages.study import Study
+from sarsynth.stages.transfer_classifiers import (
+    check_second_set,
+    classes_in_common,
+    every_transferred,
+    learnt_line,
+    name_of_second_set,
+)
+from sarsynth.store.artifacts import Artifact
 
 
 def about(study: Study) -> dict[str, Any]:
@@ -65,10 +74,10 @@ def result(study: Study) -> dict[str, Any]:
     """
     settings, seeds = study.settings.evaluate, seeds_of(study)
     check_tested(study)
+    check_second_set(study)
     if warning := repetition_warning(study):
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     artifacts = every_trained(study)
-    runs = [json.loads((artifact.path / "scores.json").read_text()) for artifact in artifacts]
     evaluations = evaluations_of(study, [artifact.fingerprint for artifact in artifacts])
     measured, rests_on = quality(study)
     return about(study) | {
@@ -81,19 +90,48 @@ def result(study: Study) -> dict[str, Any]:
         "protocol": protocol(study)
         | {"leaks": LEAKS.get(settings.topk), "baseline": settings.baseline, "replicates": settings.replicates},
         "training": budget(study),
-        "classifier": {
-            "per_class": {
-                name: {figure: spread([run["per_class"][name][figure] for run in runs]) for figure in FIGURES}
-                for name in classes(study)
-            },
-            **{figure: spread([run[figure] for run in runs]) for figure in ("macro_f1", "minor_f1", "accuracy")},
-            "confusion": {
-                "mean": averaged([run["confusion"] for run in runs]),
-                "values": [run["confusion"] for run in runs],
-            },
-        },
+        "classifier": scored(artifacts, classes(study)),
         **measured,
+        "also": also(study, artifacts),
         "inputs": {role(one, evaluations[0]): one["fingerprint"] for one in evaluations} | rests_on,
+    }
+
+
+def scored(artifacts: Sequence[Artifact], names: Sequence[str]) -> dict[str, Any]:
+    """Scores of the classes of these names, and their means, over all evaluations."""
+    runs = [json.loads((artifact.path / SCORES).read_text()) for artifact in artifacts]
+    return {
+        "per_class": {
+            name: {figure: spread([run["per_class"][name][figure] for run in runs]) for figure in FIGURES}
+            for name in names
+        },
+        **{figure: spread([run[figure] for run in runs]) for figure in ("macro_f1", "minor_f1", "accuracy")},
+        "confusion": {
+            "mean": averaged([run["confusion"] for run in runs]),
+            "values": [run["confusion"] for run in runs],
+        },
+    }
+
+
+def also(study: Study, artifacts: Sequence[Artifact]) -> dict[str, Any] | None:
+    """Say how the same classifiers do on the second test set; None without one.
+
+    Args:
+        study: Of which they are.
+        artifacts: What `every_trained` gave.
+    """
+    if study.settings.evaluate.also is None:
+        return None
+    common, found = classes_in_common(study), every_transferred(study, artifacts)
+    return {
+        "name": name_of_second_set(study),
+        "classes": common.shared,
+        "minor": [name for name in common.shared if name in minor(study)],
+        "without_images": common.without_images,
+        "unknown": common.unknown,
+        "leaks": learnt_line(study),
+        "classifier": scored(found, common.shared),
+        "evaluations": evaluations_of(study, [artifact.fingerprint for artifact in found]),
     }
 
 
