@@ -1,5 +1,6 @@
 """What README and pages tell people to type is understood as it stands there."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -84,3 +85,28 @@ def _filled_in(words: tuple[str, ...]) -> tuple[str, ...]:
         if not word.startswith(ELSEWHERE) and not word.endswith(("…", "...")):
             kept += tiny() if word == "TINY" else [NAMES.get(word, word)]
     return tuple(kept)
+
+
+# --- Messages ---------------------------------------------------------------------------------------------------------
+
+
+def written(node: ast.AST) -> str | None:
+    """A text as the code has it, an ellipsis where a value goes; None if it is no text."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(part.value if isinstance(part, ast.Constant) else "…" for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return f"{written(left) or '…'}{written(right) or '…'}"
+    return None
+
+
+def test_messages_on_the_page_are_those_of_the_code():
+    files = (ROOT / "sarsynth").rglob("*.py")
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    texts = "\n".join({text.replace("\n", " ") for text in map(written, nodes) if text})
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `(.*?)` \|", page, re.MULTILINE)
+    assert len(messages) > 50 and len(set(messages)) == len(messages)
+    assert [one for one in messages if not re.search(re.escape(one).replace("…", ".*"), texts)] == []
