@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from composing import compose_once
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
-from torch.multiprocessing import start_processes
 
 from sarsynth import cli
 
@@ -63,19 +62,7 @@ def _call(variables: dict[str, str], target: Callable[..., None], args: tuple[An
     os.environ.update(variables)
     torch.set_num_threads(1)
     compose_once()
-    torch.multiprocessing.spawn.spawn = spawn  # which `sarsynth.processes.launch` calls
     target(*args)
-
-
-def spawn(function: Callable[..., None], args: tuple[Any, ...], nprocs: int) -> None:
-    """As torch's, but forked from the process that has imported everything."""
-    start_processes(_as_here, (dict(os.environ), function, args), nprocs, start_method="forkserver")
-
-
-def _as_here(index: int, variables: dict[str, str], function: Callable[..., None], args: tuple[Any, ...]) -> None:
-    os.environ.update(variables)
-    torch.set_num_threads(1)
-    function(index, *args)
 
 
 def _finish(processes: list[Any], timeout: float) -> list[int]:
