@@ -1,6 +1,7 @@
 """How people call this program where it runs: the scripts of a checkout, or the commands that a wheel installs."""
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,11 @@ def command(script: str, *words: str) -> str:
     """What a person types to run a script with these words."""
     called = os.environ.get(VARIABLE) or ("python {script}.py" if checkout() else "sarsynth-{script}")
     return " ".join([called.replace("{script}", script), *([shlex.join(words)] if words else [])])
+
+
+def public(script: str, *words: str) -> str:
+    """The same for others to type, who have no such folder of `--config-dir`."""
+    return re.sub(r" --config-dir ('[^']*'|\S+)", " --config-dir PATH/TO", command(script, *words), count=1)
 
 
 def checkout() -> Path | None:

@@ -8,9 +8,12 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # to ask for a card must not 
 
 import pytest
 import torch
+from composing import compose_once
+from matplotlib.figure import Figure
 from tiny import tiny_base
 
 from sarsynth.diffusion.base import NANO, Base
+from sarsynth.report.plots import Plot
 from sarsynth.training import microbatches
 from sarsynth.training.memory import Demand
 
@@ -18,6 +21,9 @@ from sarsynth.training.memory import Demand
 LONG = ["test_pipeline", "test_sweeps", "test_resuming", "test_routing", "test_pipeline_contours", "test_denoising"]
 
 ESTIMATED = ["test_microbatches", "test_gpu", "test_benchmark"]  # files whose trainings estimate what memory they take
+
+LOOKED_AT = ["test_report", "test_html", "test_faults"]  # files that look at the plots of reports
+BLANK = '<svg viewBox="0 0 10 10"></svg>'
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,6 +52,23 @@ def _memory_enough(request: pytest.FixtureRequest):
     with pytest.MonkeyPatch.context() as patch:
         if request.path.stem not in ESTIMATED:
             patch.setattr(microbatches, "needs", lambda *_, **__: Demand(fixed=0, per_sample=1))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _composed_once():
+    compose_once()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drawn_where_looked_at(request: pytest.FixtureRequest):
+    """Elsewhere a sweep in this process has empty plots in its report: they take longer than a study of seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem not in LOOKED_AT:
+            patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+            patch.setattr(Plot, "svg", property(lambda plot: BLANK))
+            patch.setattr("sarsynth.report.plots._svg", lambda figure: BLANK)
+            patch.setattr(Plot, "save", lambda plot, folder: None)
         yield
 
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from composing import compose_once
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from sarsynth import cli
@@ -60,6 +61,7 @@ def _start(variables: dict[str, Any], target: Callable[..., None], *args: Any) -
 def _call(variables: dict[str, str], target: Callable[..., None], args: tuple[Any, ...]) -> None:
     os.environ.update(variables)
     torch.set_num_threads(1)
+    compose_once()
     target(*args)
 
 

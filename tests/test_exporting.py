@@ -26,6 +26,7 @@ from sarsynth.commands import exporting, pushing
 from sarsynth.config.checks import check
 from sarsynth.diffusion import adapter_files
 from sarsynth.errors import UserError
+from sarsynth.program import VARIABLE
 from sarsynth.report import cards
 
 ABOUT = {f"ss_{n}": str(n) for n in range(20)} | {"modelspec.title": "lora: 油轮"}
@@ -164,7 +165,8 @@ def test_what_is_missing_for_an_export_is_said(said: list[str], why: str):
         check(compose("generate", *said))
 
 
-def test_the_public_command_has_no_folder_of_this_machine():
+def test_the_public_command_has_no_folder_of_this_machine(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "sarsynth-{script} --config-dir '/home/me/my options'")
     private = [
         "data.root=/home/me/secret/mine",
         "export=/home/me/out",
@@ -175,7 +177,8 @@ def test_the_public_command_has_no_folder_of_this_machine():
     study = SimpleNamespace(overrides=["method=lora", "data=imagefolder", *private])
     command = exporting.public_command(study)
     assert "/home" not in command and "/store" not in command and "a/b" not in command
-    assert "data.root=PATH/TO/mine" in command and "method=lora" in command
+    assert command.startswith("sarsynth-generate --config-dir PATH/TO method=lora ")
+    assert "data.root=PATH/TO/mine" in command
 
 
 # --- Through the command line, to a stand-in of the hub ---------------------------------------------------------------

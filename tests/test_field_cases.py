@@ -499,6 +499,8 @@ def test_a_run_says_what_is_cut_and_pads_when_asked(root: Path, said: Any, tmp_p
     list(inspect(cut, tmp_path / "report"))
     page = (tmp_path / "report/report.html").read_text()
     assert "train/cargo/long.png: 40 x 80 px, 50% of its length cut off" in page
+    go_on = "python evaluate.py -m method=none,resample,lora,2lora,plora evaluate.baseline=resample"
+    assert go_on in page and f"next: {go_on}" in said()
 
 
 # --- Held-out images --------------------------------------------------------------------------------------------------

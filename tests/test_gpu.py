@@ -5,7 +5,9 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import processes
 import pytest
 import torch
 from test_classifier import RECIPE
-from test_pipeline import TINY, Command, artifact, command, python  # noqa: F401
+from test_pipeline import ROOT, TINY, Command, artifact, command  # noqa: F401
 from test_resuming import run as run_killable
 
 from sarsynth import cli
@@ -223,8 +225,6 @@ def test_what_is_killed_goes_on_from_its_checkpoint(tmp_path: Path, nano: Base):
 
 def on_the_second(folder: Path) -> None:
     """Train and generate on card 1; card 0 is not touched."""
-    import os
-
     os.chdir(folder)
     sys.argv = ["generate.py", "method=lora", *TINY, *ON_CARD, "trainer.devices=[1]"]
     cli.main("generate")
@@ -242,6 +242,13 @@ def test_two_cards_learn_what_one_does(run, tmp_path: Path, nano: Base):
     one = trained(run, tmp_path / "one", nano, *ON_CARD, "trainer.precision=32-true")
     (tmp_path / "two").mkdir()
     both = ["trainer=ddp", "trainer.accelerator=gpu", "trainer.devices=2", "trainer.precision=32-true", "logger=none"]
-    done = python(tmp_path / "two", "train", *LORA, *both)
+    done = subprocess.run(  # as a person does
+        [sys.executable, str(ROOT / "train.py"), *LORA, *both],
+        cwd=tmp_path / "two",
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr
     assert apart(updates(tmp_path / "two/logs/store", nano), one) < APART["32-true"]

@@ -86,6 +86,12 @@ def test_fractions_of_class_folders_below_root(tmp_path: Path) -> None:
     assert all(record.split == split for split, records in splits.items() for record in records)
     assert [record.label for record in splits["test"]] == [0] * 5 + [1] * 5
     assert folder(tmp_path, train=".", val=0.1, test=0.25).records("test") == splits["test"]
+    assert not source.seen.remarks
+
+
+def test_a_folder_that_a_fraction_passes_by_is_told(root: Path) -> None:
+    write(root / "train/müllschute/2.png")
+    assert folder(root, test=0.25).seen.remarks == ["test/ is not read: test=0.25 draws from train; test=test reads it"]
 
 
 def test_metadata_gives_captions_and_classes(tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 import csv
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,18 +62,6 @@ WORLD = ["data.train={" + ", ".join(f"{k}: {v}" for k, v in COUNTS.items()) + "}
 TINY = [*SIZES, *WORLD]
 
 Command = Callable[..., SimpleNamespace]
-
-
-def python(folder: Path, script: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as a person does, with `folder` as the working directory."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / f"{script}.py"), *overrides],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
 
 
 @pytest.fixture
@@ -856,7 +842,7 @@ def test_a_method_without_synthetic_images_generates_none(command: Command, tmp_
 
 
 def test_a_refusal_of_a_script_is_exit_code_one(own: SimpleNamespace):
-    run = python(own.root, "evaluate", *own.overrides, "method=2lora", "base.path=no/such/base")
+    run = run_script("evaluate", own.root, *own.overrides, "method=2lora", "base.path=no/such/base")
     refused(SimpleNamespace(code=run.returncode, out=run.stdout, err=run.stderr), "base.path", root=own.root)
 
 

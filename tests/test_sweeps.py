@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from PIL import Image
-from processes import start_script
+from processes import run_script, start_script
 
 from sarsynth import cli, console
 from sarsynth.config import composition
@@ -172,8 +172,8 @@ def test_a_launcher_that_is_not_installed_says_where_it_comes_from():
 def study(tmp_path_factory) -> SimpleNamespace:
     """Rows of Table 2 in one go, in a folder of its own. Tests may add to it."""
     folder = tmp_path_factory.mktemp("table2")
-    run = here(folder, "evaluate", "-m", "experiment=table2", f"method={','.join(ROWS)}", *TINY)
-    assert run.code == 0, run.err
+    run = run_script("evaluate", folder, "-m", "experiment=table2", f"method={','.join(ROWS)}", *TINY)
+    assert run.returncode == 0, run.stderr
     store = folder / "logs/store"
     return SimpleNamespace(
         folder=folder, sweep=newest(folder, "evaluate"), store=store, made=set(cards(store)), run=run
@@ -181,7 +181,7 @@ def study(tmp_path_factory) -> SimpleNamespace:
 
 
 def test_the_rows_of_table_2_share_the_view_the_classifier_and_the_prototypes(study: SimpleNamespace):
-    found = made(study.run.out)
+    found = made(study.run.stdout)
     assert set(found.values()) == {1}
     assert set(found) == study.made
     built = Counter(name.split("/")[0] for name in found)

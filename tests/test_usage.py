@@ -8,6 +8,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from filelock import FileLock
+from test_sweeps import TINY
 
 from sarsynth import cli
 from sarsynth.commands import doctor, usage
@@ -28,7 +29,8 @@ def typed(tmp_path: Path, monkeypatch, capsys):
             cli.main(script)
         except SystemExit as stop:
             code = stop.code
-        return code, " ".join(capsys.readouterr().out.split())
+        written = capsys.readouterr()
+        return code, " ".join((written.out + written.err).split())
 
     return run
 
@@ -90,6 +92,14 @@ def test_help_of_a_group_says_what_each_option_is(typed, tmp_path: Path):
     assert "ours Ours, which does otherwise." in page
     assert "gpu One GPU;" in page
     assert "sd15" not in page
+
+
+def test_what_a_script_proposes_names_it_as_it_was_called(typed, tmp_path: Path):
+    (tmp_path / "mine/method").mkdir(parents=True)
+    (tmp_path / "mine/method/ours.yaml").write_text("# Ours.\ndefaults: [none, _self_]\nname: ours\n")
+    code, said = typed("evaluate", "--config-dir", "mine", "method=ours", *TINY, "build=require")
+    assert code == 1
+    assert "make it with: sarsynth-train --config-dir mine stage=" in said
 
 
 # --- The machine ------------------------------------------------------------------------------------------------------

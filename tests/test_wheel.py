@@ -71,15 +71,3 @@ def test_commands_run_from_any_folder(bin_folder: Path, tmp_path: Path):
     done = run(bin_folder, tmp_path, "sarsynth-evaluate", "--config-dir", "mine", "method=ours", *TINY)
     assert done.returncode == 0, done.stderr
     assert len([*tmp_path.glob("logs/runs/evaluate/*/result.json")]) == 1
-    refused = run(
-        bin_folder,
-        tmp_path,
-        "sarsynth-evaluate",
-        "--config-dir",
-        "mine",
-        "method=ours",
-        *TINY,
-        "data.test=3",
-        "build=require",
-    )
-    assert "make it with: sarsynth-train --config-dir mine stage=" in refused.stderr

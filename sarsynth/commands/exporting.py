@@ -1,6 +1,5 @@
 """Give what a method makes to others: a LoRA file of a class, or the synthetic set, with a card; and to the hub."""
 
-import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from sarsynth.console import console
 from sarsynth.diffusion.adapter_files import export, read_header
 from sarsynth.errors import UserError
 from sarsynth.files import STAGING, write_text
+from sarsynth.program import public
 from sarsynth.report.cards import CARD_NAME, AdapterLine, Subject, check_free, dataset_card, model_card
 from sarsynth.report.rows import Row
 from sarsynth.report.sweep import Sweep
@@ -185,7 +185,7 @@ def public_command(study: Study) -> str:
             continue
         path = value.strip("'\"")
         kept.append(f"{key}=PATH/TO/{Path(path).name}" if path.startswith(("/", "~", "..")) else override)
-    return f"python generate.py {shlex.join(kept)} export=PATH/TO"
+    return public("generate", *kept, "export=PATH/TO")
 
 
 def measured(study: Study, made: Mapping[str, Artifact]) -> tuple[Row | None, str]:

@@ -56,12 +56,14 @@ def inspect(study: Study, folder: Path) -> Iterator[Path]:
     text = json.dumps(content, indent=1, ensure_ascii=False)
     write_text(folder / HEALTH, _printable(text) + "\n")
     title = f"Health of data={study.settings.data.name} and ors={study.settings.ors.name}"
-    said = verdict(list(healths.values()), study.command("evaluate.py", "-m", *GO_ON))
+    said = verdict(list(healths.values()), study.command("evaluate", "-m", *GO_ON))
     write_text(folder / REPORT, _printable(page(list(healths.values()), title, said)))
     for role, look in healths.items():
         say_counts(study, role, look.counts, "train")
     for line in [said.line, *(f"  {reason}" for reason in said.reasons)]:
         say(line)
+    for step in said.then:
+        say(f"  next: {step.line}")
     yield from (folder / REPORT, folder / HEALTH)
     for role, look in healths.items():
         if look.leaking:

@@ -82,6 +82,9 @@ class ImageFolder(FileSource):
                 entries.append(replace(entry, gsd=gsd_of(row, str(path))))
         seen.take_back(metadata.used)
         _check_splits(root, entries, trained="train" in named)
+        for split, share in fractions.items():
+            if (root / split).is_dir():
+                seen.remark(f"{split}/ is not read: {split}={share:g} draws from train; {split}={split} reads it")
         entries = split_off(entries, fractions, SPLIT_SEED)
         super().__init__(root, entries, channels=channels, crop=crop, bands=bands, seen=seen)
 
