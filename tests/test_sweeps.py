@@ -119,7 +119,7 @@ PUBLISHED = {  # the script that makes it, and for each job the split, method an
     "figure4": ("generate", [("train", method, 4) for method in ("finetune", "lora", "2lora", "clora", "plora")]),
     "figure_a1": ("train", [("train", "plora", k) for k in (4, 16)]),
 }
-SWEPT = {"rank": 8, "num_prototypes": 5, "scales": 5, "synthetic_ratio": 5, "in_the_loop": 4}
+SWEPT = {"rank": 8, "num_prototypes": 5, "scales": 5, "synthetic_ratio": 5, "in_the_loop": 4, "learning_curve": 4}
 
 
 def test_every_published_row_and_sweep_is_tested():

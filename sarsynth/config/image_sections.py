@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from sarsynth.config.components import Component, split_off
-from sarsynth.config.section import NonNegative, Section, Seed, Share, Text
+from sarsynth.config.section import Count, NonNegative, Section, Seed, Share, Text
 from sarsynth.errors import UserError
 
 Wording = Text | dict[str, Text]  # a template, or one for each class and `default` for the others
@@ -61,7 +61,8 @@ class Data(Encoded):
 
     Training images that are also validation or test images are refused or, with `leak` drop, left out of training;
     `allow_leak` trains on them. `split` deci trains on a tenth of the
-    training images, drawn with `deci_seed`.
+    training images, drawn with `deci_seed`. `minor_images` are the training images of each minor class that are left,
+    as an order that `minor_seed` draws has them, so that more of them hold the fewer; None is all.
     """
 
     leak: Literal["refuse", "drop"]
@@ -69,6 +70,8 @@ class Data(Encoded):
     split: Literal["train", "deci"]
     deci_seed: Seed
     minor: Literal["auto"] | tuple[str, ...]
+    minor_images: Count | None
+    minor_seed: Seed
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -229,6 +229,33 @@ def deci(records: Sequence[ImageRecord], seed: int) -> list[ImageRecord]:
     return stratified_split(records, [0.1], seed, part_groups=True)[0]
 
 
+def first_of_classes(
+    records: Sequence[ImageRecord], classes: Sequence[str], chosen: Sequence[str], count: int, seed: int
+) -> list[ImageRecord]:
+    """Keep so many images of each chosen class that has any, and all of the others, in their order.
+
+    A class is shuffled by (seed, label) alone, and its first images are kept: more of them hold the fewer. The
+    paper's minor classes stay the same: their share, x / (others + classes * x), rises with the number x that is left.
+
+    Raises:
+        UserError: A chosen class has fewer.
+    """
+    sizes = {name: size for name, size in class_counts(records, classes).items() if size}
+    kept: set[str] = set()
+    for name in (name for name in chosen if name in sizes):
+        if sizes[name] < count:
+            fewest = min(sizes[other] for other in chosen if other in sizes)
+            raise UserError(
+                f"data.minor_images={count}: class {name} has {sizes[name]} training images; say {fewest} or less, or "
+                "name in data.minor those classes alone that have more"
+            )
+        label = list(classes).index(name)
+        members = sorted(record for record in records if record.label == label)
+        order = np.random.default_rng([seed, label]).permutation(len(members))
+        kept.update(members[place].path for place in order[:count])
+    return [record for record in records if classes[record.label] not in chosen or record.path in kept]
+
+
 def digest(records: Iterable[ImageRecord]) -> str:
     """Hex sha256 of which images these are, in which order, with all that is known of them; not of their pixels."""
     return hashlib.sha256(json.dumps([record.plain for record in records]).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 `significance.json` holds, all figures in [0, 1] and gains in [-1, 1]:
 
-    version: 3
+    version: 4
     of: {<job>: what its comparison rests on: method, overrides, classes, minor, leaks, baseline, replicates, and of
         each classifier its seeds and the fingerprint of its predictions}
     level, power: 0.05, 0.8
@@ -29,6 +29,8 @@
         next_hour: null without a gain, else {figure, half_width, options: [{spend_on, now, then, seconds,
             half_width}]}: what an hour more of computing on each kind of seed would make of half the width of its
             interval
+        worth: null unless data.minor_images parts the jobs and the baseline needs no generator, else {images, reaches,
+            low, high, first, last}: see `sarsynth.evidence.worth.Worth`
     open: what would settle what is not significant, a line of text for each such row
     also: rows and open likewise, of the second test set (evaluate.also), for the jobs that have one: by the same code
         from the predictions of the same classifiers; its name is `also.name` in their result.json. Left out where no
@@ -36,7 +38,9 @@
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,10 +56,11 @@ from sarsynth.evidence.predictions import Predictions
 from sarsynth.evidence.results import AREA
 from sarsynth.evidence.significance import Gain, compared, estimates, mcnemar, one_generator, score
 from sarsynth.evidence.spending import Costs, causes, next_hour
+from sarsynth.evidence.worth import worth
 from sarsynth.files import write_json
 
 SIGNIFICANCE = "significance.json"
-VERSION = 3
+VERSION = 4
 ONE_SEED = "one seed each: intervals know of the images alone, and nothing is called significant of less than two seeds"
 ONE_GENERATOR = (
     "one set of adapters: intervals do not know how far others would part, and speak of this one; "
@@ -86,6 +91,12 @@ class ScoredJob:
     def name(self) -> str:
         """Its name in a line of text."""
         return f"{self.method} {self.overrides}".strip()
+
+    @property
+    def point(self) -> tuple[int | None, str]:
+        """Where it stands on a learning curve: real images of each minor class, if it says so, and what else it is."""
+        count, others = point_of("data.minor_images", self.overrides)
+        return None if count is None else int(count), others
 
     @property
     def design(self) -> Design:
@@ -225,13 +236,14 @@ def _compared(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known, costs: Co
         "images": None if isinstance(found, UserError) else len(found[0].labels),
     }
     entry |= {"baseline": None, "note": None, "leaks": protocol["leaks"], "scores": None, "variance": None}
-    entry |= {"gains": None, "next_hour": None}
+    entry |= {"gains": None, "next_hour": None, "worth": None}
     if isinstance(found, UserError):
         return entry | {"note": str(found)}
     entry |= _of_scores(found[1])
     name = protocol["baseline"]
     if name in (None, job.method):
         return entry | {"note": ONE_GENERATOR if len(job.design.generators) == 1 else None}
+    entry |= {"worth": _worth(job, jobs, known)}
     base = next((other for other in jobs if (other.method, other.overrides) == (name, job.overrides)), None)
     if base is None:
         return entry | {"note": f"nothing to compare with: add {name} to the sweep's methods"}
@@ -246,6 +258,23 @@ def _compared(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known, costs: Co
     spending = next_hour(found[1], of_base[1], costs.of(job.result, len(job.predictions)))
     note = _note(found[1], of_base[1])
     return entry | {"baseline": base.job, "note": note, "gains": asdict(gains), "next_hour": spending}
+
+
+def _worth(job: ScoredJob, jobs: Sequence[ScoredJob], known: Known) -> dict[str, Any] | None:
+    """Read the worth of a job off the curve of its baseline; None without one, or of a baseline with a generator."""
+    (images, others), found, curve = job.point, known[job.job], dict[int, Scores]()
+    if images is None or isinstance(found, UserError):
+        return None
+    for base in jobs:
+        count, of_base, scored = *base.point, known[base.job]
+        same = (base.method, of_base) == (job.result["protocol"]["baseline"], others)
+        if not same or count is None or base.design.samples or isinstance(scored, UserError):
+            continue
+        with suppress(UserError):  # of other test images: no point of this curve
+            found[0].paired(scored[0])
+            curve[count] = scored[1]
+    read = worth(found[1], images, curve, seed=SEED)
+    return asdict(read) if read else None
 
 
 def _of_scores(scores: Scores) -> dict[str, Any]:
@@ -296,6 +325,14 @@ def _spent(spending: Mapping[str, Any] | None) -> str:
         f"; an hour more is best spent on {best['spend_on']} seeds ({best['now']} to {best['then']}: "
         f"±{100 * best['half_width']:.1f} for ±{100 * spending['half_width']:.1f})"
     )
+
+
+def point_of(key: str, overrides: str) -> tuple[float | None, str]:
+    """What overrides say of a key that has numbers, None if they do not, and what else they say."""
+    said = re.search(rf"(?:^| ){re.escape(key)}=([\d.]+)(?= |$)", overrides)
+    if said is None:
+        return None, overrides
+    return float(said[1]), f"{overrides[: said.start()]}{overrides[said.end() :]}".strip()
 
 
 def shown(seeds: Mapping[str, int]) -> str:

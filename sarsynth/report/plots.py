@@ -268,6 +268,41 @@ def curves(
     return figure
 
 
+@styled
+def responses(
+    panels: Mapping[str, Mapping[str, np.ndarray]],
+    rows: Sequence[str],
+    label: str,
+    *,
+    arrows: Mapping[str, tuple[float, float, float]] | None = None,
+    doubling: bool = False,
+    narrow: bool = False,
+) -> Figure:
+    """Draw how F1 follows a number, which `label` names: a panel for each quantity, a line with a band for each row.
+
+    `panels` hold for each quantity and row float (N, 4): the number, F1 in %, both ends of its interval; all `rows`
+    decide the colours. `arrows` are in the first panel, by row: from which number, at which height, to which number.
+    `doubling` makes the axis of numbers logarithmic.
+    """
+    figure, axes = _panels(len(panels), 2.8, narrow, across=4)
+    handles = {}
+    for place, (title, by_row) in zip(axes, panels.items(), strict=True):
+        for name, line in by_row.items():
+            colour, marker = _look(rows.index(name))
+            place.fill_between(line[:, 0], line[:, 2], line[:, 3], color=colour, alpha=0.16, linewidth=0)
+            handles[name] = place.plot(*line[:, :2].T, marker, color=colour, linestyle="-", linewidth=1.5)[0]
+        place.set(title=title, xlabel=label, ylabel="F1, %")
+        if doubling:
+            place.set_xscale("log", base=2)
+            _plain_numbers(place.xaxis)
+        place.set_xticks(sorted({number for line in by_row.values() for number in line[:, 0]}))
+    for name, (start, height, end) in (arrows or {}).items():
+        look = {"arrowstyle": "-|>", "color": _look(rows.index(name))[0], "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
+        axes[0].annotate("", (end, height), (start, height), arrowprops=look)
+    _legend(figure, handles)
+    return figure
+
+
 def _plain_numbers(axis: Axis) -> None:
     """Write the numbers of a logarithmic axis out: its powers would be set as mathematics, which names are not."""
     axis.set_major_formatter("{x:g}")

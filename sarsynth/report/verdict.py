@@ -4,9 +4,10 @@ Says what the intervals of significance.json say, and no more. Torch-free.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sarsynth.evidence.chance import LEVEL
+from sarsynth.evidence.comparison import point_of
 from sarsynth.report.pieces import percent
 from sarsynth.report.rows import TITLES, Row, cheaper
 
@@ -17,6 +18,8 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     """Say in a line or a few which row is best; nothing of a single one."""
     if len(rows) < 2:
         return []
+    if lines := worths(rows):  # rows with more real images are ahead of those with fewer: nothing to be told
+        return lines
     column = "minor_f1" if all(row["minor_f1"].value is not None for row in rows) else "macro_f1"
     best = max(rows, key=lambda row: _score(row, column))
     if level := [row.name for row in rows if row is not best and _score(row, column) == _score(best, column)]:
@@ -27,6 +30,34 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     if (line := cheaper(rows)) or (line := _untested(best, rows, column)):
         lines.append(line)
     return lines
+
+
+def worths(rows: Sequence[Row]) -> list[str]:
+    """Say how many real images each method is worth that has the fewest; nothing of other sweeps."""
+    told: dict[str, Row] = {}
+    for row in sorted((row for row in rows if row.entry.get("worth")), key=lambda row: row.entry["worth"]["images"]):
+        _, others = point_of("data.minor_images", row.overrides)
+        told.setdefault(f"{row.result['method']} {others}".strip(), row)
+    return [_worth(name, row.result["protocol"]["baseline"], row.entry["worth"]) for name, row in told.items()]
+
+
+def _worth(name: str, baseline: str, worth: Mapping[str, Any]) -> str:
+    has = worth["images"]
+    reaches, low, high = (of_curve(worth[end], worth) for end in ("reaches", "low", "high"))
+    more, least, most = (of_curve(worth[end], worth, "more") for end in ("reaches", "low", "high"))
+    return (
+        f"with {has} real images of each minor class, {name} reaches the minor-class F1 that {baseline} "
+        f"reaches with {reaches} ({100 * (1 - LEVEL):.0f} % interval {low} to {high}): it is worth {more} real images "
+        f"({least} to {most})"
+    )
+
+
+def of_curve(images: float, worth: Mapping[str, Any], way: Literal["number", "more", "times"] = "number") -> str:
+    """Write a number of images read off a curve, or how many more or times what there are; at its ends a bound."""
+    bound = "≥ " * (images >= worth["last"]) + "≤ " * (images <= worth["first"])
+    has = worth["images"]
+    written = {"number": f"{images:.1f}", "more": f"{images - has:+.1f}", "times": f"{images / has:.2f}"}[way]
+    return bound + written.removesuffix(".0")
 
 
 def _lead(best: Row, rows: Sequence[Row], column: str) -> str:

@@ -1,7 +1,8 @@
 """The report of a sweep, from what its jobs stored and nothing else: report.html, plots, results.csv, results.tex.
 
 A section is a row of `SECTIONS` and a function of the sweep that gives the pieces it shows; readers see its docstring
-below the heading. One whose data are missing says so in a line. Torch-free.
+below the heading. One whose data are missing says so in a line; one that is of other sweeps gives no pieces, and is
+left out. Torch-free.
 """
 
 import shutil
@@ -28,6 +29,7 @@ from sarsynth.report.pieces import Cell, Gallery, Piece, Section
 from sarsynth.report.plots import Plot
 from sarsynth.report.provenance import commands, costs, learning, prototypes, settings
 from sarsynth.report.published import beside_paper, csv_columns, in_paper
+from sarsynth.report.responses import dose, learning_curve
 from sarsynth.report.sweep import Sweep
 
 PLOTS = "plots"
@@ -37,6 +39,8 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("results", "Results", scores),
     ("f1", "F1 by class", f1_by_class),
     ("gains", "Gains", gains),
+    ("worth", "Worth in real images", learning_curve),
+    ("dose", "Dose and response", dose),
     ("elsewhere", "Does it carry over?", carried_over),
     ("spread", "Where the spread comes from", spread),
     ("beyond", "Beyond F1", beyond_f1),
@@ -86,6 +90,7 @@ def write_report(sweep: Sweep) -> list[Path]:
             prefix = (f"set{place}-", f"{label}: ") if label else ("", "")
             of_part = sections(part)
             parts += [_section(part, prefix[0] + anchor, prefix[1] + heading, of) for anchor, heading, of in of_part]
+    parts = [section for section in parts if section.pieces]
     folder = sweep.folder
     shutil.rmtree(folder / PLOTS, ignore_errors=True)
     for section in parts:

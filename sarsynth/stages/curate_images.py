@@ -16,7 +16,7 @@ from sarsynth.console import console
 from sarsynth.data.curated import Curated, Pair
 from sarsynth.data.duplicates import groups
 from sarsynth.data.file_source import FileSource
-from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts, deci, minor_classes
+from sarsynth.data.records import SPLITS, ImageRecord, Split, class_counts, deci, first_of_classes, minor_classes
 from sarsynth.errors import LeakError, UserError, nearest
 from sarsynth.program import command
 from sarsynth.report.image_health import NEXT_STEP
@@ -75,12 +75,17 @@ def training(study: Study, role: Role) -> list[ImageRecord]:
     """The images of a set that are trained on; those of the SAR set are of the study's split.
 
     Raises:
-        UserError: There are none, too many are bad, or some are held out.
+        UserError: There are none, too many are bad, some are held out, or a minor class has fewer than `minor_images`.
     """
     images = _split(study) if role == "sar" else records(study, role, "train")
     say_two_labels(study, role)
     say_across(study, role)
-    return guard(study, role, images)
+    images, data = guard(study, role, images), study.settings.data
+    if role != "sar" or data.minor_images is None:
+        return images
+    few = minor_classes(class_counts(images, classes(study)), data.minor)
+    say(f"data.minor_images={data.minor_images}: so many of {', '.join(few)} are trained on")
+    return first_of_classes(images, classes(study), few, data.minor_images, data.minor_seed)
 
 
 def _split(study: Study) -> list[ImageRecord]:
