@@ -20,6 +20,7 @@ from sarsynth.errors import UserError
 from sarsynth.evidence.design import Design
 from sarsynth.evidence.predictions import Predictions, calibration_errors
 from sarsynth.evidence.results import RESULT
+from sarsynth.report.jobs import read_several
 from sarsynth.sim import render
 
 METHODS = ["-m", "method=none,resample", *TINY, "seeds=[0,1]", "data.test=6", "classifier.epochs=4"]
@@ -105,6 +106,13 @@ def test_the_closing_table_and_the_csv_have_both(study: SimpleNamespace) -> None
     assert float(line["also_gain_minor_f1"]) == pytest.approx(gain["delta"])
     assert float(line["also_gain_low_minor_f1"]) == pytest.approx(gain["low"])
     assert "also_f1_tanker" not in line
+
+
+def test_of_two_sweeps_in_one_report_the_rows_with_a_second_set_are_read(study: SimpleNamespace) -> None:
+    for folders in ([study.before, study.after], [study.after, study.before]):
+        jobs = read_several(folders)
+        assert [job.heading for job in jobs] == ["none", "resample"]
+        assert all(job.result and job.result["also"]["name"] == "harbour" for job in jobs)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import yaml
 from sarsynth.errors import ERROR_FILE, UserError, one_line
 from sarsynth.evidence.results import RESULT, read_result
 
+SILENT = ("hydra", "paths.", "logger", "+logger", "trainer", "evaluate.baseline", "evaluate.also", "data@evaluate.also")
 ELSEWHERE = ("experiment", "build", "plan", "pack", "notice")  # keys that say how jobs run, or stand for others
 
 
@@ -72,7 +73,10 @@ def read_jobs(folder: Path) -> list[Job]:
 
 
 def read_several(folders: Sequence[Path]) -> list[Job]:
-    """Read the jobs of several sweeps as if they were of one; a job that is in two of them is read once."""
+    """Read the jobs of several sweeps as if they were of one; a job that is in two of them is read once.
+
+    Of two that are one but for a second test set (evaluate.also), that which has it is read.
+    """
     jobs: dict[tuple[str, str], Job] = {}
     for number, folder in enumerate(folders):
         label = f"{folder.name} #{number}" if [one.name for one in folders].count(folder.name) > 1 else folder.name
@@ -80,7 +84,8 @@ def read_several(folders: Sequence[Path]) -> list[Job]:
             known = job.method, str(job.folder)
             if job.is_scored and job.result:
                 known = job.method, str([job.result["data"], job.result["inputs"]])
-            jobs.setdefault(known, replace(job, key=f"{number}/{job.folder.name}", sweep=label))
+            if known not in jobs or (_has_second(job) and not _has_second(jobs[known])):
+                jobs[known] = replace(job, key=f"{number}/{job.folder.name}", sweep=label)
     return told_apart(jobs.values())
 
 
@@ -96,9 +101,13 @@ def told_apart(jobs: Iterable[Job]) -> list[Job]:
     return [replace(job, differs=differs) for job, differs in zip(jobs, found, strict=True)]
 
 
+def _has_second(job: Job) -> bool:
+    return bool(job.result and job.result.get("also"))
+
+
 def _says_nothing(key: str) -> bool:
     """Whether an override has no influence on the scores of a job, so that jobs of two sweeps may differ by it."""
-    return key.startswith(("hydra", "paths.", "logger", "+logger", "trainer", "evaluate.baseline")) or key in ELSEWHERE
+    return key.startswith(SILENT) or key in ELSEWHERE
 
 
 def _read_overrides(file: Path) -> list[str]:

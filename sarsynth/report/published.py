@@ -78,6 +78,8 @@ def beside_paper(sweep: Sweep) -> list[Piece]:
 
     Intervals of 95 %: here over test images and seeds, in the paper over test images alone.
     """
+    if not in_paper(sweep):
+        return []
     tables = [table for table in (scores_beside(sweep), gains_beside(sweep), distances_beside(sweep)) if table]
     return [*(Note(line) for line in [*other_images(sweep), *NOTES]), *tables]
 

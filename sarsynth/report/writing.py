@@ -28,7 +28,7 @@ from sarsynth.report.images import feature_map, memorisation, samples, strips
 from sarsynth.report.pieces import Cell, Gallery, Piece, Section
 from sarsynth.report.plots import Plot
 from sarsynth.report.provenance import commands, costs, learning, prototypes, settings
-from sarsynth.report.published import beside_paper, csv_columns, in_paper
+from sarsynth.report.published import beside_paper, csv_columns
 from sarsynth.report.responses import dose, learning_curve
 from sarsynth.report.sweep import Sweep
 
@@ -39,6 +39,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("results", "Results", scores),
     ("f1", "F1 by class", f1_by_class),
     ("gains", "Gains", gains),
+    ("paper", "Beside the paper", beside_paper),
     ("worth", "Worth in real images", learning_curve),
     ("dose", "Dose and response", dose),
     ("elsewhere", "Does it carry over?", carried_over),
@@ -60,7 +61,6 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
     ("commands", "Make it again", commands),
 )
 ACROSS = ("across", "Across data sets", across)  # before them, where there is more than one data set
-PAPER = ("paper", "Beside the paper", beside_paper)  # after the gains, where the data set is the paper's
 
 
 def write(folder: Path, store: Path) -> list[Path]:
@@ -88,8 +88,7 @@ def write_report(sweep: Sweep) -> list[Path]:
         parts = [_section(sweep, *ACROSS)] if len(sweep.parts) > 1 else []
         for place, (label, part) in enumerate(sweep.parts.items()):
             prefix = (f"set{place}-", f"{label}: ") if label else ("", "")
-            of_part = sections(part)
-            parts += [_section(part, prefix[0] + anchor, prefix[1] + heading, of) for anchor, heading, of in of_part]
+            parts += [_section(part, prefix[0] + anchor, prefix[1] + heading, of) for anchor, heading, of in SECTIONS]
     parts = [section for section in parts if section.pieces]
     folder = sweep.folder
     shutil.rmtree(folder / PLOTS, ignore_errors=True)
@@ -111,12 +110,6 @@ def write_report(sweep: Sweep) -> list[Path]:
     for name, content in contents.items():
         write_text(folder / name, content)
     return [folder / name for name in contents]
-
-
-def sections(sweep: Sweep) -> list[tuple[str, str, Callable[[Sweep], list[Piece]]]]:
-    """The sections of a report on one data set."""
-    place = 1 + next(place for place, (anchor, *_) in enumerate(SECTIONS) if anchor == "gains")
-    return [*SECTIONS[:place], *([PAPER] if in_paper(sweep) else []), *SECTIONS[place:]]
 
 
 def _section(sweep: Sweep, anchor: str, heading: str, pieces: Callable[[Sweep], list[Piece]]) -> Section:
