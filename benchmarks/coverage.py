@@ -12,12 +12,12 @@ differs is chance. Minutes on one core.
 import sys
 from dataclasses import dataclass
 
-import numpy as np
-from rich.table import Table
-
 from sarsynth.console import console
 from sarsynth.evidence.predictions import Predictions, figures
 from sarsynth.evidence.significance import Comparison, compare
+
+import numpy as np
+from rich.table import Table
 
 REPLICATES = 500
 CLASSES = ("cargo", "other", "fishing", "tanker", "dredger")
