@@ -7,11 +7,6 @@ on; what is in question is that nothing is off by more than that.
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from measured import Bench
-from measuring import Figure
-from torch import Tensor
-
 from sarsynth.classifier.network import Classifier, predict
 from sarsynth.data.transforms import to_uint8
 from sarsynth.diffusion import adapter_files
@@ -21,6 +16,11 @@ from sarsynth.stages.load_base import base, scheduler
 from sarsynth.stages.resize_images import labelled
 from sarsynth.stages.study import Study
 from sarsynth.stages.train_classifier import classifier
+
+import torch
+from measured import Bench
+from measuring import Figure
+from torch import Tensor
 
 OVERRIDES = (
     *("base=sd-nano", "base.path=null", "classifier=small", "classifier.epochs=20", "base.image_size=64"),

@@ -2,10 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import hydra
-import torch
-from rich.table import Table
-
 from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.network import predict
 from sarsynth.classifier.scores import scores
@@ -23,6 +19,10 @@ from sarsynth.stages.sum_up import spread
 from sarsynth.stages.train_classifier import recipe
 from sarsynth.tracking import Tracker
 from sarsynth.training.fitting import Fitting
+
+import hydra
+import torch
+from rich.table import Table
 
 LIKE_FU_SRS = ("data=sim", "augment=paper", "classifier.epochs=13")  # overrides: its counts, minor classes doubled
 Arm = tuple[LabelledImages, LabelledImages | None]  # images, and those that join them

@@ -11,11 +11,6 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-import hydra
-import torch
-from diffusers import DPMSolverMultistepScheduler
-from reference import macro_f1, recognised, reference
-
 from sarsynth.config.checks import check
 from sarsynth.config.composition import CONF
 from sarsynth.console import console, progress
@@ -27,6 +22,11 @@ from sarsynth.sim import CLASSES
 from sarsynth.stages.study import Study
 from sarsynth.stages.train_classifier import recipe as classifier_recipe
 from sarsynth.tracking import Tracker
+
+import hydra
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from reference import macro_f1, recognised, reference
 
 SAMPLES = 40  # a class
 STEPS = 1000  # of the reference classifiers

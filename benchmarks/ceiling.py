@@ -9,10 +9,6 @@ through the autoencoder of `sd-nano`, and with the speckle that they lack then (
 import sys
 from dataclasses import replace
 
-import numpy as np
-import torch
-from arms import LIKE_FU_SRS, compare, demo, labelled
-
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
@@ -21,6 +17,10 @@ from sarsynth.stages.curate_images import joining
 from sarsynth.stages.load_base import base
 from sarsynth.stages.open_images import opened
 from sarsynth.stages.study import Study
+
+import numpy as np
+import torch
+from arms import LIKE_FU_SRS, compare, demo, labelled
 
 SEED = 11  # a world of its own: ships that no training or test image shows
 

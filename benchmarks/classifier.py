@@ -13,12 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import timm
-import torch
-from arms import demo, labelled
-from rich.table import Table
-from torch.nn import functional
-
 from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.network import ClassifierRecipe
 from sarsynth.console import console
@@ -27,6 +21,12 @@ from sarsynth.stages.curate_images import classes
 from sarsynth.stages.open_images import opened
 from sarsynth.stages.train_classifier import recipe
 from sarsynth.training.fitting import Fitting
+
+import timm
+import torch
+from arms import demo, labelled
+from rich.table import Table
+from torch.nn import functional
 
 
 def plain(how: ClassifierRecipe, images: LabelledImages, labels: int) -> None:

@@ -17,13 +17,13 @@ Minutes on one core.
 import sys
 from dataclasses import dataclass, replace
 
-import numpy as np
-from rich.table import Table
-
 from sarsynth.console import console
 from sarsynth.evidence.design import Design
 from sarsynth.evidence.predictions import Predictions, figures
 from sarsynth.evidence.significance import Comparison, Gain, compare
+
+import numpy as np
+from rich.table import Table
 
 REPLICATES = 500
 CLASSES = ("cargo", "other", "fishing", "tanker", "dredger")

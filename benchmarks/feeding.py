@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 from sarsynth.console import console
 from sarsynth.data.shards import write_shards
 from sarsynth.data.streams import PackedSampler, Stream
 from sarsynth.diffusion.latents import MOMENTS, Latents, Texts
 from sarsynth.diffusion.samples import DenoisingSamples
+
+import torch
 
 SHAPE = (2, 2, 4, 64, 64)  # views, mean and standard deviation, channels, height and width of latents
 BATCH = 32

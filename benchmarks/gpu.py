@@ -27,6 +27,11 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the hub
 
+from sarsynth import __version__
+from sarsynth.commands.session import quieten
+from sarsynth.console import console
+from sarsynth.errors import UserError, one_line
+
 import torch
 from agreement import agreement
 from measured import Bench, controlled, encoding, generation, training
@@ -34,11 +39,6 @@ from measuring import Effort, Figure, TooLongError, machine, missing_cuda, peak_
 from recording import print_tables, record
 from sd15 import save_random
 from table3 import OVERRIDES, PUBLISHED, jobs_of, works
-
-from sarsynth import __version__
-from sarsynth.commands.session import quieten
-from sarsynth.console import console
-from sarsynth.errors import UserError, one_line
 
 PRECISIONS = ("bf16-mixed", "16-mixed", "32-true")
 DOCS = Path(__file__).parents[1] / "docs"

@@ -9,13 +9,13 @@ steps; the last row is what a perfect generator would reach.
 
 import sys
 
-from arms import compare, demo, labelled
-
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.stages.copy_images import repeated_images
 from sarsynth.stages.curate_images import joining, planned
 from sarsynth.stages.open_images import opened
+
+from arms import compare, demo, labelled
 
 UNSEEN = 11  # seed of a world of its own
 

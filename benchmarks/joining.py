@@ -11,10 +11,6 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-import torch
-from arms import Arm, compare, demo, labelled
-
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.report.pictures import read_png
 from sarsynth.stages.copy_images import repeated_images
@@ -22,6 +18,10 @@ from sarsynth.stages.curate_images import classes, joining, planned
 from sarsynth.stages.generate_images import METADATA
 from sarsynth.stages.open_images import opened
 from sarsynth.stages.study import Study
+
+import numpy as np
+import torch
+from arms import Arm, compare, demo, labelled
 
 
 def joined(study: Study, folder: Path) -> LabelledImages:

@@ -13,15 +13,15 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import hydra
-import yaml
-from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen, MultipleOf
-from omegaconf import OmegaConf
-
 from sarsynth.config.components import Component
 from sarsynth.config.composition import CONF, compose
 from sarsynth.config.schema import Settings
 from sarsynth.config.section import Section
+
+import hydra
+import yaml
+from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen, MultipleOf
+from omegaconf import OmegaConf
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "keys.md"

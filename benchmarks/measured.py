@@ -9,10 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
-import torch
-from measuring import Clock, Effort, EnoughError, Figure, TooLongError, synchronize
-
 from sarsynth.cli import CONF
 from sarsynth.commands.train import artifacts
 from sarsynth.config.checks import check
@@ -25,6 +21,10 @@ from sarsynth.stages.load_base import base as frozen_base
 from sarsynth.stages.load_base import scheduler
 from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
+
+import hydra
+import torch
+from measuring import Clock, Effort, EnoughError, Figure, TooLongError, synchronize
 
 # A few simulated images: a rate does not depend on how many there are, and simulating many would take minutes.
 WORLD = (

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from sarsynth.diffusion.denoising import Denoiser
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-
-from sarsynth.diffusion.denoising import Denoiser
 
 PACKAGES = ("lightning", "diffusers", "transformers", "timm")
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from sarsynth.diffusion.base import Base
+
 import diffusers
 import torch
 import torch.nn.functional as F
@@ -21,8 +23,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-
-from sarsynth.diffusion.base import Base
 
 PROMPT = "a SAR image of a cargo ship"
 NEVER = 1_000_000  # steps of a schedule that does not end here

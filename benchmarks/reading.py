@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from rich.table import Table
-
 from sarsynth.console import console
 from sarsynth.data.radiometry import EightBit, MeanSigma, Radiometry, Training
 from sarsynth.data.readers.imagefolder import ImageFolder
 from sarsynth.data.transforms import load_images
+
+import numpy as np
+from PIL import Image
+from rich.table import Table
 
 SIDE, SIZE, ROUNDS = 256, 128, 3
 

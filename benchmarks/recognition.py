@@ -9,13 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import hydra
-import numpy as np
-import torch
-from PIL import Image
-from reference import recognised, reference
-from rich.table import Table
-
 from sarsynth.config.checks import check
 from sarsynth.config.composition import CONF
 from sarsynth.console import console
@@ -23,6 +16,13 @@ from sarsynth.sim import CLASSES
 from sarsynth.stages.study import Study
 from sarsynth.stages.train_classifier import recipe
 from sarsynth.tracking import Tracker
+
+import hydra
+import numpy as np
+import torch
+from PIL import Image
+from reference import recognised, reference
+from rich.table import Table
 
 STEPS = 1000
 

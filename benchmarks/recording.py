@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from sarsynth.console import console
+
+from rich.table import Table
 
 MARKS = "<!-- figures of a GPU run -->", "<!-- end of figures -->"
 MEASURED = ("case", "precision", "what", "median", "range", "peak memory, GB", "note")

@@ -1,8 +1,5 @@
 """Reference classifiers: trained on many balanced real pictures of the simulated world, to say what a picture shows."""
 
-import torch
-from torch import Tensor
-
 from sarsynth.classifier.learning import fit_classifier
 from sarsynth.classifier.network import Classifier, ClassifierRecipe, predict
 from sarsynth.classifier.scores import scores
@@ -12,6 +9,9 @@ from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import load_images
 from sarsynth.sim import CLASSES
 from sarsynth.training.fitting import Fitting
+
+import torch
+from torch import Tensor
 
 SEED = 7  # a world of its own: no ship that a base, an adapter or a study has seen
 

@@ -11,18 +11,18 @@ import sys
 import time
 from collections.abc import Callable
 
-import hydra
-import torch
-from diffusers import UNet2DConditionModel
-from rich.table import Table
-from sd15 import sd15_unet
-
 from sarsynth.cli import CONF
 from sarsynth.config.checks import check
 from sarsynth.console import console
 from sarsynth.diffusion.adapters import AdapterSpec, fresh
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.diffusion.routing import routed
+
+import hydra
+import torch
+from diffusers import UNet2DConditionModel
+from rich.table import Table
+from sd15 import sd15_unet
 
 RANK = 4  # of each adapter
 

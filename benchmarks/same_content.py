@@ -16,9 +16,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from safetensors import safe_open
-
 from sarsynth.console import console
+
+from safetensors import safe_open
 
 Content = dict[str, str]  # the digest of each file, or of each tensor in it
 OF_A_RUN = {"sarsynth", "git", "device", "processes", "seconds", "peak_memory_bytes", "disk_bytes", "created"}

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from sarsynth.diffusion.base import NANO
+
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-from sarsynth.diffusion.base import NANO
 
 TOKENS = 77  # of a text, start and end among them
 INDEX = """{

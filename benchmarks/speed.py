@@ -23,20 +23,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the hub
 
-from sarsynth.cli import CONF  # isort: skip  # before torch, whose OpenMP it keeps from spinning
-
-import hydra
-import peers
-import torch
-import torch.nn.functional as F
-from contests import Beside, Laps, Rival, Row, judged, take_turns
-from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
-from lightning.pytorch import Trainer
-from measuring import machine
-from sd15 import save_random
-from speed_table import print_rows, record
-from torch import Tensor
-
+from sarsynth.cli import CONF
 from sarsynth.commands.session import quieten
 from sarsynth.config.checks import check
 from sarsynth.data.datamodules import SeededDataModule
@@ -52,6 +39,18 @@ from sarsynth.evidence.fidelity import fid, fidelity
 from sarsynth.training.fitting import Fitting
 from sarsynth.training.precision import Precision
 from sarsynth.training.tasks import StepOptions
+
+import hydra
+import peers
+import torch
+import torch.nn.functional as F
+from contests import Beside, Laps, Rival, Row, judged, take_turns
+from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from lightning.pytorch import Trainer
+from measuring import machine
+from sd15 import save_random
+from speed_table import print_rows, record
+from torch import Tensor
 
 RANK, ORS_RANK = 4, 16
 IMAGES = 64

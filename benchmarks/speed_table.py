@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contests import Row, rows_of
-from recording import between_marks
-
 from sarsynth.console import console
 from sarsynth.files import staged
+
+from contests import Row, rows_of
+from recording import between_marks
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKS = "<!-- figures of speed.py -->", "<!-- end of figures -->"

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hydra._internal.utils import get_args_parser
-
 from sarsynth.cli import check_jobs
 from sarsynth.config.schema import Settings
+
+from hydra._internal.utils import get_args_parser
 
 PUBLISHED = {"sar": 6971, "ors": 53101}  # training images of the paper's two sets, which no configuration knows
 OVERRIDES = ("experiment=table3", "base=sd15", "classifier=resnet50")

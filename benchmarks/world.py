@@ -5,13 +5,13 @@ python benchmarks/world.py [seeds]
 
 import sys
 
-from arms import LIKE_FU_SRS, compare, demo, labelled
-
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.stages.copy_images import repeated_images
 from sarsynth.stages.curate_images import counts, joining
 from sarsynth.stages.open_images import opened
+
+from arms import LIKE_FU_SRS, compare, demo, labelled
 
 
 def main(seeds: int) -> None:

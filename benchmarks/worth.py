@@ -10,14 +10,14 @@ says, and its generator likes classes by luck. One minute of a core for each hun
 import sys
 from dataclasses import dataclass
 
-import numpy as np
-from rich.table import Table
-
 from sarsynth.console import console
 from sarsynth.evidence.design import Design
 from sarsynth.evidence.predictions import Predictions, figures
 from sarsynth.evidence.significance import score
 from sarsynth.evidence.worth import Worth, crossings, worth
+
+import numpy as np
+from rich.table import Table
 
 CLASSES, MINOR = ("cargo", "other", "fishing", "tanker", "dredger"), (2, 3, 4)
 COUNTS, HAS, IMAGES, REPLICATES = (3, 6, 12, 24, 48), 6, 100, 300

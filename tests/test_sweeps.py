@@ -266,6 +266,18 @@ def test_a_killed_sweep_run_again_with_two_jobs_at_once_does_only_what_is_missin
         assert figures(one) == pytest.approx(figures(other), rel=1e-4)
 
 
+def test_a_sweep_of_which_nothing_is_missing_starts_no_process(study: SimpleNamespace):
+    before = cards(study.folder / "logs/store")
+    asked = ["-m", "method=2lora,plora", *TINY, "hydra/launcher=two_jobs"]
+    with patch("joblib.externals.loky.get_reusable_executor", side_effect=AssertionError("a process is started")):
+        run = here(study.folder, "evaluate", *asked)
+    assert run.code in (0, None), run.err
+    assert "2 at a time" not in run.out
+    assert re.search(r"all \d+ artifacts are there already", run.out)
+    assert run.out.splitlines()[-1].endswith("/report.html")
+    assert cards(study.folder / "logs/store") == before
+
+
 # --- What fails -------------------------------------------------------------------------------------------------------
 
 

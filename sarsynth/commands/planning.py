@@ -208,9 +208,29 @@ def foresee(artifacts: Callable[[Study], list[Artifact]], jobs: Jobs, folder: Pa
     """
     if any(settings.build != "auto" or settings.report for settings, _ in jobs):
         return
+    began = time.time()
+    lines = _planned(artifacts, jobs)
+    due = [line.due for line in lines if line.state == "make"]
+    there = sum(line.state == "there" for line in lines)
+    outlook = Outlook(due, there, Path(jobs[0][0].paths.store), began)
+    (folder / SCREEN).mkdir(parents=True, exist_ok=True)
+    outlook.write(folder / SCREEN / OUTLOOK)
+    if not is_shared():
+        for text in outlook.lines(1):
+            console.print(f"  {text}", markup=False)
+
+
+def nothing_missing(script: str, jobs: Jobs) -> bool:
+    """Whether the store has all that the jobs of a script ask for."""
+    lines = _planned(importlib.import_module(f"sarsynth.commands.{script}").artifacts, jobs)
+    return bool(lines) and all(line.state == "there" for line in lines)
+
+
+def _planned(artifacts: Callable[[Study], list[Artifact]], jobs: Jobs) -> list[Line]:
+    """What jobs ask for, as far as they can be planned; surveys of images are made."""
     quieten()
     lines: dict[Artifact, Line] = {}
-    began, quiet = time.time(), console.quiet
+    quiet = console.quiet
     for number, (settings, overrides) in enumerate(jobs):
         study = _study(settings.model_copy(update={"build": "plan"}), overrides)
         console.quiet = True
@@ -221,16 +241,10 @@ def foresee(artifacts: Callable[[Study], list[Artifact]], jobs: Jobs, folder: Pa
             console.quiet = quiet
         for survey in [artifact for artifact, made in study.store.met.items() if made]:
             console.print(made_line(survey))
-        for artifact, request in study.store.planned.items():
+        for artifact, request in {**study.absent, **study.store.planned}.items():
             line = Line(artifact, request, study.compute.machine, study.store.root)
             lines.setdefault(artifact, line).jobs.append(number)
-    due = [line.due for line in lines.values() if line.state == "make"]
-    outlook = Outlook(due, len(lines) - len(due), Path(jobs[0][0].paths.store), began)
-    (folder / SCREEN).mkdir(parents=True, exist_ok=True)
-    outlook.write(folder / SCREEN / OUTLOOK)
-    if not is_shared():
-        for text in outlook.lines(1):
-            console.print(f"  {text}", markup=False)
+    return list(lines.values())
 
 
 def _plain(script: str, about: Sequence[Mapping[str, Any]], lines: Collection[Line]) -> dict[str, Any]:

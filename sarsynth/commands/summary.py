@@ -1,6 +1,6 @@
 """Before the first job of a sweep: a screen for jobs side by side. After the last: its report, and what failed.
 
-Torch-free, as the process that starts the jobs is.
+Torch-free, as the process that starts the jobs is, unless it is the one that runs them.
 """
 
 import logging
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from sarsynth.commands.guarding import leaks_of
 from sarsynth.commands.launchers import outlive_lost_jobs
+from sarsynth.commands.reusing import stay_if_whole
 from sarsynth.commands.screen import Screen
 from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side
 from sarsynth.console import SCREEN, console, print_error
@@ -43,6 +44,7 @@ class Summary(Callback):
         say_notice(config)
         refuse_leaks(config)
         outlive_lost_jobs(config.hydra)
+        stay_if_whole(config)
         if (at_once := side_by_side(config.hydra)) > 1:
             from sarsynth.report.jobs import differing, heading, parse
 

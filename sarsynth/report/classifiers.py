@@ -68,11 +68,18 @@ def learned_from(sweep: Sweep) -> list[Piece]:
 
 def f1_by_class(sweep: Sweep) -> list[Piece]:
     """A mark is the mean, a tick one seed, a line the 95 % interval over test images and seeds."""
-    panels = {title: [row[column] for row in sweep.rows] for column, title in rows.scored(sweep.rows).items()}
-    figures = plots.both(plots.estimates, panels, sweep.names, "%", scale=100)
+    shown = sweep.rows[:MOST_ROWS]
+    panels = {title: [row[column] for row in shown] for column, title in rows.scored(sweep.rows).items()}
+    figures = plots.both(plots.estimates, panels, sweep.names[:MOST_ROWS], "%", scale=100)
     every = "Precision, recall and F1 of each class in %, mean and ± sd over seeds, and its test images"
     plot = Plot("f1", alt="F1 of each class and method, as in the table", **figures)
-    return [plot, rows.classes_table(sweep.rows, every)]
+    return [plot, *_of_the_first(sweep), rows.classes_table(sweep.rows, every)]
+
+
+def _of_the_first(sweep: Sweep) -> list[Note]:
+    """Say so, where a figure has fewer rows than the sweep: each takes a second to draw."""
+    more = len(sweep.rows) > MOST_ROWS
+    return [Note(f"Figures are of the first {MOST_ROWS} rows; tables and results.csv have all.")] if more else []
 
 
 def gains(sweep: Sweep) -> list[Piece]:
@@ -122,7 +129,7 @@ def _forests(sweep: Sweep) -> list[Piece]:
 
 def _gains_plot(sweep: Sweep) -> Gallery:
     """The same as a figure, for papers and slides; it lies beside the page."""
-    compared = [row for row in sweep.rows if row.baseline]
+    compared = [row for row in sweep.rows if row.baseline][:MOST_ROWS]
     panels = {title: [row[f"gain_{column}"] for row in compared] for column, title in rows.scored(sweep.rows).items()}
     names = [row.name for row in compared]
     options: dict[str, Any] = {"scale": 100, "every": sweep.names, "zero": True}
@@ -227,6 +234,6 @@ def confusions(sweep: Sweep) -> list[Piece]:
             plots.confusion(np.sum(result["classifier"]["confusion"]["values"], axis=0), result["classes"], name),
             f"Confusion matrix of {name}",
         )
-        for index, (name, result) in enumerate(zip(sweep.names, sweep.results, strict=True))
+        for index, (name, result) in enumerate(zip(sweep.names[:MOST_ROWS], sweep.results[:MOST_ROWS], strict=True))
     ]
-    return [Gallery("each row", matrices, folded=len(matrices) > MOST_ROWS)]
+    return [Gallery("each row", matrices), *_of_the_first(sweep)]

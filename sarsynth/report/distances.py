@@ -12,7 +12,7 @@ from sarsynth.report import plots, rows
 from sarsynth.report.pieces import COUNT, SHORT, Cell, Note, Piece, Table, decimals
 from sarsynth.report.plots import Plot
 from sarsynth.report.rows import RELEASE, Row
-from sarsynth.report.sweep import Sweep
+from sarsynth.report.sweep import MOST_ROWS, Sweep
 
 DISTANCES = ("fid", "kid")
 OVERLAPS = ("precision", "recall", "density", "coverage")
@@ -31,15 +31,17 @@ def fidelity(sweep: Sweep) -> list[Piece]:
     with_sets = [row for row in sweep.uncompared if row.result["fidelity"]["per_class"]]
     if not with_sets:
         return [Note("No row has synthetic images.")]
-    names = [row.name for row in with_sets]
+    names = [row.name for row in with_sets[:MOST_ROWS]]
     pieces: list[Piece] = []
     for measure in DISTANCES:
         columns = {title: f"{measure}_{name}" for name, title in sweep.classes.items()} | {"all": measure}
-        panels = {title: [row[column] for row in with_sets] for title, column in columns.items()}
+        panels = {title: [row[column] for row in with_sets[:MOST_ROWS]] for title, column in columns.items()}
         panels = {title: cells for title, cells in panels.items() if any(cell.value is not None for cell in cells)}
         if panels:
             figures = plots.both(plots.estimates, panels, names, measure.upper(), every=sweep.names, bars=True)
             pieces.append(Plot(measure, alt=f"{measure.upper()} of each class and method", **figures))
+    if len(with_sets) > MOST_ROWS:
+        pieces.append(Note(f"Figures are of the first {MOST_ROWS} rows; tables and results.csv have all."))
     by_class = [[Cell(row.name), *(_class_distances(row, name) for name in sweep.classes)] for row in with_sets]
     caption = "KID of each class; small: FID, and how many real and synthetic images"
     pieces.append(Table(caption, ["method", *sweep.classes.values()], by_class))
