@@ -241,7 +241,8 @@ def _planned(artifacts: Callable[[Study], list[Artifact]], jobs: Jobs) -> list[L
             console.quiet = quiet
         for survey in [artifact for artifact, made in study.store.met.items() if made]:
             console.print(made_line(survey))
-        for artifact, request in {**study.absent, **study.store.planned}.items():
+        asked: dict[Artifact, Request | NotFetchedError] = {**study.absent, **study.store.planned}
+        for artifact, request in asked.items():
             line = Line(artifact, request, study.compute.machine, study.store.root)
             lines.setdefault(artifact, line).jobs.append(number)
     return list(lines.values())
