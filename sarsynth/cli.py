@@ -117,7 +117,7 @@ def job(config: DictConfig, jobs: Jobs) -> None:
     screen, number = folder.parent / SCREEN, int(record.job.num)
     if (screen / NAMES).is_file():
         share_screen(screen, number)
-    elif record.runtime.choices["hydra/launcher"] != "basic":
+    elif record.runtime.choices["hydra/launcher"] != "basic" and record.launcher.get("n_jobs") != 1:
         tag_lines(f"{config.method.name} #{number} ")
     (folder / ERROR_FILE).unlink(missing_ok=True)
     failed = _job_of_sweep(script, config, folder, jobs)
