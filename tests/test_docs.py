@@ -82,6 +82,8 @@ def _filled_in(words: tuple[str, ...]) -> tuple[str, ...]:
             assert "-m" in words, "a sweep"
             assert [one for one in value.split(",") if not (CONF / key / f"{one}.yaml").is_file()] == [], word
             word = f"{key}={value.partition(',')[0]}"
+        elif "-m" in words and re.match(r"[\w.+-]+,", value):
+            word = f"{key}={value.partition(',')[0]}"
         if not word.startswith(ELSEWHERE) and not word.endswith(("…", "...")):
             kept += tiny() if word == "TINY" else [NAMES.get(word, word)]
     return tuple(kept)

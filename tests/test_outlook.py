@@ -3,12 +3,13 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sarsynth.commands.outlook import Due, Outlook
-from sarsynth.store.costs import ATTEMPTS, Machine, Work
+from sarsynth.store.costs import ATTEMPTS, ELSEWHERE, Machine, Work
 
 CPU = Machine("cpu", 1)
 
@@ -87,6 +88,21 @@ def test_what_had_no_name_yet_counts_once_it_is_made(tmp_path: Path):
     assert found.look(1).made == 1, "another label"
     make(tmp_path, unnamed[0], 10, "f02")
     assert str(found.look(1)) == "all is made; scores, pictures and report are to come"
+
+
+def test_before_there_are_cards_those_of_another_machine_tell_roughly_at_the_pace_of_this_one(tmp_path: Path):
+    """Twice as slow as the machine of the demo, once the first artifact shows it."""
+    cards = json.loads(ELSEWHERE.read_text())
+    first, second = [
+        Due("cache", str(n), str(n), Work(**cards[n]["work"]), cards[n]["precision"], CPU, [0]) for n in (0, 1)
+    ]
+    found, (there, here) = outlook(tmp_path, first, second), [card["seconds"] for card in cards[:2]]
+    assert found.look(1).seconds == pytest.approx(there + here) and found.look(1).time.startswith("roughly ")
+    assert "two cores of a Xeon" in found.lines(1)[1]
+    make(tmp_path, first, 2 * there)
+    assert found.look(1).seconds == pytest.approx(2 * here) and found.look(1).rough
+    make(tmp_path, replace(second, fingerprint="of an earlier run"), 5.0)
+    assert found.look(1).seconds == pytest.approx(5.0) and not found.look(1).rough, "its like was made here"
 
 
 def test_the_plan_says_what_there_is(tmp_path: Path):

@@ -1,8 +1,9 @@
 """What is still to be made of a sweep, and how long that will take by the cards of the store. Torch-free.
 
 The first job plans the whole sweep as it begins (`planning.foresee`), and leaves what it found in a file; the process
-that started the jobs reads it, and looks at the store from time to time. Only cards say how long things take: of what
-nothing alike was made here before, nothing is said until it was.
+that started the jobs reads it, and looks at the store from time to time. Cards of the store say how long things take.
+Of what nothing alike was made here before, cards of the demo on another machine say it roughly, at the pace of what was
+made here; of what has no such card either, nothing is said until it was made.
 """
 
 import json
@@ -45,6 +46,7 @@ class Look:
     due: int  # of how many that were missing
     seconds: float | None  # that the rest will take, as far as cards tell; None if they tell nothing
     untimed: int  # artifacts of the rest of which they do not tell
+    rough: bool = False  # whether cards of another machine tell of some
 
     def __str__(self) -> str:
         if self.made == self.due:
@@ -57,7 +59,8 @@ class Look:
     @property
     def time(self) -> str:
         """How long the rest takes; at least so long where cards do not tell of all of it."""
-        return f"{'at least' if self.untimed else 'about'} {duration(self.seconds or 0)}"
+        how = "at least" if self.untimed else "roughly" if self.rough else "about"
+        return f"{how} {duration(self.seconds or 0)}"
 
 
 class Outlook:
@@ -96,10 +99,14 @@ class Outlook:
         """
         made, begun = self._made(), self._begun()
         rest = [one for one in self.due if not _took(made, one)]
-        rates = Rates.read(self.store)
-        total, by_job, untimed = 0.0, Counter[int](), 0
+        rates, elsewhere = Rates.read(self.store), Rates.elsewhere()
+        pace = rates.pace(elsewhere)
+        total, by_job, untimed, rough = 0.0, Counter[int](), 0, False
         for one in rest:
             seconds = rates.expect(one.work, one.precision, one.machine).seconds if one.work else 0.0
+            if seconds is None and one.work:
+                seconds = elsewhere.expect(one.work, one.precision, one.machine).seconds
+                seconds, rough = (seconds, rough) if seconds is None else (pace * seconds, True)
             if seconds is None:
                 untimed += 1
                 continue
@@ -109,7 +116,7 @@ class Outlook:
             by_job.update(dict.fromkeys(one.jobs, seconds))
         left = max([total / at_once, *by_job.values()])
         known = untimed <= len(rest) * MOST_UNTIMED
-        return Look(len(self.due) - len(rest), len(self.due), left if known else None, untimed)
+        return Look(len(self.due) - len(rest), len(self.due), left if known else None, untimed, rough)
 
     def lines(self, at_once: int) -> list[str]:
         """Say what there is and what is to be made."""
@@ -121,6 +128,8 @@ class Outlook:
         look = self.look(at_once)
         if look.seconds is None:
             time_left = "how long it takes is told once some of it is there: no card of this store tells of its like"
+        elif look.rough:
+            time_left = f"{look.time}, by what its like took on two cores of a Xeon; soon told by this machine's pace"
         else:
             time_left = f"{look.time}, by what the like of it took here"
         return [f"{self.there} artifacts are there, {len(self.due)} to make: {', '.join(parts)}", time_left]

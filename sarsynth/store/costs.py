@@ -20,6 +20,7 @@ from typing import Any, Self
 from sarsynth.files import write_json
 
 ATTEMPTS = ".attempts.json"
+ELSEWHERE = Path(__file__).parents[1] / "assets" / "costs.json"  # cards of the demo, made on two cores of a Xeon
 TOLD = frozenset({"work", "precision", "processes", "device", "created", "seconds", "peak_memory_bytes", "disk_bytes"})
 TOLD_OF_WORK = frozenset({"task", "unit", "amount", "like", "passes", "batch"})  # all that is told of costs by a card
 PER_SAMPLE = "samples"  # the unit of trainings: more of them make nothing larger
@@ -82,6 +83,21 @@ class Rates:
                 if isinstance(card, dict) and card.keys() >= TOLD and (card["work"] or {}).keys() >= TOLD_OF_WORK:
                     cards.append(card)
         return cls(cards)
+
+    @classmethod
+    def elsewhere(cls) -> Self:
+        """What the demo took on another machine, for a store without cards; its times say little of this machine."""
+        return cls(json.loads(ELSEWHERE.read_text()))
+
+    def pace(self, others: Self) -> float:
+        """Tell how many times as long things took as by the cards of others; 1 where nothing is alike."""
+        ours, theirs = 0.0, 0.0
+        for card in self._cards:
+            work = Work(**card["work"])
+            seconds = others.expect(work, card["precision"], Machine(card["device"], card["processes"])).seconds
+            if seconds is not None:
+                ours, theirs = ours + card["seconds"], theirs + seconds
+        return ours / theirs if ours and theirs else 1.0
 
     def expect(self, work: Work, precision: str | None, machine: Machine) -> Cost:
         """Estimate what some work will cost from the artifact that is most like it: nearest in amount, then newest.
