@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from multiprocessing import current_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, cast
@@ -117,7 +118,7 @@ def job(config: DictConfig, jobs: Jobs) -> None:
     screen, number = folder.parent / SCREEN, int(record.job.num)
     if (screen / NAMES).is_file():
         share_screen(screen, number)
-    elif record.runtime.choices["hydra/launcher"] != "basic" and record.launcher.get("n_jobs") != 1:
+    elif record.runtime.choices["hydra/launcher"] != "basic" and not _is_where_it_began(record):
         tag_lines(f"{config.method.name} #{number} ")
     (folder / ERROR_FILE).unlink(missing_ok=True)
     failed = _job_of_sweep(script, config, folder, jobs)
@@ -131,6 +132,11 @@ def job(config: DictConfig, jobs: Jobs) -> None:
         State(end="failed" if failed else "done").write()
     if not is_shared() and not rank():
         importlib.import_module("sarsynth.commands.screen").say_how_far(folder.parent, number + 1, len(jobs))
+
+
+def _is_where_it_began(record: Any) -> bool:
+    """Whether the process that would start a sweep's jobs runs this one itself, because nothing is missing."""
+    return record.launcher._target_.endswith(".JoblibLauncher") and current_process().name == "MainProcess"
 
 
 def _job_of_sweep(script: str, config: DictConfig, folder: Path, jobs: Jobs) -> str:

@@ -22,7 +22,14 @@ LONG = ["test_pipeline", "test_sweeps", "test_resuming", "test_routing", "test_p
 
 ESTIMATED = ["test_microbatches", "test_gpu", "test_benchmark"]  # files whose trainings estimate what memory they take
 
-LOOKED_AT = ["test_report", "test_html", "test_faults"]  # files that look at the plots of reports
+LOOKED_AT = [
+    "test_report",
+    "test_html",
+    "test_faults",
+    "test_worth",
+    "test_second_set",
+    "test_published",
+]  # files that look at the plots of reports
 BLANK = '<svg viewBox="0 0 10 10"></svg>'
 
 

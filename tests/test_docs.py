@@ -16,7 +16,12 @@ from sarsynth.errors import UserError
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"(?:python |(?<=\s))(train|generate|evaluate)\.py |sarsynth-(train|generate|evaluate) ")
-NAMES = {"method=NAME": "method=lora", "data=NAME": "data=fusar", "stage=NAME": "stage=sar"}  # of the reader's own
+NAMES = {
+    "method=NAME": "method=lora",
+    "data=NAME": "data=fusar",
+    "stage=NAME": "stage=sar",
+    "evaluate.also=PATH": "evaluate.also=sim",
+}  # of the reader's own
 ELSEWHERE = ("hydra/launcher=", "hydra.launcher.", "+hydra.launcher.")  # of an extra: tests/test_clusters.py
 
 
