@@ -184,7 +184,7 @@ def _requests(study: Study, seeds: Sequence[int]) -> list[Request]:
             f"{method.name}-seed-{seed}",
             settings | {"seed": seed},
             inputs,
-            version=2,
+            version=3,
             command=study.command("evaluate", f"method={method.name}", f"seeds=[{seed - method.seed_offset}]"),
             precision=study.precision.name,
             work=work_of_training(how, "evaluation", topk=study.settings.evaluate.topk),
