@@ -149,7 +149,7 @@ def spread(sweep: Sweep) -> list[Piece]:
     lines: list[list[Cell | str]] = []
     names: list[str] = []
     causes: list[str] = []
-    for row in sweep.rows:
+    for place, row in enumerate(sweep.rows):
         if not (variance := row.entry.get("variance")):
             continue
         for cause, title in CAUSES.items():
@@ -157,8 +157,8 @@ def spread(sweep: Sweep) -> list[Piece]:
             if all(cell.value is None and not cell.missing for cell in cells):
                 continue  # the method has no seeds of this kind
             lines.append([Cell(row.name, detail=title), *cells])
-            if all(cell.value is None for cell in cells):
-                continue  # nothing to draw: of one seed
+            if place >= MOST_ROWS or all(cell.value is None for cell in cells):
+                continue  # one row too many for a figure, or nothing to draw: of one seed
             names.append(f"{row.name}: {title}")
             causes.append(cause)
             for heading, cell in zip(titles.values(), cells, strict=True):
@@ -168,7 +168,7 @@ def spread(sweep: Sweep) -> list[Piece]:
     figure = plots.estimates(panels, names, "points", scale=100, every=list(CAUSES), kinds=causes, bars=True)
     plot = Plot("spread", figure, "Standard deviation of each figure by what it is due to, as in the table below")
     table = Table("Standard deviation by cause, in points", ["method", *titles.values()], lines)
-    return [*(Note(line) for line in _next_hours(sweep)), plot, table]
+    return [*(Note(line) for line in _next_hours(sweep)), plot, *_of_the_first(sweep), table]
 
 
 def _deviation(row: Row, cause: str, parts: Mapping[str, float | None] | None) -> Cell:
