@@ -200,7 +200,9 @@ def _training(
         {
             "rank": part.rank,
             "target_modules": settings.adapter.target_modules,
-            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every", "warmup_share", "scale_below"})
+            "recipe": recipe.model_dump(
+                exclude={"rank", "checkpoint_every", "warmup_share", "scale_below"}, exclude_none=True
+            )
             | {"max_steps": part.steps, "warmup_steps": part.warmup},
             "rows": part.rows if part.rows is None else list(part.rows),
             "scale_below": settings.train.sar.scale_below if below else None,
@@ -341,6 +343,7 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
             adapter.recipe.weight_decay,
             faster=routing.b_matrices(index),
             ratio=adapter.recipe.loraplus_lr_ratio,
+            snr_gamma=adapter.recipe.snr_gamma,
         )
         for index, (name, adapter) in enumerate(zip(_names(run), run, strict=True))
     ]
