@@ -198,7 +198,7 @@ class Variance:
         known = known + sum((part.alone for part in made if CLASSIFIER in part.factors), nothing)
         degrees = self._freedom([part for part in made if CLASSIFIER not in part.factors], measured, cautious=True)
         variances, degrees = self._moderated(measured, degrees)
-        # Quantiles of the variance: degrees * measured one / variance has a chi-squared distribution, cut off at `known`.
+        # Its quantiles: degrees * measured / variance has a chi-squared distribution, cut off at `known`.
         most = special.chdtr(degrees, ratio(degrees * variances, known, otherwise=np.inf))
         middles = (np.arange(POINTS) + 0.5)[:, None] / POINTS
         drawn = degrees * variances / special.chdtri(degrees, 1 - middles * most)  # (POINTS, figures)
