@@ -359,7 +359,7 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
 
 def _conditioning(lead: Training) -> ContourConditioning | None:
     """What steers the U-Net in a run: at full scale, as ControlNets learn, so that images may vary it later."""
-    in_use = conditioning(lead.study) if lead.steering else None
+    in_use = conditioning(lead.study, base(lead.study)) if lead.steering else None
     return in_use and ContourConditioning(in_use.controlnet)
 
 
