@@ -82,6 +82,7 @@ def main(script: str) -> None:
                 begun = HydraConfig.get().mode != RunMode.MULTIRUN
                 job(config, jobs)
 
+            importlib.import_module("sarsynth.commands.summary").Summary.jobs = jobs
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=script)(task)()
     except UserError as error:
         _fail(str(error))
@@ -159,8 +160,7 @@ def _job_of_sweep(script: str, config: DictConfig, folder: Path, jobs: Jobs) -> 
 def _foresee(script: str, jobs: Jobs, folder: Path) -> None:
     """Find out what there is to do for a whole sweep; that this fails takes no job with it."""
     try:
-        artifacts = importlib.import_module(f"sarsynth.commands.{script}").artifacts
-        importlib.import_module("sarsynth.commands.planning").foresee(artifacts, jobs, folder)
+        importlib.import_module("sarsynth.commands.planning").tell_outlook(script, jobs, folder)
     except Exception:
         LOG.exception("no outlook on the sweep: a defect")
 

@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +16,7 @@ from test_leaks import picture, plant, root, said, study  # noqa: F401
 
 from sarsynth import hashes
 from sarsynth.commands.guarding import leaks_of
-from sarsynth.config.composition import CONF
+from sarsynth.config.composition import settings_of
 from sarsynth.data import folders, formats
 from sarsynth.data.chips import check_box, rectangle
 from sarsynth.data.framing import Framing, Shape, framing_of
@@ -543,9 +542,8 @@ def test_a_sweep_asks_once_before_its_first_job(root: Path) -> None:  # noqa: F8
     plant(root, "sar/test/cargo/3.png", "sar/train/tanker/copy.bmp")
     sets = ["data=imagefolder", f"data.root={root}/sar", f"paths.store={root}/store"]
     jobs = [[*sets, method] for method in ("method=none", "method=resample")] + [[*sets, "data.leak=drop"]]
-    with hydra.initialize_config_dir(str(CONF), job_name="evaluate", version_base="1.3"):
-        ((message, numbers),) = leaks_of("evaluate", jobs).items()
-        assert not leaks_of("evaluate", [["method=none"]]), "nor is the simulated world looked at"
+    ((message, numbers),) = leaks_of([(settings_of("evaluate", job), job) for job in jobs]).items()
+    assert not leaks_of([(settings_of("evaluate", ["method=none"]), ["method=none"])]), "the simulated world needs none"
     assert message.startswith("data: 1 of what is learnt from are held out: train/tanker/copy.bmp") and numbers == [
         0,
         1,

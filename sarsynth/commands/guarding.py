@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from sarsynth.config.checks import check
-from sarsynth.config.composition import compose
+from sarsynth.config.hydra_internals import without_hydra
 from sarsynth.config.schema import Settings
 from sarsynth.console import console
 from sarsynth.errors import LeakError, UserError, one_line
@@ -19,21 +18,20 @@ SIMULATED = "sarsynth.data.simulated.Simulated"  # where no image is there twice
 Job = tuple[Settings, Sequence[str]]  # settings and overrides
 
 
-def leaks_of(script: str, jobs: Sequence[Sequence[str]]) -> dict[str, list[int]]:
+def leaks_of(jobs: Sequence[Job]) -> dict[str, list[int]]:
     """Look at the images that jobs learn from as a plan does, which surveys images and makes nothing else.
 
     Args:
-        script: `train`, `generate` or `evaluate`.
-        jobs: Overrides of each.
+        jobs: Settings and overrides of each.
 
     Returns:
         Why jobs would stop, and the numbers of those that would.
     """
     alike: dict[tuple[str, ...], list[int]] = {}  # numbers of jobs by what they say of images
-    for number, overrides in enumerate(jobs):
+    for number, (_, overrides) in enumerate(jobs):
         of_images = sorted(override for override in overrides if not override.lstrip("+~").startswith(ELSEWHERE))
         alike.setdefault(tuple(of_images), []).append(number)
-    asked = [(check(compose(script, list(jobs[numbers[0]]))), jobs[numbers[0]]) for numbers in alike.values()]
+    asked = [jobs[numbers[0]] for numbers in alike.values()]
     if all(images.reader.target == SIMULATED for job, _ in asked for images in (job.data, job.ors)):
         return {}
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -59,7 +57,7 @@ def _leak(settings: Settings, overrides: Sequence[str]) -> str:
     from sarsynth.store.building import made_line
     from sarsynth.tracking import Tracker
 
-    study = Study(settings.model_copy(update={"build": "plan"}), Tracker(None), overrides)
+    study = Study(settings.model_copy(update={"build": "plan"}), Tracker(None), without_hydra(overrides))
     console.quiet, message = True, ""  # what there is to say of the images, the jobs say
     try:
         training(study, "sar")

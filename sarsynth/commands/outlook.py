@@ -1,9 +1,9 @@
 """What is still to be made of a sweep, and how long that will take by the cards of the store. Torch-free.
 
-The first job plans the whole sweep as it begins (`planning.foresee`), and leaves what it found in a file; the process
-that started the jobs reads it, and looks at the store from time to time. Cards of the store say how long things take.
-Of what nothing alike was made here before, cards of the demo on another machine say it roughly, at the pace of what was
-made here; of what has no such card either, nothing is said until it was made.
+The whole sweep is planned before its first job or as that begins (`planning.foresee`), and what was found is left in a
+file; the process that started the jobs reads it, and looks at the store from time to time. Cards of the store say how
+long things take. Of what nothing alike was made here before, cards of the demo on another machine say it roughly, at
+the pace of what was made here; of what has no such card either, nothing is said until it was made.
 """
 
 import json

@@ -41,6 +41,7 @@ from sarsynth.commands.outlook import OUTLOOK, Due, Outlook
 from sarsynth.commands.preflight import rehearse
 from sarsynth.commands.session import quieten
 from sarsynth.config.checks import scale_warning
+from sarsynth.config.hydra_internals import without_hydra
 from sarsynth.config.schema import Settings
 from sarsynth.console import SCREEN, console, is_shared
 from sarsynth.errors import NotFetchedError, UserError, one_line
@@ -193,37 +194,43 @@ def _walk(
 
 
 def _study(settings: Settings, overrides: Sequence[str]) -> Study:
-    return Study(settings, Tracker(None), [key for key in overrides if not key.lstrip("+~").startswith("hydra")])
+    return Study(settings, Tracker(None), without_hydra(overrides))
 
 
-def foresee(artifacts: Callable[[Study], list[Artifact]], jobs: Jobs, folder: Path) -> None:
-    """Find out, as the first job of a sweep begins, what is to be made for all of them, and leave it in their folder.
-
-    Nothing is made but surveys of images. What cannot be planned is left to the job itself, which says what is wrong.
+def tell_outlook(script: str, jobs: Jobs, folder: Path) -> None:
+    """Say what is to be made for a sweep, as its first job begins; find it out, unless that was done before it began.
 
     Args:
-        artifacts: Asks for all that a job reads: that of `train`, `generate` or `evaluate`.
+        script: `train`, `generate` or `evaluate`.
         jobs: Settings and overrides of each.
         folder: Of the sweep.
     """
     if any(settings.build != "auto" or settings.report for settings, _ in jobs):
         return
+    file = folder / SCREEN / OUTLOOK
+    if not file.exists():
+        foresee(script, jobs, folder)
+    if not is_shared():
+        for text in Outlook.read(file).lines(1):
+            console.print(f"  {text}", markup=False)
+
+
+def foresee(script: str, jobs: Jobs, folder: Path) -> bool:
+    """Find out what is to be made for a sweep, and leave it in its folder.
+
+    Nothing is made but surveys of images. What cannot be planned is left to the job itself, which says what is wrong.
+
+    Returns:
+        Whether the store has all that the jobs ask for.
+    """
     began = time.time()
-    lines = _planned(artifacts, jobs)
+    lines = _planned(importlib.import_module(f"sarsynth.commands.{script}").artifacts, jobs)
     due = [line.due for line in lines if line.state == "make"]
     there = sum(line.state == "there" for line in lines)
     outlook = Outlook(due, there, Path(jobs[0][0].paths.store), began)
     (folder / SCREEN).mkdir(parents=True, exist_ok=True)
     outlook.write(folder / SCREEN / OUTLOOK)
-    if not is_shared():
-        for text in outlook.lines(1):
-            console.print(f"  {text}", markup=False)
-
-
-def nothing_missing(script: str, jobs: Jobs) -> bool:
-    """Whether the store has all that the jobs of a script ask for."""
-    lines = _planned(importlib.import_module(f"sarsynth.commands.{script}").artifacts, jobs)
-    return bool(lines) and all(line.state == "there" for line in lines)
+    return there > 0 and there == len(lines)
 
 
 def _planned(artifacts: Callable[[Study], list[Artifact]], jobs: Jobs) -> list[Line]:

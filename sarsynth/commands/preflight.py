@@ -1,4 +1,4 @@
-"""What a run does before it reads any data: build what the settings name, so that nothing is refused after hours."""
+"""What a run does before it makes anything: build what the settings name, so that nothing is refused after hours."""
 
 from contextlib import suppress
 from difflib import get_close_matches

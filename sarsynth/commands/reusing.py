@@ -4,31 +4,31 @@ New processes would import for longer than there is to do. Torch-free, unless th
 """
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
 
-from sarsynth.config.checks import check
-from sarsynth.config.composition import compose
-from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side
+from sarsynth.config.hydra_internals import side_by_side
 from sarsynth.config.schema import Settings
 
 
-def stay_if_whole(config: DictConfig) -> None:
+def stay_if_whole(config: DictConfig, jobs: Sequence[tuple[Settings, Sequence[str]]]) -> None:
     """Have the launcher run an evaluation's jobs here, one after the other, if the store has all that they ask for.
+
+    What is found out lies in the sweep's folder, so that the first job need not find it out again.
 
     Args:
         config: The configuration of the sweep, with Hydra's section, which is changed.
+        jobs: Settings and overrides of each.
     """
     record = config.hydra
     beside = record.launcher.get("_target_", "").endswith(".JoblibLauncher") and side_by_side(record) > 1
     if record.job.config_name != "evaluate" or not beside or config.build != "auto" or config.get("report"):
         return
-    listed = jobs_of_sweep(record, record.overrides.task)
-    jobs = [(check(compose("evaluate", list(overrides))), overrides) for overrides in listed]
     if not all(has_classifiers(settings) for settings, _ in jobs):
         return
-    if importlib.import_module("sarsynth.commands.planning").nothing_missing("evaluate", jobs):
+    if importlib.import_module("sarsynth.commands.planning").foresee("evaluate", jobs, Path(record.sweep.dir)):
         with open_dict(record.launcher):
             record.launcher.n_jobs = 1
 

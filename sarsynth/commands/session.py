@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -41,7 +42,7 @@ def session(settings: Settings, folder: Path, overrides: Sequence[str], script: 
     tracker = Tracker(_logger(settings, folder, overrides, script), folder)
     study = Study(settings, tracker, overrides)
     study.compute.enter()
-    rehearse(settings, script)
+    study.store.before_making = partial(rehearse, settings, script)  # what is there needs no rehearsal
     if warning := scale_warning(settings):
         console.print(f"[yellow]warning:[/] {warning}")
     tracker.config(settings.model_dump(mode="json", by_alias=True))

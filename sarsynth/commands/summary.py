@@ -6,8 +6,9 @@ Torch-free, as the process that starts the jobs is, unless it is the one that ru
 import logging
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -19,7 +20,8 @@ from sarsynth.commands.guarding import leaks_of
 from sarsynth.commands.launchers import outlive_lost_jobs
 from sarsynth.commands.reusing import stay_if_whole
 from sarsynth.commands.screen import Screen
-from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side
+from sarsynth.config.hydra_internals import jobs_of_sweep, side_by_side, trust_checked_jobs
+from sarsynth.config.schema import Settings
 from sarsynth.console import SCREEN, console, print_error
 from sarsynth.errors import UserError, one_line
 from sarsynth.processes import rank
@@ -29,6 +31,8 @@ LOG = logging.getLogger(__name__)
 
 class Summary(Callback):
     """Hydra's callback that shows a sweep and sums it up."""
+
+    jobs: ClassVar[Sequence[tuple[Settings, Sequence[str]]]] = ()  # of the sweep, checked: Hydra hands on none
 
     def __init__(self) -> None:
         self.screen: Screen | None = None
@@ -41,10 +45,12 @@ class Summary(Callback):
         """Say what is known of the results beforehand; where jobs run side by side, open the screen they share."""
         if rank():
             return
+        shutil.rmtree(Path(config.hydra.sweep.dir) / SCREEN, ignore_errors=True)  # of a sweep that was killed there
         say_notice(config)
-        refuse_leaks(config)
+        refuse_leaks(config, self.jobs)
         outlive_lost_jobs(config.hydra)
-        stay_if_whole(config)
+        stay_if_whole(config, self.jobs)
+        trust_checked_jobs(config.hydra)
         if (at_once := side_by_side(config.hydra)) > 1:
             from sarsynth.report.jobs import differing, heading, parse
 
@@ -90,14 +96,13 @@ def track(config: DictConfig, folder: Path) -> None:
         console.print(f"[yellow]logging stopped:[/] {type(error).__name__}: {escape(one_line(error))}")
 
 
-def refuse_leaks(config: DictConfig) -> None:
+def refuse_leaks(config: DictConfig, jobs: Sequence[tuple[Settings, Sequence[str]]]) -> None:
     """Stop before the first job, if jobs would learn from held-out images: each would stop for it by itself."""
     if config.get("report") or config.build == "plan" or config.data.allow_leak or config.data.leak == "drop":
         return
-    script, overrides = config.hydra.job.config_name, jobs_of_sweep(config.hydra, config.hydra.overrides.task)
-    told = leaks_of(script, overrides)
-    for message, jobs in told.items():
-        text = Text.assemble(("error: ", "red"), f"{message} ({', '.join(f'#{number}' for number in jobs)})")
+    told = leaks_of(jobs)
+    for message, numbers in told.items():
+        text = Text.assemble(("error: ", "red"), f"{message} ({', '.join(f'#{number}' for number in numbers)})")
         Console(stderr=True, soft_wrap=True).print(text)
     if told:
         sys.exit(1)  # as at the end of a sweep

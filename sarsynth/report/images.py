@@ -219,7 +219,8 @@ def feature_map(sweep: Sweep) -> list[Piece]:
     from sklearn.manifold import TSNE  # a second to import, and only here
 
     blocks = [real[0], *(features for features, _ in sets.values())]
-    places = TSNE(init="pca", random_state=0, perplexity=min(30, (sum(map(len, blocks)) - 1) / 3)).fit_transform(
+    near = min(30, (sum(map(len, blocks)) - 1) / 3)
+    places = TSNE(init="pca", max_iter=500, random_state=0, perplexity=near).fit_transform(
         np.concatenate(blocks).astype(np.float64)
     )
     split = np.split(places, np.cumsum([len(block) for block in blocks])[:-1])

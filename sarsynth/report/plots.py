@@ -17,6 +17,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -29,6 +31,7 @@ RIGHT, WRONG = COLOURS[0], COLOURS[1]
 MARKERS = "osD^vP*Xhd"
 ACROSS = 5  # panels in a row at most
 WIDTH = 11.6  # inches of a figure: as wide as a page's column
+DPI = 160  # of a PNG
 NARROW = 3.6  # inches of a figure for a phone, panels one below the other
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER),
@@ -60,7 +63,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
             figure = draw(*args, **kwargs)
             for place in figure.axes:  # else where ticks stand would follow from other settings when it is written
                 place.tick_params(labelsize=STYLE["xtick.labelsize"])
-            figure.draw_without_rendering()
+            figure.get_layout_engine().execute(figure)
             figure.set_layout_engine("none")  # what is laid out stays, however often it is written
         return figure
 
@@ -92,14 +95,15 @@ class Plot(Piece):
 
     def save(self, folder: Path) -> None:
         """Write it as PNG and as SVG, on white."""
-        self.figure.savefig(folder / f"{self.name}.png", dpi=160)
+        self.figure.set_dpi(DPI)
+        FigureCanvasAgg(self.figure).print_png(folder / f"{self.name}.png")  # `savefig` would draw it twice
         write_text(folder / f"{self.name}.svg", self.svg)
 
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sarsynth"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     return buffer.getvalue()
 
 

@@ -51,6 +51,7 @@ class Store:
         self.build = build
         self.patience = patience
         self._report = report
+        self.before_making: Callable[[], None] | None = None  # called once, before the first artifact is made
         self.met: dict[Artifact, bool] = {}  # what this process made or used, and whether it made it
         self.whole: set[Artifact] = set()  # what was there, and found to be
         self.planned: dict[Artifact, Request] = {}  # under `plan`: all that was asked for, in its order
@@ -154,6 +155,9 @@ class Store:
             for request, artifact in artifacts.items():
                 self.planned.setdefault(artifact, request)
             missing = [request for request in missing if request.survey]
+        if missing and self.before_making:
+            prepare, self.before_making = self.before_making, None
+            prepare()
         return missing
 
     def _artifact(self, request: Request) -> Artifact:
