@@ -24,7 +24,7 @@ from sarsynth.diffusion import adapter_files, adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
-from sarsynth.diffusion.routing import Routing, routed
+from sarsynth.diffusion.routing import LAYOUT, Routing, routed
 from sarsynth.diffusion.samples import Contours
 from sarsynth.errors import UserError
 from sarsynth.stages.check_sizes import check_batch, check_images_of_base, check_rank
@@ -305,8 +305,9 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
     shared = len({(adapter.below, adapter.scale_below) for adapter in run}) == 1
     folded, routed_below = (below[:1], []) if shared else ([], below)
     fresh = [adapters.fresh(unet, adapter.spec, adapter.study.generator_seed) for adapter in run]
-    # A checkpoint belongs to the adapters that it was made with.
-    of_run = hashlib.sha256("".join(adapter.request.fingerprint for adapter in run).encode()).hexdigest()[:16]
+    # A checkpoint belongs to the adapters that it was made with, and to how their weights lie in it.
+    belongs_to = "".join([LAYOUT, *(adapter.request.fingerprint for adapter in run)])
+    of_run = hashlib.sha256(belongs_to.encode()).hexdigest()[:16]
     with adapters.folded(unet, folded), routed(unet, fresh, routed_below) as routing:
         study.fitting(lead.role).fit(
             _task(run, routing),
