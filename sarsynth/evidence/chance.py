@@ -308,8 +308,11 @@ def _positive(parts: Sequence[np.ndarray], nothing: np.ndarray) -> list[np.ndarr
 
 
 def image_weights(labels: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw how often each image is in each replicate, float32 (replicates, images); each class keeps its size."""
-    weights = np.zeros((replicates, len(labels)), dtype=np.float32)
+    """Draw how often each image is in each replicate, float32 (replicates, images); each class keeps its size.
+
+    The weights of an image lie beside each other in memory: what is summed are images.
+    """
+    weights = np.zeros((replicates, len(labels)), dtype=np.float32, order="F")
     for label in np.unique(labels):
         (rows,) = np.nonzero(labels == label)
         places = rng.integers(len(rows), size=(replicates, len(rows))) + len(rows) * np.arange(replicates)[:, None]

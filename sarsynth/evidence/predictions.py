@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from sarsynth.errors import UserError
 from sarsynth.evidence.design import Design
@@ -135,18 +135,27 @@ def precision_areas(shares: np.ndarray, labels: np.ndarray, weights: np.ndarray)
         Shape (replicates, classes).
     """
     areas = np.empty((len(weights), shares.shape[1]))
-    by_image = np.ascontiguousarray(weights.T)  # sums over images then run along memory: three times as fast
+    by_image = np.ascontiguousarray(weights.T)  # as `image_weights` lays them out
     for label in range(shares.shape[1]):
         order = np.argsort(-shares[:, label], kind="stable")
-        ends = np.searchsorted(-shares[order, label], -shares[order, label], side="right") - 1  # of images alike
+        falling = -shares[order, label]
         (places,) = np.nonzero(labels[order] == label)
-        ends, counts = ends[places], by_image[order]
-        every, right = list(accumulate(counts)), list(accumulate(counts[places]))
-        found = np.stack([every[end] for end in ends])
-        recognised = np.stack([right[last] for last in np.searchsorted(places, ends, side="right") - 1])
-        precision = recognised / np.where(found > 0, found, 1)
-        areas[:, label] = (precision * counts[places]).sum(axis=0) / right[-1]
+        ends = np.unique(np.searchsorted(falling, falling[places], side="right"))  # images alike count at once
+        every = _sums(by_image, order, ends)
+        own = _sums(by_image, order[places], np.searchsorted(places, ends))
+        right = own.copy()
+        for row in range(1, len(ends)):  # as np.cumsum would down the columns, five times as slowly
+            every[row] += every[row - 1]
+            right[row] += right[row - 1]
+        areas[:, label] = (right / np.where(every > 0, every, 1) * own).sum(axis=0) / right[-1]
     return areas
+
+
+def _sums(by_image: np.ndarray, order: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Sum the weights of images, taken in an order, up to each end from the one before it: (ends, replicates)."""
+    begins = np.concatenate([[0], ends])
+    ones = np.ones(begins[-1], dtype=by_image.dtype)
+    return csr_array((ones, order[: begins[-1]], begins), shape=(len(ends), len(by_image))) @ by_image
 
 
 def calibration_errors(
@@ -169,6 +178,6 @@ def calibration_errors(
     whole = np.column_stack([shares, np.clip(1 - shares.sum(axis=1), 0, 1)])  # whose last column is that of -1
     confidence = np.take_along_axis(whole, predicted[:, None], axis=1)[:, 0]
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    apart = np.zeros((len(labels), BINS))
+    apart = np.zeros((len(labels), BINS), dtype=weights.dtype)  # else all weights are converted, for nothing
     apart[np.arange(len(labels)), bins] = (predicted == labels) - confidence
     return np.abs(weights @ apart).sum(axis=1) / weights.sum(axis=1)

@@ -11,6 +11,7 @@ Intervals and tests are Student's t; the coverage that they reach is in docs/eva
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -90,8 +91,12 @@ class Comparison:
 
 def score(predictions: Predictions, minor: Sequence[str], *, replicates: int, seed: int) -> Scores:
     """Score a method on some hundreds of bootstrap replicates of its test images, the same ones for the same seed."""
-    rng = np.random.default_rng(seed)
-    return Scores.of(predictions, minor, image_weights(predictions.labels, replicates, rng))
+    return Scores.of(predictions, minor, _weights(tuple(predictions.labels.tolist()), replicates, seed))
+
+
+@lru_cache(maxsize=2)  # rows of a sweep have the same test images, or a baseline has its own
+def _weights(labels: tuple[int, ...], replicates: int, seed: int) -> np.ndarray:
+    return image_weights(np.array(labels), replicates, np.random.default_rng(seed))
 
 
 def compare(

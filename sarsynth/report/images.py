@@ -1,7 +1,8 @@
 """Sections on the images themselves: samples, scale strips, nearest real neighbours, a map of features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ SHOWN = 6  # images of a class in a strip
 STRIP = 900  # px of the longer side of a picture that a job left
 POINTS = 200  # images of a set in the map of features, as many of each class
 NEAREST = ("method", "near-copies", "median distance", "of real images")
+OF_THE_FIRST = Note(f"Of the first {MOST_ROWS} rows; images of the others lie in their folders.")
 FILTERED = ("method", "images", "FID", "KID", "near-copies by features", "by pixels")
 
 
@@ -41,7 +43,7 @@ def samples(sweep: Sweep) -> list[Piece]:
     for name, result in zip(sweep.names, sweep.results, strict=True):
         if folder := sweep.artifact(result["inputs"].get("synthetic")):
             folders.setdefault(folder, name)
-    for folder, name in folders.items():
+    for folder, name in list(folders.items())[:MOST_ROWS]:
         try:
             for members in read_set(folder, SHOWN):
                 by_class[members.name][name] = np.stack(members.images)
@@ -56,7 +58,8 @@ def samples(sweep: Sweep) -> list[Piece]:
             ]
             heading = f"{sweep.classes[class_name]} ({tone.said})" if tone.said else sweep.classes[class_name]
             galleries.append(Gallery(heading, strips, rows=True))
-    return [*map(Note, wrong), *galleries] or [sweep.absent]
+    more = [OF_THE_FIRST] * (len(folders) > MOST_ROWS)
+    return [*map(Note, wrong), *galleries, *more] or [sweep.absent]
 
 
 def _real_images(sweep: Sweep, result: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -81,7 +84,10 @@ def _train(sweep: Sweep, result: Mapping[str, Any]) -> Path | None:
 
 def strips(sweep: Sweep) -> list[Piece]:
     """One noise a row, the scale of the whole stack of adapters from none to full."""
-    galleries: list[Piece] = []
+    return _first(_strips(sweep)) or [Note("No row here has adapters.")]
+
+
+def _strips(sweep: Sweep) -> Iterator[Gallery]:
     for name, job in zip(sweep.names, sweep.jobs, strict=True):
         pictures, names = [], {stem: subject for subject, stem in file_names((job.result or {})["classes"]).items()}
         for file in sorted(job.folder.glob("strip_*.png")):
@@ -89,8 +95,8 @@ def strips(sweep: Sweep) -> list[Piece]:
             subject = names.get(subject, subject)
             with Image.open(file) as picture:
                 pictures.append(Picture(html.image(picture, f"scales of {name}, {subject}", largest=STRIP), subject))
-        galleries += [Gallery(name, pictures, folded=True)] if pictures else []
-    return _first(galleries) or [Note("No row here has adapters.")]
+        if pictures:
+            yield Gallery(name, pictures, folded=True)
 
 
 def memorisation(sweep: Sweep) -> list[Piece]:
@@ -121,7 +127,7 @@ def memorisation(sweep: Sweep) -> list[Piece]:
     if dropped:
         tables.append(Table("All images of a set, and those that its filter keeps", FILTERED, dropped))
     notes = [note for name, result in filtered for note in _reasons(sweep, name, result)]
-    return [*tables, *notes, *_first([piece for name, result in with_sets for piece in _pairs(sweep, name, result)])]
+    return [*tables, *notes, *_first(piece for name, result in with_sets for piece in _pairs(sweep, name, result))]
 
 
 def _nearest(name: str, memorised: Mapping[str, Any]) -> list[list[Cell]]:
@@ -194,10 +200,10 @@ def _pairs(sweep: Sweep, name: str, result: Mapping[str, Any]) -> list[Piece]:
     return [Gallery(f"{name}: nearest pairs, synthetic and real{told}", strips, folded=True, rows=True)]
 
 
-def _first(pieces: Sequence[Piece]) -> list[Piece]:
-    """The first pieces with pictures of a row each; a page holds no more than it can carry."""
-    note = [Note(f"Of the first {MOST_ROWS} rows; those of the others lie in their folders.")]
-    return [*pieces[:MOST_ROWS], *note * (len(pieces) > MOST_ROWS)]
+def _first(pieces: Iterable[Piece]) -> list[Piece]:
+    """The first pieces with pictures of a row each, and no others are made; a page holds no more than it can carry."""
+    shown = list(islice(pieces, MOST_ROWS + 1))  # one more tells whether there are more
+    return [*shown[:MOST_ROWS], *[OF_THE_FIRST] * (len(shown) > MOST_ROWS)]
 
 
 def feature_map(sweep: Sweep) -> list[Piece]:
@@ -209,6 +215,9 @@ def feature_map(sweep: Sweep) -> list[Piece]:
     sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     notes: list[Piece] = []
     for name, result in zip(sweep.names, sweep.results, strict=True):
+        if len(sets) == MOST_ROWS:
+            notes.append(OF_THE_FIRST)
+            break
         try:
             if (stored := _features(sweep, result)) is not None:
                 real, sets[name] = stored

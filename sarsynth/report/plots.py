@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial, wraps
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec
 
@@ -32,6 +33,7 @@ MARKERS = "osD^vP*Xhd"
 ACROSS = 5  # panels in a row at most
 WIDTH = 11.6  # inches of a figure: as wide as a page's column
 DPI = 160  # of a PNG
+MOST_NAMES = 12  # in a legend: more leave no room for the figure, and colours come again
 NARROW = 3.6  # inches of a figure for a phone, panels one below the other
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER),
@@ -130,10 +132,11 @@ def _panels(count: int, height: float, narrow: bool, across: int = ACROSS, **opt
 
 
 def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """Name colours and shapes under a figure, as many side by side as it has room for."""
-    room = int(10 * figure.get_figwidth() / (5 + max(map(len, handles))))  # about ten letters an inch
-    columns = max(1, min(room, len(handles)))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+    """Name colours and shapes under a figure, as many side by side as it has room for; of very many the first."""
+    named = dict(islice(handles.items(), MOST_NAMES))
+    room = int(10 * figure.get_figwidth() / (5 + max(map(len, named))))  # about ten letters an inch
+    columns = max(1, min(room, len(named)))
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)
 
 
 @styled
