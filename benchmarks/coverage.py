@@ -46,7 +46,7 @@ class World:
     noise: float = 0.5
     generators: int = 0  # seeds of the method's generator; 0: no method has one
     samples: int = 1  # sample seeds of each
-    generator: float = 0.0
+    generator: float | tuple[float, ...] = 0.0  # of all classes, or of each
     sample: float = 0.0
     both: bool = False  # whether the baseline has a generator too
     common: float = 0.0  # share of the variance of a generator's luck that both have in common
@@ -63,6 +63,7 @@ class World:
 
 
 SEEN = 0.3  # how an image looks to a generator, of how much it likes a class
+UNEVEN = (0.05, 0.05, 0.4, 0.4, 0.4)
 WEAK, STRONG = (2.6, 2.2, 1.6, 1.2, 1.4), (2.6, 2.2, 1.9, 1.5, 1.9)
 WORLDS = [
     World(f"{kind}, {where}, {seeds} seeds", sizes, seeds, image, seed, leads)
@@ -83,13 +84,16 @@ WORLDS += [
     for kind, leads, luck in [
         ("little luck, over none", (STRONG, WEAK), {"generator": 0.1, "sample": 0.05}),
         ("large luck, over none", (STRONG, WEAK), {"generator": 0.4, "sample": 0.15}),
+        ("larger luck, over none", (STRONG, WEAK), {"generator": 0.6, "sample": 0.15}),
         ("extreme luck, over none", (STRONG, WEAK), {"generator": 0.8, "sample": 0.15}),
+        ("large luck in minor classes, over none", (STRONG, WEAK), {"generator": UNEVEN, "sample": 0.05}),
         (
             "large luck, over a generator",
             (STRONG, WEAK),
             {"generator": 0.4, "sample": 0.15, "both": True, "common": 0.5},
         ),
         ("control, large luck", (WEAK, WEAK), {"generator": 0.4, "sample": 0.15, "both": True}),
+        ("control, large luck in minor classes", (WEAK, WEAK), {"generator": UNEVEN, "sample": 0.05, "both": True}),
         ("control, extreme luck", (WEAK, WEAK), {"generator": 0.8, "sample": 0.15, "both": True}),
         (
             "control, large luck in common",
@@ -123,10 +127,10 @@ def _luck(world: World, design: Design, common: list[np.ndarray], count: int, rn
     """What a generator and its sampling add to scores: (generators, samples, 1, images, classes)."""
     generators, samples, classes = *design.shape[:2], len(CLASSES)
 
-    def drawn(size: float, shape: tuple[int, ...], part: np.ndarray) -> np.ndarray:
+    def drawn(size: float | tuple[float, ...], shape: tuple[int, ...], part: np.ndarray) -> np.ndarray:
         own = rng.standard_normal((*shape, 1, 1, classes))
         in_view = rng.standard_normal((*shape, 1, count, classes), dtype=np.float32)
-        return size * (np.sqrt(world.common) * part + np.sqrt(1 - world.common) * own + SEEN * in_view)
+        return np.asarray(size) * (np.sqrt(world.common) * part + np.sqrt(1 - world.common) * own + SEEN * in_view)
 
     of_generators = drawn(world.generator, (generators, 1), common[0][:, :1])
     return (of_generators + drawn(world.sample, (generators, samples), common[1])).astype(np.float32)

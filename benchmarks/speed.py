@@ -37,7 +37,7 @@ from sarsynth.diffusion.samples import Contours, DenoisingSamples
 from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.evidence.fidelity import fid, fidelity
 from sarsynth.training.fitting import Fitting
-from sarsynth.training.precision import Precision
+from sarsynth.training.precision import Precision, choose_for_sampling
 from sarsynth.training.tasks import StepOptions
 
 import hydra
@@ -105,10 +105,15 @@ class Arena:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return check(hydra.compose("evaluate", [f"base={self.size}"])).adapter.target_modules
 
-    def base(self) -> Base:
-        """A base of one's own, frozen."""
+    def base(self, precision: Precision | None = None) -> Base:
+        """A base of one's own, frozen, in the precision of trainings or another one."""
         base = Base.load(self.folder).requires_grad_(False)
-        return base.place(torch.device(self.device), self.precision)
+        return base.place(torch.device(self.device), precision or self.precision)
+
+    def drawn_in(self, batch_size: int) -> Precision:
+        """What `generate.precision=auto` comes to for so many images at a time, with guidance."""
+        cells = 2 * batch_size * self.latent_side**2
+        return choose_for_sampling("auto", self.precision, torch.device(self.device), cells)
 
     def turns(self, ours: Callable[[], object], rivals: Sequence[Rival]) -> Laps:
         """Hold a contest."""
@@ -233,23 +238,32 @@ def images(
     Args:
         arena: Where.
         batch_size: Images of one of our turns.
-        theirs: Batch sizes of the pipeline, which turn by turn makes as many images; the fastest counts.
+        theirs: Batch sizes of the pipeline, which turn by turn makes as many images, in float32 and where ours draws
+            in another precision in that too; the fastest counts.
         adapters: Prototype adapters, beside that of the ORS stage; 0 is the base alone on both sides.
         controlled: Whether a ControlNet steers both.
     """
     rivals = []
     if "rivals" in arena.sides:
-        base = arena.base()
-        control = new_controlnet(base, seed=0).requires_grad_(False).eval() if controlled else None
-        if adapters:
-            peers.adapt(base.unet, [ORS_RANK, *[RANK] * adapters], arena.target_modules)
-        pipe = peers.pipeline(base, control.to(arena.device, base.unet.dtype) if control is not None else None)
-        for size in theirs:
-            name = f"{peers.version('diffusers')}: {type(pipe).__name__}, batch {size}"
-            rivals.append(Rival(name, partial(_piped, pipe, size, arena.image_size, controlled), batch_size // size))
+        for precision in dict.fromkeys([arena.precision, arena.drawn_in(batch_size)]):
+            pipe = _pipeline(arena, precision, adapters, controlled)
+            for size in theirs:
+                name = f"{peers.version('diffusers')}: {type(pipe).__name__}, batch {size}, {precision.words}"
+                step = partial(_piped, pipe, size, arena.image_size, controlled)
+                rivals.append(Rival(name, step, batch_size // size))
         if "ours" not in arena.sides:
             return take_turns(rivals[-1].step, (), arena.rounds)
     return arena.turns(_sampler(arena, batch_size, adapters, controlled), rivals)
+
+
+def _pipeline(arena: Arena, precision: Precision, adapters: int, controlled: bool) -> Any:
+    """Diffusers' pipeline with its adapters, and all of it in one precision."""
+    base = arena.base(precision)
+    control = new_controlnet(base, seed=0).requires_grad_(False).eval() if controlled else None
+    if adapters:
+        peers.adapt(base.unet, [ORS_RANK, *[RANK] * adapters], arena.target_modules)
+        base.place(torch.device(arena.device), precision)
+    return peers.pipeline(base, control.to(arena.device, base.unet.dtype) if control is not None else None)
 
 
 def _piped(pipe: Any, batch_size: int, size: int, controlled: bool) -> None:
@@ -260,7 +274,7 @@ def _piped(pipe: Any, batch_size: int, size: int, controlled: bool) -> None:
 
 def _sampler(arena: Arena, batch_size: int, adapters: int, controlled: bool) -> Callable[[], None]:
     """Our sampling, the adapters folded into the weights once, as a run does for all images of a class."""
-    base = arena.base()
+    base = arena.base(arena.drawn_in(batch_size))
     conditioning = None
     if controlled:
         controlnet = new_controlnet(base, seed=0).requires_grad_(False).eval()

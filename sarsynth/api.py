@@ -202,7 +202,8 @@ def sample(
     caption, negative = prompt or class_captions(study)[class_name], negative_prompts(study)[class_name]
     followed = [contours[index % len(contours)] if contours is not None else None for index in range(count)]
     requests = [SampleRequest(caption, (seed, label, i), contour, negative) for i, contour in enumerate(followed)]
-    batches = sample_batches(study, base(study), requests, conditioning(study) if contours is not None else None)
+    model = base(study)
+    batches = sample_batches(study, model, requests, conditioning(study, model) if contours is not None else None)
     channels = source(study, "sar").channels
     made = [to_uint8(to_channels(images, channels)).cpu() for images in batches]
     size = settings.base.image_size

@@ -98,7 +98,8 @@ def test_routing_is_one_graph():
     with routed(unet, [fresh(unet, spec, seed) for seed in (0, 1)]) as routing:
         for active in ([0, 1], [1]):
             routing.choose(active)
-            explained = torch._dynamo.explain(unet)(*inputs)
+            unet(*inputs)  # what comes before the forward pass, which alone is compiled, takes the adapters apart
+            explained = torch._dynamo.explain(unet.forward)(*inputs)
             assert (explained.graph_count, explained.graph_break_count) == (1, 0)
 
 

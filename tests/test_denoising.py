@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from lightning.pytorch import Callback, Trainer
 from processes import run_on_two
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,7 @@ from sarsynth.data.streams import PackedSampler, Stream
 from sarsynth.diffusion import adapters
 from sarsynth.diffusion.adapters import AdapterSpec, LowRank, folded
 from sarsynth.diffusion.base import Base
-from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
+from sarsynth.diffusion.denoising import Denoiser, TrainableGroup, min_snr_weights
 from sarsynth.diffusion.routing import routed
 from sarsynth.diffusion.samples import Draws
 from sarsynth.errors import UserError
@@ -278,12 +279,12 @@ def test_a_checkpoint_holds_the_adapter_alone(tmp_path: Path):
     file = tmp_path / CHECKPOINT
     content = torch.load(file, weights_only=False)
     assert content["global_step"] == 4
-    assert all(".lora_" in name for name in content["state_dict"])
+    assert all(".factors." in name for name in content["state_dict"])
     moments = content["optimizer_states"][0]["state"]
-    assert len(moments) == len(content["state_dict"]) == 2 * len(made)
+    assert len(moments) == len(content["state_dict"]) == 2, "all A, and all B"
     count = adapters.parameters(made)
     assert sum(tensor.numel() for tensor in content["state_dict"].values()) == count
-    assert file.stat().st_size < 3 * 4 * count + 1500 * len(moments), "weights and two moments, and their names"
+    assert file.stat().st_size < 3 * 4 * count + 15_000, "weights and two moments, and their names"
 
 
 # --- The moving average of a whole U-Net ------------------------------------------------------------------------------
@@ -382,3 +383,34 @@ def test_b_learns_faster_by_the_ratio():
         assert torch.equal(plain.a, faster.a)
         torch.testing.assert_close(faster.b, 4 * plain.b, rtol=1e-4, atol=1e-7)
         assert plain.b.abs().max() == pytest.approx(1e-2, rel=1e-2)
+
+
+# --- Min-SNR weights --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_weights_of_time_steps_are_those_of_the_paper(prediction_type: str):
+    """Hang et al., section 3.4: an error of the noise counts by the least of 1 and gamma over the ratio."""
+    noise_scheduler = DDPMScheduler(prediction_type=prediction_type)
+    kept, steps = noise_scheduler.alphas_cumprod, torch.arange(1000)
+    snr = kept / (1 - kept)
+    weights = min_snr_weights(noise_scheduler, steps, 5.0)
+    # An error of the velocity is one of the noise, times the root of snr + 1 over snr.
+    in_noise = weights if prediction_type == "epsilon" else weights * (snr + 1) / snr
+    torch.testing.assert_close(in_noise, torch.where(snr > 5, 5 / snr, torch.ones(1000)), rtol=1e-4, atol=1e-6)
+
+
+def test_each_adapter_of_a_run_has_weights_of_its_own():
+    """For a base that predicts noise none is above 1, and a gamma that no step reaches leaves all as they are."""
+    made = {}
+    for names in (["plain", "all"], ["plain", "five"]):
+        base, gammas = tiny_base(), {"plain": None, "all": 1e9, "five": 5.0}
+        with routed(base.unet, [adapters.fresh(base.unet, SPEC, 1) for _ in names]) as routing:
+            groups = [group(routing.parameters(place), snr_gamma=gammas[name]) for place, name in enumerate(names)]
+            module = Denoiser(base.unet, base.noise_scheduler, groups, route=routing.route)
+            streams = [Stream(torch.arange(12), STEPS, 3) for _ in names]
+            data = SeededDataModule(samples(latents()), streams, batch_size=4)
+            Fitting().fit(module, data, title="adapters", max_steps=STEPS)
+            made |= {name: flat(routing.adapter(place)) for place, name in enumerate(names)}
+    torch.testing.assert_close(made["all"], made["plain"], rtol=1e-4, atol=1e-6)
+    assert (made["five"] - made["plain"]).abs().max() > 1e-3

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from known import a_study_that_knows
+from test_conf import settings
 from tiny import noisy, predict, tiny_base
 
-from sarsynth.diffusion.base import Base, place_network
+from sarsynth.diffusion.base import NANO, Base, place_network
 from sarsynth.errors import UserError
-from sarsynth.training.precision import FULL, Precision, choose
+from sarsynth.stages.load_base import base, base_artifact, sampling_base, sampling_precision
+from sarsynth.store.artifacts import Artifact
+from sarsynth.training.precision import FULL, MANY_CELLS, Precision, choose, choose_for_sampling
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 HALVES = [Precision("bf16-mixed"), Precision("16-mixed")]
@@ -31,12 +35,61 @@ def test_what_auto_comes_to(asked, device, bfloat16, chosen):
     ("asked", "device", "message"),
     [
         ("16-mixed", CPU, "trainer.precision=16-mixed needs a CUDA card; use trainer.precision=auto"),
-        ("bf16-mixed", CUDA, "this card has no bfloat16 .*; use trainer.precision=16-mixed"),
+        ("bf16-mixed", CUDA, "this card has no bfloat16 .*; use trainer.precision=auto"),
     ],
 )
 def test_what_a_device_has_not_is_one_line(asked, device, message):
     with pytest.raises(UserError, match=message):
         choose(asked, device, lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "amx", "cells", "chosen"),
+    [
+        ("auto", CPU, True, MANY_CELLS, "bf16-mixed"),
+        ("auto", CPU, True, MANY_CELLS - 1, "32-true"),
+        ("auto", CPU, False, MANY_CELLS, "32-true"),
+        ("auto", CUDA, True, MANY_CELLS, "16-mixed"),
+        ("bf16-mixed", CPU, False, 1, "bf16-mixed"),
+        ("32-true", CPU, True, MANY_CELLS, "32-true"),
+        ("bf16-mixed", CUDA, False, 1, "bf16-mixed"),  # planned where no card is
+    ],
+)
+def test_images_are_drawn_in_bfloat16_where_a_cpu_is_quicker_by_it(asked, device, amx, cells, chosen):
+    assert choose_for_sampling(asked, Precision("16-mixed"), device, cells, lambda: amx).name == chosen
+
+
+def a_study(*said: str):
+    """Of the embedded base, which trains in float32."""
+    known = a_study_that_knows(
+        (base_artifact, (), Artifact("base", "sd-nano", "ab12", NANO)), settings=settings("method=lora", *said)
+    )
+    known.precision, known.device, known.planning = FULL, CPU, False
+    return known
+
+
+def test_a_base_that_draws_in_the_precision_of_trainings_is_the_one_that_trains(capsys):
+    for said in ([], ["generate.precision=32-true"]):
+        study = a_study(*said)
+        assert sampling_precision(study) == FULL, "which leaves fingerprints as they were"
+        assert sampling_base(study, base_artifact(study)) is base(study)
+    assert not capsys.readouterr().out
+
+
+def test_another_precision_is_a_second_base_and_is_said_once(capsys):
+    study = a_study("generate.precision=bf16-mixed")
+    for _ in range(2):
+        drawing = sampling_base(study, base_artifact(study))
+    assert (drawing.unet.dtype, base(study).unet.dtype) == (torch.bfloat16, torch.float32)
+    assert capsys.readouterr().out.count("images are drawn in bfloat16 (generate.precision=bf16-mixed)") == 1
+
+
+@pytest.mark.parametrize(("batch", "guidance", "chosen"), [(4, 3, "bf16-mixed"), (3, 3, "32-true"), (4, 1, "32-true")])
+def test_auto_goes_by_the_latent_cells_of_a_pass(batch, guidance, chosen, monkeypatch):
+    """An image of 64 pixels has 16 x 16 of them, twice with guidance; the sizes of trainings are of no matter."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    said = ["generate.precision=auto", f"generate.batch_size={batch}", f"generate.guidance_scale={guidance}"]
+    assert sampling_precision(a_study(*said)).name == chosen
 
 
 def test_full_precision_changes_no_bit_and_needs_no_autocast():

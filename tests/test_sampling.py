@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sarsynth.data.seeds import step_seed
 from sarsynth.data.transforms import to_uint8
-from sarsynth.diffusion.base import Base
+from sarsynth.diffusion.base import NANO, Base
 from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.training.precision import FULL, Precision
 
 PROMPTS = ["a SAR image of cargo ship", "a photo", "a SAR image of cargo ship", "tanker"]
 REQUESTS = [SampleRequest(prompt, (7, label, 3)) for label, prompt in enumerate(PROMPTS)]
@@ -61,6 +62,18 @@ def test_an_image_of_the_shipped_base_does_not_depend_on_its_batch(nano: Base):
     known = to_uint8(images(nano, requests, batch_size=3, **recipe)).int()
     assert (to_uint8(images(nano, requests, batch_size=2, **recipe)).int() - known).abs().max() <= 1
     assert (known[0] - known[1]).abs().max() > 16
+
+
+def test_what_is_drawn_in_bfloat16_differs_by_less_than_a_grey_level():
+    """From the embedded base, whose images span all 256 of them: half a level on average, few in the worst pixel."""
+    requests = [SampleRequest("a photo of a cargo ship", (0, 0, index)) for index in range(2)]
+    plain, drawn = (
+        to_uint8(images(Base.load(NANO).place(torch.device("cpu"), precision), requests, image_size=64)).float()
+        for precision in (FULL, Precision("bf16-mixed"))
+    )
+    assert not torch.equal(plain, drawn)
+    assert (plain - drawn).abs().mean() < 0.5
+    assert (plain - drawn).abs().max() < 16
 
 
 def test_every_part_of_the_seed_and_the_prompt_count(base: Base):

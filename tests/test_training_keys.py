@@ -72,6 +72,12 @@ def test_the_ors_adapter_too() -> None:
     assert training(name="ors", whole=True).scale_below is None
 
 
+def test_weights_of_time_steps_are_in_the_fingerprint_once_there_are_any() -> None:
+    weighted, plain = training("train.sar.snr_gamma=5").request, training().request
+    assert "snr_gamma" not in plain.settings["recipe"] and weighted.settings["recipe"]["snr_gamma"] == 5.0
+    assert training("train.ors.snr_gamma=5").request.fingerprint == plain.fingerprint
+
+
 def test_training_on_the_ors_adapter_has_a_scale_of_its_own() -> None:
     """By default w1 of generation, as ever; said, generation changes no adapter."""
     assert training().scale_below == 0.9

@@ -160,6 +160,8 @@ class Generate(Section):
 
     Guidance leads away from the `negative_prompt`: the `empty` caption, or that of the `majority`, the other class of
     which there are most images, so that a rare class is told from the one that it passes for.
+
+    Networks draw in a `precision` of their own; `trainer` is that of `trainer.precision`.
     """
 
     speckle: Literal["as_made", "matched"]
@@ -169,6 +171,7 @@ class Generate(Section):
     negative_prompt: Literal["empty", "majority"]
     num_inference_steps: Count
     batch_size: Count
+    precision: Literal["trainer", "auto", "32-true", "bf16-mixed"]
 
 
 class Preview(Section):

@@ -26,10 +26,13 @@ class AdapterTraining(Optimisation):
     """Training of an adapter; `warmup_share` of its own steps, if given, takes the place of `warmup_steps`.
 
     Its B matrices learn `loraplus_lr_ratio` times as fast as A (LoRA+, Hayou et al., arXiv 2402.12354; PEFT's name).
+    Samples count by their signal-to-noise ratio up to `snr_gamma` (min-SNR, Hang et al., arXiv 2303.09556; the name in
+    diffusers' scripts).
     """
 
     warmup_share: Share | None
     loraplus_lr_ratio: Positive
+    snr_gamma: Positive | None
 
     def warmup(self, steps: int, *, whole: bool) -> int:
         """Count an adapter's steps of warm-up.

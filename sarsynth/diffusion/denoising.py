@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.training_utils import compute_snr
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -33,6 +34,17 @@ def target(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, times
             raise ValueError(f"a base that predicts {other} cannot be trained here")
 
 
+def min_snr_weights(noise_scheduler: DDPMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
+    """How much a time step counts, so that levels of little noise, of which there are many, do not outweigh the others.
+
+    Min-SNR weights (Hang et al., arXiv 2303.09556), as diffusers' training scripts have them: the signal-to-noise ratio
+    up to `gamma` over itself for a base that predicts noise, over itself plus one for velocity. Shape (B,), in (0, 1].
+    """
+    snr = compute_snr(noise_scheduler, timesteps)
+    velocity = noise_scheduler.config.prediction_type == "v_prediction"
+    return snr.clamp(max=gamma) / (snr + 1 if velocity else snr)
+
+
 @dataclass(frozen=True)
 class TrainableGroup:
     """Weights that train by a schedule of their own: one adapter of several, or all there is to train.
@@ -49,6 +61,7 @@ class TrainableGroup:
     decay: Literal["cosine", "constant"] = "cosine"  # `cosine` to zero, or `constant` after the warm-up
     faster: Sequence[nn.Parameter] = ()  # those of the weights that learn `ratio` times as fast
     ratio: float = 1.0
+    snr_gamma: float | None = None  # see `min_snr_weights`; None: every time step counts alike
 
     @property
     def optimised(self) -> list[dict[str, Any]]:
@@ -133,11 +146,18 @@ class Denoiser(Task):
         errors = F.mse_loss(prediction, target(self.noise_scheduler, latents, noise, timesteps), reduction="none")
         errors = errors.flatten(1).mean(dim=1)  # (B,)
         self.watch.losses(errors.detach(), self.trainer.global_step, lambda index: self._name(int(rows[index])))
-        losses = errors.unflatten(0, (len(active), -1)).mean(dim=1)
+        errors, levels = errors.unflatten(0, (len(active), -1)), timesteps.view(len(active), -1)
+        losses = torch.stack([self._loss(*part) for part in zip(active, errors, levels, strict=True)])
         step_losses = self.gather(batch_idx, losses, rows.view(len(active), -1))
         if step_losses is not None:
             self._log(active, step_losses)
         return losses.sum() + self._zero_of_ended(active)
+
+    def _loss(self, index: int, errors: Tensor, timesteps: Tensor) -> Tensor:
+        """The loss of a group, of its own samples (n,)."""
+        gamma = self.groups[index].snr_gamma
+        weights = 1.0 if gamma is None else min_snr_weights(self.noise_scheduler, timesteps, gamma)
+        return (weights * errors).mean()
 
     def forward(self, noisy: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Predict the noise in latents (B, C, h, w) at the time steps and with the text of a batch."""

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from sarsynth.diffusion.adapters import Adapter, LowRank
 
+LAYOUT = "two vectors"  # how the weights of an adapter in training lie in a checkpoint
+
 
 class Route:
     """Which adapters the runs of the present batch belong to, in their order."""
@@ -25,86 +27,125 @@ class Route:
 
 
 class RoutedLayer(nn.Module):
-    """A frozen linear or convolutional layer with K updates of which each sample sees one.
+    """A frozen linear or convolutional layer with updates of which each sample sees one.
 
-    The updates are float32, as adapters are; they compute, and are added, in the precision of what comes in.
+    They are added in the precision of what the layer makes.
 
     Args:
         layer: The frozen layer; it is used, not copied.
-        updates: One for each adapter, None where an adapter does not change this layer.
         route: Shared by all layers of a network.
-        below: The frozen update that each adapter stands on, of one rank, scaled already; none where the layer itself
-            is what they stand on.
+        below: The frozen updates that the adapters stand on, stacked as `update` is, scaled already; None where the
+            layer itself is what they stand on.
+
+    Attributes:
+        update: What the active adapters add, stacked: `a` (K, R, in, *kernel) and `b` (K, out, R); None for nothing.
     """
 
-    def __init__(
-        self,
-        layer: nn.Linear | nn.Conv2d,
-        updates: Sequence[LowRank | None],
-        route: Route,
-        below: Sequence[LowRank] = (),
-    ) -> None:
+    update: LowRank | None = None
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, route: Route, below: LowRank | None = None) -> None:
         super().__init__()
         self.layer, self.route, self.below = layer, route, below
-        rank = max((len(update.a) for update in updates if update is not None), default=0)
-        self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
-        for index, update in enumerate(updates):
-            if update is not None:
-                missing = rank - len(update.a)
-                ones = (0, 0) * (update.b.dim() - 2)
-                self.lora_A[str(index)] = nn.Parameter(
-                    F.pad(update.a, (0, 0) * (update.a.dim() - 1) + (0, missing)).clone()
-                )
-                self.lora_B[str(index)] = nn.Parameter(F.pad(update.b, (*ones, 0, missing)).clone())
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map inputs (B, …, in) or (B, in, H, W), B a multiple of the number of active adapters."""
         outputs = self.layer(inputs)
-        keys = [str(index) for index in self.route.active]
-        if self.below:
-            outputs = _add(self.layer, outputs, inputs, [self.below[index] for index in self.route.active])
-        if all(key in self.lora_A for key in keys):
-            return self._updated(outputs, inputs, keys)
-        runs = zip(keys, outputs.chunk(len(keys)), inputs.chunk(len(keys)), strict=True)
-        return torch.cat([self._updated(out, run, [key]) if key in self.lora_A else out for key, out, run in runs])
-
-    def _updated(self, outputs: Tensor, inputs: Tensor, keys: list[str]) -> Tensor:
-        """Add to what the frozen layer made of K equal runs the update of each run's adapter."""
-        return _add(self.layer, outputs, inputs, [LowRank(self.lora_A[key], self.lora_B[key]) for key in keys])
+        if self.below is not None:
+            active = list(self.route.active)
+            outputs = _add(self.layer, outputs, inputs, LowRank(self.below.a[active], self.below.b[active]))
+        return outputs if self.update is None else _add(self.layer, outputs, inputs, self.update)
 
 
-def _add(layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, updates: Sequence[LowRank]) -> Tensor:
+def _add(layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, updates: LowRank) -> Tensor:
     """Add an update for each of K equal runs, in the precision of the outputs and in one product."""
-    a, b = ([part.to(outputs.dtype) for part in parts] for parts in zip(*updates, strict=True))
-    add = _update_of_one if len(updates) == 1 else _update_of_each
+    a, b = (part.to(outputs.dtype) for part in updates)
+    add = _update_of_one if len(a) == 1 else _update_of_each
     return add(layer, outputs, inputs.to(outputs.dtype), a, b)
 
 
-def _update_of_one(
-    layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: list[Tensor], b: list[Tensor]
-) -> Tensor:
+def _update_of_one(layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """One adapter on all samples: what `_update_of_each` computes, without the copies that take K runs apart."""
+    a = a.squeeze(0)  # not a[0], whose gradient is copied into zeros
     if isinstance(layer, nn.Linear):
-        narrow = F.linear(inputs, a[0])
-        return torch.addmm(outputs.flatten(0, -2), narrow.flatten(0, -2), b[0].mT).view(outputs.shape)
-    narrow = F.conv2d(inputs, a[0], None, layer.stride, layer.padding, layer.dilation).flatten(2)  # (B, R, h w)
-    return torch.baddbmm(outputs.flatten(2), b[0].flatten(1).expand(len(narrow), -1, -1), narrow).view(outputs.shape)
+        narrow = F.linear(inputs, a)
+        return torch.addmm(outputs.flatten(0, -2), narrow.flatten(0, -2), b.squeeze(0).mT).view(outputs.shape)
+    narrow = F.conv2d(inputs, a, None, layer.stride, layer.padding, layer.dilation).flatten(2)  # (B, R, h w)
+    return torch.baddbmm(outputs.flatten(2), b.expand(len(narrow), -1, -1), narrow).view(outputs.shape)
 
 
-def _update_of_each(
-    layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: list[Tensor], b: list[Tensor]
-) -> Tensor:
+def _update_of_each(layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """K adapters, each on its own of K equal runs of samples."""
-    k, stacked_b = len(a), torch.stack([part.flatten(1) for part in b])  # (K, out, R)
+    k, rank = a.shape[:2]
     if isinstance(layer, nn.Linear):
-        narrow = inputs.reshape(k, -1, inputs.shape[-1]) @ torch.stack(a).mT  # (K, samples and tokens, R)
-        return torch.baddbmm(outputs.reshape(k, -1, outputs.shape[-1]), narrow, stacked_b.mT).view(outputs.shape)
+        narrow = inputs.reshape(k, -1, inputs.shape[-1]) @ a.mT  # (K, samples and tokens, R)
+        return torch.baddbmm(outputs.reshape(k, -1, outputs.shape[-1]), narrow, b.mT).view(outputs.shape)
     # Every A on all samples, of which each takes its own: at ranks this low, cheaper than a convolution in groups.
-    narrow = F.conv2d(inputs, torch.cat(a), None, layer.stride, layer.padding, layer.dilation).flatten(2)
-    own = narrow.view(k, -1, k, len(a[0]), narrow.shape[2]).diagonal(dim1=0, dim2=2)  # (n, R, h w, K)
+    narrow = F.conv2d(inputs, a.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation).flatten(2)
+    own = narrow.view(k, -1, k, rank, narrow.shape[2]).diagonal(dim1=0, dim2=2)  # (n, R, h w, K)
     own = own.permute(3, 0, 1, 2).flatten(0, 1)  # (K n, R, h w)
-    each_b = stacked_b.repeat_interleave(len(own) // k, dim=0)
-    return torch.baddbmm(outputs.flatten(2), each_b, own).view(outputs.shape)
+    return torch.baddbmm(outputs.flatten(2), b.repeat_interleave(len(own) // k, dim=0), own).view(outputs.shape)
+
+
+def _stacked(updates: Sequence[LowRank | None]) -> LowRank | None:
+    """Stack the updates of a layer as `RoutedLayer` has them, padded to one rank; None where all are."""
+    some = [update for update in updates if update is not None]
+    if not some:
+        return None
+    rank, first = max(len(update.a) for update in some), some[0]
+    a = first.a.new_zeros(len(updates), rank, *first.a.shape[1:])
+    b = first.b.new_zeros(len(updates), len(first.b), rank)
+    for index, update in enumerate(updates):
+        if update is not None:
+            a[index, : len(update.a)], b[index, :, : len(update.a)] = update.a, update.b.flatten(1)
+    return LowRank(a, b)
+
+
+class Factors(nn.Module):
+    """The updates of K adapters, float32, each adapter in two long vectors: all its A, and all its B.
+
+    So an optimiser and the clipping of gradients have two tensors an adapter to do with, and not two a layer. Each pass
+    of the U-Net begins by taking those of the active adapters apart.
+
+    Args:
+        layers: Those that have updates, by the U-Net's names.
+        adapters: What trains; a layer that an adapter does not change has zeros, which stay zero.
+        route: Which of them the next pass is for.
+    """
+
+    def __init__(self, layers: Mapping[str, RoutedLayer], adapters: Sequence[Adapter], route: Route) -> None:
+        super().__init__()
+        self._route, stacks = route, {name: _stacked([adapter.get(name) for adapter in adapters]) for name in layers}
+        begun = {name: stack for name, stack in stacks.items() if stack is not None}
+        self._layers = [layers[name] for name in begun]  # a list, so that they are no part of this module
+        self.places = {name: place for place, name in enumerate(begun)}
+        self._shapes = [[part.shape[1:] for part in parts] for parts in zip(*begun.values(), strict=True)]  # of A, of B
+        self._lengths = [[shape.numel() for shape in shapes] for shapes in self._shapes]
+        self.a, self.b = (
+            nn.ParameterList(torch.cat([part[index].flatten() for part in parts]) for index in range(len(adapters)))
+            for parts in zip(*begun.values(), strict=True)
+        )
+
+    def spread(self) -> None:
+        """Give the layers what the active adapters add to them."""
+        active, dtype = self._route.active, self._layers[0].layer.weight.dtype  # cast at once, not in each layer
+        a, b = (self._apart([vectors[index] for index in active], dtype, side) for side, vectors in self._sides)
+        for layer, *update in zip(self._layers, a, b, strict=True):
+            layer.update = LowRank(*update)
+
+    def of(self, index: int) -> Iterator[LowRank]:
+        """One adapter as it stands, layer by layer, padded."""
+        parts = (self._apart([vectors[index].detach()], torch.float32, side) for side, vectors in self._sides)
+        return (LowRank(a[0], b[0]) for a, b in zip(*parts, strict=True))
+
+    @property
+    def _sides(self) -> Iterator[tuple[int, nn.ParameterList]]:
+        return enumerate((self.a, self.b))
+
+    def _apart(self, vectors: Sequence[Tensor], dtype: torch.dtype, side: int) -> list[Tensor]:
+        """Vectors of K adapters as the stacked matrices of each layer."""
+        together = torch.stack(list(vectors)).to(dtype)
+        parts = together.split(self._lengths[side], dim=1)
+        return [part.view(len(vectors), *shape) for part, shape in zip(parts, self._shapes[side], strict=True)]
 
 
 class Routing:
@@ -114,32 +155,29 @@ class Routing:
         route: Which of them the present batch is for.
     """
 
-    def __init__(self, layers: Mapping[str, RoutedLayer], adapters: Sequence[Adapter], route: Route) -> None:
-        self._layers, self._adapters, self.route = layers, adapters, route
+    def __init__(self, factors: Factors, adapters: Sequence[Adapter], route: Route) -> None:
+        self._factors, self._adapters, self.route = factors, adapters, route
 
     def choose(self, active: Sequence[int]) -> None:
         """Set which adapters the next batches are for, in equal runs."""
         self.route.active = active
 
     def parameters(self, index: int) -> list[nn.Parameter]:
-        """The trainable weights of one adapter."""
-        key = str(index)
-        layers = [self._layers[name] for name in self._adapters[index]]
-        return [weight for layer in layers for weight in (layer.lora_A[key], layer.lora_B[key])]
+        """The trainable weights of one adapter: all its A, and all its B."""
+        return [self._factors.a[index], self._factors.b[index]]
 
     def b_matrices(self, index: int) -> list[nn.Parameter]:
         """The second halves of one adapter's updates, which LoRA+ trains faster."""
-        return self.parameters(index)[1::2]
+        return [self._factors.b[index]]
 
     def adapter(self, index: int) -> dict[str, LowRank]:
         """One adapter as it stands, without padding."""
-        key, adapter = str(index), self._adapters[index]
+        padded = dict(zip(self._factors.places, self._factors.of(index), strict=True))
         return {
             name: LowRank(
-                self._layers[name].lora_A[key].detach()[: len(start.a)].clone(),
-                self._layers[name].lora_B[key].detach()[:, : len(start.a)].clone(),
+                padded[name].a[: len(begun.a)].clone(), padded[name].b[:, : len(begun.a)].reshape(begun.b.shape).clone()
             )
-            for name, start in adapter.items()
+            for name, begun in self._adapters[index].items()
         }
 
 
@@ -158,12 +196,16 @@ def routed(
     route, layers = Route(len(adapters)), {}
     for name in dict.fromkeys(name for adapter in (*adapters, *(frozen for frozen, _ in below)) for name in adapter):
         stands_on = [LowRank(frozen[name].a, scale * frozen[name].b) for frozen, scale in below if name in frozen]
-        updates = [adapter.get(name) for adapter in adapters]
-        layers[name] = RoutedLayer(unet.get_submodule(name), updates, route, stands_on)
+        layers[name] = RoutedLayer(unet.get_submodule(name), route, _stacked(stands_on))
+    factors = Factors(layers, adapters, route)
+    spreading = unet.register_forward_pre_hook(lambda *_: factors.spread())
     try:
         for name, layer in layers.items():
             unet.set_submodule(name, layer, strict=True)
-        yield Routing(layers, adapters, route)
+        unet.add_module("factors", factors)  # whoever asks the U-Net for its parameters finds them
+        yield Routing(factors, adapters, route)
     finally:
+        spreading.remove()
+        del unet.factors
         for name, layer in layers.items():
             unet.set_submodule(name, layer.layer, strict=True)

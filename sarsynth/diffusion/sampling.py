@@ -9,6 +9,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from sarsynth.data.seeds import step_seed
+from sarsynth.diffusion.attention import texts_projected_once
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.controlnet import ContourConditioning, residuals, to_conditioning
 
@@ -60,18 +61,19 @@ def sample(
     features = dict(zip(prompts, base.encode_text(prompts), strict=True))
     side = image_size // base.latent_factor
     shape = (base.unet.config.in_channels, side, side)
-    for start in range(0, len(requests), batch_size):
-        batch = requests[start : start + batch_size]
-        generators = [torch.Generator().manual_seed(step_seed(*request.seed)) for request in batch]
-        latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
-        text_features = torch.stack([features[request.prompt] for request in batch])
-        contours = _contours(batch).to(device) if conditioning else None
-        if guidance_scale != 1:
-            negative = torch.stack([features[request.negative_prompt] for request in batch])
-            text_features = torch.cat([negative, text_features])
-            contours = None if contours is None else torch.cat([contours, contours])
-        predict = _predictor(base, text_features, contours, guidance_scale, conditioning)
-        yield base.decode(solve(noise_scheduler, latents, generators, num_inference_steps, predict))
+    with texts_projected_once(base.unet, *([conditioning.controlnet] if conditioning else [])):
+        for start in range(0, len(requests), batch_size):
+            batch = requests[start : start + batch_size]
+            generators = [torch.Generator().manual_seed(step_seed(*request.seed)) for request in batch]
+            latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+            text_features = torch.stack([features[request.prompt] for request in batch])
+            contours = _contours(batch).to(device) if conditioning else None
+            if guidance_scale != 1:
+                negative = torch.stack([features[request.negative_prompt] for request in batch])
+                text_features = torch.cat([negative, text_features])
+                contours = None if contours is None else torch.cat([contours, contours])
+            predict = _predictor(base, text_features, contours, guidance_scale, conditioning)
+            yield base.decode(solve(noise_scheduler, latents, generators, num_inference_steps, predict))
 
 
 def _predictor(

@@ -16,7 +16,9 @@ import numpy as np
 from scipy import special
 
 from sarsynth.evidence.design import CLASSIFIER, FACTORS, Design, Factors, components, freedom
+from sarsynth.evidence.moderation import moderated
 from sarsynth.evidence.predictions import Predictions, calibration_errors, figures, precision_areas
+from sarsynth.evidence.results import alike_in
 
 LEVEL = 0.05  # a gain is called significant below this p, and intervals hold 1 - LEVEL
 POWER = 0.8  # the chance to find a gain that is there
@@ -110,6 +112,7 @@ class Variance:
     parts: Sequence[Part]  # due to seeds
     counts: Mapping[int, Mapping[str, Any]]  # seeds of each arm, by factor, numbers or (figures,)
     images: Any  # test images of the smallest class, a number or (figures,)
+    alike: Sequence[slice] = ()  # figures of one kind, each of a class, in which generators differ about as much
 
     @classmethod
     def of(cls, *methods: Scores) -> Self:
@@ -126,7 +129,8 @@ class Variance:
         joint = _positive([joint for _, joint in found.values()], nothing)
         parts = [Part(*key, *parts) for key, parts in zip(found, zip(alone, joint, strict=True), strict=True)]
         smallest = min(scores.smallest for scores in methods)
-        return cls(drawn.var(axis=0) - sum(joint, nothing), parts, counts, smallest)
+        of_images = drawn.var(axis=0) - sum(joint, nothing)
+        return cls(of_images, parts, counts, smallest, alike_in(methods[0].classes))
 
     @property
     def of_seeds(self) -> np.ndarray:
@@ -156,9 +160,10 @@ class Variance:
         """The chance that a figure lies at least so many standard deviations from its mean, on either side: p.
 
         What differs between two or three generators may by chance look small, and all would then seem to be due to the
-        images. So their variance is not taken as it was measured but averaged over: with the prior 1 / variance, from
-        the part that is known of it, that of the images and classifiers (Box and Tiao, Bayesian Inference in
-        Statistical Analysis, 1973, chapter 5). Where they differ by far, this is Student's t of their own degrees of
+        images. So their variance is not taken as it was measured: those of all classes are moderated
+        (`sarsynth.evidence.moderation`), and then averaged over, with the prior 1 / variance, from the part that is
+        known of it, that of the images and classifiers (Box and Tiao, Bayesian Inference in Statistical Analysis, 1973,
+        chapter 5). Where they differ by far, this is Student's t of their own degrees of
         freedom; where nothing is made by seeds, Student's t of the rest.
 
         Args:
@@ -192,10 +197,11 @@ class Variance:
         known = sum((part.joint for part in made), nothing)
         known = known + sum((part.alone for part in made if CLASSIFIER in part.factors), nothing)
         degrees = self._freedom([part for part in made if CLASSIFIER not in part.factors], measured, cautious=True)
-        # Quantiles of the variance: degrees * measured / variance has a chi-squared distribution, cut off at `known`.
-        most = special.chdtr(degrees, ratio(degrees * measured, known, otherwise=np.inf))
+        variances, degrees = self._moderated(measured, degrees)
+        # Its quantiles: degrees * measured / variance has a chi-squared distribution, cut off at `known`.
+        most = special.chdtr(degrees, ratio(degrees * variances, known, otherwise=np.inf))
         middles = (np.arange(POINTS) + 0.5)[:, None] / POINTS
-        drawn = degrees * measured / special.chdtri(degrees, 1 - middles * most)  # (POINTS, figures)
+        drawn = degrees * variances / special.chdtri(degrees, 1 - middles * most)  # (POINTS, figures)
         total = drawn + rest
         freedom = np.maximum(of_rest, of_rest * ratio(total, np.broadcast_to(rest, total.shape), otherwise=1e6) ** 2)
         shrunk = np.sqrt(ratio(np.broadcast_to(self.total, total.shape), total, otherwise=0.0))
@@ -205,6 +211,13 @@ class Variance:
             return np.mean(2 * special.stdtr(freedom, -reached), axis=0)
 
         return beyond
+
+    def _moderated(self, measured: np.ndarray, degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Let the variances of figures alike borrow strength from each other."""
+        variances, degrees = measured.copy(), degrees.copy()
+        for chosen in self.alike:
+            variances[chosen], degrees[chosen] = moderated(measured[chosen], degrees[chosen])
+        return variances, degrees
 
     def _freedom(self, parts: Sequence[Part], total: np.ndarray, *, cautious: bool | np.ndarray) -> np.ndarray:
         """Degrees of freedom of some parts, and of the images that the rest of `total` is due to (Satterthwaite)."""
@@ -251,7 +264,7 @@ class Variance:
             replace(part, alone=part.alone * share(part), joint=part.joint * share(part) / images)
             for part in self.parts
         ]
-        return Variance(np.maximum(0.0, self.of_images) / images, parts, counts, self.images * images)
+        return Variance(np.maximum(0.0, self.of_images) / images, parts, counts, self.images * images, self.alike)
 
 
 def _alone_and_joint(scores: Scores) -> dict[Factors, tuple[np.ndarray, np.ndarray]]:

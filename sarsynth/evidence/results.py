@@ -35,6 +35,13 @@ def figure_names(classes: Sequence[str]) -> list[tuple[str, str | None]]:
     return [*by_class["f1"], *over_classes, *by_class[AREA], *((name, None) for name in of_shares)]
 
 
+def alike_in(classes: Sequence[str]) -> list[slice]:
+    """Find figures of one kind, each of a class, in the order of `figure_names`."""
+    names, count = figure_names(classes), len(classes)
+    starts = [names.index((figure, classes[0])) for figure in ("f1", AREA)]
+    return [slice(start, start + count) for start in starts]
+
+
 def leaks(result: Mapping[str, Any]) -> list[str]:
     """Say what makes the scores of a result too good: how checkpoints are chosen, or which images are learnt from."""
     slots = result.get("leaks", {})

@@ -15,7 +15,7 @@ from sarsynth.console import console
 from sarsynth.diffusion import adapters
 from sarsynth.errors import UserError
 from sarsynth.stages.curate_images import classes, counts, joining, source, synthetic_sizes, training
-from sarsynth.stages.load_base import shapes_of_base
+from sarsynth.stages.load_base import sampling_precision, shapes_of_base
 from sarsynth.stages.open_images import Role
 from sarsynth.stages.study import Study, first, once
 from sarsynth.training.memory import free_memory
@@ -65,16 +65,18 @@ def check_images_of_base(study: Study, role: Role) -> None:
     if (shapes := shapes_of_base(study)) is None:
         return
     unet, autoencoder = shapes
-    size, settings, precision = study.settings.base.image_size, study.settings, study.precision
+    size, settings, drawn = study.settings.base.image_size, study.settings, sampling_precision(study)
     blocks = autoencoder["block_out_channels"]
-    decoded = BOTH * precision.autoencoder.itemsize * blocks[0] * size**2
+    coded, decoded = (
+        BOTH * precision.autoencoder.itemsize * blocks[0] * size**2 for precision in (study.precision, drawn)
+    )
     side = size // 2 ** (len(blocks) - 1)
-    denoised = BOTH * precision.compute.itemsize * unet.config["block_out_channels"][0] * side**2
+    denoised = BOTH * drawn.compute.itemsize * unet.config["block_out_channels"][0] * side**2
     images, made = len(training(study, role)), max(synthetic_sizes(study).values())
     passes = 1 if settings.generate.guidance_scale == 1 else 2
     encoding, making = min(settings.encode.batch_size, images), min(settings.generate.batch_size, made)
-    _check(study, f"base.image_size={size}", "one image", decoded, "lower it")
-    _check(study, f"encode.batch_size={settings.encode.batch_size}", f"{encoding} images", encoding * decoded)
+    _check(study, f"base.image_size={size}", "one image", coded, "lower it")
+    _check(study, f"encode.batch_size={settings.encode.batch_size}", f"{encoding} images", encoding * coded)
     if settings.method.adds == "synthetic":
         least = max(making * decoded, making * passes * denoised)
         _check(study, f"generate.batch_size={settings.generate.batch_size}", f"{making} images", least)

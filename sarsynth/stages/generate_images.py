@@ -18,7 +18,6 @@ from sarsynth.data.class_names import file_names
 from sarsynth.data.transforms import to_channels, to_uint8
 from sarsynth.diffusion import prototypes
 from sarsynth.diffusion.adapters import folded
-from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.sampling import SampleRequest
 from sarsynth.report import pictures
 from sarsynth.stages.adapt_to_sar import check_method, sar_adapters, tuned_base
@@ -26,7 +25,14 @@ from sarsynth.stages.curate_images import classes, counts, source, synthetic_siz
 from sarsynth.stages.describe_images import class_captions, described_by, warn_of_long
 from sarsynth.stages.find_prototypes import partition
 from sarsynth.stages.follow_contours import guides, write_report
-from sarsynth.stages.load_base import base, base_artifact, loaded_adapter, sample_batches, tuned, work_of_sampling
+from sarsynth.stages.load_base import (
+    base_artifact,
+    loaded_adapter,
+    sample_batches,
+    sampling_base,
+    sampling_precision,
+    work_of_sampling,
+)
 from sarsynth.stages.study import Study, once, once_a_cell, once_a_generator
 from sarsynth.stages.train_adapters import ors_adapter
 from sarsynth.stages.train_controlnet import conditioning
@@ -81,7 +87,7 @@ def sampled(study: Study) -> Artifact:
     recipe = image_recipe(study)  # after the contours, which refuse in seconds what would wait for hours of training
 
     def build(folder: Path) -> None:
-        warn_of_long(_base_of(study, recipe), list(class_captions(study).values()), f"method={method}")
+        warn_of_long(sampling_base(study, recipe.base), list(class_captions(study).values()), f"method={method}")
         shares = _shares(study, sizes)
         with progress(f"images of {method}", sum(map(len, shares))) as advance:
             for label, share in enumerate(shares):
@@ -98,7 +104,7 @@ def sampled(study: Study) -> Artifact:
         {**recipe.inputs, **followed.inputs},
         build,
         command=("generate", f"method={method}"),
-        precision=study.precision.name,
+        precision=sampling_precision(study).name,
         work=work_of_sampling(study, "synthetic", sum(sizes.values())),
         follows=described_by(study, "sar"),
         collective=True,
@@ -138,7 +144,7 @@ def strips(study: Study) -> Artifact:
         build,
         version=2,
         command=("evaluate", f"method={method}"),
-        precision=study.precision.name,
+        precision=sampling_precision(study).name,
         work=work_of_sampling(study, "strips", sum(sizes.values())),
         follows=described_by(study, "sar"),
     )
@@ -166,7 +172,7 @@ def _unadapted(study: Study) -> Artifact:
         {**alone.inputs, **guides(study).inputs},
         build,
         command=("evaluate", f"method={study.settings.method.name}"),
-        precision=study.precision.name,
+        precision=sampling_precision(study).name,
         work=work_of_sampling(study, "strips", sum(sizes.values())),
         follows=described_by(study, "sar"),
     )
@@ -250,21 +256,16 @@ def _write_images(
 def _sample(study: Study, by_name: Mapping[str, float], label: int, indices: Sequence[int]) -> Iterator[Tensor]:
     """Yield uint8 images (C, H, W) of one class, by index, with the stack of adapters at the given scales."""
     recipe = image_recipe(study)
-    model, class_name = _base_of(study, recipe), classes(study)[label]
+    model, class_name = sampling_base(study, recipe.base), classes(study)[label]
     caption, negative = class_captions(study)[class_name], negative_prompts(study)[class_name]
-    stack = [(loaded_adapter(study, recipe.adapters[name]), scale) for name, scale in by_name.items() if scale]
+    stack = [(loaded_adapter(study, recipe.adapters[name], model), scale) for name, scale in by_name.items() if scale]
     with folded(model.unet, stack):
         requests = [
             SampleRequest(caption, (study.sample_seed, label, index), guides(study).contour(label, index), negative)
             for index in indices
         ]
-        for images in sample_batches(study, model, requests, conditioning(study)):
+        for images in sample_batches(study, model, requests, conditioning(study, model)):
             yield from to_uint8(to_channels(images, source(study, "sar").channels)).cpu()
-
-
-def _base_of(study: Study, recipe: ImageRecipe) -> Base:
-    """The base of a recipe in memory."""
-    return base(study) if recipe.base == base_artifact(study) else tuned(study, recipe.base)
 
 
 def _write_metadata(study: Study, sizes: Mapping[str, int], folder: Path) -> None:

@@ -8,6 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from sarsynth.config.training_sections import Optimisation
+from sarsynth.console import console
 from sarsynth.diffusion import adapter_files
 from sarsynth.diffusion.adapter_forms import BadAdapter
 from sarsynth.diffusion.adapters import Adapter
@@ -15,9 +16,12 @@ from sarsynth.diffusion.base import Base, architecture, resolve
 from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.errors import UserError
-from sarsynth.stages.study import Study, once
+from sarsynth.stages.study import Study, first, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import PER_SAMPLE, Work
+from sarsynth.training.precision import Precision, choose_for_sampling
+
+SD_FACTOR = 8  # pixels of a side that a latent cell spans, of Stable Diffusion v1
 
 
 @once
@@ -29,8 +33,35 @@ def base_artifact(study: Study) -> Artifact:
 
 @once
 def base(study: Study) -> Base:
-    """The frozen base in memory, on the device of this run."""
-    return Base.load(base_artifact(study).path, study.settings.base.config).place(study.device, study.precision)
+    """The frozen base in memory, on the device of this run, in the precision of trainings."""
+    return _placed(study, base_artifact(study), study.precision)
+
+
+def sampling_base(study: Study, artifact: Artifact) -> Base:
+    """A base in memory, the study's own or one that a method tuned, in the precision in which images are drawn."""
+    precision, asked = sampling_precision(study), study.settings.generate.precision
+    if precision != study.precision and first(study, "generate.precision"):
+        console.print(f"  images are drawn in {precision.words} (generate.precision={asked})")
+    return _placed(study, artifact, precision)
+
+
+@once
+def _placed(study: Study, artifact: Artifact, precision: Precision) -> Base:
+    config = study.settings.base.config if artifact == base_artifact(study) else None
+    return Base.load(artifact.path, config).place(study.device, precision)
+
+
+@once
+def sampling_precision(study: Study) -> Precision:
+    """In which precision images are drawn; it is part of the fingerprint of what is drawn."""
+    chosen = study.settings.generate
+    if chosen.precision == "trainer":
+        return study.precision
+    shapes = shapes_of_base(study)
+    factor = 2 ** (len(shapes[1]["block_out_channels"]) - 1) if shapes else SD_FACTOR
+    halves = 1 if chosen.guidance_scale == 1 else 2
+    cells = chosen.batch_size * halves * (study.settings.base.image_size // factor) ** 2
+    return choose_for_sampling(chosen.precision, study.precision, study.device, cells)
 
 
 @once
@@ -45,21 +76,15 @@ def architecture_of_base(study: Study) -> tuple[UNet2DConditionModel, Mapping[st
     return shapes_of_base(study) if study.planning else None
 
 
-@once
-def tuned(study: Study, artifact: Artifact) -> Base:
-    """A base in memory that a method tuned; the study's own one is `base`."""
-    return Base.load(artifact.path).place(study.device, study.precision)
-
-
 def weights_of(adapter: Artifact) -> Path:
     """The file of an adapter: inside an artifact of the store, or what `adapter.path` names."""
     return adapter.path if adapter.path.is_file() else adapter.path / adapter_files.WEIGHTS
 
 
 @once
-def loaded_adapter(study: Study, artifact: Artifact) -> Adapter:
-    """An adapter in memory, fit for the base."""
-    return read_adapter(study, artifact, base(study).unet)
+def loaded_adapter(study: Study, artifact: Artifact, model: Base | None = None) -> Adapter:
+    """An adapter in memory, fit for a base; None is that of trainings."""
+    return read_adapter(study, artifact, (model or base(study)).unet)
 
 
 def read_adapter(study: Study, artifact: Artifact, unet: UNet2DConditionModel) -> Adapter:

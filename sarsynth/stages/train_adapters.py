@@ -24,7 +24,7 @@ from sarsynth.diffusion import adapter_files, adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
-from sarsynth.diffusion.routing import Routing, routed
+from sarsynth.diffusion.routing import LAYOUT, Routing, routed
 from sarsynth.diffusion.samples import Contours
 from sarsynth.errors import UserError
 from sarsynth.stages.check_sizes import check_batch, check_images_of_base, check_rank
@@ -200,7 +200,9 @@ def _training(
         {
             "rank": part.rank,
             "target_modules": settings.adapter.target_modules,
-            "recipe": recipe.model_dump(exclude={"rank", "checkpoint_every", "warmup_share", "scale_below"})
+            "recipe": recipe.model_dump(
+                exclude={"rank", "checkpoint_every", "warmup_share", "scale_below"}, exclude_none=True
+            )
             | {"max_steps": part.steps, "warmup_steps": part.warmup},
             "rows": part.rows if part.rows is None else list(part.rows),
             "scale_below": settings.train.sar.scale_below if below else None,
@@ -303,8 +305,9 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
     shared = len({(adapter.below, adapter.scale_below) for adapter in run}) == 1
     folded, routed_below = (below[:1], []) if shared else ([], below)
     fresh = [adapters.fresh(unet, adapter.spec, adapter.study.generator_seed) for adapter in run]
-    # A checkpoint belongs to the adapters that it was made with.
-    of_run = hashlib.sha256("".join(adapter.request.fingerprint for adapter in run).encode()).hexdigest()[:16]
+    # A checkpoint belongs to the adapters that it was made with, and to how their weights lie in it.
+    belongs_to = "".join([LAYOUT, *(adapter.request.fingerprint for adapter in run)])
+    of_run = hashlib.sha256(belongs_to.encode()).hexdigest()[:16]
     with adapters.folded(unet, folded), routed(unet, fresh, routed_below) as routing:
         study.fitting(lead.role).fit(
             _task(run, routing),
@@ -341,6 +344,7 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
             adapter.recipe.weight_decay,
             faster=routing.b_matrices(index),
             ratio=adapter.recipe.loraplus_lr_ratio,
+            snr_gamma=adapter.recipe.snr_gamma,
         )
         for index, (name, adapter) in enumerate(zip(_names(run), run, strict=True))
     ]
@@ -356,7 +360,7 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
 
 def _conditioning(lead: Training) -> ContourConditioning | None:
     """What steers the U-Net in a run: at full scale, as ControlNets learn, so that images may vary it later."""
-    in_use = conditioning(lead.study) if lead.steering else None
+    in_use = conditioning(lead.study, base(lead.study)) if lead.steering else None
     return in_use and ContourConditioning(in_use.controlnet)
 
 

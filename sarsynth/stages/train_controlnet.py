@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from sarsynth.data.datamodules import SeededDataModule
-from sarsynth.diffusion.base import place_network
+from sarsynth.diffusion.base import Base, place_network
 from sarsynth.diffusion.controlnet import (
     ContourConditioning,
     check_controlnet,
@@ -105,11 +105,11 @@ USES = {"base": base_controlnet, "trained": trained_controlnet}
 
 
 @once
-def conditioning(study: Study) -> ContourConditioning | None:
-    """The ControlNet in memory, with the settings of its use; None if images follow no contours."""
+def conditioning(study: Study, model: Base) -> ContourConditioning | None:
+    """The ControlNet of a base in memory, with the settings of its use; None if images follow no contours."""
     settings = study.settings.contours
     if not settings.wanted:
         return None
-    network = load_controlnet(controlnet(study).path, base(study))
-    place_network(network, study.device, study.precision.compute)
+    network = load_controlnet(controlnet(study).path, model)
+    place_network(network, study.device, model.unet.dtype)
     return ContourConditioning(network, settings.conditioning_scale, settings.guidance_interval)
