@@ -65,11 +65,17 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
             figure = draw(*args, **kwargs)
             for place in figure.axes:  # else where ticks stand would follow from other settings when it is written
                 place.tick_params(labelsize=STYLE["xtick.labelsize"])
-            figure.get_layout_engine().execute(figure)
-            figure.set_layout_engine("none")  # what is laid out stays, however often it is written
+            _lay_out(figure)
         return figure
 
     return drawn
+
+
+def _lay_out(figure: Figure) -> None:
+    """Find the place of everything, and draw nothing; what is laid out stays, however often it is written."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+    figure.set_layout_engine("none")
 
 
 @dataclass(frozen=True, eq=False)
