@@ -95,7 +95,7 @@ def prepared(stage: str, size: int, adapters: int, steps: int, scratch: Path) ->
     if stage == "fidelity":
         return _fidelity(size)
     if stage == "report":
-        return _report(size, scratch)
+        return sweep_of(size, scratch)
     if stage in CELLS:
         return lambda: _cell(stage, scratch)
     study = Study(settings_of("evaluate", overrides(size, adapters, steps, scratch / str(size))), Tracker(None))
@@ -132,7 +132,7 @@ def _cell(method: str, scratch: Path) -> None:
     evaluate.run(settings_of("evaluate", said), scratch / method, said)
 
 
-def _report(size: int, scratch: Path) -> Callable[[], Any]:
+def sweep_of(size: int, scratch: Path) -> Callable[[], Any]:
     """A sweep of so many cells: a row to compare with, and the others, which differ in a setting."""
     sweep = scratch / f"sweep_{size}"
     for number in range(size):

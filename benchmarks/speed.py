@@ -40,6 +40,7 @@ from sarsynth.training.fitting import Fitting
 from sarsynth.training.precision import Precision, choose_for_sampling
 from sarsynth.training.tasks import StepOptions
 
+import again
 import hydra
 import peers
 import torch
@@ -57,6 +58,7 @@ IMAGES = 64
 PROTOTYPES = 4  # of the stack that generation uses, beside the ORS adapter
 SAMPLER_STEPS = 10
 FEATURES, COMPARED = 512, 10_000  # width of a feature, images of either side
+CELLS = 100  # of a sweep
 LIMIT = 30 * 60  # seconds that one side may take alone
 
 
@@ -344,6 +346,18 @@ def distances(arena: Arena) -> Laps:
     return take_turns(lambda: fidelity(real, labels, synthetic, labels, ["ship"]), [rival], rounds, warmup=0)
 
 
+def distances_again(arena: Arena) -> Laps:
+    """The same once it was measured."""
+    draw = torch.Generator().manual_seed(0)
+    real, synthetic = (torch.randn(COMPARED, FEATURES, generator=draw) * scale for scale in (1.0, 1.1))
+    return again.fidelity_again(real, synthetic, arena.scratch / "store", arena.rounds)
+
+
+def cells_summed_up(arena: Arena) -> Laps:
+    """What a sweep ends with."""
+    return again.summed_up(CELLS, arena.scratch / "cells", min(arena.rounds, 3))
+
+
 def command(arena: Arena, arguments: Sequence[str], code: int = 0) -> Laps:
     """A command line as a process of its own, from start to end."""
     script = [sys.executable, str(CONF.parents[1] / "evaluate.py"), *arguments]
@@ -381,6 +395,8 @@ def contests(size: str) -> Iterator[Contest]:
     yield Contest("encoding 16 images and their mirror images", encoding, 1.0)
     if nano:
         yield Contest(f"fidelity of {COMPARED:,} images from ready features of {FEATURES}", distances, 1.0)
+        yield Contest(f"fidelity of {COMPARED:,} images, found in the store", distances_again, 2.0, by="wall")
+        yield Contest(f"a sweep of {CELLS} reused cells summed up", cells_summed_up, 10.0)
         yield Contest("a configuration error", lambda arena: command(arena, ["seedz=3"], code=1), 1.5, by="wall")
         yield Contest("--help", lambda arena: command(arena, ["--help"]), 1.5, by="wall")
 

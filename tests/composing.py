@@ -1,5 +1,6 @@
 """What Hydra reads and composes, it reads and composes once: that is a quarter second, three times a job."""
 
+import copy
 import os
 import pickle
 from functools import wraps
@@ -28,7 +29,7 @@ def compose_once() -> None:
 
 def _keep_compositions() -> None:
     compose = ConfigLoaderImpl._load_configuration_impl
-    known: dict[Any, bytes] = {}
+    known: dict[Any, DictConfig] = {}
 
     @wraps(compose)
     def remembered(loader: ConfigLoaderImpl, config_name: str, overrides: list[str], **how: Any) -> DictConfig:
@@ -37,8 +38,8 @@ def _keep_compositions() -> None:
             return compose(loader, config_name, overrides, **how)
         key = (config_name, *overrides, *how.values(), JobRuntime.instance().get("name"))
         if key not in known:
-            known[key] = pickle.dumps(compose(loader, config_name, overrides, **how))
-        config: DictConfig = pickle.loads(known[key])
+            known[key] = compose(loader, config_name, overrides, **how)
+        config = copy.deepcopy(known[key])  # not by pickle: a launcher's class may be older than its module
         with open_dict(config):
             config.hydra.runtime.cwd = os.getcwd()
         return config
