@@ -113,7 +113,8 @@ def trust_checked_jobs(record: DictConfig) -> None:
         record: The section `hydra` of the configuration of the sweep.
     """
     if record.sweeper.get("_target_", "").endswith(".BasicSweeper"):  # others find their jobs as they go
-        Sweeper.validate_batch_is_legal = lambda self, batch: None  # of which it has no copy of its own
+        # The class's own, of which that sweeper has no copy.
+        Sweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
 
 
 def side_by_side(record: DictConfig) -> int:
