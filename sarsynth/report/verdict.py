@@ -25,6 +25,7 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     if level := [row.name for row in rows if row is not best and _score(row, column) == _score(best, column)]:
         return [f"{best.name} and {', '.join(level)} are level: {FIGURES[column]} {percent(_score(best, column))} %"]
     lines = [f"{best.name} is ahead: {FIGURES[column]} {percent(_score(best, column))} %{_lead(best, rows, column)}"]
+    lines += _losses(best)
     if warning := "; ".join(dict.fromkeys(row.heading.meaning for row in rows if row.heading.meaning)):
         lines.append(f"not to be taken at its word: {warning}")
     if (line := cheaper(rows)) or (line := _untested(best, rows, column)):
@@ -72,6 +73,14 @@ def _lead(best: Row, rows: Sequence[Row], column: str) -> str:
     if any(row.baseline == best.name for row in rows):
         return ", the row that the others are compared with: none of them beats it"
     return "; nothing says whether that is more than chance, for it is compared with no other row"
+
+
+def _losses(best: Row) -> list[str]:
+    """Which classes pay for the lead of the best row, beyond chance."""
+    gains: Mapping[str, Any] = (best.entry.get("gains") or {}).get("per_class", {})
+    lost = {name: -gain["delta"] for name, gain in gains.items() if gain["significant"] and gain["delta"] < 0}
+    told = ", ".join(f"{name} {100 * points:.1f}" for name, points in lost.items())
+    return [f"it loses points of F1 in {told}: significant too"] if lost else []
 
 
 def _untested(best: Row, rows: Sequence[Row], column: str) -> str | None:
