@@ -31,7 +31,8 @@ def test_a_winner_is_named_with_its_lead_and_its_interval():
 def test_the_classes_that_pay_for_a_lead_are_named():
     plora = against(row("plora", 0.618, 0.6, synthetic=True), "resample", 0.098, significant=True)
     deltas = {"cargo": (-0.02, False), "other": (-0.114, True), "tanker": (0.3, True)}
-    per_class = {name: {"delta": delta, "significant": found} for name, (delta, found) in deltas.items()}
+    of_minor = plora.entry["gains"]["minor_f1"]
+    per_class = {name: of_minor | {"delta": delta, "significant": found} for name, (delta, found) in deltas.items()}
     plora = replace(plora, entry={"gains": plora.entry["gains"] | {"per_class": per_class}})
     assert verdict([RESAMPLE, plora])[1:] == ["it loses points of F1 in other 11.4: significant too"]
 
