@@ -180,9 +180,10 @@ def rows(sizes: Sequence[int], adapters: Sequence[int], cells: Sequence[int], sc
     yield Row("clusters", "images", _over("cluster", sizes, scratch))
     yield from _adapters("images", [(size, 2) for size in sizes], scratch)
     yield Row(f"2 x 1/{SHARE} as many images, 2 steps each", "images", _over("generate", sizes, scratch))
+    apart = scratch / "adapters"  # where none has been trained yet
     for number in adapters:
-        measured("cluster", sizes[0], scratch, number)
-    yield from _adapters("adapters", [(sizes[0], number) for number in adapters], scratch)
+        measured("cluster", sizes[0], apart, number)
+    yield from _adapters("adapters", [(sizes[0], number) for number in adapters], apart)
 
 
 def _over(stage: str, sizes: Sequence[int], scratch: Path) -> list[Point]:
