@@ -335,8 +335,7 @@ def encoding(arena: Arena) -> Laps:
 
 def distances(arena: Arena) -> Laps:
     """FID, KID, precision and recall of ready features of 10,000 images, beside torch-fidelity; ours has intervals."""
-    draw = torch.Generator().manual_seed(0)
-    real, synthetic = (torch.randn(COMPARED, FEATURES, generator=draw) * scale for scale in (1.0, 1.1))
+    real, synthetic = _features()
     labels = torch.zeros(COMPARED, dtype=torch.long)
     measure = peers.fidelity(real, synthetic)
     theirs, ours = measure()["frechet_inception_distance"], fid(real, synthetic)
@@ -348,9 +347,13 @@ def distances(arena: Arena) -> Laps:
 
 def distances_again(arena: Arena) -> Laps:
     """The same once it was measured."""
+    return again.fidelity_again(*_features(), arena.scratch / "store", arena.rounds)
+
+
+def _features() -> tuple[Tensor, Tensor]:
+    """Made-up features of real and of synthetic images."""
     draw = torch.Generator().manual_seed(0)
-    real, synthetic = (torch.randn(COMPARED, FEATURES, generator=draw) * scale for scale in (1.0, 1.1))
-    return again.fidelity_again(real, synthetic, arena.scratch / "store", arena.rounds)
+    return torch.randn(COMPARED, FEATURES, generator=draw), 1.1 * torch.randn(COMPARED, FEATURES, generator=draw)
 
 
 def cells_summed_up(arena: Arena) -> Laps:

@@ -34,7 +34,7 @@ def test_the_classes_that_pay_for_a_lead_are_named():
     of_minor = plora.entry["gains"]["minor_f1"]
     per_class = {name: of_minor | {"delta": delta, "significant": found} for name, (delta, found) in deltas.items()}
     plora = replace(plora, entry={"gains": plora.entry["gains"] | {"per_class": per_class}})
-    assert verdict([RESAMPLE, plora])[1:] == ["it loses points of F1 in other 11.4: significant too"]
+    assert verdict([RESAMPLE, plora])[1:] == ["it costs 11.4 points of F1 of other: significant too"]
 
 
 def test_a_lead_that_may_be_chance_is_called_so():

@@ -79,8 +79,8 @@ def _losses(best: Row) -> list[str]:
     """Which classes pay for the lead of the best row, beyond chance."""
     gains: Mapping[str, Any] = (best.entry.get("gains") or {}).get("per_class", {})
     lost = {name: -gain["delta"] for name, gain in gains.items() if gain["significant"] and gain["delta"] < 0}
-    told = ", ".join(f"{name} {100 * points:.1f}" for name, points in lost.items())
-    return [f"it loses points of F1 in {told}: significant too"] if lost else []
+    told = " and ".join(f"{100 * points:.1f} points of F1 of {name}" for name, points in lost.items())
+    return [f"it costs {told}: significant too"] if lost else []
 
 
 def _untested(best: Row, rows: Sequence[Row], column: str) -> str | None:
