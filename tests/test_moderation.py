@@ -6,6 +6,7 @@ from scipy import stats
 
 from sarsynth.evidence.chance import Part, Variance
 from sarsynth.evidence.moderation import moderated
+from sarsynth.evidence.results import AREA, alike_in, figure_names
 
 DEGREES = 2.0
 
@@ -37,6 +38,14 @@ def test_what_differs_by_far_stands_for_itself():
     measured = 10.0 ** np.arange(-9, 10, 2)
     variances, degrees = moderated(measured, np.full(10, DEGREES))
     assert (degrees < DEGREES + 0.2).all() and variances[5:] == pytest.approx(measured[5:], rel=0.1)
+
+
+def test_figures_alike_are_those_of_all_classes_of_one_kind():
+    classes = ["cargo", "tanker"]
+    names = figure_names(classes)
+    assert [names[chosen] for chosen in alike_in(classes)] == [
+        [(figure, name) for name in classes] for figure in ("f1", AREA)
+    ]
 
 
 @pytest.mark.parametrize("measured", [[0.0, 2.0, 0.0], [np.nan] * 3, [2.0]])

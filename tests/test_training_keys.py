@@ -9,8 +9,11 @@ import torch
 from known import a_study_that_knows
 from test_conf import settings
 from test_pipeline import WORLD
+from tiny import tiny_base
 
+from sarsynth.diffusion import adapters
 from sarsynth.diffusion.prototypes import Partition
+from sarsynth.diffusion.routing import routed
 from sarsynth.stages import train_adapters
 from sarsynth.stages.curate_images import training as records
 from sarsynth.stages.load_base import architecture_of_base, base_artifact
@@ -76,6 +79,15 @@ def test_weights_of_time_steps_are_in_the_fingerprint_once_there_are_any() -> No
     weighted, plain = training("train.sar.snr_gamma=5").request, training().request
     assert "snr_gamma" not in plain.settings["recipe"] and weighted.settings["recipe"]["snr_gamma"] == 5.0
     assert training("train.ors.snr_gamma=5").request.fingerprint == plain.fingerprint
+
+
+def test_weights_of_time_steps_reach_the_adapter_that_has_them(monkeypatch) -> None:
+    run, base = [training("train.sar.snr_gamma=5"), training()], tiny_base()
+    begun = [adapters.fresh(base.unet, adapters.AdapterSpec(2, r".*\.to_q"), seed) for seed in range(2)]
+    for name, known in {"base": base, "training": [], "_conditioning": None}.items():
+        monkeypatch.setattr(train_adapters, name, lambda *_, known=known: known)
+    with routed(base.unet, begun) as routing:
+        assert [group.snr_gamma for group in train_adapters._task(run, routing).groups] == [5.0, None]
 
 
 def test_training_on_the_ors_adapter_has_a_scale_of_its_own() -> None:
