@@ -71,7 +71,7 @@ def _drawn_where_looked_at(request: pytest.FixtureRequest):
     """Elsewhere a sweep in this process has empty plots in its report: they take longer than a study of seconds."""
     with pytest.MonkeyPatch.context() as patch:
         if request.path.stem not in LOOKED_AT:
-            patch.setattr("sarsynth.report.plots._lay_out", lambda figure: None)
+            patch.setattr("sarsynth.report.style._lay_out", lambda figure: None)
             patch.setattr(Plot, "svg", property(lambda plot: BLANK))
             patch.setattr("sarsynth.report.plots._svg", lambda figure: BLANK)
             patch.setattr(Plot, "save", lambda plot, folder: None)

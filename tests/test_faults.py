@@ -40,7 +40,7 @@ from sarsynth.evidence.results import RESULT, RESULT_VERSION
 from sarsynth.files import staged
 from sarsynth.report.jobs import read_jobs
 from sarsynth.report.pictures import strip
-from sarsynth.report.plots import styled
+from sarsynth.report.style import styled
 from sarsynth.stages.open_images import built
 from sarsynth.stages.score_classifiers import check_tested
 from sarsynth.store.building import Store

@@ -1,81 +1,39 @@
 """Plots of a report: arrays in, a matplotlib figure out, readable on light and dark once `Plot` puts it on a page.
 
-Text is in the colours that a page replaces by its own; what carries meaning has a colour readable on both, and where
-it can a place or a shape besides. Torch-free, and without pyplot's global state.
+Torch-free, and without pyplot's global state.
 """
 
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial, wraps
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, ParamSpec
+from typing import Any, ClassVar
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from sarsynth.files import write_text
-from sarsynth.report.html import INK, MUTED, PAPER, RULE, inline_svg
+from sarsynth.report.html import INK, MUTED, inline_svg
 from sarsynth.report.pieces import Cell, Piece
-
-COLOURS = ("#1a8f96", "#d0693a", "#7b6fd0", "#5c9a3d", "#c2457d", "#a88a2c", "#4b8fd6", "#8f7466", "#6b8792", "#b0522f")
-RIGHT, WRONG = COLOURS[0], COLOURS[1]
-MARKERS = "osD^vP*Xhd"
-ACROSS = 5  # panels in a row at most
-WIDTH = 11.6  # inches of a figure: as wide as a page's column
-DPI = 160  # of a PNG
-MOST_NAMES = 12  # in a legend: more leave no room for the figure, and colours come again
-NARROW = 3.6  # inches of a figure for a phone, panels one below the other
-STYLE: dict[Any, Any] = {
-    **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER),
-    **dict.fromkeys(("axes.edgecolor", "grid.color"), RULE),
-    "axes.facecolor": "none",
-    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), MUTED),
-    **dict.fromkeys(("axes.titlecolor", "text.color"), INK),
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
-    "grid.linewidth": 0.7,
-    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 9),
-    "font.size": 9.5,
-    "text.parse_math": False,  # a class may be called `$x_1^$`
-    **dict.fromkeys(("figure.constrained_layout.w_pad", "figure.constrained_layout.h_pad"), 0.06),
-}
-Arguments = ParamSpec("Arguments")
-
-
-def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Draw in the style of the house, down to ticks, which matplotlib makes when it first draws."""
-
-    @wraps(draw)
-    def drawn(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
-        with rc_context(STYLE):
-            figure = draw(*args, **kwargs)
-            for place in figure.axes:  # else where ticks stand would follow from other settings when it is written
-                place.tick_params(labelsize=STYLE["xtick.labelsize"])
-            _lay_out(figure)
-        return figure
-
-    return drawn
-
-
-def _lay_out(figure: Figure) -> None:
-    """Find the place of everything, and draw nothing; what is laid out stays, however often it is written."""
-    if engine := figure.get_layout_engine():
-        engine.execute(figure)
-    figure.set_layout_engine("none")
+from sarsynth.report.style import (
+    ACROSS,
+    DPI,
+    RIGHT,
+    WRONG,
+    add_legend,
+    lay_out_panels,
+    look_of,
+    styled,
+    write_plain_numbers,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,31 +78,6 @@ def both(draw: Callable[..., Figure], *args: Any, **options: Any) -> dict[str, A
     return {"figure": draw(*args, **options), "narrow": draw(*args, **options, narrow=True)}
 
 
-def _look(index: int) -> tuple[str, str]:
-    """Colour and marker of a row, or colour of a class, by its place."""
-    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-
-
-def _panels(count: int, height: float, narrow: bool, across: int = ACROSS, **options: Any) -> tuple[Figure, list[Axes]]:
-    """Lay `count` panels of a height in inches out in rows that are as even as can be, or below each other."""
-    down = count if narrow else math.ceil(count / across)
-    across = math.ceil(count / down)
-    width = NARROW if narrow else WIDTH * across / max(2, across)
-    figure = Figure(figsize=(width, down * height), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False, **options).ravel().tolist()
-    for unused in axes[count:]:
-        unused.remove()
-    return figure, axes[:count]
-
-
-def _legend(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """Name colours and shapes under a figure, as many side by side as it has room for; of very many the first."""
-    named = dict(islice(handles.items(), MOST_NAMES))
-    room = int(10 * figure.get_figwidth() / (5 + max(map(len, named))))  # about ten letters an inch
-    columns = max(1, min(room, len(named)))
-    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)
-
-
 @styled
 def estimates(
     panels: Mapping[str, Sequence[Cell]],
@@ -171,8 +104,8 @@ def estimates(
         zero: Draw a line there, for differences.
         narrow: Lay the panels out for a phone.
     """
-    figure, axes = _panels(len(panels), 0.75 + 0.27 * len(rows), narrow, sharey=True, sharex=not bars)
-    looks = [_look(list(every or rows).index(name)) for name in kinds or rows]
+    figure, axes = lay_out_panels(len(panels), 0.75 + 0.27 * len(rows), narrow, sharey=True, sharex=not bars)
+    looks = [look_of(list(every or rows).index(name)) for name in kinds or rows]
     for place, (title, cells) in zip(axes, panels.items(), strict=True):
         for row, cell in enumerate(cells):
             _estimate(place, row, cell, scale, looks[row], bars)
@@ -264,20 +197,20 @@ def curves(
     `panels` hold for each quantity and row its curves, float (N, 2) each: step and value. All `rows` of the page decide
     the colours.
     """
-    figure, axes = _panels(len(panels), 2.2, narrow, across=4)
+    figure, axes = lay_out_panels(len(panels), 2.2, narrow, across=4)
     handles = {}
     for place, (title, by_row) in zip(axes, panels.items(), strict=True):
         for name, lines in by_row.items():
-            colour, _ = _look(rows.index(name))
+            colour, _ = look_of(rows.index(name))
             for line in lines:
                 place.plot(*line.T, color=colour, alpha=0.25, linewidth=0.8)
                 handles[name] = place.plot(line[:, 0], smoothed(line[:, 1]), color=colour, linewidth=1.5)[0]
         values = np.concatenate([line[:, 1] for lines in by_row.values() for line in lines])
         if (values > 0).all() and values.max() > 20 * values.min():
             place.set_yscale("log")
-            _plain_numbers(place.yaxis)
+            write_plain_numbers(place.yaxis)
         place.set(title=title, xlabel="step")
-    _legend(figure, {name: handles[name] for name in rows if name in handles})
+    add_legend(figure, {name: handles[name] for name in rows if name in handles})
     return figure
 
 
@@ -297,29 +230,29 @@ def responses(
     decide the colours. `arrows` are in the first panel, by row: from which number, at which height, to which number.
     `doubling` makes the axis of numbers logarithmic.
     """
-    figure, axes = _panels(len(panels), 2.8, narrow, across=4)
+    figure, axes = lay_out_panels(len(panels), 2.8, narrow, across=4)
     handles = {}
     for place, (title, by_row) in zip(axes, panels.items(), strict=True):
         for name, line in by_row.items():
-            colour, marker = _look(rows.index(name))
+            colour, marker = look_of(rows.index(name))
             place.fill_between(line[:, 0], line[:, 2], line[:, 3], color=colour, alpha=0.16, linewidth=0)
             handles[name] = place.plot(*line[:, :2].T, marker, color=colour, linestyle="-", linewidth=1.5)[0]
         place.set(title=title, xlabel=label, ylabel="F1, %")
         if doubling:
             place.set_xscale("log", base=2)
-            _plain_numbers(place.xaxis)
+            write_plain_numbers(place.xaxis)
         place.set_xticks(sorted({number for line in by_row.values() for number in line[:, 0]}))
     for name, (start, height, end) in (arrows or {}).items():
-        look = {"arrowstyle": "-|>", "color": _look(rows.index(name))[0], "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
+        look = {
+            "arrowstyle": "-|>",
+            "color": look_of(rows.index(name))[0],
+            "linewidth": 1.6,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
         axes[0].annotate("", (end, height), (start, height), arrowprops=look)
-    _legend(figure, handles)
+    add_legend(figure, handles)
     return figure
-
-
-def _plain_numbers(axis: Axis) -> None:
-    """Write the numbers of a logarithmic axis out: its powers would be set as mathematics, which names are not."""
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter("")
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -346,16 +279,16 @@ def scatter(
     `panels` hold two arrays (number of rows,) by heading, not finite where a row has none; `x` says what the horizontal
     axis of each shows, `y` what all vertical ones do; `every` row of the page decides the colours.
     """
-    figure, axes = _panels(len(panels), 2.8, narrow, across=4)
+    figure, axes = lay_out_panels(len(panels), 2.8, narrow, across=4)
     handles = {}
     for place, label, (title, (across, up)) in zip(axes, x, panels.items(), strict=True):
         for name, *point in zip(rows, across, up, strict=True):
             if np.isfinite(point).all():
-                colour, marker = _look(every.index(name))
+                colour, marker = look_of(every.index(name))
                 handles[name] = place.plot(*point, marker, color=colour, markersize=7, linestyle="")[0]
         place.set(title=title, xlabel=label, ylabel=y)
         place.margins(0.1)
-    _legend(figure, handles)
+    add_legend(figure, handles)
     return figure
 
 
@@ -372,18 +305,18 @@ def embedding(
 
     Places are float (N, 2), `real_labels` their classes, (N,); of each synthetic set there are both.
     """
-    figure, axes = _panels(len(synthetic), 3.2, narrow, across=4, sharex=True, sharey=True)
+    figure, axes = lay_out_panels(len(synthetic), 3.2, narrow, across=4, sharex=True, sharey=True)
     for place, (title, (points, labels)) in zip(axes, synthetic.items(), strict=True):
         for label in range(len(classes)):
-            colour, _ = _look(label)
+            colour, _ = look_of(label)
             x, y = real[real_labels == label].T
             place.scatter(x, y, s=9, color=colour, alpha=0.3, linewidths=0)
             x, y = points[labels == label].T
             place.scatter(x, y, s=16, color=colour, marker="x", linewidths=1)
         place.set(title=title, xticks=[], yticks=[])
     dot = partial(axes[0].scatter, [], [])
-    handles = {name: dot(s=24, color=_look(label)[0]) for label, name in enumerate(classes)}
-    _legend(figure, handles | {"real": dot(s=16, color=MUTED), "synthetic": dot(s=20, color=MUTED, marker="x")})
+    handles = {name: dot(s=24, color=look_of(label)[0]) for label, name in enumerate(classes)}
+    add_legend(figure, handles | {"real": dot(s=16, color=MUTED), "synthetic": dot(s=20, color=MUTED, marker="x")})
     return figure
 
 
@@ -395,13 +328,13 @@ def histograms(
 
     `panels` hold limits of the bins (K + 1,) and counts (K,); `doubling` makes axes logarithmic, to the base of 2.
     """
-    figure, axes = _panels(len(panels), 1.9, narrow, sharex=True, sharey=True)
+    figure, axes = lay_out_panels(len(panels), 1.9, narrow, sharex=True, sharey=True)
     for index, (place, (title, (limits, counts))) in enumerate(zip(axes, panels.items(), strict=True)):
-        place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=_look(index)[0])
+        place.stairs(100 * counts / max(1, counts.sum()), limits, fill=True, color=look_of(index)[0])
         place.set_title(title)
         if doubling:
             place.set_xscale("log", base=2)
-            _plain_numbers(place.xaxis)
+            write_plain_numbers(place.xaxis)
         across = 1 if narrow else math.ceil(len(panels) / math.ceil(len(panels) / ACROSS))
         if index % across == 0:
             place.set_ylabel("%")
