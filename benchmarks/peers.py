@@ -16,6 +16,7 @@ import diffusers
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers import ControlNetModel, DPMSolverMultistepScheduler, UNet2DConditionModel
 from diffusers.optimization import get_scheduler
 from peft import LoraConfig
@@ -76,6 +77,7 @@ class ScriptLoop:
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
+        AcceleratorState._reset_state()  # a process has one precision otherwise; what is prepared already keeps its own
         self.accelerator = Accelerator(mixed_precision="bf16" if self.bfloat16 else "no")
         dtype = torch.bfloat16 if self.bfloat16 else torch.float32
         for network in (self.base.unet, self.base.vae, self.base.text_encoder, self.controlnet):

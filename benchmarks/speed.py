@@ -28,6 +28,7 @@ from sarsynth.commands.session import quieten
 from sarsynth.config.checks import check
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.diffusion.adapters import AdapterSpec, LowRank, folded, fresh
+from sarsynth.diffusion.attention import quick_to_learn_through
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.diffusion.controlnet import ContourConditioning, new_controlnet, to_conditioning
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
@@ -37,7 +38,7 @@ from sarsynth.diffusion.samples import Contours, DenoisingSamples
 from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.evidence.fidelity import fid, fidelity
 from sarsynth.training.fitting import Fitting
-from sarsynth.training.precision import Precision, choose_for_sampling
+from sarsynth.training.precision import Precision, choose_for_pass
 from sarsynth.training.tasks import StepOptions
 
 import again
@@ -112,10 +113,10 @@ class Arena:
         base = Base.load(self.folder).requires_grad_(False)
         return base.place(torch.device(self.device), precision or self.precision)
 
-    def drawn_in(self, batch_size: int) -> Precision:
-        """What `generate.precision=auto` comes to for so many images at a time, with guidance."""
-        cells = 2 * batch_size * self.latent_side**2
-        return choose_for_sampling("auto", self.precision, torch.device(self.device), cells)
+    def passes_in(self, samples: int) -> Precision:
+        """What `adapter.precision=auto` and `generate.precision=auto` come to for a pass of so many samples."""
+        cells = samples * self.latent_side**2
+        return choose_for_pass("auto", self.precision, torch.device(self.device), cells, key="adapter.precision")
 
     def turns(self, ours: Callable[[], object], rivals: Sequence[Rival]) -> Laps:
         """Hold a contest."""
@@ -147,40 +148,45 @@ def encoded(base: Base, size: int, contours: bool) -> DenoisingSamples:
 
 
 def lora_step(arena: Arena, batch_size: int, *, controlled: bool = False) -> Laps:
-    """A step of the SAR adapter, as `train.py` trains it, beside one of diffusers' script."""
-    rivals = []
+    """A step of the SAR adapter, as `train.py` trains it, beside one of diffusers' script.
+
+    The script's loop is timed in float32 and where ours learns in another precision in that too; the faster counts.
+    """
+    precision, rivals = arena.passes_in(batch_size), []
     if "rivals" in arena.sides:
-        theirs = arena.base()
-        steering = new_controlnet(theirs, seed=0) if controlled else None
-        contour = to_conditioning(torch.randint(2, (1, arena.image_size, arena.image_size)) * 255)[0]
-        loop = peers.ScriptLoop(
-            theirs,
-            RANK,
-            arena.target_modules,
-            batch_size,
-            arena.image_size,
-            steering,
-            contour if controlled else None,
-            bfloat16=arena.device == "cuda",
-        )
         script = "train_text_to_image_lora's loop" + (" with a ControlNet" if controlled else "")
-        rivals.append(Rival(f"{peers.version('diffusers')}, {peers.version('peft')}: {script}", loop))
+        contour = to_conditioning(torch.randint(2, (1, arena.image_size, arena.image_size)) * 255)[0]
+        for in_use in dict.fromkeys([arena.precision, precision]):
+            theirs = arena.base(in_use)
+            loop = peers.ScriptLoop(
+                theirs,
+                RANK,
+                arena.target_modules,
+                batch_size,
+                arena.image_size,
+                new_controlnet(theirs, seed=0) if controlled else None,
+                contour if controlled else None,
+                bfloat16=in_use.compute == torch.bfloat16,
+            )
+            name = f"{peers.version('diffusers')}, {peers.version('peft')}: {script}, {in_use.words}"
+            rivals.append(Rival(name, loop))
         if "ours" not in arena.sides:
-            return take_turns(loop, (), arena.rounds)
+            return take_turns(rivals[-1].step, (), arena.rounds)
     beside, steps = Beside(rivals), arena.rounds + 2
-    base = arena.base()
+    base = arena.base(precision)
     conditioning = None
     if controlled:
         controlnet = new_controlnet(base, seed=0).requires_grad_(False).eval()
         conditioning = ContourConditioning(controlnet.to(arena.device, base.unet.dtype))
-    with routed(base.unet, [fresh(base.unet, AdapterSpec(RANK, arena.target_modules), 0)]) as routing:
+    begun = [fresh(base.unet, AdapterSpec(RANK, arena.target_modules), 0)]
+    with routed(base.unet, begun) as routing, quick_to_learn_through(base.unet):
         group = TrainableGroup("sar", routing.parameters(0), 1e-4, 0, steps, 0.01, decay="constant")
         module = Denoiser(base.unet, base.noise_scheduler, [group], route=routing.route, conditioning=conditioning)
         data = SeededDataModule.whole(
             encoded(base, arena.image_size, controlled), batch_size=batch_size, max_steps=steps, seed=0
         )
         trainer = partial(
-            Trainer, accelerator="gpu" if arena.device == "cuda" else "cpu", devices=1, precision=arena.precision.name
+            Trainer, accelerator="gpu" if arena.device == "cuda" else "cpu", devices=1, precision=precision.name
         )
         fitting = Fitting(trainer, options=StepOptions(micro_batch=batch_size))
         fitting.fit(module, data, title="ours", max_steps=steps, max_grad_norm=1.0, callbacks=[beside])
@@ -188,31 +194,37 @@ def lora_step(arena: Arena, batch_size: int, *, controlled: bool = False) -> Lap
 
 
 def together(arena: Arena, adapters: int, each: int) -> Laps:
-    """K adapters in one pass, beside K single steps, of PEFT's and of our own."""
-    ours = _stepper(arena, adapters, each)
-    rivals = []
+    """K adapters in one pass, beside K single steps, of PEFT's and of our own.
+
+    Ours learn in the precision that an adapter of such a batch has, together or alone; PEFT's in that and in float32.
+    """
+    precision, rivals = arena.passes_in(each), []
+    ours = _stepper(arena, adapters, each, precision)
     if "rivals" in arena.sides:
         rivals = [
-            Rival(f"{peers.version('peft')}: single steps", _stepper(arena, 0, each), adapters),
-            *([Rival("our own single steps", _stepper(arena, 1, each), adapters)] if adapters > 1 else []),
+            Rival(f"{peers.version('peft')}: single steps, {of.words}", _stepper(arena, 0, each, of), adapters)
+            for of in dict.fromkeys([arena.precision, precision])
         ]
+        if adapters > 1:
+            rivals.append(Rival("our own single steps", _stepper(arena, 1, each, precision), adapters))
     return arena.turns(ours, rivals)
 
 
-def _stepper(arena: Arena, adapters: int, each: int) -> Callable[[], None]:
+def _stepper(arena: Arena, adapters: int, each: int, precision: Precision) -> Callable[[], None]:
     """Forward, backward, clipping and AdamW for adapters routed together; 0 is one of PEFT's."""
-    unet = arena.base().unet.train()
+    unet = arena.base(precision).unet.train()
     inputs = _inputs(unet, arena.latent_side, max(adapters, 1) * each, arena.device)
     if adapters:
         begun = [fresh(unet, AdapterSpec(RANK, arena.target_modules), seed) for seed in range(adapters)]
         routing = arena.opened.enter_context(routed(unet, begun))
+        arena.opened.enter_context(quick_to_learn_through(unet))
         groups = [routing.parameters(index) for index in range(adapters)]
     else:
         groups = [peers.with_peft(unet, RANK, arena.target_modules)]
     optimizer = torch.optim.AdamW([parameter for group in groups for parameter in group], lr=1e-4, fused=True)
 
     def step() -> None:
-        with arena.precision.autocast(torch.device(arena.device)):
+        with precision.autocast(torch.device(arena.device)):
             prediction = unet(*inputs).sample
         F.mse_loss(prediction.float(), inputs[0].float()).backward()
         for group in groups:
@@ -247,7 +259,7 @@ def images(
     """
     rivals = []
     if "rivals" in arena.sides:
-        for precision in dict.fromkeys([arena.precision, arena.drawn_in(batch_size)]):
+        for precision in dict.fromkeys([arena.precision, arena.passes_in(2 * batch_size)]):
             pipe = _pipeline(arena, precision, adapters, controlled)
             for size in theirs:
                 name = f"{peers.version('diffusers')}: {type(pipe).__name__}, batch {size}, {precision.words}"
@@ -276,7 +288,7 @@ def _piped(pipe: Any, batch_size: int, size: int, controlled: bool) -> None:
 
 def _sampler(arena: Arena, batch_size: int, adapters: int, controlled: bool) -> Callable[[], None]:
     """Our sampling, the adapters folded into the weights once, as a run does for all images of a class."""
-    base = arena.base(arena.drawn_in(batch_size))
+    base = arena.base(arena.passes_in(2 * batch_size))
     conditioning = None
     if controlled:
         controlnet = new_controlnet(base, seed=0).requires_grad_(False).eval()

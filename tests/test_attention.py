@@ -1,11 +1,15 @@
-"""Attention while images are drawn: what diffusers computes, bit for bit, and less often."""
+"""Attention of the frozen networks: what diffusers computes, bit for bit, and less often."""
+
+from contextlib import nullcontext
 
 import torch
+import torch.nn.functional as F
 from tiny import noisy
 
-from sarsynth.diffusion.attention import texts_projected_once
+from sarsynth.diffusion.attention import quick_to_learn_through, texts_projected_once
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.controlnet import new_controlnet
+from sarsynth.training.precision import Precision
 
 
 @torch.no_grad()
@@ -19,6 +23,31 @@ def test_it_is_what_diffusers_computes_bit_for_bit(tiny: Base, nano: Base):
         for one, other in zip((known[0], *known), got, strict=True):
             assert torch.equal(one, other)
         assert network.attn_processors == own, "afterwards the network has its own"
+
+
+def test_so_are_gradients_through_it(tiny: Base, nano: Base):
+    for base in (tiny, nano):
+        latents, timesteps, text = noisy(base, 2)
+        found, inputs = [], [latents.requires_grad_(), text.requires_grad_()]
+        for way in (nullcontext(), quick_to_learn_through(base.unet)):
+            with way:
+                loss = base.unet(latents, timesteps, text).sample.square().mean()
+            found.append([loss, *torch.autograd.grad(loss, inputs)])
+        for one, other in zip(*found, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_in_bfloat16_attention_alone_is_in_float32(tiny: Base, monkeypatch):
+    """On a CPU, in autocast too, whose casts would take it back."""
+    seen, attend = set(), F.scaled_dot_product_attention
+    latents, timesteps, text = noisy(tiny, 2)
+    expected = tiny.unet(latents, timesteps, text).sample
+    tiny.unet.bfloat16()
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *of: seen.add(of[0].dtype) or attend(*of))
+    with quick_to_learn_through(tiny.unet), Precision("bf16-mixed").autocast(torch.device("cpu")):
+        got = tiny.unet(latents.bfloat16(), timesteps, text.bfloat16()).sample
+    assert (got.dtype, seen) == (torch.bfloat16, {torch.float32})
+    assert (got - expected).norm() < 0.05 * expected.norm()
 
 
 @torch.no_grad()

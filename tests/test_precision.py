@@ -8,9 +8,16 @@ from tiny import noisy, predict, tiny_base
 
 from sarsynth.diffusion.base import NANO, Base, place_network
 from sarsynth.errors import UserError
-from sarsynth.stages.load_base import base, base_artifact, sampling_base, sampling_precision
+from sarsynth.stages.load_base import (
+    adapter_precision,
+    base,
+    base_artifact,
+    learning_base,
+    sampling_base,
+    sampling_precision,
+)
 from sarsynth.store.artifacts import Artifact
-from sarsynth.training.precision import FULL, MANY_CELLS, Precision, choose, choose_for_sampling
+from sarsynth.training.precision import FULL, MANY_CELLS, Precision, bfloat16_gain, choose, choose_for_pass
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 HALVES = [Precision("bf16-mixed"), Precision("16-mixed")]
@@ -44,19 +51,31 @@ def test_what_a_device_has_not_is_one_line(asked, device, message):
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "amx", "cells", "chosen"),
+    ("asked", "device", "gain", "cells", "chosen"),
     [
-        ("auto", CPU, True, MANY_CELLS, "bf16-mixed"),
-        ("auto", CPU, True, MANY_CELLS - 1, "32-true"),
-        ("auto", CPU, False, MANY_CELLS, "32-true"),
-        ("auto", CUDA, True, MANY_CELLS, "16-mixed"),
-        ("bf16-mixed", CPU, False, 1, "bf16-mixed"),
-        ("32-true", CPU, True, MANY_CELLS, "32-true"),
-        ("bf16-mixed", CUDA, False, 1, "bf16-mixed"),  # planned where no card is
+        ("auto", CPU, 1.8, MANY_CELLS, "bf16-mixed"),
+        ("auto", CPU, 1.8, MANY_CELLS - 1, "32-true"),
+        ("auto", CPU, 1.1, MANY_CELLS, "32-true"),
+        ("auto", CUDA, 1.8, MANY_CELLS, "16-mixed"),
+        ("trainer", CPU, 1.8, MANY_CELLS, "16-mixed"),
+        ("bf16-mixed", CPU, 1.0, 1, "bf16-mixed"),
+        ("32-true", CPU, 1.8, MANY_CELLS, "32-true"),
+        ("bf16-mixed", CUDA, 1.0, 1, "bf16-mixed"),  # planned where no card is
     ],
 )
-def test_images_are_drawn_in_bfloat16_where_a_cpu_is_quicker_by_it(asked, device, amx, cells, chosen):
-    assert choose_for_sampling(asked, Precision("16-mixed"), device, cells, lambda: amx).name == chosen
+def test_passes_are_in_bfloat16_where_a_cpu_is_quicker_by_it(asked, device, gain, cells, chosen):
+    key, trainer = "generate.precision", Precision("16-mixed")
+    assert choose_for_pass(asked, trainer, device, cells, key=key, gain=lambda: gain).name == chosen
+
+
+@pytest.mark.parametrize(("spent", "gain"), [((2.0, 1.0), 2.0), ((1.0, 2.0), 0.5)])
+def test_what_bfloat16_gains_is_measured_in_turns(spent, gain, monkeypatch):
+    by_type = dict(zip((torch.float32, torch.bfloat16), spent, strict=True))
+    monkeypatch.setattr("sarsynth.training.precision._seconds", lambda inputs, _: by_type[inputs.dtype])
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert bfloat16_gain.__wrapped__() == gain
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert bfloat16_gain.__wrapped__() == 1, "a CPU without instructions for it would take seconds"
 
 
 def a_study(*said: str):
@@ -84,10 +103,26 @@ def test_another_precision_is_a_second_base_and_is_said_once(capsys):
     assert capsys.readouterr().out.count("images are drawn in bfloat16 (generate.precision=bf16-mixed)") == 1
 
 
+def test_adapters_learn_in_a_precision_of_their_own(capsys):
+    """Which is part of what they are; images are drawn, encoded and classified as before."""
+    study = a_study("adapter.precision=bf16-mixed")
+    learning = [learning_base(study, role) for role in ("ors", "sar")]
+    assert learning[0] is learning[1]
+    assert (learning[0].unet.dtype, base(study).unet.dtype) == (torch.bfloat16, torch.float32)
+    assert sampling_base(study, base_artifact(study)) is base(study)
+    assert capsys.readouterr().out.count("adapters learn in bfloat16 (adapter.precision=bf16-mixed)") == 1
+
+
+def test_auto_goes_by_the_batch_of_each_training(monkeypatch):
+    monkeypatch.setattr("sarsynth.training.precision.bfloat16_gain", lambda: 1.8)
+    study = a_study("adapter.precision=auto", "train.ors.batch_size=8", "train.sar.batch_size=7")
+    assert [adapter_precision(study, role).name for role in ("ors", "sar")] == ["bf16-mixed", "32-true"]
+
+
 @pytest.mark.parametrize(("batch", "guidance", "chosen"), [(4, 3, "bf16-mixed"), (3, 3, "32-true"), (4, 1, "32-true")])
 def test_auto_goes_by_the_latent_cells_of_a_pass(batch, guidance, chosen, monkeypatch):
     """An image of 64 pixels has 16 x 16 of them, twice with guidance; the sizes of trainings are of no matter."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr("sarsynth.training.precision.bfloat16_gain", lambda: 1.8)
     said = ["generate.precision=auto", f"generate.batch_size={batch}", f"generate.guidance_scale={guidance}"]
     assert sampling_precision(a_study(*said)).name == chosen
 

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from pydantic import Field, field_validator, model_validator
 
 from sarsynth.config.components import Component
-from sarsynth.config.section import Count, NonNegative, Section, Share, Text, Whole
+from sarsynth.config.section import Count, NonNegative, PassPrecision, Section, Share, Text, Whole
 
 
 class Base(Section):
@@ -78,7 +78,8 @@ class Adapter(Section):
     """Which modules of the U-Net have adapters: `targets` names one of `patterns`, regular expressions on names.
 
     SAR adapters see each image as often as any other (`sampling` uniform) or each class (balanced); where images are to
-    follow contours, they learn under the `frozen` ControlNet with each image's own (`contours`), or without one.
+    follow contours, they learn under the `frozen` ControlNet with each image's own (`contours`), or without one. The
+    frozen networks compute in a `precision` of their own meanwhile, as `generate.precision` has them.
     `path` is a LoRA trained elsewhere, which takes the place of the method's SAR adapter; what of it is for the
     `text_encoder`, which stays frozen here, is ignored if that is said.
     """
@@ -88,6 +89,7 @@ class Adapter(Section):
     targets: Text
     contours: Literal["frozen", "none"]
     sampling: Literal["uniform", "balanced"]
+    precision: PassPrecision
     patterns: dict[str, Text]
 
     @field_validator("patterns")
@@ -161,7 +163,8 @@ class Generate(Section):
     Guidance leads away from the `negative_prompt`: the `empty` caption, or that of the `majority`, the other class of
     which there are most images, so that a rare class is told from the one that it passes for.
 
-    Networks draw in a `precision` of their own; `trainer` is that of `trainer.precision`.
+    Networks draw in a `precision` of their own: `trainer` is that of `trainer.precision`; `auto` is bfloat16 on a CPU
+    that is quicker by it, which a short measurement tells, float32 on another, and elsewhere the trainer's.
     """
 
     speckle: Literal["as_made", "matched"]
@@ -171,7 +174,7 @@ class Generate(Section):
     negative_prompt: Literal["empty", "majority"]
     num_inference_steps: Count
     batch_size: Count
-    precision: Literal["trainer", "auto", "32-true", "bf16-mixed"]
+    precision: PassPrecision
 
 
 class Preview(Section):

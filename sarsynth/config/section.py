@@ -1,6 +1,6 @@
 """What every part of the settings is made of: a model that knows all of its keys, and kinds of values."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
+PassPrecision = Literal["trainer", "auto", "32-true", "bf16-mixed"]
 
 
 class Section(BaseModel):

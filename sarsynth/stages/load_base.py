@@ -7,6 +7,7 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from sarsynth.config.section import PassPrecision
 from sarsynth.config.training_sections import Optimisation
 from sarsynth.console import console
 from sarsynth.diffusion import adapter_files
@@ -16,10 +17,11 @@ from sarsynth.diffusion.base import Base, architecture, resolve
 from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.errors import UserError
+from sarsynth.stages.open_images import Role
 from sarsynth.stages.study import Study, first, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import PER_SAMPLE, Work
-from sarsynth.training.precision import Precision, choose_for_sampling
+from sarsynth.training.precision import Precision, choose_for_pass
 
 SD_FACTOR = 8  # pixels of a side that a latent cell spans, of Stable Diffusion v1
 
@@ -45,6 +47,14 @@ def sampling_base(study: Study, artifact: Artifact) -> Base:
     return _placed(study, artifact, precision)
 
 
+def learning_base(study: Study, role: Role) -> Base:
+    """The frozen base in memory, in the precision in which adapters of a stage learn."""
+    precision, asked = adapter_precision(study, role), study.settings.adapter.precision
+    if precision != study.precision and first(study, "adapter.precision"):
+        console.print(f"  adapters learn in {precision.words} (adapter.precision={asked})")
+    return _placed(study, base_artifact(study), precision)
+
+
 @once
 def _placed(study: Study, artifact: Artifact, precision: Precision) -> Base:
     config = study.settings.base.config if artifact == base_artifact(study) else None
@@ -54,14 +64,26 @@ def _placed(study: Study, artifact: Artifact, precision: Precision) -> Base:
 @once
 def sampling_precision(study: Study) -> Precision:
     """In which precision images are drawn; it is part of the fingerprint of what is drawn."""
-    chosen = study.settings.generate
-    if chosen.precision == "trainer":
+    generate = study.settings.generate
+    halves = 1 if generate.guidance_scale == 1 else 2
+    return _precision_of_passes(study, "generate.precision", generate.precision, generate.batch_size * halves)
+
+
+@once
+def adapter_precision(study: Study, role: Role) -> Precision:
+    """In which precision adapters of a stage learn; it is part of their fingerprint."""
+    train = study.settings.train
+    recipe = train.ors if role == "ors" else train.sar
+    return _precision_of_passes(study, "adapter.precision", study.settings.adapter.precision, recipe.batch_size)
+
+
+def _precision_of_passes(study: Study, key: str, asked: PassPrecision, samples: int) -> Precision:
+    if asked == "trainer":
         return study.precision
     shapes = shapes_of_base(study)
     factor = 2 ** (len(shapes[1]["block_out_channels"]) - 1) if shapes else SD_FACTOR
-    halves = 1 if chosen.guidance_scale == 1 else 2
-    cells = chosen.batch_size * halves * (study.settings.base.image_size // factor) ** 2
-    return choose_for_sampling(chosen.precision, study.precision, study.device, cells)
+    cells = samples * (study.settings.base.image_size // factor) ** 2
+    return choose_for_pass(asked, study.precision, study.device, cells, key=key)
 
 
 @once

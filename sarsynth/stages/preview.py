@@ -13,7 +13,7 @@ from sarsynth.diffusion.sampling import SampleRequest
 from sarsynth.report import pictures
 from sarsynth.stages.curate_images import source
 from sarsynth.stages.describe_images import captions
-from sarsynth.stages.load_base import base, sample_batches
+from sarsynth.stages.load_base import adapter_precision, learning_base, sample_batches
 from sarsynth.stages.open_images import Role, image_settings
 from sarsynth.stages.study import Study
 from sarsynth.tracking import Previews
@@ -40,14 +40,15 @@ def previews(
     settings, asked = study.settings, study.settings.preview
     if asked is None:
         return []
+    precision = adapter_precision(study, role)
     requests = _requests(captions(study, role), asked.prompts, settings.seed, maps)
 
     def draw() -> dict[str, Image.Image]:
         rows = []
         for index in range(len(names)):
             choose([index])
-            batches = sample_batches(study, base(study), requests, conditioning)
-            with study.precision.autocast(study.device):  # adapters in training are float32, the base may be less
+            batches = sample_batches(study, learning_base(study, role), requests, conditioning)
+            with precision.autocast(study.device):  # adapters in training are float32, the base may be less
                 made = torch.cat(list(batches))
             rows.append(to_uint8(to_channels(made, source(study, role).channels)).cpu().numpy())
         choose(range(len(names)))

@@ -6,7 +6,7 @@ content of its artifact, and hands both with a builder to `Study.make`: what is 
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -89,9 +89,11 @@ class Study:
         train = self.settings.train
         return StepOptions(train.micro_batch, train.gradient_checkpointing, train.compile)
 
-    def fitting(self, stage: str, *, alone: bool = False) -> Fitting:
+    def fitting(self, stage: str, *, alone: bool = False, precision: Precision | None = None) -> Fitting:
         """How a training loop of one stage runs, in all processes of the job or alone, and where its scalars go."""
         make_trainer = self.compute.make_trainer_alone if alone else self.compute.make_trainer
+        if precision is not None:
+            make_trainer = partial(make_trainer, precision=precision.name)
         return Fitting(make_trainer, self.tracker.stage(stage), self.step_options)
 
     def command(self, script: str, *keys: str) -> str:

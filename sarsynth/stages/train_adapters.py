@@ -22,6 +22,7 @@ from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.data.streams import Sampling, image_weights, part_of_stream
 from sarsynth.diffusion import adapter_files, adapters, prototypes
 from sarsynth.diffusion.adapters import AdapterSpec
+from sarsynth.diffusion.attention import quick_to_learn_through
 from sarsynth.diffusion.controlnet import ContourConditioning
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.routing import LAYOUT, Routing, routed
@@ -32,7 +33,15 @@ from sarsynth.stages.curate_images import classes, samples, training
 from sarsynth.stages.encode_images import denoising_samples, encoded
 from sarsynth.stages.find_contours import contours, read_contours
 from sarsynth.stages.find_prototypes import partition
-from sarsynth.stages.load_base import architecture_of_base, at_once, base, base_artifact, like_of_steps, loaded_adapter
+from sarsynth.stages.load_base import (
+    adapter_precision,
+    architecture_of_base,
+    at_once,
+    base_artifact,
+    learning_base,
+    like_of_steps,
+    loaded_adapter,
+)
 from sarsynth.stages.open_images import Role, flip
 from sarsynth.stages.preview import previews
 from sarsynth.stages.study import Study, once
@@ -95,6 +104,7 @@ class Training:
             self.below is not None and (self.spec.target_modules, self.study.settings.train.ors.rank),
             recipe.batch_size,
             recipe.max_grad_norm,
+            self.request.precision,
         )
 
 
@@ -213,7 +223,7 @@ def _training(
         {"base": base_artifact(study), **images, **steering, **inputs},
         version=2,
         command=study.command("train", f"stage={role}"),
-        precision=study.precision.name,
+        precision=adapter_precision(study, role).name,
         samples=samples(study, role, records if part.rows is None else [records[row] for row in part.rows]),
         work=_work(
             study, recipe, part, together, bool(steering), rough=not all(artifact.complete for artifact in divided)
@@ -282,14 +292,15 @@ def _fit(run: Sequence[Training], folders: Mapping[Request, Path]) -> None:
 def _together(run: Sequence[Training]) -> int:
     """How many of some adapters may train in one run: one sample of each has to go through the network at once."""
     study, largest = run[0].study, max(run, key=lambda adapter: adapter.part.rank)
-    options, unet = study.step_options, base(study).unet
+    options, unet = study.step_options, learning_base(study, run[0].role).unet
     if options.micro_batch != "auto":
         return options.micro_batch
     if len(run) == 1:
         return 1
     fresh = adapters.fresh(unet, largest.spec, largest.study.generator_seed)
     with routed(unet, [fresh]) as routing:
-        need = needs(_task([largest], routing), _data([largest]), options, study.device, study.precision.name)
+        name = run[0].request.precision
+        need = needs(_task([largest], routing), _data([largest]), options, study.device, name)
     free = free_memory(study.device, study.compute.processes // study.settings.trainer.num_nodes)
     return max(1, processes.least(need.with_each(adapters.parameters(fresh)).samples(free)))
 
@@ -298,9 +309,10 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
     """Train adapters in one run."""
     lead = run[0]
     study, names = lead.study, _names(run)
-    unet = base(study).unet
+    model, precision = learning_base(study, lead.role), adapter_precision(study, lead.role)
+    unet = model.unet
     standing = [adapter for adapter in run if adapter.below]
-    below = [(loaded_adapter(study, adapter.below), adapter.scale_below or 0.0) for adapter in standing]  # type: ignore[arg-type]
+    below = [(loaded_adapter(study, adapter.below, model), adapter.scale_below or 0.0) for adapter in standing]  # type: ignore[arg-type]
     # One that all stand on is folded into the weights, and costs nothing.
     shared = len({(adapter.below, adapter.scale_below) for adapter in run}) == 1
     folded, routed_below = (below[:1], []) if shared else ([], below)
@@ -308,8 +320,8 @@ def _fit_together(run: Sequence[Training], folders: Mapping[Request, Path]) -> N
     # A checkpoint belongs to the adapters that it was made with, and to how their weights lie in it.
     belongs_to = "".join([LAYOUT, *(adapter.request.fingerprint for adapter in run)])
     of_run = hashlib.sha256(belongs_to.encode()).hexdigest()[:16]
-    with adapters.folded(unet, folded), routed(unet, fresh, routed_below) as routing:
-        study.fitting(lead.role).fit(
+    with adapters.folded(unet, folded), routed(unet, fresh, routed_below) as routing, quick_to_learn_through(unet):
+        study.fitting(lead.role, precision=precision).fit(
             _task(run, routing),
             _data(run),
             title=f"adapter {names[0]}" if len(run) == 1 else f"adapters {names[0]} … {names[-1]}",
@@ -333,7 +345,7 @@ def _names(run: Sequence[Training]) -> list[str]:
 
 def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
     """What trains in a run."""
-    study = run[0].study
+    study, model = run[0].study, learning_base(run[0].study, run[0].role)
     groups = [
         TrainableGroup(
             name,
@@ -349,8 +361,8 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
         for index, (name, adapter) in enumerate(zip(_names(run), run, strict=True))
     ]
     return Denoiser(
-        base(study).unet,
-        base(study).noise_scheduler,
+        model.unet,
+        model.noise_scheduler,
         groups,
         route=routing.route,
         names=[record.path for record in training(study, run[0].role)],
@@ -360,7 +372,7 @@ def _task(run: Sequence[Training], routing: Routing) -> Denoiser:
 
 def _conditioning(lead: Training) -> ContourConditioning | None:
     """What steers the U-Net in a run: at full scale, as ControlNets learn, so that images may vary it later."""
-    in_use = conditioning(lead.study, base(lead.study)) if lead.steering else None
+    in_use = conditioning(lead.study, learning_base(lead.study, lead.role)) if lead.steering else None
     return in_use and ContourConditioning(in_use.controlnet)
 
 
@@ -381,5 +393,5 @@ def _data(run: Sequence[Training]) -> SeededDataModule:
         )
         for adapter in run
     ]
-    samples = denoising_samples(base(lead.study), lead.encoded, contours=_maps(lead))
+    samples = denoising_samples(learning_base(lead.study, lead.role), lead.encoded, contours=_maps(lead))
     return SeededDataModule(samples, streams, batch_size=lead.recipe.batch_size)

@@ -4,12 +4,16 @@ Autocast alone would keep the frozen base in float32 and cast its weights anew i
 is cast once; trained weights and optimiser states stay in float32 under autocast, since their updates are
 smaller than half precision can hold (Micikevicius et al., arXiv 1710.03740).
 
-Where images are drawn nothing trains, and the precision may be another one: `generate.precision`.
+On a CPU two kinds of passes may have a precision of their own: those that draw images (`generate.precision`), where
+nothing trains, and those in which adapters learn (`adapter.precision`).
 """
 
+import statistics
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -18,9 +22,14 @@ from sarsynth.errors import UserError
 
 Name = Literal["32-true", "bf16-mixed", "16-mixed"]
 
-# Latent cells of all samples of a pass, from which on a CPU with AMX draws quicker in bfloat16; with fewer, calls and
-# weights that oneDNN brings into its own order take most of the time (docs/speed.md has figures).
+# Latent cells of all samples of a pass, from which on bfloat16 pays on a CPU that is quicker by it; with fewer, calls
+# and weights that oneDNN brings into its own order take most of the time (docs/speed.md has figures).
 MANY_CELLS = 2048
+# From which gain of one convolution on: passes have other work too, and weights are cast in each of a training.
+WORTHWHILE = 1.25
+DTYPES = torch.float32, torch.bfloat16
+WIDE, WEIGHTS = (8, 128, 16, 16), (128, 128, 3, 3)  # of the convolution that is timed
+TURNS = 9
 
 
 @dataclass(frozen=True)
@@ -86,28 +95,59 @@ def choose(
     return Precision(asked)
 
 
-def choose_for_sampling(
-    asked: Literal["auto"] | Name,
-    trained: Precision,
+def choose_for_pass(
+    asked: Literal["trainer", "auto"] | Name,
+    trainer: Precision,
     device: torch.device,
     cells: int,
-    has_amx: Callable[[], bool] = lambda: bool(torch.cpu.get_capabilities().get("amx_bf16")),
+    *,
+    key: str,
+    gain: Callable[[], float] | None = None,
 ) -> Precision:
-    """Decide on a precision in which images are drawn.
+    """Decide on a precision for passes through the U-Net, which may be another one than that of the trainer.
 
     Args:
-        asked: What `generate.precision` says; `auto` is bfloat16 on a CPU with AMX where a pass has many latent cells,
-            float32 on another CPU, and elsewhere the precision of trainings.
-        trained: What `trainer.precision` came to.
+        asked: What the key says; `auto` is bfloat16 on a CPU that is quicker by it where a pass has many latent cells,
+            float32 on another CPU, and elsewhere the precision of the trainer, as `trainer` always is.
+        trainer: What `trainer.precision` came to.
         device: Where networks compute.
         cells: Latent cells of all samples of a pass.
-        has_amx: Whether the CPU multiplies matrices of bfloat16 in hardware.
+        key: Of the settings, for messages.
+        gain: Of bfloat16 on this CPU; None for `bfloat16_gain`.
 
     Raises:
         UserError: The device does not have what is asked for.
     """
+    if asked == "trainer" or (asked == "auto" and device.type != "cpu"):
+        return trainer
     if asked == "auto":
-        quick = Precision("bf16-mixed") if cells >= MANY_CELLS and has_amx() else FULL
-        return quick if device.type == "cpu" else trained
+        return Precision("bf16-mixed") if cells >= MANY_CELLS and (gain or bfloat16_gain)() >= WORTHWHILE else FULL
     here = device.type != "cuda" or torch.cuda.is_available()  # a plan may be for the card of another machine
-    return choose(asked, device, key="generate.precision") if here else Precision(asked)
+    return choose(asked, device, key=key) if here else Precision(asked)
+
+
+@cache
+def bfloat16_gain() -> float:
+    """How many times as fast as in float32 a convolution of this CPU is in bfloat16; 1 where it has no instructions.
+
+    Of what the present thread spends on either in turns, the median: other programs on the same cores do not count.
+    Measured and not looked up, since AVX-512's instructions are twice as fast as float32's on some CPUs and no faster
+    on others. It takes a tenth of a second.
+    """
+    has = torch.cpu.get_capabilities()
+    if not (has.get("amx_bf16") or has.get("avx512_bf16")):
+        return 1.0
+    ratios = []
+    with torch.no_grad():
+        pairs = [(torch.zeros(*WIDE, dtype=dtype), torch.zeros(*WEIGHTS, dtype=dtype)) for dtype in DTYPES]
+        for turn in range(TURNS + 1):
+            seconds = [_seconds(*pair) for pair in pairs]
+            if turn:  # the first one finds the ways
+                ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios)
+
+
+def _seconds(inputs: torch.Tensor, weights: torch.Tensor) -> float:
+    began = time.thread_time()
+    torch.nn.functional.conv2d(inputs, weights, padding=1)
+    return time.thread_time() - began
