@@ -37,6 +37,13 @@ def test_a_factor_has_the_moments_that_it_is_asked_for(looks: float, down: float
     assert (rest[:, :, 1:] * rest[:, :, :-1]).mean() * looks == pytest.approx(across, abs=0.03)
 
 
+def test_farther_pixels_are_those_of_a_band() -> None:
+    """A field of 0.4 cycles per pixel: sinc(0.4 d)², at 2 px and, where no bell has any left, at 4 px."""
+    rest = fields(Speckle(0.5, np.sinc(0.4) ** 2, 0.0)) - 1
+    for lag in (1, 2, 3, 4):
+        assert (rest[:, lag:] * rest[:, :-lag]).mean() / 2 == pytest.approx(np.sinc(0.4 * lag) ** 2, abs=0.025)
+
+
 def test_a_factor_is_a_function_of_its_generator() -> None:
     one, same, other = (Speckle(2, 0.3, 0.1).draw((16, 20), np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one.shape == (16, 20)

@@ -7,7 +7,8 @@ second moments of intensity say which: with C the covariance of clutter over its
     1 + C_real = (1 + C_made) (1 + C_factor)
 
 (the second moment of a product of independent fields; Oliver and Quegan, Understanding SAR Images, 2004). The factor is
-gamma distributed, of mean 1 and 1 / C_factor(0) looks, its neighbours correlated as C_factor at lag 1 says.
+gamma distributed, of mean 1 and 1 / C_factor(0) looks, its neighbours correlated as C_factor at lag 1 says; farther
+pixels as in the image of a SAR processor that keeps a band of frequencies and weights none.
 
 A grey value is taken for an amplitude, its square for an intensity. Torch-free: images are arrays.
 """
@@ -22,6 +23,7 @@ from sarsynth.data.clutter import clutter_blocks, target_masks
 FEWEST_LOOKS = 0.5  # of a factor: the roughest that squares of Gaussians make
 MOST_LOOKS = 50.0  # a smoother one changes nothing that is seen
 LARGEST_CORRELATION = 0.98  # of neighbours
+BANDS = np.linspace(0, 1, 1001)  # cycles per pixel, among which that of a field is looked up
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,14 @@ class Speckle:
     def draw(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """Draw the factor of one image, shape (H, W): the mean of 2 x looks squared Gaussian fields.
 
-        The square of a Gaussian field of correlation r has correlation r²; over a lag of d px, r falls as r(1)^(d²).
+        The square of a Gaussian field of correlation r has correlation r². A field of the band |f| < b / 2 cycles per
+        pixel has r = sinc(b d) over a lag of d px, below 0 from 1 / b on: so bright points stand apart from each other.
         """
         lags = [np.minimum(np.arange(side), side - np.arange(side)) for side in shape]  # on a torus
-        correlations = [
-            np.sqrt(neighbours) ** (lag.astype(float) ** 2)
-            for neighbours, lag in zip((self.down, self.across), lags, strict=True)
-        ]
-        response = np.sqrt(np.maximum(np.fft.fft2(np.outer(*correlations)).real, 0))
+        bands = [np.interp(-np.sqrt(neighbours), -np.sinc(BANDS), BANDS) for neighbours in (self.down, self.across)]
+        correlations = [np.sinc(band * lag) for band, lag in zip(bands, lags, strict=True)]
+        power = np.maximum(np.fft.fft2(np.outer(*correlations)).real, 0)
+        response = np.sqrt(power / power.mean())  # which, cut off at 0, would be a little above 1
         white = np.fft.fft2(rng.standard_normal((round(2 * self.looks), *shape)))
         return (np.fft.ifft2(response * white).real ** 2).mean(axis=0)
 

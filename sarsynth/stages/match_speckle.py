@@ -80,6 +80,7 @@ def matched(study: Study, made: Artifact) -> Artifact:
         {"source": fingerprint(study, "sar"), "image_size": size, "seed": study.sample_seed},
         {"synthetic": made},
         build,
+        version=2,
         command=("generate", f"method={method}"),
         samples=samples(study, "sar", records),
         work=Work("speckle", "images", sum(synthetic_sizes(study).values()), {"image_size": size}),
