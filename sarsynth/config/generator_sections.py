@@ -160,8 +160,8 @@ class ControlNet(Section):
 class Generate(Section):
     """The synthetic set; `scales` are w1 of the ORS adapter and w2 of all SAR adapters together.
 
-    Guidance leads away from the `negative_prompt`: the `empty` caption, or that of the `majority`, the other class of
-    which there are most images, so that a rare class is told from the one that it passes for.
+    Guidance leads away from the `negative_prompt`: the `empty` caption, or for all classes but the largest that of the
+    `majority`, the class of which there are most images, so that a rare class is told from the one that it passes for.
 
     Networks draw in a `precision` of their own: `trainer` is that of `trainer.precision`; `auto` is bfloat16 on a CPU
     that is quicker by it, which a short measurement tells, float32 on another, and elsewhere the trainer's.

@@ -207,11 +207,8 @@ def negative_prompts(study: Study) -> dict[str, str]:
     generate, sizes = study.settings.generate, counts(study)
     if generate.negative_prompt == "empty" or generate.guidance_scale == 1:
         return dict.fromkeys(classes(study), "")
-    largest_other = {
-        name: max((other for other in classes(study) if other != name), key=sizes.__getitem__, default=None)
-        for name in classes(study)
-    }
-    return {name: class_captions(study)[other] if other else "" for name, other in largest_other.items()}
+    largest = max(classes(study), key=sizes.__getitem__)  # itself passes for no larger one
+    return {name: "" if name == largest else class_captions(study)[largest] for name in classes(study)}
 
 
 def _shares(study: Study, sizes: Mapping[str, int]) -> list[list[int]]:
