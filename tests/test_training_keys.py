@@ -84,7 +84,7 @@ def test_weights_of_time_steps_are_in_the_fingerprint_once_there_are_any() -> No
 def test_weights_of_time_steps_reach_the_adapter_that_has_them(monkeypatch) -> None:
     run, base = [training("train.sar.snr_gamma=5"), training()], tiny_base()
     begun = [adapters.fresh(base.unet, adapters.AdapterSpec(2, r".*\.to_q"), seed) for seed in range(2)]
-    for name, known in {"base": base, "training": [], "_conditioning": None}.items():
+    for name, known in {"learning_base": base, "training": [], "_conditioning": None}.items():
         monkeypatch.setattr(train_adapters, name, lambda *_, known=known: known)
     with routed(base.unet, begun) as routing:
         assert [group.snr_gamma for group in train_adapters._task(run, routing).groups] == [5.0, None]

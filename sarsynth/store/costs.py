@@ -20,7 +20,7 @@ from typing import Any, Self
 from sarsynth.files import write_json
 
 ATTEMPTS = ".attempts.json"
-ELSEWHERE = Path(__file__).parents[1] / "assets" / "costs.json"  # cards of the demo, made on two cores of a Xeon
+ELSEWHERE = Path(__file__).parents[1] / "assets" / "costs.json"  # cards of the demo, made on two cores
 TOLD = frozenset({"work", "precision", "processes", "device", "created", "seconds", "peak_memory_bytes", "disk_bytes"})
 TOLD_OF_WORK = frozenset({"task", "unit", "amount", "like", "passes", "batch"})  # all that is told of costs by a card
 PER_SAMPLE = "samples"  # the unit of trainings: more of them make nothing larger
