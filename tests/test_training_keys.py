@@ -126,3 +126,11 @@ def test_a_tenth_of_the_images_has_a_seed_of_its_own(tmp_path: Path, monkeypatch
     assert len(first) == len(other) == 4 + 3 + 3 and first != other
     assert tenth("data.deci_seed=1") == other
     assert tenth("seed=1", "data.deci_seed=0") == first
+
+
+def test_adapters_of_one_precision_train_in_one_run() -> None:
+    """And are other adapters than those of another precision."""
+    half, full = training("adapter.precision=bf16-mixed"), training()
+    assert (half.request.precision, full.request.precision) == ("bf16-mixed", "32-true")
+    assert half.request.fingerprint != full.request.fingerprint and half.batch_key != full.batch_key
+    assert full.batch_key == training("train.sar.max_steps=9").batch_key
