@@ -16,7 +16,7 @@ from sarsynth.diffusion.prototypes import Partition
 from sarsynth.diffusion.routing import routed
 from sarsynth.stages import train_adapters
 from sarsynth.stages.curate_images import training as records
-from sarsynth.stages.load_base import architecture_of_base, base_artifact
+from sarsynth.stages.load_base import architecture_of_base, base_artifact, shapes_of_base
 from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
 from sarsynth.tracking import Tracker
@@ -34,10 +34,12 @@ def training(*said: str, name: str = "sar", steps: int = 150, whole: bool = Fals
     study = a_study_that_knows(
         (architecture_of_base, (), None),
         (base_artifact, (), BASE),
+        (shapes_of_base, (), None),
         (records, (role,), [None] * 4),
         settings=chosen,
         step_options=StepOptions(),
         precision=FULL,
+        device=torch.device("cpu"),
         command=lambda *keys: "",
     )
     recipe = chosen.train.ors if name == "ors" else chosen.train.sar

@@ -130,7 +130,7 @@ class Outlook:
             time_left = "how long it takes is told once some of it is there: no card of this store tells of its like"
         elif look.rough:
             time_left = (
-                f"{look.time}, by what its like took on two cores of another machine; soon told by this machine's pace"
+                f"{look.time}, by what its like took on two other cores; soon told by this machine's pace"
             )
         else:
             time_left = f"{look.time}, by what the like of it took here"
