@@ -19,7 +19,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pylint --jobs 0 sarsynth
+	$(BIN)/pylint sarsynth
 	$(BIN)/lizard --languages python --length 50 --CCN 1000 --warnings_only sarsynth
 	$(BIN)/mypy
 

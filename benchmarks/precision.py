@@ -20,7 +20,7 @@ from sarsynth.diffusion.adapters import AdapterSpec, fresh
 from sarsynth.diffusion.attention import quick_to_learn_through
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.diffusion.routing import routed
-from sarsynth.training.precision import FULL, Precision, bfloat16_gain
+from sarsynth.training.precision import FULL, Precision, measured_gain
 
 import hydra
 import torch
@@ -58,7 +58,7 @@ def main(rounds: int) -> None:
     torch.set_num_threads(1)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         target_modules = check(hydra.compose("evaluate")).adapter.target_modules
-    console.print(f"a convolution in bfloat16 is {bfloat16_gain():.2f} times as fast")
+    console.print(f"a convolution in bfloat16 is {measured_gain():.2f} times as fast")
     table = Table(title=f"float32's CPU time to bfloat16's, median of {rounds} turns, its middle half; ms in bfloat16")
     for column in ("samples", "a pass", "", "a step of an adapter", ""):
         table.add_column(column, justify="right")

@@ -38,7 +38,7 @@ from sarsynth.diffusion.samples import Contours, DenoisingSamples
 from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.evidence.fidelity import fid, fidelity
 from sarsynth.training.fitting import Fitting
-from sarsynth.training.precision import Precision, choose_for_pass
+from sarsynth.training.precision import Precision, choose_for_pass, measured_gain
 from sarsynth.training.tasks import StepOptions
 
 import again
@@ -116,7 +116,11 @@ class Arena:
     def passes_in(self, samples: int) -> Precision:
         """What `adapter.precision=auto` and `generate.precision=auto` come to for a pass of so many samples."""
         cells = samples * self.latent_side**2
-        return choose_for_pass("auto", self.precision, torch.device(self.device), cells, key="adapter.precision")
+        return choose_for_pass("auto", self.precision, torch.device(self.device), cells, key="", gain=measured_gain)
+
+    def theirs(self, precision: Precision) -> list[Precision]:
+        """In which precisions a rival works where ours does in this one: alone for its memory, in that."""
+        return list(dict.fromkeys([self.precision, precision])) if "ours" in self.sides else [precision]
 
     def turns(self, ours: Callable[[], object], rivals: Sequence[Rival]) -> Laps:
         """Hold a contest."""
@@ -156,7 +160,7 @@ def lora_step(arena: Arena, batch_size: int, *, controlled: bool = False) -> Lap
     if "rivals" in arena.sides:
         script = "train_text_to_image_lora's loop" + (" with a ControlNet" if controlled else "")
         contour = to_conditioning(torch.randint(2, (1, arena.image_size, arena.image_size)) * 255)[0]
-        for in_use in dict.fromkeys([arena.precision, precision]):
+        for in_use in arena.theirs(precision):
             theirs = arena.base(in_use)
             loop = peers.ScriptLoop(
                 theirs,
@@ -203,7 +207,7 @@ def together(arena: Arena, adapters: int, each: int) -> Laps:
     if "rivals" in arena.sides:
         rivals = [
             Rival(f"{peers.version('peft')}: single steps, {of.words}", _stepper(arena, 0, each, of), adapters)
-            for of in dict.fromkeys([arena.precision, precision])
+            for of in arena.theirs(precision)
         ]
         if adapters > 1:
             rivals.append(Rival("our own single steps", _stepper(arena, 1, each, precision), adapters))
@@ -259,7 +263,7 @@ def images(
     """
     rivals = []
     if "rivals" in arena.sides:
-        for precision in dict.fromkeys([arena.precision, arena.passes_in(2 * batch_size)]):
+        for precision in arena.theirs(arena.passes_in(2 * batch_size)):
             pipe = _pipeline(arena, precision, adapters, controlled)
             for size in theirs:
                 name = f"{peers.version('diffusers')}: {type(pipe).__name__}, batch {size}, {precision.words}"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sarsynth.data.datamodules import SeededDataModule
 from sarsynth.diffusion.adapters import AdapterSpec, fresh
+from sarsynth.diffusion.attention import quick_to_learn_through
 from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.diffusion.denoising import Denoiser
 from sarsynth.diffusion.routing import routed
@@ -95,7 +96,8 @@ def test_routing_is_one_graph():
     unet = tiny_base().unet
     spec = AdapterSpec(2, r".*\.(attn1|attn2)\.(to_q|to_k|to_v|to_out\.0)|.*\.conv1")
     inputs = torch.randn(4, 4, 8, 8), torch.zeros(4, dtype=torch.int64), torch.randn(4, 12, 16)
-    with routed(unet, [fresh(unet, spec, seed) for seed in (0, 1)]) as routing:
+    begun = [fresh(unet, spec, seed) for seed in (0, 1)]
+    with routed(unet, begun) as routing, quick_to_learn_through(unet):
         for active in ([0, 1], [1]):
             routing.choose(active)
             unet(*inputs)  # what comes before the forward pass, which alone is compiled, takes the adapters apart

@@ -419,6 +419,18 @@ def test_a_card_says_what_an_artifact_is(study: SimpleNamespace):
     assert not list(study.store.glob("*/.*.partial"))
 
 
+def test_adapters_learn_in_a_precision_of_their_own(command: Command, tmp_path: Path):
+    """Both views, one on top of the other and under contours; what they learn from is encoded as ever."""
+    done = command("train", "stage=sar", "method=2lora", "adapter.precision=bf16-mixed", "contours=real", *TINY)
+    assert done.code == 0, done.err
+    assert done.out.count("adapters learn in bfloat16") == 1
+    store = tmp_path / "logs/store"
+    cards = {name: json.loads((artifact(store, "adapter", name) / "card.json").read_text()) for name in ("ors", "sar")}
+    assert {card["precision"] for card in cards.values()} == {"bf16-mixed"}
+    latents = json.loads((artifact(store, "cache", "sim-sar-latents") / "card.json").read_text())
+    assert latents["precision"] == "32-true"
+
+
 def test_the_studys_own_classifier_learns_as_its_key_says(study: SimpleNamespace):
     (folder,) = (study.store / "classifier").iterdir()
     assert json.loads((folder / "card.json").read_text())["settings"]["recipe"]["sampling"] == "balanced"

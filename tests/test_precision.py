@@ -1,5 +1,9 @@
 """Frozen weights in half precision, what is trained in float32; what goes in and comes out of a base is float32."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from known import a_study_that_knows
@@ -17,7 +21,15 @@ from sarsynth.stages.load_base import (
     sampling_precision,
 )
 from sarsynth.store.artifacts import Artifact
-from sarsynth.training.precision import FULL, MANY_CELLS, Precision, bfloat16_gain, choose, choose_for_pass
+from sarsynth.training.precision import (
+    FULL,
+    MANY_CELLS,
+    Precision,
+    bfloat16_gain,
+    choose,
+    choose_for_pass,
+    measured_gain,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 HALVES = [Precision("bf16-mixed"), Precision("16-mixed")]
@@ -72,10 +84,25 @@ def test_passes_are_in_bfloat16_where_a_cpu_is_quicker_by_it(asked, device, gain
 def test_what_bfloat16_gains_is_measured_in_turns(spent, gain, monkeypatch):
     by_type = dict(zip((torch.float32, torch.bfloat16), spent, strict=True))
     monkeypatch.setattr("sarsynth.training.precision._seconds", lambda inputs, _: by_type[inputs.dtype])
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert bfloat16_gain.__wrapped__() == gain
+    assert measured_gain.__wrapped__() == gain
+
+
+def test_what_bfloat16_gains_is_kept_by_model_of_cpu(tmp_path, monkeypatch):
+    """So that all who share a store make the same things, and a CPU without instructions for it never measures."""
+    gains = iter([1.8, 0.9, 1.2])
+    monkeypatch.setattr("sarsynth.training.precision.measured_gain", lambda: next(gains))
+    kept, has = tmp_path / "gains.json", {"avx512_bf16": True, "cpu_name": "one"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert [bfloat16_gain(kept), bfloat16_gain(kept)] == [1.8, 1.8]
+    has |= {"cpu_name": "other", "avx512_bf16": False, "amx_bf16": True}
+    assert [bfloat16_gain(kept), json.loads(kept.read_text())] == [0.9, {"one": 1.8, "other": 0.9}]
+    assert bfloat16_gain(tmp_path / "no folder" / "gains.json") == 1.2, "nothing is made to keep it in"
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert bfloat16_gain.__wrapped__() == 1, "a CPU without instructions for it would take seconds"
+    assert bfloat16_gain(kept) == 1
+
+
+def test_what_this_cpu_gains_is_a_number():
+    assert 0 < measured_gain() < 100
 
 
 def a_study(*said: str):
@@ -84,6 +111,7 @@ def a_study(*said: str):
         (base_artifact, (), Artifact("base", "sd-nano", "ab12", NANO)), settings=settings("method=lora", *said)
     )
     known.precision, known.device, known.planning = FULL, CPU, False
+    known.store = SimpleNamespace(root=Path("nowhere"))
     return known
 
 
@@ -114,7 +142,7 @@ def test_adapters_learn_in_a_precision_of_their_own(capsys):
 
 
 def test_auto_goes_by_the_batch_of_each_training(monkeypatch):
-    monkeypatch.setattr("sarsynth.training.precision.bfloat16_gain", lambda: 1.8)
+    monkeypatch.setattr("sarsynth.stages.load_base.bfloat16_gain", lambda _: 1.8)
     study = a_study("adapter.precision=auto", "train.ors.batch_size=8", "train.sar.batch_size=7")
     assert [adapter_precision(study, role).name for role in ("ors", "sar")] == ["bf16-mixed", "32-true"]
 
@@ -122,7 +150,7 @@ def test_auto_goes_by_the_batch_of_each_training(monkeypatch):
 @pytest.mark.parametrize(("batch", "guidance", "chosen"), [(4, 3, "bf16-mixed"), (3, 3, "32-true"), (4, 1, "32-true")])
 def test_auto_goes_by_the_latent_cells_of_a_pass(batch, guidance, chosen, monkeypatch):
     """An image of 64 pixels has 16 x 16 of them, twice with guidance; the sizes of trainings are of no matter."""
-    monkeypatch.setattr("sarsynth.training.precision.bfloat16_gain", lambda: 1.8)
+    monkeypatch.setattr("sarsynth.stages.load_base.bfloat16_gain", lambda _: 1.8)
     said = ["generate.precision=auto", f"generate.batch_size={batch}", f"generate.guidance_scale={guidance}"]
     assert sampling_precision(a_study(*said)).name == chosen
 

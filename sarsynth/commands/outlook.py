@@ -129,9 +129,7 @@ class Outlook:
         if look.seconds is None:
             time_left = "how long it takes is told once some of it is there: no card of this store tells of its like"
         elif look.rough:
-            time_left = (
-                f"{look.time}, by what its like took on two other cores; soon told by this machine's pace"
-            )
+            time_left = f"{look.time}, by what its like took on two other cores; soon told by this machine's pace"
         else:
             time_left = f"{look.time}, by what the like of it took here"
         return [f"{self.there} artifacts are there, {len(self.due)} to make: {', '.join(parts)}", time_left]

@@ -79,7 +79,7 @@ class Adapter(Section):
 
     SAR adapters see each image as often as any other (`sampling` uniform) or each class (balanced); where images are to
     follow contours, they learn under the `frozen` ControlNet with each image's own (`contours`), or without one. The
-    frozen networks compute in a `precision` of their own meanwhile, as `generate.precision` has them.
+    frozen networks compute in a `precision` of their own meanwhile, of the same values as `generate.precision`.
     `path` is a LoRA trained elsewhere, which takes the place of the method's SAR adapter; what of it is for the
     `text_encoder`, which stays frozen here, is ignored if that is said.
     """

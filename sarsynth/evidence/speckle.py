@@ -94,7 +94,7 @@ class Speckle:
         bands = [np.interp(-np.sqrt(neighbours), -np.sinc(BANDS), BANDS) for neighbours in (self.down, self.across)]
         correlations = [np.sinc(band * lag) for band, lag in zip(bands, lags, strict=True)]
         power = np.maximum(np.fft.fft2(np.outer(*correlations)).real, 0)
-        response = np.sqrt(power / power.mean())  # which, cut off at 0, would be a little above 1
+        response = np.sqrt(power / power.mean())  # cut off at 0, its variance would be a little above 1
         white = np.fft.fft2(rng.standard_normal((round(2 * self.looks), *shape)))
         return (np.fft.ifft2(response * white).real ** 2).mean(axis=0)
 

@@ -21,8 +21,9 @@ from sarsynth.stages.open_images import Role
 from sarsynth.stages.study import Study, first, once
 from sarsynth.store.artifacts import Artifact
 from sarsynth.store.costs import PER_SAMPLE, Work
-from sarsynth.training.precision import Precision, choose_for_pass
+from sarsynth.training.precision import Precision, bfloat16_gain, choose_for_pass
 
+GAINS = ".bfloat16.json"  # in the store: what CPUs gain by it
 SD_FACTOR = 8  # pixels of a side that a latent cell spans, of Stable Diffusion v1
 
 
@@ -35,7 +36,7 @@ def base_artifact(study: Study) -> Artifact:
 
 @once
 def base(study: Study) -> Base:
-    """The frozen base in memory, on the device of this run, in the precision of trainings."""
+    """The frozen base in memory, on the device of this run, in the precision of the trainer."""
     return _placed(study, base_artifact(study), study.precision)
 
 
@@ -83,7 +84,9 @@ def _precision_of_passes(study: Study, key: str, asked: PassPrecision, samples: 
     shapes = shapes_of_base(study)
     factor = 2 ** (len(shapes[1]["block_out_channels"]) - 1) if shapes else SD_FACTOR
     cells = samples * (study.settings.base.image_size // factor) ** 2
-    return choose_for_pass(asked, study.precision, study.device, cells, key=key)
+    return choose_for_pass(
+        asked, study.precision, study.device, cells, key=key, gain=lambda: bfloat16_gain(study.store.root / GAINS)
+    )
 
 
 @once
@@ -105,7 +108,7 @@ def weights_of(adapter: Artifact) -> Path:
 
 @once
 def loaded_adapter(study: Study, artifact: Artifact, model: Base | None = None) -> Adapter:
-    """An adapter in memory, fit for a base; None is that of trainings."""
+    """An adapter in memory, fit for a base; None is that in the precision of the trainer."""
     return read_adapter(study, artifact, (model or base(study)).unet)
 
 

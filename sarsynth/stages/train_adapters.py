@@ -298,7 +298,7 @@ def _together(run: Sequence[Training]) -> int:
     if len(run) == 1:
         return 1
     fresh = adapters.fresh(unet, largest.spec, largest.study.generator_seed)
-    with routed(unet, [fresh]) as routing:
+    with routed(unet, [fresh]) as routing, quick_to_learn_through(unet):
         name = run[0].request.precision
         need = needs(_task([largest], routing), _data([largest]), options, study.device, name)
     free = free_memory(study.device, study.compute.processes // study.settings.trainer.num_nodes)

@@ -1,24 +1,28 @@
-"""The precision policy: frozen weights in the precision of `trainer.precision`, all trained weights in float32.
+"""The precision policy: frozen weights in a precision that settings choose, all trained weights in float32.
 
 Autocast alone would keep the frozen base in float32 and cast its weights anew in every forward pass. So the base itself
 is cast once; trained weights and optimiser states stay in float32 under autocast, since their updates are
 smaller than half precision can hold (Micikevicius et al., arXiv 1710.03740).
 
-On a CPU two kinds of passes may have a precision of their own: those that draw images (`generate.precision`), where
-nothing trains, and those in which adapters learn (`adapter.precision`).
+It is that of `trainer.precision`. Two kinds of passes may have another one: those that draw images
+(`generate.precision`), where nothing trains, and those in which adapters learn (`adapter.precision`).
 """
 
+import json
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import FileLock
 
 from sarsynth.errors import UserError
+from sarsynth.files import write_json
 
 Name = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -102,7 +106,7 @@ def choose_for_pass(
     cells: int,
     *,
     key: str,
-    gain: Callable[[], float] | None = None,
+    gain: Callable[[], float],
 ) -> Precision:
     """Decide on a precision for passes through the U-Net, which may be another one than that of the trainer.
 
@@ -113,7 +117,7 @@ def choose_for_pass(
         device: Where networks compute.
         cells: Latent cells of all samples of a pass.
         key: Of the settings, for messages.
-        gain: Of bfloat16 on this CPU; None for `bfloat16_gain`.
+        gain: Of bfloat16 on this CPU (`bfloat16_gain`); asked where it matters.
 
     Raises:
         UserError: The device does not have what is asked for.
@@ -121,29 +125,48 @@ def choose_for_pass(
     if asked == "trainer" or (asked == "auto" and device.type != "cpu"):
         return trainer
     if asked == "auto":
-        return Precision("bf16-mixed") if cells >= MANY_CELLS and (gain or bfloat16_gain)() >= WORTHWHILE else FULL
+        return Precision("bf16-mixed") if cells >= MANY_CELLS and gain() >= WORTHWHILE else FULL
     here = device.type != "cuda" or torch.cuda.is_available()  # a plan may be for the card of another machine
     return choose(asked, device, key=key) if here else Precision(asked)
 
 
-@cache
-def bfloat16_gain() -> float:
-    """How many times as fast as in float32 a convolution of this CPU is in bfloat16; 1 where it has no instructions.
+def bfloat16_gain(kept: Path) -> float:
+    """How many times as fast a convolution of this CPU is in bfloat16 as in float32; 1 where it has no instructions.
 
-    Of what the present thread spends on either in turns, the median: other programs on the same cores do not count.
-    Measured and not looked up, since AVX-512's instructions are twice as fast as float32's on some CPUs and no faster
-    on others. It takes a tenth of a second.
+    What is made depends on it, so all processes and runs that share a store should have the same: it is measured once
+    for each model of CPU.
+
+    Args:
+        kept: A JSON file that has it by model; where its folder is missing or closed, nothing is kept.
     """
     has = torch.cpu.get_capabilities()
     if not (has.get("amx_bf16") or has.get("avx512_bf16")):
         return 1.0
-    ratios = []
+    model = str(has.get("cpu_name"))
+    with suppress(OSError):
+        if kept.parent.is_dir():
+            with FileLock(kept.with_suffix(".lock")):
+                known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+                if model not in known:
+                    write_json(kept, known := known | {model: measured_gain()})
+            return float(known[model])
+    return measured_gain()
+
+
+@cache
+def measured_gain() -> float:
+    """Measure it: CPU time of the present thread, either precision in turns, the median.
+
+    It is not looked up, since AVX-512's instructions are twice as fast as float32's on some CPUs and no faster on
+    others. It takes a tenth of a second.
+    """
+    ratios = [1.0]
     with torch.no_grad():
         pairs = [(torch.zeros(*WIDE, dtype=dtype), torch.zeros(*WEIGHTS, dtype=dtype)) for dtype in DTYPES]
         for turn in range(TURNS + 1):
-            seconds = [_seconds(*pair) for pair in pairs]
-            if turn:  # the first one finds the ways
-                ratios.append(seconds[0] / seconds[1])
+            full, half = (_seconds(*pair) for pair in pairs)
+            if turn and half > 0:  # the first one finds the ways; clocks may be coarse
+                ratios.append(full / half)
     return statistics.median(ratios)
 
 
