@@ -4,6 +4,7 @@ import json
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -36,6 +37,7 @@ from sarsynth.stages.describe_images import CAPTIONS, warn_of_cuts, write_captio
 from sarsynth.stages.describe_images import captions as captions_of
 from sarsynth.stages.describe_images import class_captions as captions_of_classes
 from sarsynth.stages.encode_images import latents, texts
+from sarsynth.stages.generate_images import negative_prompts
 from sarsynth.stages.load_base import base
 from sarsynth.stages.match_speckle import synthetic
 from sarsynth.stages.study import Study
@@ -347,3 +349,20 @@ def test_a_file_name_that_is_no_text_has_a_caption_too(nano: Base, tmp_path: Pat
     write_captions(tmp_path, nano, [ImageRecord(name, 0, "train")], ["a ship"])
     warn_of_cuts(tmp_path, "data")
     assert json.loads((tmp_path / CAPTIONS).read_text())["file_name"] == name
+
+
+@pytest.mark.parametrize(
+    ("said", "sizes", "away"),
+    [
+        ([], {"a": 1, "b": 9, "c": 2}, ["ship b", "", "ship b"]),
+        ([], {"a": 4, "b": 4}, ["", "ship a"]),  # of two as large, the first
+        ([], {"a": 4}, [""]),
+        (["generate.guidance_scale=1"], {"a": 1, "b": 9}, ["", ""]),
+        (["generate.negative_prompt=empty"], {"a": 1, "b": 9}, ["", ""]),
+    ],
+)
+def test_guidance_leads_away_from_the_largest_class_all_but_itself(said, sizes, away, monkeypatch):
+    known = {"counts": sizes, "classes": list(sizes), "class_captions": {name: f"ship {name}" for name in sizes}}
+    for name, value in known.items():
+        monkeypatch.setattr(f"sarsynth.stages.generate_images.{name}", lambda _, value=value: value)
+    assert list(negative_prompts(SimpleNamespace(settings=settings(*said))).values()) == away
