@@ -5,6 +5,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from sarsynth import processes
 from sarsynth.classifier.network import predict
 from sarsynth.commands.session import quieten
 from sarsynth.errors import UserError
+from sarsynth.report.jobs import read_curves
 from sarsynth.stages import score_classifiers
 from sarsynth.stages.study import Study
 from sarsynth.stages.train_classifier import classifier
@@ -179,3 +181,24 @@ def test_classifiers_of_two_processes_are_those_of_one(tmp_path: Path):
         assert ours.keys() == known.keys()
         assert all(torch.equal(ours[key], known[key]) for key in known), name
     assert not list(two.glob("logs/store/*/.*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("generator", "sample", "name"),
+    [(4, 0, "seed_2"), (5, 0, "seed_2_generator_5"), (5, 1, "seed_2_generator_5_sample_1")],
+)
+def test_a_classifiers_curve_is_of_one_training(generator: int, sample: int, name: str) -> None:
+    """Those of the same seed on the images of other generators have names of their own."""
+    first = SimpleNamespace(generator_seed=4, sample_seed=0)
+    assert (
+        score_classifiers.name_of(SimpleNamespace(generator_seed=generator, sample_seed=sample, cells=[first]), 2)
+        == name
+    )
+
+
+def test_a_curve_ends_where_its_training_does(tmp_path: Path) -> None:
+    """Lightning writes the last value of what is not logged any more again and again."""
+    (tmp_path / "metrics.csv").write_text("a,b,step\n3,1,9\n2,1,19\n2,1,29\n2,1,39\n")
+    curves = read_curves(tmp_path / "metrics.csv")
+    assert curves["a"].tolist() == [[9, 3], [19, 2]]
+    assert len(curves["b"]) == 4, "what never changes is shown whole"

@@ -145,11 +145,16 @@ def parse(overrides: Iterable[str]) -> dict[str, str]:
 
 
 def read_curves(file: Path) -> dict[str, np.ndarray]:
-    """Read the scalars that the CSV logger wrote: step and value, float (N, 2), of each that has more than one."""
+    """Read the scalars that the CSV logger wrote: step and value, float (N, 2), of each that has more than one.
+
+    Where several train together and one ends before the others, Lightning writes its last value on and on: that is cut.
+    """
     points: dict[str, list[tuple[float, float]]] = {}
     with file.open(newline="", encoding="utf-8") as handle:
         for line in csv.DictReader(handle):
             for key, text in line.items():
                 if text and key != "step" and line["step"]:
                     points.setdefault(key, []).append((float(line["step"]), float(text)))
-    return {key: np.array(curve) for key, curve in points.items() if len(curve) > 1}
+    curves = {key: np.array(curve) for key, curve in points.items() if len(curve) > 1}
+    changes = {key: np.flatnonzero(np.diff(curve[:, 1])) for key, curve in curves.items()}
+    return {key: curve[: changes[key][-1] + 2] if len(changes[key]) else curve for key, curve in curves.items()}

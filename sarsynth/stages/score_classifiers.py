@@ -199,6 +199,16 @@ def _train(study: Study, seed: int, folder: Path) -> None:
     _write(study, *fit(study, seed, folder), folder)
 
 
+def name_of(study: Study, seed: int) -> str:
+    """What a classifier's training is called: by its seed alone at the first generator and sample seed."""
+    first = study.cells[0]
+    pairs = {
+        "generator": (study.generator_seed, first.generator_seed),
+        "sample": (study.sample_seed, first.sample_seed),
+    }
+    return f"seed_{seed}" + "".join(f"_{kind}_{own}" for kind, (own, others) in pairs.items() if own != others)
+
+
 def fit(study: Study, seed: int, folder: Path) -> tuple[Classifier, Selected]:
     """Train the classifier of one seed, and choose checkpoints; those of the training lie in the folder meanwhile."""
     how, method, settings = recipe_of_method(study), study.settings.method, study.settings.evaluate
@@ -213,15 +223,16 @@ def fit(study: Study, seed: int, folder: Path) -> tuple[Classifier, Selected]:
             after=round(settings.after * how.max_steps),
             keep=settings.keep,
         )
+    called = name_of(study, seed)
     classifier = fit_classifier(
         real,
         classes(study),
         how,
         synthetic=ADDS[method.adds](study, real, sizes(study)),
         seed=seed,
-        fitting=study.fitting(f"seed_{seed}", alone=True),
+        fitting=study.fitting(called, alone=True),
         precision=study.precision,
-        title=f"classifier, {method.name}, seed {seed}",
+        title=f"classifier, {method.name}, {called.replace('_', ' ')}",
         checkpoints=folder / CHECKPOINTS,
         checkpoint_every=CHECKPOINT_EVERY,
         callbacks=[selection] if selection else [],
