@@ -115,8 +115,9 @@ class Arena:
 
     def passes_in(self, samples: int) -> Precision:
         """What `adapter.precision=auto` and `generate.precision=auto` come to for a pass of so many samples."""
-        cells = samples * self.latent_side**2
-        return choose_for_pass("auto", self.precision, torch.device(self.device), cells, key="", gain=measured_gain)
+        activations = samples * self.latent_side**2 * (48 if self.size == "sd-nano" else 320)
+        device = torch.device(self.device)
+        return choose_for_pass("auto", self.precision, device, activations, key="", gain=measured_gain)
 
     def theirs(self, precision: Precision) -> list[Precision]:
         """In which precisions a rival works where ours does in this one: alone for its memory, in that."""

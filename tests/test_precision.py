@@ -21,15 +21,7 @@ from sarsynth.stages.load_base import (
     sampling_precision,
 )
 from sarsynth.store.artifacts import Artifact
-from sarsynth.training.precision import (
-    FULL,
-    MANY_CELLS,
-    Precision,
-    bfloat16_gain,
-    choose,
-    choose_for_pass,
-    measured_gain,
-)
+from sarsynth.training.precision import FULL, MANY, Precision, bfloat16_gain, choose, choose_for_pass, measured_gain
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
 HALVES = [Precision("bf16-mixed"), Precision("16-mixed")]
@@ -63,21 +55,21 @@ def test_what_a_device_has_not_is_one_line(asked, device, message):
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "gain", "cells", "chosen"),
+    ("asked", "device", "gain", "activations", "chosen"),
     [
-        ("auto", CPU, 1.8, MANY_CELLS, "bf16-mixed"),
-        ("auto", CPU, 1.8, MANY_CELLS - 1, "32-true"),
-        ("auto", CPU, 1.1, MANY_CELLS, "32-true"),
-        ("auto", CUDA, 1.8, MANY_CELLS, "16-mixed"),
-        ("trainer", CPU, 1.8, MANY_CELLS, "16-mixed"),
+        ("auto", CPU, 1.8, MANY, "bf16-mixed"),
+        ("auto", CPU, 1.8, MANY - 1, "32-true"),
+        ("auto", CPU, 1.1, MANY, "32-true"),
+        ("auto", CUDA, 1.8, MANY, "16-mixed"),
+        ("trainer", CPU, 1.8, MANY, "16-mixed"),
         ("bf16-mixed", CPU, 1.0, 1, "bf16-mixed"),
-        ("32-true", CPU, 1.8, MANY_CELLS, "32-true"),
+        ("32-true", CPU, 1.8, MANY, "32-true"),
         ("bf16-mixed", CUDA, 1.0, 1, "bf16-mixed"),  # planned where no card is
     ],
 )
-def test_passes_are_in_bfloat16_where_a_cpu_is_quicker_by_it(asked, device, gain, cells, chosen):
+def test_passes_are_in_bfloat16_where_a_cpu_is_quicker_by_it(asked, device, gain, activations, chosen):
     key, trainer = "generate.precision", Precision("16-mixed")
-    assert choose_for_pass(asked, trainer, device, cells, key=key, gain=lambda: gain).name == chosen
+    assert choose_for_pass(asked, trainer, device, activations, key=key, gain=lambda: gain).name == chosen
 
 
 @pytest.mark.parametrize(("spent", "gain"), [((2.0, 1.0), 2.0), ((1.0, 2.0), 0.5)])

@@ -25,6 +25,7 @@ from sarsynth.training.precision import Precision, bfloat16_gain, choose_for_pas
 
 GAINS = ".bfloat16.json"  # in the store: what CPUs gain by it
 SD_FACTOR = 8  # pixels of a side that a latent cell spans, of Stable Diffusion v1
+SD_WIDTH = 320  # channels of the first level of its U-Net
 
 
 @once
@@ -83,9 +84,10 @@ def _precision_of_passes(study: Study, key: str, asked: PassPrecision, samples: 
         return study.precision
     shapes = shapes_of_base(study)
     factor = 2 ** (len(shapes[1]["block_out_channels"]) - 1) if shapes else SD_FACTOR
-    cells = samples * (study.settings.base.image_size // factor) ** 2
+    width = shapes[0].config.block_out_channels[0] if shapes else SD_WIDTH
+    activations = samples * (study.settings.base.image_size // factor) ** 2 * width
     return choose_for_pass(
-        asked, study.precision, study.device, cells, key=key, gain=lambda: bfloat16_gain(study.store.root / GAINS)
+        asked, study.precision, study.device, activations, key=key, gain=lambda: bfloat16_gain(study.store.root / GAINS)
     )
 
 

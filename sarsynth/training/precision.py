@@ -26,9 +26,10 @@ from sarsynth.files import write_json
 
 Name = Literal["32-true", "bf16-mixed", "16-mixed"]
 
-# Latent cells of all samples of a pass, from which on bfloat16 pays on a CPU that is quicker by it; with fewer, calls
-# and weights that oneDNN brings into its own order take most of the time (docs/speed.md has figures).
-MANY_CELLS = 2048
+# Numbers in the widest activations of a pass (latent cells of all samples x channels of the first level), from which on
+# bfloat16 pays on a CPU that is quicker by it: eight samples of `sd-nano`, one of Stable Diffusion v1.5. With fewer,
+# calls and weights that oneDNN brings into its own order take most of the time (docs/speed.md has figures).
+MANY = 8 * 16 * 16 * 48
 # From which gain of one convolution on: passes have other work too, and weights are cast in each of a training.
 WORTHWHILE = 1.25
 DTYPES = torch.float32, torch.bfloat16
@@ -103,7 +104,7 @@ def choose_for_pass(
     asked: Literal["trainer", "auto"] | Name,
     trainer: Precision,
     device: torch.device,
-    cells: int,
+    activations: int,
     *,
     key: str,
     gain: Callable[[], float],
@@ -111,11 +112,11 @@ def choose_for_pass(
     """Decide on a precision for passes through the U-Net, which may be another one than that of the trainer.
 
     Args:
-        asked: What the key says; `auto` is bfloat16 on a CPU that is quicker by it where a pass has many latent cells,
+        asked: What the key says; `auto` is bfloat16 on a CPU that is quicker by it where a pass is large enough,
             float32 on another CPU, and elsewhere the precision of the trainer, as `trainer` always is.
         trainer: What `trainer.precision` came to.
         device: Where networks compute.
-        cells: Latent cells of all samples of a pass.
+        activations: Latent cells of all samples of a pass, times the channels of the U-Net's first level.
         key: Of the settings, for messages.
         gain: Of bfloat16 on this CPU (`bfloat16_gain`); asked where it matters.
 
@@ -125,7 +126,7 @@ def choose_for_pass(
     if asked == "trainer" or (asked == "auto" and device.type != "cpu"):
         return trainer
     if asked == "auto":
-        return Precision("bf16-mixed") if cells >= MANY_CELLS and gain() >= WORTHWHILE else FULL
+        return Precision("bf16-mixed") if activations >= MANY and gain() >= WORTHWHILE else FULL
     here = device.type != "cuda" or torch.cuda.is_available()  # a plan may be for the card of another machine
     return choose(asked, device, key=key) if here else Precision(asked)
 
