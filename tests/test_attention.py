@@ -43,7 +43,13 @@ def test_in_bfloat16_attention_alone_is_in_float32(tiny: Base, monkeypatch):
     latents, timesteps, text = noisy(tiny, 2)
     expected = tiny.unet(latents, timesteps, text).sample
     tiny.unet.bfloat16()
-    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *of: seen.add(of[0].dtype) or attend(*of))
+
+    def watched(*of: torch.Tensor) -> torch.Tensor:
+        attended = attend(*of)
+        seen.update(part.dtype for part in (*of, attended))  # autocast would make bfloat16 of it
+        return attended
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
     with quick_to_learn_through(tiny.unet), Precision("bf16-mixed").autocast(torch.device("cpu")):
         got = tiny.unet(latents.bfloat16(), timesteps, text.bfloat16()).sample
     assert (got.dtype, seen) == (torch.bfloat16, {torch.float32})

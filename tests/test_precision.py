@@ -20,7 +20,9 @@ from sarsynth.stages.load_base import (
     sampling_base,
     sampling_precision,
 )
+from sarsynth.stages.study import Study
 from sarsynth.store.artifacts import Artifact
+from sarsynth.tracking import Tracker
 from sarsynth.training.precision import FULL, MANY, Precision, bfloat16_gain, choose, choose_for_pass, measured_gain
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 1)
@@ -131,6 +133,12 @@ def test_adapters_learn_in_a_precision_of_their_own(capsys):
     assert (learning[0].unet.dtype, base(study).unet.dtype) == (torch.bfloat16, torch.float32)
     assert sampling_base(study, base_artifact(study)) is base(study)
     assert capsys.readouterr().out.count("adapters learn in bfloat16 (adapter.precision=bf16-mixed)") == 1
+
+
+def test_and_are_trained_in_it():
+    study = Study(settings("method=lora"), Tracker(None))
+    made = [study.fitting("sar", precision=of).make_trainer(max_steps=1).precision for of in (None, HALVES[0])]
+    assert made == ["32-true", "bf16-mixed"]
 
 
 def test_auto_goes_by_the_batch_of_each_training(monkeypatch):
