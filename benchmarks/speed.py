@@ -9,6 +9,7 @@ puts all recorded tables between the marks of docs/speed.md. Needs: pip install 
 """
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -115,7 +116,8 @@ class Arena:
 
     def passes_in(self, samples: int) -> Precision:
         """What `adapter.precision=auto` and `generate.precision=auto` come to for a pass of so many samples."""
-        activations = samples * self.latent_side**2 * (48 if self.size == "sd-nano" else 320)
+        width = json.loads((self.folder / "unet/config.json").read_text())["block_out_channels"][0]
+        activations = samples * self.latent_side**2 * width
         device = torch.device(self.device)
         return choose_for_pass("auto", self.precision, device, activations, key="", gain=measured_gain)
 

@@ -83,7 +83,7 @@ def test_what_bfloat16_gains_is_measured_in_turns(spent, gain, monkeypatch):
 
 def test_what_bfloat16_gains_is_kept_by_model_of_cpu(tmp_path, monkeypatch):
     """So that all who share a store make the same things, and a CPU without instructions for it never measures."""
-    gains = iter([1.8, 0.9, 1.2])
+    gains = iter([1.8, 0.9, 1.2, 1.4])
     monkeypatch.setattr("sarsynth.training.precision.measured_gain", lambda: next(gains))
     kept, has = tmp_path / "gains.json", {"avx512_bf16": True, "cpu_name": "one"}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
@@ -91,6 +91,8 @@ def test_what_bfloat16_gains_is_kept_by_model_of_cpu(tmp_path, monkeypatch):
     has |= {"cpu_name": "other", "avx512_bf16": False, "amx_bf16": True}
     assert [bfloat16_gain(kept), json.loads(kept.read_text())] == [0.9, {"one": 1.8, "other": 0.9}]
     assert bfloat16_gain(tmp_path / "no folder" / "gains.json") == 1.2, "nothing is made to keep it in"
+    kept.write_text('{"other": ')
+    assert [bfloat16_gain(kept), json.loads(kept.read_text())] == [1.4, {"other": 1.4}], "a damaged one is made anew"
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert bfloat16_gain(kept) == 1
 

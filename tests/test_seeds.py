@@ -5,7 +5,6 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -183,17 +182,22 @@ def test_classifiers_of_two_processes_are_those_of_one(tmp_path: Path):
     assert not list(two.glob("logs/store/*/.*.partial"))
 
 
-@pytest.mark.parametrize(
-    ("generator", "sample", "name"),
-    [(4, 0, "seed_2"), (5, 0, "seed_2_generator_5"), (5, 1, "seed_2_generator_5_sample_1")],
-)
-def test_a_classifiers_curve_is_of_one_training(generator: int, sample: int, name: str) -> None:
-    """Those of the same seed on the images of other generators have names of their own."""
-    first = SimpleNamespace(generator_seed=4, sample_seed=0)
-    assert (
-        score_classifiers.name_of(SimpleNamespace(generator_seed=generator, sample_seed=sample, cells=[first]), 2)
-        == name
-    )
+def test_a_classifiers_curve_is_of_one_training(monkeypatch, tmp_path: Path) -> None:
+    """Those of the same seed on the images of other generators have names of their own, as in result.json."""
+    study, called = Study(settings("method=lora", "generator_seeds=[4,5]"), Tracker(None)), []
+    monkeypatch.setattr(score_classifiers, "recipe_of_method", lambda _: RECIPE)
+    monkeypatch.setattr(score_classifiers, "learning_and_validation", lambda _: (TEST, None))
+    monkeypatch.setattr(score_classifiers, "labelled", lambda *_: TEST)
+    monkeypatch.setattr(score_classifiers, "sizes", lambda _: {})
+    monkeypatch.setattr(score_classifiers, "classes", lambda _: [])
+    monkeypatch.setitem(score_classifiers.ADDS, "synthetic", lambda *_: None)
+    monkeypatch.setattr(Study, "fitting", lambda _, stage, **more: called.append(stage))
+    monkeypatch.setattr(score_classifiers, "fit_classifier", lambda *_, title, **more: called.append(title))
+    for cell in study.cells:
+        with pytest.raises(AttributeError):  # of no classifier
+            score_classifiers.fit(cell, 2, tmp_path)
+    other = "seed_2_generator_5_sample_0"
+    assert called == ["seed_2", "classifier, lora, seed 2", other, f"classifier, lora, {other.replace('_', ' ')}"]
 
 
 def test_a_curve_ends_where_its_training_does(tmp_path: Path) -> None:

@@ -119,6 +119,23 @@ def seeds_of(study: Study) -> list[int]:
     return [seed + study.settings.method.seed_offset for seed in study.settings.seeds]
 
 
+def drawn_by(study: Study, seed: int) -> dict[str, int | None]:
+    """The seeds that the evaluation of a classifier is of, by kind; None of what the method has none."""
+    settings = study.settings
+    return {
+        "generator": study.generator_seed if settings.has_generator else None,
+        "sample": study.sample_seed if settings.has_samples else None,
+        "classifier": seed,
+    }
+
+
+def role(seeds: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """Name an evaluation, and its training: by its classifier seed alone at the seeds of the first cell."""
+    cell = "".join(f"_{key}_{seeds[key]}" for key in ("generator", "sample") if seeds[key] is not None)
+    is_first = all(seeds[key] == first[key] for key in ("generator", "sample"))
+    return f"seed_{seeds['classifier']}{'' if is_first else cell}"
+
+
 def every_trained(study: Study) -> list[Artifact]:
     """What `trained` gives for every generator seed, sample seed and classifier seed, the last of these changing first.
 
@@ -199,16 +216,6 @@ def _train(study: Study, seed: int, folder: Path) -> None:
     _write(study, *fit(study, seed, folder), folder)
 
 
-def name_of(study: Study, seed: int) -> str:
-    """What a classifier's training is called: by its seed alone at the first generator and sample seed."""
-    first = study.cells[0]
-    pairs = {
-        "generator": (study.generator_seed, first.generator_seed),
-        "sample": (study.sample_seed, first.sample_seed),
-    }
-    return f"seed_{seed}" + "".join(f"_{kind}_{own}" for kind, (own, others) in pairs.items() if own != others)
-
-
 def fit(study: Study, seed: int, folder: Path) -> tuple[Classifier, Selected]:
     """Train the classifier of one seed, and choose checkpoints; those of the training lie in the folder meanwhile."""
     how, method, settings = recipe_of_method(study), study.settings.method, study.settings.evaluate
@@ -223,7 +230,7 @@ def fit(study: Study, seed: int, folder: Path) -> tuple[Classifier, Selected]:
             after=round(settings.after * how.max_steps),
             keep=settings.keep,
         )
-    called = name_of(study, seed)
+    called = role(drawn_by(study, seed), drawn_by(study.cells[0], seed))
     classifier = fit_classifier(
         real,
         classes(study),

@@ -1,7 +1,7 @@
 """Sum a method up in one result: scores over seeds, the quality of its images, and what it all rests on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,11 +21,13 @@ from sarsynth.stages.score_classifiers import (
     SCORES,
     averaged,
     check_tested,
+    drawn_by,
     every_trained,
     joined_synthetic,
     learning_and_validation,
     protocol,
     recipe_of_method,
+    role,
     seeds_of,
     sizes,
 )
@@ -146,24 +148,8 @@ def of_cells(study: Study) -> dict[str, list[int]]:
 
 def evaluations_of(study: Study, fingerprints: Sequence[str]) -> list[dict[str, Any]]:
     """Say of each evaluation, in the order of `every_trained`, which seeds it is of."""
-    settings = study.settings
-    seeds = [
-        {
-            "generator": cell.generator_seed if settings.has_generator else None,
-            "sample": cell.sample_seed if settings.has_samples else None,
-            "classifier": seed,
-        }
-        for cell in study.cells
-        for seed in seeds_of(cell)
-    ]
+    seeds = [drawn_by(cell, seed) for cell in study.cells for seed in seeds_of(cell)]
     return [of_one | {"fingerprint": one} for of_one, one in zip(seeds, fingerprints, strict=True)]
-
-
-def role(one: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """Name an evaluation among what a result rests on: by its classifier seed alone at the first cell."""
-    cell = "".join(f"_{key}_{one[key]}" for key in ("generator", "sample") if one[key] is not None)
-    is_first = all(one[key] == first[key] for key in ("generator", "sample"))
-    return f"seed_{one['classifier']}{'' if is_first else cell}"
 
 
 def learning(study: Study) -> dict[str, Any]:

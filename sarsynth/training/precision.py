@@ -144,14 +144,20 @@ def bfloat16_gain(kept: Path) -> float:
     if not (has.get("amx_bf16") or has.get("avx512_bf16")):
         return 1.0
     model = str(has.get("cpu_name"))
-    with suppress(OSError):
-        if kept.parent.is_dir():
-            with FileLock(kept.with_suffix(".lock")):
-                known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-                if model not in known:
-                    write_json(kept, known := known | {model: measured_gain()})
-            return float(known[model])
-    return measured_gain()
+    known = _read(kept)
+    if model not in known and kept.parent.is_dir():
+        with suppress(OSError), FileLock(kept.with_suffix(".lock")):
+            known = {model: measured_gain()} | _read(kept)  # what another process was quicker with is left
+            write_json(kept, known)
+    return known[model] if model in known else measured_gain()
+
+
+def _read(kept: Path) -> dict[str, float]:
+    """The gains in a file; none where it is missing or damaged, which is made anew."""
+    try:
+        return {str(model): float(gain) for model, gain in json.loads(kept.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 @cache
