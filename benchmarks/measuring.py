@@ -172,7 +172,9 @@ def peak_memory(device: str) -> list[Figure]:
 
 def machine() -> dict[str, Any]:
     """Say what these figures were measured on."""
-    facts: dict[str, Any] = {"card": "none", "processors": os.cpu_count(), "python": platform.python_version()}
+    processor = torch.cpu.get_capabilities().get("cpu_name")
+    facts: dict[str, Any] = {"card": "none", "processor": processor, "processors": os.cpu_count()}
+    facts |= {"python": platform.python_version()}
     facts |= {name: importlib.metadata.version(name) for name in PACKAGES}
     facts |= {"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     if torch.cuda.is_available():

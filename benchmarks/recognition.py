@@ -1,11 +1,14 @@
 """Which share of a method's samples a reference classifier recognises: does the synthetic set show its classes at all?
 
-    python benchmarks/recognition.py [store]
+    python benchmarks/recognition.py [--store logs/store] [--steps 1000] [--per-class 600] [overrides of the classifier]
 
-Reads every synthetic set of the embedded world in the store (default: logs/store). Chance is 20 %.
+Reads every synthetic set of the embedded world in the store. Chance is 20 %. A reference of 1,000 steps recognises 86 %
+of real chips; one that recognises 95 % takes six minutes of a core:
+`--steps 4000 --per-class 3000 'classifier.options.channels=[32,64,128,256]'`.
 """
 
-import sys
+import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +27,12 @@ from PIL import Image
 from reference import recognised, reference
 from rich.table import Table
 
-STEPS = 1000
 
-
-def main(store: Path) -> None:
+def main(store: Path, steps: int, per_class: int, overrides: Sequence[str]) -> None:
     """Print the table."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        how = recipe(Study(check(hydra.compose("evaluate")), Tracker(None)))
-    classifier, held_out = reference("sar", replace(how, max_steps=STEPS))
+        how = recipe(Study(check(hydra.compose("evaluate", list(overrides))), Tracker(None)))
+    classifier, held_out = reference("sar", replace(how, max_steps=steps), per_class)
     table = Table(title="Share of the images that a reference classifier recognises, in %")
     for column in ("images", *CLASSES, "all"):
         table.add_column(column)
@@ -50,4 +51,10 @@ def main(store: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("logs/store"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, default=Path("logs/store"), help="whose synthetic sets are read")
+    parser.add_argument("--steps", type=int, default=1000, help="of the reference's training")
+    parser.add_argument("--per-class", type=int, default=600, help="real chips of each class that it is trained on")
+    parser.add_argument("overrides", nargs="*", help="of the study's classifier, whose network it is")
+    given = parser.parse_args()
+    main(given.store, given.steps, given.per_class, given.overrides)

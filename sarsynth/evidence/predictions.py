@@ -129,14 +129,13 @@ def precision_areas(shares: np.ndarray, labels: np.ndarray, weights: np.ndarray)
     Args:
         shares: Of images, (images, classes).
         labels: Their classes, int (images,).
-        weights: How often each image counts, whole numbers (replicates, images).
+        weights: How often each image counts, whole numbers (replicates, images), of a type that holds their sums.
 
     Returns:
         Shape (replicates, classes).
     """
     areas = np.empty((len(weights), shares.shape[1]))
-    whole = np.int16 if weights.sum(axis=1).max() < 2**15 else np.float32  # short ones are summed twice as fast
-    by_image = np.ascontiguousarray(weights.T, dtype=whole)  # as `image_weights` lays them out
+    by_image = np.ascontiguousarray(weights.T)  # as `image_weights` lays them out
     for label in range(shares.shape[1]):
         order = np.argsort(-shares[:, label], kind="stable")
         falling = -shares[order, label]
@@ -148,8 +147,9 @@ def precision_areas(shares: np.ndarray, labels: np.ndarray, weights: np.ndarray)
         for row in range(1, len(ends)):  # as np.cumsum would down the columns, five times as slowly
             every[row] += every[row - 1]
             right[row] += right[row - 1]
-        precision = np.divide(right, np.maximum(every, 1), dtype=np.float32)
-        areas[:, label] = np.einsum("er,er->r", precision, own.astype(np.float32)) / right[-1]
+        np.maximum(every, 1, out=every)  # where none is counted yet, none is right
+        right, every, own = (sums.astype(np.float32) for sums in (right, every, own))
+        areas[:, label] = np.einsum("er,er->r", np.divide(right, every, out=every), own) / right[-1]
     return areas
 
 
