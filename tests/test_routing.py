@@ -266,7 +266,8 @@ def test_each_run_of_a_layer_sees_its_own_update(layer: nn.Module, adapters: int
         for update, run in zip(updates, inputs.chunk(adapters), strict=True)
     ]
     routed_layer = RoutedLayer(layer, Route(adapters))
-    a, b = zip(*updates, strict=True)
-    routed_layer.update = LowRank(torch.stack(a), torch.stack([part.flatten(1) for part in b]))
+    a, b = (torch.stack(parts) for parts in zip(*updates, strict=True))
+    stack = LowRank(a, b.flatten(2))
+    routed_layer.update = stack if adapters > 1 else LowRank(stack.a[0], stack.b[0])
     found = routed_layer(inputs)
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-4)

@@ -34,11 +34,12 @@ class RoutedLayer(nn.Module):
     Args:
         layer: The frozen layer; it is used, not copied.
         route: Shared by all layers of a network.
-        below: The frozen updates that the adapters stand on, stacked as `update` is, scaled already; None where the
-            layer itself is what they stand on.
+        below: The frozen updates that the adapters stand on, stacked: `a` (adapters, R, in, *kernel) and `b` (adapters,
+            out, R), scaled already; None where the layer itself is what they stand on.
 
     Attributes:
-        update: What the active adapters add, stacked: `a` (K, R, in, *kernel) and `b` (K, out, R); None for nothing.
+        update: What the active adapters add, of K stacked as `below` is, of one alone without that dimension; None for
+            nothing.
     """
 
     update: LowRank | None = None
@@ -49,41 +50,56 @@ class RoutedLayer(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map inputs (B, …, in) or (B, in, H, W), B a multiple of the number of active adapters."""
-        outputs = self.layer(inputs)
-        if self.below is not None:
-            active = list(self.route.active)
-            outputs = _add(self.layer, outputs, inputs, LowRank(self.below.a[active], self.below.b[active]))
-        return outputs if self.update is None else _add(self.layer, outputs, inputs, self.update)
+        updates = [] if self.below is None else [self._of_the_active(self.below)]
+        updates += [] if self.update is None else [self.update]
+        if not updates:
+            return self.layer(inputs)
+        if isinstance(self.layer, nn.Linear):
+            return _linear(self.layer, inputs, updates)
+        return _convolved(self.layer, inputs, updates)
+
+    def _of_the_active(self, stack: LowRank) -> LowRank:
+        active = list(self.route.active)
+        which = active[0] if len(active) == 1 else active
+        return LowRank(stack.a[which], stack.b[which])
 
 
-def _add(layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, updates: LowRank) -> Tensor:
-    """Add an update for each of K equal runs, in the precision of the outputs and in one product."""
-    a, b = (part.to(outputs.dtype) for part in updates)
-    add = _update_of_one if len(a) == 1 else _update_of_each
-    return add(layer, outputs, inputs.to(outputs.dtype), a, b)
+# A step of small tensors is calls more than arithmetic, and each view is one, forward and backward: as few as can be.
 
 
-def _update_of_one(layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """One adapter on all samples: what `_update_of_each` computes, without the copies that take K runs apart."""
-    a = a.squeeze(0)  # not a[0], whose gradient is copied into zeros
-    if isinstance(layer, nn.Linear):
-        narrow = F.linear(inputs, a)
-        return torch.addmm(outputs.flatten(0, -2), narrow.flatten(0, -2), b.squeeze(0).mT).view(outputs.shape)
-    narrow = F.conv2d(inputs, a, None, layer.stride, layer.padding, layer.dilation).flatten(2)  # (B, R, h w)
-    return torch.baddbmm(outputs.flatten(2), b.expand(len(narrow), -1, -1), narrow).view(outputs.shape)
+def _linear(layer: nn.Linear, inputs: Tensor, updates: Sequence[LowRank]) -> Tensor:
+    """Apply a linear layer with updates for each of K equal runs of samples, or for all."""
+    together = updates[0].b.shape[:-2]  # K, or nothing for one adapter
+    flat = inputs.reshape(*together, -1, inputs.shape[-1])  # (K, samples and tokens, in)
+    outputs = layer(flat)
+    flat = flat.to(outputs.dtype)
+    for update in updates:
+        a, b = (part.to(outputs.dtype) for part in update)
+        if together:
+            outputs = torch.baddbmm(outputs, torch.bmm(flat, a.mT), b.mT)
+        else:
+            outputs = torch.addmm(outputs, F.linear(flat, a), b.mT)
+    return outputs.view(*inputs.shape[:-1], -1)
 
 
-def _update_of_each(layer: nn.Linear | nn.Conv2d, outputs: Tensor, inputs: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """K adapters, each on its own of K equal runs of samples."""
-    k, rank = a.shape[:2]
-    if isinstance(layer, nn.Linear):
-        narrow = inputs.reshape(k, -1, inputs.shape[-1]) @ a.mT  # (K, samples and tokens, R)
-        return torch.baddbmm(outputs.reshape(k, -1, outputs.shape[-1]), narrow, b.mT).view(outputs.shape)
-    # Every A on all samples, of which each takes its own: at ranks this low, cheaper than a convolution in groups.
-    narrow = F.conv2d(inputs, a.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation).flatten(2)
-    own = narrow.view(k, -1, k, rank, narrow.shape[2]).diagonal(dim1=0, dim2=2)  # (n, R, h w, K)
-    own = own.permute(3, 0, 1, 2).flatten(0, 1)  # (K n, R, h w)
-    return torch.baddbmm(outputs.flatten(2), b.repeat_interleave(len(own) // k, dim=0), own).view(outputs.shape)
+def _convolved(layer: nn.Conv2d, inputs: Tensor, updates: Sequence[LowRank]) -> Tensor:
+    """Apply a convolution with updates for each of K equal runs of samples, or for all."""
+    outputs = layer(inputs)
+    inputs, shape, outputs = inputs.to(outputs.dtype), outputs.shape, outputs.flatten(2)  # (B, out, h w)
+    for update in updates:
+        a, b = (part.to(outputs.dtype) for part in update)
+        if a.dim() == 4:
+            narrow = F.conv2d(inputs, a, None, layer.stride, layer.padding, layer.dilation).flatten(2)  # (B, R, h w)
+            outputs = torch.baddbmm(outputs, b.expand(len(narrow), -1, -1), narrow)
+            continue
+        # Every A on all samples, of which each takes its own: at ranks this low, cheaper than a convolution in groups.
+        k, rank = a.shape[:2]
+        narrow = F.conv2d(inputs, a.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation).flatten(2)
+        own = narrow.view(k, -1, k, rank, narrow.shape[2]).diagonal(dim1=0, dim2=2)  # (n, R, h w, K)
+        own = own.permute(3, 0, 1, 2).flatten(0, 1)  # (K n, R, h w)
+        each = len(own) // k
+        outputs = torch.baddbmm(outputs, b if each == 1 else b.repeat_interleave(each, dim=0), own)
+    return outputs.view(shape)
 
 
 def _stacked(updates: Sequence[LowRank | None]) -> LowRank | None:
@@ -135,17 +151,17 @@ class Factors(nn.Module):
     def of(self, index: int) -> Iterator[LowRank]:
         """One adapter as it stands, layer by layer, padded."""
         parts = (self._apart([vectors[index].detach()], torch.float32, side) for side, vectors in self._sides)
-        return (LowRank(a[0], b[0]) for a, b in zip(*parts, strict=True))
+        return (LowRank(a, b) for a, b in zip(*parts, strict=True))
 
     @property
     def _sides(self) -> Iterator[tuple[int, nn.ParameterList]]:
         return enumerate((self.a, self.b))
 
     def _apart(self, vectors: Sequence[Tensor], dtype: torch.dtype, side: int) -> list[Tensor]:
-        """Vectors of K adapters as the stacked matrices of each layer."""
-        together = torch.stack(list(vectors)).to(dtype)
-        parts = together.split(self._lengths[side], dim=1)
-        return [part.view(len(vectors), *shape) for part, shape in zip(parts, self._shapes[side], strict=True)]
+        """Vectors of K adapters as the stacked matrices of each layer, that of one as matrices."""
+        together = (torch.stack(list(vectors)) if len(vectors) > 1 else vectors[0]).to(dtype)
+        parts = together.split(self._lengths[side], dim=-1)
+        return [part.view(*part.shape[:-1], *shape) for part, shape in zip(parts, self._shapes[side], strict=True)]
 
 
 class Routing:

@@ -221,7 +221,7 @@ def _training(
             "seed": study.generator_seed,
         },
         {"base": base_artifact(study), **images, **steering, **inputs},
-        version=2,
+        version=3,
         command=study.command("train", f"stage={role}"),
         precision=adapter_precision(study, role).name,
         samples=samples(study, role, records if part.rows is None else [records[row] for row in part.rows]),
