@@ -253,7 +253,7 @@ def test_two_processes_stop_together_and_name_the_same_image(tmp_path: Path):
     assert "step 2: the loss is not finite for " in first
 
 
-@pytest.mark.parametrize("adapters", [1, 3])
+@pytest.mark.parametrize("adapters", [1, 3, 16])
 @pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.Conv2d(6, 5, 3, stride=2, padding=1)])
 def test_each_run_of_a_layer_sees_its_own_update(layer: nn.Module, adapters: int):
     """Of W + B_k A_k, computed as one weight of each run; two samples a run, so that their order counts."""

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from sarsynth.diffusion.adapters import Adapter, LowRank
 
 LAYOUT = "two vectors"  # how the weights of an adapter in training lie in a checkpoint
+# Ranks of all adapters together from which each run is convolved with its own A. Below, every A on all samples, of
+# which each takes its own, is quicker than many small convolutions, and either than one in groups.
+APART = 32
 
 
 class Route:
@@ -89,17 +92,27 @@ def _convolved(layer: nn.Conv2d, inputs: Tensor, updates: Sequence[LowRank]) -> 
     for update in updates:
         a, b = (part.to(outputs.dtype) for part in update)
         if a.dim() == 4:
-            narrow = F.conv2d(inputs, a, None, layer.stride, layer.padding, layer.dilation).flatten(2)  # (B, R, h w)
+            narrow = _convolve(layer, inputs, a).flatten(2)  # (B, R, h w)
             outputs = torch.baddbmm(outputs, b.expand(len(narrow), -1, -1), narrow)
-            continue
-        # Every A on all samples, of which each takes its own: at ranks this low, cheaper than a convolution in groups.
-        k, rank = a.shape[:2]
-        narrow = F.conv2d(inputs, a.flatten(0, 1), None, layer.stride, layer.padding, layer.dilation).flatten(2)
-        own = narrow.view(k, -1, k, rank, narrow.shape[2]).diagonal(dim1=0, dim2=2)  # (n, R, h w, K)
-        own = own.permute(3, 0, 1, 2).flatten(0, 1)  # (K n, R, h w)
-        each = len(own) // k
-        outputs = torch.baddbmm(outputs, b if each == 1 else b.repeat_interleave(each, dim=0), own)
+        else:
+            narrow = _of_runs(layer, inputs, a).flatten(2)
+            each = len(narrow) // len(a)
+            outputs = torch.baddbmm(outputs, b if each == 1 else b.repeat_interleave(each, dim=0), narrow)
     return outputs.view(shape)
+
+
+def _of_runs(layer: nn.Conv2d, inputs: Tensor, a: Tensor) -> Tensor:
+    """Convolve each of K equal runs with its own A: (B, R, h, w)."""
+    k, rank = a.shape[:2]
+    if k * rank >= APART:
+        runs = zip(inputs.chunk(k), a.unbind(), strict=True)
+        return torch.cat([_convolve(layer, run, own) for run, own in runs])
+    every = _convolve(layer, inputs, a.flatten(0, 1)).unflatten(1, (k, rank)).unflatten(0, (k, -1))
+    return every.diagonal(dim1=0, dim2=2).permute(4, 0, 1, 2, 3).flatten(0, 1)
+
+
+def _convolve(layer: nn.Conv2d, inputs: Tensor, a: Tensor) -> Tensor:
+    return F.conv2d(inputs, a, None, layer.stride, layer.padding, layer.dilation)
 
 
 def _stacked(updates: Sequence[LowRank | None]) -> LowRank | None:
