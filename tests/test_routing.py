@@ -255,10 +255,12 @@ def test_two_processes_stop_together_and_name_the_same_image(tmp_path: Path):
 
 @pytest.mark.parametrize("adapters", [1, 3, 16])
 @pytest.mark.parametrize("layer", [nn.Linear(6, 5), nn.Conv2d(6, 5, 3, stride=2, padding=1)])
-def test_each_run_of_a_layer_sees_its_own_update(layer: nn.Module, adapters: int):
-    """Of W + B_k A_k, computed as one weight of each run; two samples a run, so that their order counts."""
+@pytest.mark.parametrize("each", [1, 2])
+def test_each_run_of_a_layer_sees_its_own_update(layer: nn.Module, adapters: int, each: int):
+    """Of W + B_k A_k, computed as one weight of each run; of two samples a run their order counts."""
     torch.manual_seed(0)
-    inputs = torch.randn(2 * adapters, 6, 4, 4) if isinstance(layer, nn.Conv2d) else torch.randn(2 * adapters, 4, 6)
+    size = each * adapters
+    inputs = torch.randn(size, 6, 4, 4) if isinstance(layer, nn.Conv2d) else torch.randn(size, 4, 6)
     ones = (1, 1) if isinstance(layer, nn.Conv2d) else ()
     updates = [LowRank(torch.randn(2, *layer.weight.shape[1:]), torch.randn(5, 2, *ones)) for _ in range(adapters)]
     expected = [
