@@ -2,7 +2,7 @@
 
     python benchmarks/recognition.py [--store logs/store] [--references 5] [--steps 1000] [--per-class 600] [overrides]
 
-Reads every synthetic set of the embedded world in the store. Chance is 20 %. References of 1,000 steps recognise 86 %
+Reads every synthetic set of the embedded world in the store. Chance is 20 %. References of 1,000 steps recognise 87 %
 of real chips; one that recognises 95 % takes six minutes of a core:
 `--references 1 --steps 4000 --per-class 3000 'classifier.options.channels=[32,64,128,256]'`.
 """

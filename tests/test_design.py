@@ -159,3 +159,13 @@ def test_a_study_has_a_cell_for_each_generator_and_sample_seed():
         overrides = (f"method={method}", "generator_seeds=[3,4]", "sample_seeds=[5,6]")
         assert len(Study(settings(*overrides), Tracker(None)).cells) == number
     assert settings("seed=7").generator_seeds == settings("seed=7").sample_seeds == (7,)
+
+
+def test_areas_of_more_images_than_short_integers_count():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [200, 2**15])
+    shares = rng.dirichlet([1, 1], size=len(labels))
+    given = Predictions(shares.argmax(axis=1)[None, None], labels, ["a", "b"], shares=shares[None, None])
+    found = score(given, [], replicates=20, seed=0).mean[figure_names(["a", "b"]).index(("pr_auc", None))]
+    known = np.mean([average_precision_score(labels == label, shares[:, label]) for label in (0, 1)])
+    assert found == pytest.approx(known, abs=2e-4), "single precision, in a sum of many thousands"
