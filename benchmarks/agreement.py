@@ -12,7 +12,7 @@ from sarsynth.data.transforms import to_uint8
 from sarsynth.diffusion import adapter_files
 from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.stages.adapt_to_sar import sar_adapters
-from sarsynth.stages.load_base import base, scheduler
+from sarsynth.stages.load_base import base, guidance, scheduler
 from sarsynth.stages.resize_images import labelled
 from sarsynth.stages.study import Study
 from sarsynth.stages.train_classifier import classifier
@@ -73,7 +73,7 @@ def _compute(study: Study, classifier: Path, shown: Tensor) -> Computed:
         scheduler(study, base(study)),
         [SampleRequest("a photo of a cargo ship", (0, index)) for index in range(chosen.batch_size)],
         image_size=study.settings.base.image_size,
-        guidance_scale=chosen.guidance_scale,
+        guidance=guidance(study),
         num_inference_steps=chosen.num_inference_steps,
         batch_size=chosen.batch_size,
     )

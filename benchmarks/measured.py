@@ -17,8 +17,9 @@ from sarsynth.diffusion.base import place_network
 from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.diffusion.latents import encode_images
 from sarsynth.diffusion.sampling import ContourConditioning, SampleRequest, sample
+from sarsynth.diffusion.step_interval import StepInterval
 from sarsynth.stages.load_base import base as frozen_base
-from sarsynth.stages.load_base import scheduler
+from sarsynth.stages.load_base import guidance, scheduler
 from sarsynth.stages.study import Study
 from sarsynth.tracking import Tracker
 
@@ -110,7 +111,7 @@ def generation(bench: Bench, overrides: tuple[str, ...], *, contours: bool = Fal
         controlnet = new_controlnet(base, seed=0).requires_grad_(False).eval()
         place_network(controlnet, study.device, study.precision.compute)
         control = ContourConditioning(
-            controlnet, settings.contours.conditioning_scale, settings.contours.guidance_interval
+            controlnet, settings.contours.conditioning_scale, StepInterval(*settings.contours.guidance_interval)
         )
     lines = torch.zeros(size, size, dtype=torch.uint8)
     lines[:: size // 8] = 255
@@ -123,7 +124,7 @@ def generation(bench: Bench, overrides: tuple[str, ...], *, contours: bool = Fal
         scheduler(study, base),
         requests,
         image_size=size,
-        guidance_scale=chosen.guidance_scale,
+        guidance=guidance(study),
         num_inference_steps=chosen.num_inference_steps,
         batch_size=chosen.batch_size,
         conditioning=control,

@@ -36,7 +36,7 @@ from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.latents import Latents, Texts, encode_images
 from sarsynth.diffusion.routing import routed
 from sarsynth.diffusion.samples import Contours, DenoisingSamples
-from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.diffusion.sampling import Guidance, SampleRequest, sample
 from sarsynth.evidence.fidelity import fid, fidelity
 from sarsynth.training.fitting import Fitting
 from sarsynth.training.precision import Precision, choose_for_pass, measured_gain
@@ -314,7 +314,7 @@ def _sampler(arena: Arena, batch_size: int, adapters: int, controlled: bool) -> 
             scheduler,
             requests,
             image_size=arena.image_size,
-            guidance_scale=3.0,
+            guidance=Guidance(3.0),
             num_inference_steps=SAMPLER_STEPS,
             batch_size=batch_size,
             conditioning=conditioning,

@@ -35,7 +35,8 @@ from sarsynth.diffusion.controlnet import (
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.routing import routed
 from sarsynth.diffusion.samples import Contours, DenoisingSamples
-from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.diffusion.sampling import Guidance, SampleRequest, sample
+from sarsynth.diffusion.step_interval import StepInterval
 from sarsynth.errors import UserError
 from sarsynth.sim import render
 from sarsynth.training.fitting import CHECKPOINT, Fitting
@@ -70,7 +71,7 @@ def trained(base: Base, seed: int = 3) -> ControlNetModel:
 
 def images(base: Base, control: ContourConditioning | None, requests=REQUESTS, **changes) -> Tensor:
     scheduler = diffusers.DDIMScheduler.from_config(base.noise_scheduler.config)
-    recipe = {"image_size": SIZE, "guidance_scale": 3.0, "num_inference_steps": 4, "batch_size": 4}
+    recipe = {"image_size": SIZE, "guidance": Guidance(3.0), "num_inference_steps": 4, "batch_size": 4}
     return torch.cat(list(sample(base, scheduler, requests, conditioning=control, **(recipe | changes))))
 
 
@@ -96,7 +97,7 @@ def test_its_images_have_the_contour_they_follow(nano: Base):
                 canny(to_uint8(image).permute(1, 2, 0).numpy(), (30, 80), 2.0)
                 for image in images(
                     nano,
-                    ContourConditioning(load_controlnet(NANO_CONTROLNET, nano), scale, (0.0, 1.0)),
+                    ContourConditioning(load_controlnet(NANO_CONTROLNET, nano), scale),
                     requests,
                     image_size=64,
                     num_inference_steps=10,
@@ -120,32 +121,33 @@ def test_its_images_have_the_contour_they_follow(nano: Base):
 
 
 def test_a_new_one_changes_nothing(base: Base):
-    fresh = ContourConditioning(new_controlnet(base, seed=0), 1.0, (0.0, 1.0))
+    fresh = ContourConditioning(new_controlnet(base, seed=0), 1.0)
     torch.testing.assert_close(images(base, fresh), images(base, None), rtol=0, atol=1e-6)
 
 
 def test_scale_zero_and_an_empty_interval_are_the_base_alone(base: Base):
     network = trained(base)
-    plain, steered = images(base, None), images(base, ContourConditioning(network, 1.0, (0.0, 1.0)))
+    plain, steered = images(base, None), images(base, ContourConditioning(network, 1.0))
     assert (plain - steered).abs().max() > 0.05
-    torch.testing.assert_close(images(base, ContourConditioning(network, 0.0, (0.0, 1.0))), plain, rtol=0, atol=1e-6)
-    torch.testing.assert_close(images(base, ContourConditioning(network, 1.0, (0.4, 0.5))), plain, rtol=0, atol=1e-6)
+    torch.testing.assert_close(images(base, ContourConditioning(network, 0.0)), plain, rtol=0, atol=1e-6)
+    never = ContourConditioning(network, 1.0, StepInterval(0.4, 0.5))
+    torch.testing.assert_close(images(base, never), plain, rtol=0, atol=1e-6)
 
 
 def test_the_contour_is_followed_not_only_present(base: Base):
-    network = ContourConditioning(trained(base), 1.0, (0.0, 1.0))
+    network = ContourConditioning(trained(base), 1.0)
     other = [SampleRequest(r.prompt, r.seed, torch.zeros_like(r.contour)) for r in REQUESTS]
     assert (images(base, network) - images(base, network, other)).abs().amax(dim=(1, 2, 3)).min() > 0.01
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_an_image_does_not_depend_on_its_batch(base: Base, guidance_scale: float):
-    control = ContourConditioning(trained(base), 0.7, (0.0, 0.8))
-    known = to_uint8(images(base, control, guidance_scale=guidance_scale)).int()
+    control = ContourConditioning(trained(base), 0.7, StepInterval(0.0, 0.8))
+    known = to_uint8(images(base, control, guidance=Guidance(guidance_scale))).int()
     for batch_size in (1, 2):
-        again = to_uint8(images(base, control, guidance_scale=guidance_scale, batch_size=batch_size)).int()
+        again = to_uint8(images(base, control, guidance=Guidance(guidance_scale), batch_size=batch_size)).int()
         assert (again - known).abs().max() <= 1
-    backwards = to_uint8(images(base, control, REQUESTS[::-1], guidance_scale=guidance_scale)).int()
+    backwards = to_uint8(images(base, control, REQUESTS[::-1], guidance=Guidance(guidance_scale))).int()
     assert (backwards.flip(0) - known).abs().max() <= 1
 
 
@@ -153,10 +155,10 @@ def test_both_halves_of_guidance_are_one_batch(base: Base, monkeypatch):
     network, rows = trained(base), []
     forward = network.forward
     monkeypatch.setattr(network, "forward", lambda x, *rest, **more: rows.append(len(x)) or forward(x, *rest, **more))
-    images(base, ContourConditioning(network, 1.0, (0.0, 1.0)))
+    images(base, ContourConditioning(network, 1.0))
     assert rows == [6] * 4
     rows.clear()
-    images(base, ContourConditioning(network, 1.0, (0.25, 0.75)))
+    images(base, ContourConditioning(network, 1.0, StepInterval(0.25, 0.75)))
     assert rows == [6] * 2, "in the two middle ones of four steps"
 
 
@@ -188,7 +190,7 @@ def test_images_are_those_of_diffusers(base: Base, interval: tuple[float, float]
         control_guidance_end=interval[1],
         output_type="pt",
     ).images
-    (made,) = images(base, ContourConditioning(network, 0.7, interval), [request])
+    (made,) = images(base, ContourConditioning(network, 0.7, StepInterval(*interval)), [request])
     torch.testing.assert_close(made, 2 * known - 1, rtol=0, atol=1e-4)
 
 

@@ -20,7 +20,8 @@ from sarsynth.diffusion.controlnet import ContourConditioning, new_controlnet
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.latents import encode_images
 from sarsynth.diffusion.routing import routed
-from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.diffusion.sampling import Guidance, SampleRequest, sample
+from sarsynth.diffusion.step_interval import StepInterval
 from sarsynth.training.finite import EVERY
 from sarsynth.training.memory import demand
 from sarsynth.training.precision import FULL, Precision
@@ -109,8 +110,8 @@ def test_sampling_with_a_controlnet(tiny: Base, precision: Precision):
     with elsewhere():
         tiny.place(CARD, precision)
         place_network(controlnet, CARD, precision.compute)
-        control = ContourConditioning(controlnet, 1.0, (0.0, 0.5))
-        options = {"image_size": 16, "guidance_scale": 7.5, "num_inference_steps": 2, "batch_size": 1}
+        control = ContourConditioning(controlnet, 1.0, StepInterval(0.0, 0.5))
+        options = {"image_size": 16, "guidance": Guidance(7.5), "num_inference_steps": 2, "batch_size": 1}
         for images in sample(tiny, Steps(), requests, conditioning=control, **options):
             assert (images.device, images.dtype, images.shape[1:]) == (CARD, torch.float32, (3, 16, 16))
 

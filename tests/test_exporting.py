@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from huggingface_hub import DatasetCard, ModelCard
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -24,7 +27,10 @@ from tiny import predict, tiny_base
 from sarsynth import cli
 from sarsynth.commands import exporting, pushing
 from sarsynth.config.checks import check
+from sarsynth.data.seeds import step_seed
 from sarsynth.diffusion import adapter_files
+from sarsynth.diffusion.sampling import Guidance, SampleRequest, sample
+from sarsynth.diffusion.step_interval import StepInterval
 from sarsynth.errors import UserError
 from sarsynth.program import VARIABLE
 from sarsynth.report import cards
@@ -124,6 +130,33 @@ def test_a_card_says_what_is_known_and_no_more():
     assert plain.data.eval_results is None and "nothing is claimed" in plain.text
     assert "Not said by who made this card" in plain.text
     assert "base_model" not in ModelCard(cards.model_card(subject(base_on_hub=False), [LINE])).data.to_dict()
+
+
+@pytest.mark.parametrize("interval", [(0.25, 0.75), (0.0, 0.5), (0.5, 1.0)])
+def test_a_card_tells_diffusers_in_which_steps_guidance_leads(interval: tuple[float, float]):
+    """What its lines make of diffusers' pipeline draws our images."""
+    about = LINE.about | {"sarsynth.guidance_scale": "5", "sarsynth.guidance_interval": "{:g} {:g}".format(*interval)}
+    text = cards.model_card(subject(), [LINE, replace(LINE, about=about)])
+    assert "lead" not in text, "the example is of the first file"
+    text = cards.model_card(subject(), [replace(LINE, about=about)])
+    function, call = re.search(r"(def lead.*?)image = pipe\((.*?)\)\.images", text, re.DOTALL).groups()
+    base, told = tiny_base(), {}
+    exec(function, told)
+    exec(f"options = dict({call.partition(',')[2]})", told)
+    pipe, request = pipeline(base), SampleRequest("a SAR image of tanker", (0, 1, 2))
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(step_seed(*request.seed)))
+    prompt_embeds, negative_prompt_embeds = base.encode_text([request.prompt, ""]).split(1)
+    texts = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    del told["options"]["negative_prompt"]
+    size = dict.fromkeys(("height", "width"), 16)
+    (known,) = pipe(num_inference_steps=4, latents=noise, output_type="pt", **texts, **told["options"] | size)[0]
+    recipe = {"image_size": 16, "num_inference_steps": 4, "batch_size": 1}
+    (made,) = sample(base, pipe.scheduler, [request], guidance=Guidance(5.0, StepInterval(*interval)), **recipe)
+    torch.testing.assert_close(made[0], 2 * known - 1, rtol=0, atol=1e-3)
+    (throughout,) = sample(base, pipe.scheduler, [request], guidance=Guidance(5.0), **recipe)
+    assert (throughout - made).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,15 @@ def test_crowded_and_cut_off_images_give_none_and_maps_of_ones_own_join(command:
         (["base.controlnet=no/such/thing"], ["base.controlnet=no/such/thing: no such", "set base.controlnet"]),
         (["base.controlnet=tiny"], ["base.controlnet=tiny: made for another architecture", "set base.controlnet"]),
         (["contours.guidance_interval=[0.8,0.2]"], [r"contours: guidance_interval=\[0.8, 0.2\]", "rising"]),
+        (["generate.guidance_interval=[0.8,0.2]"], [r"generate: guidance_interval=\[0.8, 0.2\]", "rising"]),
+        (
+            ["generate.guidance_interval=[0.3,0.6]", "generate.num_inference_steps=2"],
+            [r"generate.guidance_interval=\[0.3,0.6\] holds none of the generate.num_inference_steps=2 steps"],
+        ),
+        (
+            ["contours.guidance_interval=[0.3,0.6]", "generate.num_inference_steps=2"],
+            [r"contours.guidance_interval=\[0.3,0.6\] holds none of the generate.num_inference_steps=2 steps"],
+        ),
         (["contours.thresholds=[200,100]"], [r"contours: thresholds=\[200, 100\]", "rising"]),
         (["controlnet.on=optical"], ["controlnet.on=optical is not a value", "ors, regular, sar"]),
     ],

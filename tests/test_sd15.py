@@ -19,7 +19,7 @@ from sarsynth.diffusion.adapters import AdapterSpec
 from sarsynth.diffusion.base import Base, resolve
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.routing import routed
-from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.diffusion.sampling import Guidance, SampleRequest, sample
 from sarsynth.training.fitting import Fitting
 
 SIZE = 64  # px: what 512 px do to the adapters, a sixty-fourth of the pixels does too
@@ -112,7 +112,7 @@ def test_one_training_step_and_a_short_generation(base: Base, tmp_path: Path):
     adapter = adapter_files.load(base.unet, tmp_path / adapter_files.WEIGHTS)
     assert adapters.parameters(adapter) == 4 * 199_296
     noise_scheduler = DPMSolverMultistepScheduler.from_config(base.noise_scheduler.config)
-    recipe = {"image_size": SIZE, "guidance_scale": 7.5, "num_inference_steps": 2, "batch_size": 1}
+    recipe = {"image_size": SIZE, "guidance": Guidance(7.5), "num_inference_steps": 2, "batch_size": 1}
     images = []
     for scale in (0.0, 1.0):
         with adapters.folded(base.unet, [(adapter, scale)]):

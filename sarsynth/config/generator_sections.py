@@ -115,6 +115,14 @@ class Prototypes(Section):
     features: Literal["classifier", "base"]
 
 
+def _check_rising(section: Section, *keys: str) -> None:
+    """Refuse pairs of numbers of which the second is smaller."""
+    for key in keys:
+        low, high = getattr(section, key)
+        if low > high:
+            raise ValueError(f"{key}=[{low:g}, {high:g}] should be two rising numbers")
+
+
 class Contours(Section):
     """The contours that generated images follow; none if `sources` is empty and `root` None.
 
@@ -142,10 +150,7 @@ class Contours(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        for key in ("thresholds", "guidance_interval"):
-            low, high = getattr(self, key)
-            if low > high:
-                raise ValueError(f"{key}=[{low:g}, {high:g}] should be two rising numbers")
+        _check_rising(self, "thresholds", "guidance_interval")
         return self
 
 
@@ -162,6 +167,7 @@ class Generate(Section):
 
     Guidance leads away from the `negative_prompt`: the `empty` caption, or for all classes but the largest that of the
     `majority`, the class of which there are most images, so that a rare class is told from the one that it passes for.
+    It leads in `guidance_interval`, shares of the sampling steps; the others draw with the caption alone, in one pass.
 
     Networks draw in a `precision` of their own: `trainer` is that of `trainer.precision`; `auto` is bfloat16 on a CPU
     that is quicker by it, which a short measurement tells, float32 on another, and elsewhere the trainer's.
@@ -171,10 +177,16 @@ class Generate(Section):
     per_class: Count
     scales: tuple[float, float]
     guidance_scale: NonNegative
+    guidance_interval: tuple[Share, Share]
     negative_prompt: Literal["empty", "majority"]
     num_inference_steps: Count
     batch_size: Count
     precision: PassPrecision
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        _check_rising(self, "guidance_interval")
+        return self
 
 
 class Preview(Section):

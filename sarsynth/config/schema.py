@@ -27,6 +27,7 @@ from sarsynth.config.generator_sections import (
 from sarsynth.config.image_sections import Data, Encoded, Filter, Images, Prompt, Slot, Wording
 from sarsynth.config.section import Section, Seed, Text
 from sarsynth.config.training_sections import Trainer, Training
+from sarsynth.diffusion.step_interval import StepInterval
 from sarsynth.errors import nearest
 
 WANDB_NAME, WANDB_TAG = 128, 64  # characters that W&B takes of a name or group, and of a job type or tag
@@ -139,6 +140,20 @@ class Settings(Section):
                 raise ValueError(
                     f"{slot}.flip={images.flip} would turn the headings that captions name; say {slot}.flip=none, or "
                     "leave heading out of prompt.facts.aspects"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_intervals(self) -> Self:
+        sections: dict[str, Contours | Generate] = {"generate": self.generate}
+        sections |= {"contours": self.contours} if self.contours.wanted else {}
+        steps = self.generate.num_inference_steps
+        for name, section in sections.items():
+            interval = StepInterval(*section.guidance_interval)
+            if not any(interval.holds(step, steps) for step in range(steps)):
+                raise ValueError(
+                    f"{name}.guidance_interval=[{interval.start:g},{interval.end:g}] holds none of the "
+                    f"generate.num_inference_steps={steps} steps whole; widen it"
                 )
         return self
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.diffusion.hub import CANNY, ModelSetting
 from sarsynth.diffusion.layouts import CONTROLNET, digest
+from sarsynth.diffusion.step_interval import ALWAYS, StepInterval
 from sarsynth.errors import UserError, one_line
 
 NANO_CONTROLNET = NANO.parent / "controlnet"
@@ -155,9 +156,4 @@ class ContourConditioning:
 
     controlnet: ControlNetModel  # on the device of the base
     scale: float = 1.0  # factor on what it adds; 0 is the base alone
-    interval: tuple[float, float] = (0.0, 1.0)  # shares of the sampling steps, 0 to 1, between which it acts
-
-    def acts(self, step: int, steps: int) -> bool:
-        """Whether it acts in a step, as diffusers' pipelines decide: in those that lie wholly in the interval."""
-        start, end = self.interval
-        return start <= step / steps and (step + 1) / steps <= end
+    interval: StepInterval = ALWAYS  # in which it acts

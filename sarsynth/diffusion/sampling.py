@@ -12,6 +12,7 @@ from sarsynth.data.seeds import step_seed
 from sarsynth.diffusion.attention import texts_projected_once
 from sarsynth.diffusion.base import Base
 from sarsynth.diffusion.controlnet import ContourConditioning, residuals, to_conditioning
+from sarsynth.diffusion.step_interval import ALWAYS, StepInterval
 
 # From inputs (B, C, h, w), their timestep, and which step it is of how many, to the noise in them, same shape.
 Predictor = Callable[[Tensor, Tensor, int, int], Tensor]
@@ -28,6 +29,31 @@ class SampleRequest:
     negative_prompt: str = ""  # the text that guidance leads away from
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598), in some of the steps.
+
+    Where there is much noise it leads away from what was learned, and where there is little it changes no more what is
+    seen (Kynkäänniemi et al., arXiv 2404.07724); a step without it is one pass of the networks instead of two.
+    """
+
+    scale: float = 1.0  # 1 is none
+    interval: StepInterval = ALWAYS  # in which it leads
+
+    def leads(self, step: int, steps: int) -> bool:
+        """Whether a step needs the negative prompt too."""
+        return self.scale != 1 and self.interval.holds(step, steps)
+
+    def passes(self, steps: int) -> int:
+        """Passes of the networks for one image, a step with guidance being two."""
+        return steps + sum(self.leads(step, steps) for step in range(steps))
+
+    @property
+    def passes_at_once(self) -> int:
+        """In a step with guidance, for one image."""
+        return 1 if self.scale == 1 else 2
+
+
 @torch.no_grad()
 def sample(
     base: Base,
@@ -35,7 +61,7 @@ def sample(
     requests: Sequence[SampleRequest],
     *,
     image_size: int,
-    guidance_scale: float,
+    guidance: Guidance,
     num_inference_steps: int,
     batch_size: int,
     conditioning: ContourConditioning | None = None,
@@ -49,7 +75,7 @@ def sample(
         noise_scheduler: Turns noise predictions into steps.
         requests: What to make.
         image_size: Side in pixels, a multiple of the base's latent factor.
-        guidance_scale: 1 is no guidance (Ho and Salimans, arXiv 2207.12598).
+        guidance: How far it leads from each request's negative prompt, and in which steps.
         num_inference_steps: Steps of the scheduler.
         batch_size: Images at a time.
         conditioning: How each request's contour conditions its image; None ignores contours.
@@ -67,38 +93,37 @@ def sample(
             generators = [torch.Generator().manual_seed(step_seed(*request.seed)) for request in batch]
             latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
             text_features = torch.stack([features[request.prompt] for request in batch])
+            negative = torch.stack([features[request.negative_prompt] for request in batch])
             contours = _contours(batch).to(device) if conditioning else None
-            if guidance_scale != 1:
-                negative = torch.stack([features[request.negative_prompt] for request in batch])
-                text_features = torch.cat([negative, text_features])
-                contours = None if contours is None else torch.cat([contours, contours])
-            predict = _predictor(base, text_features, contours, guidance_scale, conditioning)
+            predict = _predictor(base, text_features, negative, contours, guidance, conditioning)
             yield base.decode(solve(noise_scheduler, latents, generators, num_inference_steps, predict))
 
 
 def _predictor(
     base: Base,
     text_features: Tensor,
+    negative: Tensor,
     contours: Tensor | None,
-    guidance_scale: float,
+    guidance: Guidance,
     conditioning: ContourConditioning | None,
 ) -> Predictor:
-    """Predict the noise in a batch; with guidance, texts and contours come twice, negative prompts first."""
+    """Predict the noise in a batch of images with texts, negative prompts and contours of their own."""
     dtype = base.unet.dtype
-    text_features = text_features.to(dtype)
+    alone, both = text_features.to(dtype), torch.cat([negative, text_features]).to(dtype)
     contours = None if contours is None else contours.to(dtype)
 
     def predict(inputs: Tensor, timestep: Tensor, step: int, steps: int) -> Tensor:
-        inputs = inputs.to(dtype)
-        if guidance_scale != 1:
-            inputs = torch.cat([inputs, inputs])
+        led = guidance.leads(step, steps)
+        inputs, texts = inputs.to(dtype), both if led else alone
+        inputs = torch.cat([inputs, inputs]) if led else inputs
         added = {}
-        if conditioning and contours is not None and conditioning.acts(step, steps):
-            added = residuals(conditioning.controlnet, inputs, timestep, text_features, contours, conditioning.scale)
-        noise_pred = base.unet(inputs, timestep, text_features, **added).sample.float()
-        if guidance_scale != 1:
-            negative, guided = noise_pred.chunk(2)
-            noise_pred = negative + guidance_scale * (guided - negative)
+        if conditioning and contours is not None and conditioning.interval.holds(step, steps):
+            maps = torch.cat([contours, contours]) if led else contours
+            added = residuals(conditioning.controlnet, inputs, timestep, texts, maps, conditioning.scale)
+        noise_pred = base.unet(inputs, timestep, texts, **added).sample.float()
+        if led:
+            negative_pred, guided = noise_pred.chunk(2)
+            noise_pred = negative_pred + guidance.scale * (guided - negative_pred)
         return noise_pred
 
     return predict

@@ -15,7 +15,7 @@ from sarsynth.console import console
 from sarsynth.diffusion import adapters
 from sarsynth.errors import UserError
 from sarsynth.stages.curate_images import classes, counts, joining, source, synthetic_sizes, training
-from sarsynth.stages.load_base import sampling_precision, shapes_of_base
+from sarsynth.stages.load_base import guidance, sampling_precision, shapes_of_base
 from sarsynth.stages.open_images import Role
 from sarsynth.stages.study import Study, first, once
 from sarsynth.training.memory import free_memory
@@ -73,12 +73,11 @@ def check_images_of_base(study: Study, role: Role) -> None:
     side = size // 2 ** (len(blocks) - 1)
     denoised = BOTH * drawn.compute.itemsize * unet.config["block_out_channels"][0] * side**2
     images, made = len(training(study, role)), max(synthetic_sizes(study).values())
-    passes = 1 if settings.generate.guidance_scale == 1 else 2
     encoding, making = min(settings.encode.batch_size, images), min(settings.generate.batch_size, made)
     _check(study, f"base.image_size={size}", "one image", coded, "lower it")
     _check(study, f"encode.batch_size={settings.encode.batch_size}", f"{encoding} images", encoding * coded)
     if settings.method.adds == "synthetic":
-        least = max(making * decoded, making * passes * denoised)
+        least = max(making * decoded, making * guidance(study).passes_at_once * denoised)
         _check(study, f"generate.batch_size={settings.generate.batch_size}", f"{making} images", least)
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from sarsynth.diffusion.adapters import Adapter, concatenate
 from sarsynth.diffusion.hub import is_name
+from sarsynth.diffusion.step_interval import ALWAYS
 from sarsynth.errors import UserError
 from sarsynth.stages.curate_images import counts
 from sarsynth.stages.describe_images import class_captions
 from sarsynth.stages.generate_images import ImageRecipe, image_recipe, negative_prompts
-from sarsynth.stages.load_base import base, loaded_adapter
+from sarsynth.stages.load_base import base, guidance, loaded_adapter
 from sarsynth.stages.study import Study
 
 # What ModelSpec and kohya's trainers call a base, by the width of its text features.
@@ -41,11 +42,12 @@ def exported_adapter(study: Study, class_name: str) -> Adapter:
 
 def how_to_use(study: Study, class_name: str) -> str:
     """Say what another program needs beside a LoRA file to make the images of its class."""
-    guidance, side = study.settings.generate.guidance_scale, study.settings.base.image_size
+    leading, side = guidance(study), study.settings.base.image_size
+    within = "" if leading.interval == ALWAYS else " from {:.0%} to {:.0%} of the steps".format(*leading.interval)
     negative = negative_prompts(study)[class_name]
     away = f', negative prompt "{negative}"' if negative else ""
     prompt = class_captions(study)[class_name]
-    return f'strength 1, prompt "{prompt}"{away}, guidance {guidance:g}, {side} x {side} px'
+    return f'strength 1, prompt "{prompt}"{away}, guidance {leading.scale:g}{within}, {side} x {side} px'
 
 
 def is_of_hub(study: Study) -> bool:
@@ -91,9 +93,11 @@ def about_adapter(study: Study, class_name: str) -> dict[str, str]:
         "ss_v2": str(version == "sd_v2"),
         "ss_training_comment": how_to_use(study, class_name),
         "sarsynth.negative_prompt": negative_prompts(study)[class_name],
-        "sarsynth.guidance_scale": f"{settings.generate.guidance_scale:g}",
+        "sarsynth.guidance_scale": f"{guidance(study).scale:g}",
         "sarsynth.image_size": str(side),
     }
+    if guidance(study).interval != ALWAYS:
+        about["sarsynth.guidance_interval"] = " ".join(f"{share:g}" for share in guidance(study).interval)
     if settings.license:
         about["modelspec.license"] = settings.license
     if settings.adapter.path is None:  # what another's saw is not known

@@ -19,6 +19,7 @@ from sarsynth.data.transforms import to_channels, to_uint8
 from sarsynth.diffusion import prototypes
 from sarsynth.diffusion.adapters import folded
 from sarsynth.diffusion.sampling import SampleRequest
+from sarsynth.diffusion.step_interval import ALWAYS
 from sarsynth.report import pictures
 from sarsynth.stages.adapt_to_sar import check_method, sar_adapters, tuned_base
 from sarsynth.stages.curate_images import classes, counts, source, synthetic_sizes
@@ -27,6 +28,7 @@ from sarsynth.stages.find_prototypes import partition
 from sarsynth.stages.follow_contours import guides, write_report
 from sarsynth.stages.load_base import (
     base_artifact,
+    guidance,
     loaded_adapter,
     sample_batches,
     sampling_base,
@@ -188,7 +190,7 @@ def _settings(study: Study, recipe: ImageRecipe) -> dict[str, Any]:
         "captions": class_captions(study),
         "image_size": settings.base.image_size,
         "guidance_scale": settings.generate.guidance_scale,
-        **_away_from(study),
+        **_led(study),
         "num_inference_steps": settings.generate.num_inference_steps,
         "sampler": settings.sampler.model_dump(by_alias=True),
         "contours": guides(study).recipe,
@@ -197,9 +199,13 @@ def _settings(study: Study, recipe: ImageRecipe) -> dict[str, Any]:
     }
 
 
-def _away_from(study: Study) -> dict[str, Any]:
-    """Name the negative prompts where they are not the empty one, which older sets had without a word."""
-    return {"negative_prompts": prompts} if any((prompts := negative_prompts(study)).values()) else {}
+def _led(study: Study) -> dict[str, Any]:
+    """Name negative prompts and the interval of guidance where they are not what older sets had without a word."""
+    prompts, interval = negative_prompts(study), guidance(study).interval
+    whole = interval == ALWAYS or guidance(study).scale == 1
+    return ({"negative_prompts": prompts} if any(prompts.values()) else {}) | (
+        {} if whole else {"guidance_interval": list(interval)}
+    )
 
 
 def negative_prompts(study: Study) -> dict[str, str]:

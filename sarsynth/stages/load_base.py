@@ -15,7 +15,8 @@ from sarsynth.diffusion.adapter_forms import BadAdapter
 from sarsynth.diffusion.adapters import Adapter
 from sarsynth.diffusion.base import Base, architecture, resolve
 from sarsynth.diffusion.controlnet import ContourConditioning
-from sarsynth.diffusion.sampling import SampleRequest, sample
+from sarsynth.diffusion.sampling import Guidance, SampleRequest, sample
+from sarsynth.diffusion.step_interval import StepInterval
 from sarsynth.errors import UserError
 from sarsynth.stages.open_images import Role
 from sarsynth.stages.study import Study, first, once
@@ -63,12 +64,17 @@ def _placed(study: Study, artifact: Artifact, precision: Precision) -> Base:
     return Base.load(artifact.path, config).place(study.device, precision)
 
 
+def guidance(study: Study) -> Guidance:
+    """How far, and in which steps, guidance leads images."""
+    generate = study.settings.generate
+    return Guidance(generate.guidance_scale, StepInterval(*generate.guidance_interval))
+
+
 @once
 def sampling_precision(study: Study) -> Precision:
     """In which precision images are drawn; it is part of the fingerprint of what is drawn."""
-    generate = study.settings.generate
-    halves = 1 if generate.guidance_scale == 1 else 2
-    return _precision_of_passes(study, "generate.precision", generate.precision, generate.batch_size * halves)
+    generate, most = study.settings.generate, guidance(study).passes_at_once
+    return _precision_of_passes(study, "generate.precision", generate.precision, generate.batch_size * most)
 
 
 @once
@@ -155,13 +161,11 @@ def work_of_tuning(study: Study, task: str, *recipes: Optimisation) -> Work:
 
 
 def work_of_sampling(study: Study, task: str, images: int) -> Work:
-    """The work in making images: a pass for each step, two where guidance asks for an image without a text too."""
-    settings = study.settings.generate
-    halves = 1 if settings.guidance_scale == 1 else 2
+    """The work in making images: a pass for each step, two where guidance leads."""
+    settings, leading = study.settings.generate, guidance(study)
     like = like_of_base(study) | {"contours": study.settings.contours.wanted}
-    return Work(
-        task, "images", images, like, passes=settings.num_inference_steps * halves, batch=settings.batch_size * halves
-    )
+    passes, batch = leading.passes(settings.num_inference_steps), settings.batch_size * leading.passes_at_once
+    return Work(task, "images", images, like, passes=passes, batch=batch)
 
 
 def scheduler(study: Study, model: Base) -> Any:
@@ -179,7 +183,7 @@ def sample_batches(
         scheduler(study, model),
         requests,
         image_size=study.settings.base.image_size,
-        guidance_scale=chosen.guidance_scale,
+        guidance=guidance(study),
         num_inference_steps=chosen.num_inference_steps,
         batch_size=chosen.batch_size,
         conditioning=conditioning,

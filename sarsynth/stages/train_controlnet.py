@@ -18,6 +18,7 @@ from sarsynth.diffusion.controlnet import (
 )
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
 from sarsynth.diffusion.samples import Contours
+from sarsynth.diffusion.step_interval import StepInterval
 from sarsynth.stages.curate_images import training
 from sarsynth.stages.encode_images import denoising_samples, encoded
 from sarsynth.stages.find_contours import contours, read_contours
@@ -112,4 +113,4 @@ def conditioning(study: Study, model: Base) -> ContourConditioning | None:
         return None
     network = load_controlnet(controlnet(study).path, model)
     place_network(network, study.device, model.unet.dtype)
-    return ContourConditioning(network, settings.conditioning_scale, settings.guidance_interval)
+    return ContourConditioning(network, settings.conditioning_scale, StepInterval(*settings.guidance_interval))
