@@ -37,6 +37,7 @@ from sarsynth.diffusion.latents import Latents, Texts, encode_images
 from sarsynth.diffusion.routing import routed
 from sarsynth.diffusion.samples import Contours, DenoisingSamples
 from sarsynth.diffusion.sampling import Guidance, SampleRequest, sample
+from sarsynth.diffusion.step_interval import ALWAYS, StepInterval
 from sarsynth.evidence.fidelity import fid, fidelity
 from sarsynth.training.fitting import Fitting
 from sarsynth.training.precision import Precision, choose_for_pass, measured_gain
@@ -59,6 +60,7 @@ RANK, ORS_RANK = 4, 16
 IMAGES = 64
 PROTOTYPES = 4  # of the stack that generation uses, beside the ORS adapter
 SAMPLER_STEPS = 10
+SOME_STEPS = StepInterval(0.2, 0.8)  # in which guidance leads in the demo
 FEATURES, COMPARED = 512, 10_000  # width of a feature, images of either side
 CELLS = 100  # of a sweep
 LIMIT = 30 * 60  # seconds that one side may take alone
@@ -252,7 +254,13 @@ def _inputs(unet: UNet2DConditionModel, side: int, rows: int, device: str) -> tu
 
 
 def images(
-    arena: Arena, batch_size: int, theirs: Sequence[int], *, adapters: int = 0, controlled: bool = False
+    arena: Arena,
+    batch_size: int,
+    theirs: Sequence[int],
+    *,
+    adapters: int = 0,
+    controlled: bool = False,
+    led: StepInterval = ALWAYS,
 ) -> Laps:
     """Images by an ORS and K prototype adapters folded into the weights, beside diffusers' pipeline with PEFT's.
 
@@ -263,6 +271,7 @@ def images(
             in another precision in that too; the fastest counts.
         adapters: Prototype adapters, beside that of the ORS stage; 0 is the base alone on both sides.
         controlled: Whether a ControlNet steers both.
+        led: In which steps guidance leads ours; it leads the pipeline's in all.
     """
     rivals = []
     if "rivals" in arena.sides:
@@ -274,7 +283,7 @@ def images(
                 rivals.append(Rival(name, step, batch_size // size))
         if "ours" not in arena.sides:
             return take_turns(rivals[-1].step, (), arena.rounds)
-    return arena.turns(_sampler(arena, batch_size, adapters, controlled), rivals)
+    return arena.turns(_sampler(arena, batch_size, adapters, controlled, led), rivals)
 
 
 def _pipeline(arena: Arena, precision: Precision, adapters: int, controlled: bool) -> Any:
@@ -293,7 +302,9 @@ def _piped(pipe: Any, batch_size: int, size: int, controlled: bool) -> None:
     pipe([peers.PROMPT] * batch_size, output_type="pt", **options, **more)
 
 
-def _sampler(arena: Arena, batch_size: int, adapters: int, controlled: bool) -> Callable[[], None]:
+def _sampler(
+    arena: Arena, batch_size: int, adapters: int, controlled: bool, led: StepInterval = ALWAYS
+) -> Callable[[], None]:
     """Our sampling, the adapters folded into the weights once, as a run does for all images of a class."""
     base = arena.base(arena.passes_in(2 * batch_size))
     conditioning = None
@@ -314,7 +325,7 @@ def _sampler(arena: Arena, batch_size: int, adapters: int, controlled: bool) -> 
             scheduler,
             requests,
             image_size=arena.image_size,
-            guidance=Guidance(3.0),
+            guidance=Guidance(3.0, led),
             num_inference_steps=SAMPLER_STEPS,
             batch_size=batch_size,
             conditioning=conditioning,
@@ -407,11 +418,12 @@ def contests(size: str) -> Iterator[Contest]:
         claim = f"adapters x samples in one pass, {adapters} x {each}"
         yield Contest(claim, partial(together, adapters=adapters, each=each), goals.get((adapters, each), 1.0))
     for controlled in (False, True):
-        with_control = " and a ControlNet" if controlled else ""
-        one = partial(images, batch_size=1, theirs=(1,), adapters=PROTOTYPES, controlled=controlled)
-        yield Contest(f"image with 1 + {PROTOTYPES} adapters{with_control}, batch 1", one, 4.0, memory=True)
-        best = partial(images, batch_size=8, theirs=(1, 8), adapters=PROTOTYPES, controlled=controlled)
-        yield Contest(f"8 images with 1 + {PROTOTYPES} adapters{with_control}, best batch", best, 2.5)
+        by = f"1 + {PROTOTYPES} adapters" + (" and a ControlNet" if controlled else "")
+        for led, words in (ALWAYS, ""), (SOME_STEPS, ", guidance in 6 of 10 steps"):
+            draw = partial(images, adapters=PROTOTYPES, controlled=controlled, led=led)
+            one, best = partial(draw, batch_size=1, theirs=(1,)), partial(draw, batch_size=8, theirs=(1, 8))
+            yield Contest(f"image with {by}, batch 1{words}", one, 4.0, memory=led == ALWAYS)
+            yield Contest(f"8 images with {by}, best batch{words}", best, 2.5)
     yield Contest("image without adapters, batch 1", partial(images, batch_size=1, theirs=(1,)), 1.0)
     yield Contest(f"4 images: 1 + {PROTOTYPES} adapters cost no more than none", fold_for_nothing, 0.97)
     yield Contest("encoding 16 images and their mirror images", encoding, 1.0)
