@@ -34,6 +34,7 @@ from sarsynth.diffusion.step_interval import StepInterval
 from sarsynth.errors import UserError
 from sarsynth.program import VARIABLE
 from sarsynth.report import cards
+from sarsynth.stages import export_adapter
 
 ABOUT = {f"ss_{n}": str(n) for n in range(20)} | {"modelspec.title": "lora: 油轮"}
 
@@ -130,6 +131,24 @@ def test_a_card_says_what_is_known_and_no_more():
     assert plain.data.eval_results is None and "nothing is claimed" in plain.text
     assert "Not said by who made this card" in plain.text
     assert "base_model" not in ModelCard(cards.model_card(subject(base_on_hub=False), [LINE])).data.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "header"),
+    [
+        ([], "guidance 3, 64 x 64 px", None),
+        (["generate.guidance_interval=[0.2,0.8]"], "guidance 3 from 20% to 80% of the steps, 64 x 64 px", "0.2 0.8"),
+    ],
+)
+def test_an_export_says_in_which_steps_guidance_leads(said: list[str], told: str, header: str | None, monkeypatch):
+    known = {"negative_prompts": {"a": ""}, "class_captions": {"a": "ship a"}, "counts": {"a": 3}, "base": tiny_base()}
+    for name, value in known.items():
+        monkeypatch.setattr(export_adapter, name, lambda _, value=value: value)
+    study = SimpleNamespace(settings=check(compose("generate", *said)))
+    assert export_adapter.how_to_use(study, "a") == f'strength 1, prompt "ship a", {told}'
+    about = export_adapter.about_adapter(study, "a")
+    assert about.get("sarsynth.guidance_interval") == header
+    assert told in about["modelspec.usage_hint"]
 
 
 @pytest.mark.parametrize("interval", [(0.25, 0.75), (0.0, 0.5), (0.5, 1.0)])
