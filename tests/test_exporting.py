@@ -137,6 +137,7 @@ def test_a_card_says_what_is_known_and_no_more():
     ("said", "told", "header"),
     [
         ([], "guidance 3, 64 x 64 px", None),
+        (["generate.guidance_interval=[0.2,0.8]", "generate.guidance_scale=1"], "guidance 1, 64 x 64 px", None),
         (["generate.guidance_interval=[0.2,0.8]"], "guidance 3 from 20% to 80% of the steps, 64 x 64 px", "0.2 0.8"),
     ],
 )

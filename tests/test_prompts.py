@@ -32,6 +32,7 @@ from sarsynth.data.records import ImageRecord, Instance
 from sarsynth.diffusion.base import Base
 from sarsynth.errors import UserError
 from sarsynth.sim import CLASSES, render
+from sarsynth.stages import generate_images
 from sarsynth.stages.curate_images import source, training
 from sarsynth.stages.describe_images import CAPTIONS, warn_of_cuts, write_captions
 from sarsynth.stages.describe_images import captions as captions_of
@@ -349,6 +350,18 @@ def test_a_file_name_that_is_no_text_has_a_caption_too(nano: Base, tmp_path: Pat
     write_captions(tmp_path, nano, [ImageRecord(name, 0, "train")], ["a ship"])
     warn_of_cuts(tmp_path, "data")
     assert json.loads((tmp_path / CAPTIONS).read_text())["file_name"] == name
+
+
+INTERVAL = "generate.guidance_interval=[0.2,0.8]"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [([], {}), ([INTERVAL], {"guidance_interval": [0.2, 0.8]}), ([INTERVAL, "generate.guidance_scale=1"], {})],
+)
+def test_an_interval_of_guidance_makes_another_set_where_there_is_guidance(said, kept, monkeypatch):
+    monkeypatch.setattr("sarsynth.stages.generate_images.negative_prompts", lambda _: {})
+    assert generate_images._led(SimpleNamespace(settings=settings(*said))) == kept
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,11 @@ class Guidance:
     scale: float = 1.0  # 1 is none
     interval: StepInterval = ALWAYS  # in which it leads
 
+    @property
+    def throughout(self) -> bool:
+        """Whether all steps are alike."""
+        return self.scale == 1 or self.interval == ALWAYS
+
     def leads(self, step: int, steps: int) -> bool:
         """Whether a step needs the negative prompt too."""
         return self.scale != 1 and self.interval.holds(step, steps)

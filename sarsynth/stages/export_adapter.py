@@ -5,7 +5,6 @@ from pathlib import Path
 
 from sarsynth.diffusion.adapters import Adapter, concatenate
 from sarsynth.diffusion.hub import is_name
-from sarsynth.diffusion.step_interval import ALWAYS
 from sarsynth.errors import UserError
 from sarsynth.stages.curate_images import counts
 from sarsynth.stages.describe_images import class_captions
@@ -43,7 +42,7 @@ def exported_adapter(study: Study, class_name: str) -> Adapter:
 def how_to_use(study: Study, class_name: str) -> str:
     """Say what another program needs beside a LoRA file to make the images of its class."""
     leading, side = guidance(study), study.settings.base.image_size
-    within = "" if leading.interval == ALWAYS else " from {:.0%} to {:.0%} of the steps".format(*leading.interval)
+    within = "" if leading.throughout else " from {:.0%} to {:.0%} of the steps".format(*leading.interval)
     negative = negative_prompts(study)[class_name]
     away = f', negative prompt "{negative}"' if negative else ""
     prompt = class_captions(study)[class_name]
@@ -96,7 +95,7 @@ def about_adapter(study: Study, class_name: str) -> dict[str, str]:
         "sarsynth.guidance_scale": f"{guidance(study).scale:g}",
         "sarsynth.image_size": str(side),
     }
-    if guidance(study).interval != ALWAYS:
+    if not guidance(study).throughout:
         about["sarsynth.guidance_interval"] = " ".join(f"{share:g}" for share in guidance(study).interval)
     if settings.license:
         about["modelspec.license"] = settings.license

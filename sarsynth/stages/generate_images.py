@@ -19,7 +19,6 @@ from sarsynth.data.transforms import to_channels, to_uint8
 from sarsynth.diffusion import prototypes
 from sarsynth.diffusion.adapters import folded
 from sarsynth.diffusion.sampling import SampleRequest
-from sarsynth.diffusion.step_interval import ALWAYS
 from sarsynth.report import pictures
 from sarsynth.stages.adapt_to_sar import check_method, sar_adapters, tuned_base
 from sarsynth.stages.curate_images import classes, counts, source, synthetic_sizes
@@ -201,11 +200,9 @@ def _settings(study: Study, recipe: ImageRecipe) -> dict[str, Any]:
 
 def _led(study: Study) -> dict[str, Any]:
     """Name negative prompts and the interval of guidance where they are not what older sets had without a word."""
-    prompts, interval = negative_prompts(study), guidance(study).interval
-    whole = interval == ALWAYS or guidance(study).scale == 1
-    return ({"negative_prompts": prompts} if any(prompts.values()) else {}) | (
-        {} if whole else {"guidance_interval": list(interval)}
-    )
+    prompts, leading = negative_prompts(study), guidance(study)
+    led = {"negative_prompts": prompts} if any(prompts.values()) else {}
+    return led | ({} if leading.throughout else {"guidance_interval": list(leading.interval)})
 
 
 def negative_prompts(study: Study) -> dict[str, str]:
