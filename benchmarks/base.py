@@ -16,9 +16,10 @@ from sarsynth.config.composition import CONF
 from sarsynth.console import console, progress
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.diffusion.base import NANO, Base
-from sarsynth.diffusion.sampling import Guidance, SampleRequest, sample
+from sarsynth.diffusion.sampling import SampleRequest, sample
 from sarsynth.report import pictures
 from sarsynth.sim import CLASSES
+from sarsynth.stages.load_base import guidance
 from sarsynth.stages.study import Study
 from sarsynth.stages.train_classifier import recipe as classifier_recipe
 from sarsynth.tracking import Tracker
@@ -48,7 +49,7 @@ def main(folder: Path) -> None:
             DPMSolverMultistepScheduler.from_config(base.noise_scheduler.config),
             requests,
             image_size=settings.base.image_size,
-            guidance=Guidance(settings.generate.guidance_scale),
+            guidance=guidance(study),
             num_inference_steps=settings.generate.num_inference_steps,
             batch_size=settings.generate.batch_size,
         ):

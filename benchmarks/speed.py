@@ -60,6 +60,7 @@ RANK, ORS_RANK = 4, 16
 IMAGES = 64
 PROTOTYPES = 4  # of the stack that generation uses, beside the ORS adapter
 SAMPLER_STEPS = 10
+GUIDANCE_SCALE = 3.0
 SOME_STEPS = StepInterval(0.2, 0.8)  # in which guidance leads in the demo
 FEATURES, COMPARED = 512, 10_000  # width of a feature, images of either side
 CELLS = 100  # of a sweep
@@ -298,7 +299,7 @@ def _pipeline(arena: Arena, precision: Precision, adapters: int, controlled: boo
 
 def _piped(pipe: Any, batch_size: int, size: int, controlled: bool) -> None:
     more = {"image": torch.zeros(batch_size, 3, size, size)} if controlled else {}
-    options = {"num_inference_steps": SAMPLER_STEPS, "guidance_scale": 3.0, "height": size, "width": size}
+    options = {"num_inference_steps": SAMPLER_STEPS, "guidance_scale": GUIDANCE_SCALE, "height": size, "width": size}
     pipe([peers.PROMPT] * batch_size, output_type="pt", **options, **more)
 
 
@@ -325,7 +326,7 @@ def _sampler(
             scheduler,
             requests,
             image_size=arena.image_size,
-            guidance=Guidance(3.0, led),
+            guidance=Guidance(GUIDANCE_SCALE, led),
             num_inference_steps=SAMPLER_STEPS,
             batch_size=batch_size,
             conditioning=conditioning,
@@ -419,7 +420,8 @@ def contests(size: str) -> Iterator[Contest]:
         yield Contest(claim, partial(together, adapters=adapters, each=each), goals.get((adapters, each), 1.0))
     for controlled in (False, True):
         by = f"1 + {PROTOTYPES} adapters" + (" and a ControlNet" if controlled else "")
-        for led, words in (ALWAYS, ""), (SOME_STEPS, ", guidance in 6 of 10 steps"):
+        some = Guidance(GUIDANCE_SCALE, SOME_STEPS).passes(SAMPLER_STEPS) - SAMPLER_STEPS
+        for led, words in (ALWAYS, ""), (SOME_STEPS, f", guidance in {some} of {SAMPLER_STEPS} steps"):
             draw = partial(images, adapters=PROTOTYPES, controlled=controlled, led=led)
             one, best = partial(draw, batch_size=1, theirs=(1,)), partial(draw, batch_size=8, theirs=(1, 8))
             yield Contest(f"image with {by}, batch 1{words}", one, 4.0, memory=led == ALWAYS)
