@@ -47,10 +47,8 @@ class Scores:
         every = np.concatenate([np.ones((1, len(predictions.labels)), dtype=np.float32), weights])
         scores = np.concatenate([_of_labels(predictions, minor, every), _of_shares(predictions, every)], axis=-1)
         shape = (*predictions.seeds.shape, scores.shape[-1])
-        smallest = int(min(predictions.support))
-        return cls(
-            predictions.seeds, scores[0].reshape(shape), scores[1:].reshape(-1, *shape), predictions.classes, smallest
-        )
+        grid, resampled = scores[0].reshape(shape), scores[1:].reshape(-1, *shape)
+        return cls(predictions.seeds, grid, resampled, predictions.classes, predictions.smallest)
 
     @property
     def mean(self) -> np.ndarray:

@@ -52,9 +52,10 @@ from scipy.special import softmax
 from sarsynth.errors import UserError
 from sarsynth.evidence.chance import LEVEL, POWER, Scores
 from sarsynth.evidence.design import CLASSIFIER, Design
+from sarsynth.evidence.kept_scores import kept_or_scored
 from sarsynth.evidence.predictions import Predictions
 from sarsynth.evidence.results import AREA
-from sarsynth.evidence.significance import Gain, compared, estimates, mcnemar, one_generator, score
+from sarsynth.evidence.significance import Gain, compared, estimates, mcnemar, one_generator
 from sarsynth.evidence.spending import Costs, causes, next_hour
 from sarsynth.evidence.worth import worth
 from sarsynth.files import write_json
@@ -179,8 +180,8 @@ def _all_compared(jobs: Sequence[ScoredJob], store: Path) -> tuple[dict[str, Any
     for job in jobs:
         try:
             predictions = read_predictions(job, store)
-            replicates = job.result["protocol"]["replicates"]
-            known[job.job] = predictions, score(predictions, job.result["minor"], replicates=replicates, seed=SEED)
+            minor, replicates = job.result["minor"], job.result["protocol"]["replicates"]
+            known[job.job] = predictions, kept_or_scored(predictions, minor, store, replicates=replicates, seed=SEED)
         except UserError as error:
             known[job.job] = error
     costs = Costs(store)

@@ -50,6 +50,11 @@ class Predictions:
         """Images of each class, int (classes,)."""
         return np.bincount(self.labels, minlength=len(self.classes))
 
+    @property
+    def smallest(self) -> int:
+        """Images of the smallest class."""
+        return int(min(self.support))
+
     @classmethod
     def of_some(
         cls,
