@@ -30,6 +30,7 @@ from sarsynth.diffusion.controlnet import (
     residuals,
     resolve_controlnet,
     save_controlnet,
+    seen_by,
     to_conditioning,
 )
 from sarsynth.diffusion.denoising import Denoiser, TrainableGroup
@@ -192,6 +193,30 @@ def test_images_are_those_of_diffusers(base: Base, interval: tuple[float, float]
     ).images
     (made,) = images(base, ContourConditioning(network, 0.7, StepInterval(*interval)), [request])
     torch.testing.assert_close(made, 2 * known - 1, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_what_its_first_layers_saw_stands_for_the_contours(base: Base, order: str):
+    network, (latents, timesteps, text) = trained(base), noisy(base)
+    network.register_to_config(controlnet_conditioning_channel_order=order)
+    contours = to_conditioning(torch.from_numpy(random_contours(len(latents))))
+    with torch.no_grad():
+        known = residuals(network, latents, timesteps, text, contours, 0.7)
+        found = residuals(network, latents, timesteps, text, seen_by(network, contours), 0.7, seen=True)
+        again = residuals(network, latents, timesteps, text, contours, 0.7)
+    middle = "mid_block_additional_residual"
+    assert known[middle].any()
+    for other in (found, again):
+        assert torch.equal(other[middle], known[middle])
+        for one, same in zip(*(given["down_block_additional_residuals"] for given in (known, other)), strict=True):
+            assert torch.equal(one, same)
+
+
+def test_contours_are_seen_once_a_batch(base: Base):
+    network, calls = trained(base), []
+    network.controlnet_cond_embedding.register_forward_hook(lambda *_: calls.append(1))
+    images(base, ContourConditioning(network), batch_size=2)
+    assert len(calls) == 2, "three images in two batches, of four steps with guidance each"
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------

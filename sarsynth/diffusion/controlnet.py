@@ -1,7 +1,8 @@
 """A ControlNet, which makes images follow contours: find, begin, load, save and use one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import ControlNetModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from sarsynth.diffusion.base import NANO, Base
 from sarsynth.diffusion.hub import CANNY, ModelSetting
@@ -126,6 +127,14 @@ def to_conditioning(contours: Tensor) -> Tensor:
     return (contours.float() / 255)[:, None].expand(-1, 3, -1, -1)
 
 
+def seen_by(controlnet: ControlNetModel, conditioning: Tensor) -> Tensor:
+    """What the first layers of a ControlNet make of contours, (B, 3, H, W) in [0, 1]: shape (B, C, h, w).
+
+    They work on all pixels and look at nothing else, so that it is the same in all steps of an image that is drawn.
+    """
+    return controlnet.controlnet_cond_embedding(conditioning)
+
+
 def residuals(
     controlnet: ControlNetModel,
     latents: Tensor,
@@ -133,6 +142,8 @@ def residuals(
     text_features: Tensor,
     conditioning: Tensor,
     scale: float = 1.0,
+    *,
+    seen: bool = False,
 ) -> dict[str, Any]:
     """Compute what a ControlNet adds to the U-Net, as keyword arguments of the U-Net's forward.
 
@@ -141,13 +152,27 @@ def residuals(
         latents: Noisy, shape (B, C, h, w).
         timesteps: Shape (B,) or ().
         text_features: Shape (B, L, D).
-        conditioning: Contours as `to_conditioning` gives them, shape (B, 3, H, W).
+        conditioning: Contours as `to_conditioning` gives them, shape (B, 3, H, W), or what `seen_by` made of them.
         scale: Factor on all of it.
+        seen: Whether it is that.
     """
-    down, middle = controlnet(
-        latents, timesteps, text_features, conditioning, conditioning_scale=scale, return_dict=False
-    )
+    with _without_first_layers(controlnet) if seen else nullcontext():
+        if seen and controlnet.config.controlnet_conditioning_channel_order == "bgr":
+            conditioning = conditioning.flip(1)  # which the ControlNet turns back; contours are grey
+        down, middle = controlnet(
+            latents, timesteps, text_features, conditioning, conditioning_scale=scale, return_dict=False
+        )
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+
+
+@contextmanager
+def _without_first_layers(controlnet: ControlNetModel) -> Iterator[None]:
+    embedding = controlnet.controlnet_cond_embedding
+    controlnet.controlnet_cond_embedding = nn.Identity()
+    try:
+        yield
+    finally:
+        controlnet.controlnet_cond_embedding = embedding
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from sarsynth.data.seeds import step_seed
 from sarsynth.diffusion.attention import texts_projected_once
 from sarsynth.diffusion.base import Base
-from sarsynth.diffusion.controlnet import ContourConditioning, residuals, to_conditioning
+from sarsynth.diffusion.controlnet import ContourConditioning, residuals, seen_by, to_conditioning
 from sarsynth.diffusion.step_interval import ALWAYS, StepInterval
 
 # From inputs (B, C, h, w), their timestep, and which step it is of how many, to the noise in them, same shape.
@@ -115,16 +115,16 @@ def _predictor(
     """Predict the noise in a batch of images with texts, negative prompts and contours of their own."""
     dtype = base.unet.dtype
     alone, both = text_features.to(dtype), torch.cat([negative, text_features]).to(dtype)
-    contours = None if contours is None else contours.to(dtype)
+    seen = seen_by(conditioning.controlnet, contours.to(dtype)) if conditioning and contours is not None else None
 
     def predict(inputs: Tensor, timestep: Tensor, step: int, steps: int) -> Tensor:
         led = guidance.leads(step, steps)
         inputs, texts = inputs.to(dtype), both if led else alone
         inputs = torch.cat([inputs, inputs]) if led else inputs
         added = {}
-        if conditioning and contours is not None and conditioning.interval.holds(step, steps):
-            maps = torch.cat([contours, contours]) if led else contours
-            added = residuals(conditioning.controlnet, inputs, timestep, texts, maps, conditioning.scale)
+        if conditioning and seen is not None and conditioning.interval.holds(step, steps):
+            maps = torch.cat([seen, seen]) if led else seen
+            added = residuals(conditioning.controlnet, inputs, timestep, texts, maps, conditioning.scale, seen=True)
         noise_pred = base.unet(inputs, timestep, texts, **added).sample.float()
         if led:
             negative_pred, guided = noise_pred.chunk(2)
