@@ -346,6 +346,23 @@ def test_kid_is_set_against_f1_where_there_is_no_fid(sweep: Path, tmp_path: Path
     assert len(writing.decoupling(both)[0].figure.axes) == 4
 
 
+def test_bars_of_kinds_stand_beside_the_name_of_their_row():
+    """Of row 0 the first kind is unknown: no bar; what is drawn are the values, scaled, each kind in its colour."""
+    panels = {
+        "tanker": {"seeds": [Cell(), Cell(0.02)], "images": [Cell(0.01), Cell(0.03)]},
+        "dredger": {"seeds": [Cell(), Cell()], "images": [Cell(0.04), Cell()]},
+    }
+    figure = plots.grouped_bars(panels, ["resample", "lora"], "points", scale=100)
+    tanker, dredger = figure.axes
+    assert [bar.get_width() for bar in tanker.patches] == pytest.approx([2, 1, 3])
+    assert [bar.get_width() for bar in dredger.patches] == pytest.approx([4])
+    rows = [bar.get_y() + bar.get_height() / 2 for bar in tanker.patches]
+    assert rows == pytest.approx([0.8, 0.2, 1.2]), "row 0 is centred on 0, row 1 on 1, the first kind above the second"
+    colours = [bar.get_facecolor() for bar in (*tanker.patches, *dredger.patches)]
+    assert colours[0] != colours[1] == colours[2] == colours[3]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["seeds", "images"]
+
+
 def test_labels_of_a_scatter_are_inside_and_apart():
     """Numbers with a decimal, which take more room than without."""
     x, y = np.array([7.6, 5.9, 12.0]), np.array([28.7, 32.5, 36.6])
@@ -360,7 +377,7 @@ def test_plots_of_an_earlier_report_go(sweep: Path, tmp_path: Path):
     shutil.copytree(sweep, tmp_path / "then")
     shutil.rmtree(tmp_path / "then/2")
     (tmp_path / "then" / writing.PLOTS / "fidelity_f1.png").touch()
-    write(tmp_path / "then", sweep.parents[2] / "store")
+    write(Sweep.read(tmp_path / "then", sweep.parents[2] / "store"))
     left = {file.name for file in (tmp_path / "then" / writing.PLOTS).iterdir()}
     assert "f1.png" in left and not left & {"fidelity_f1.png", "kid.svg", "confusion_2.png"}
 
@@ -471,7 +488,7 @@ def test_figures_that_compare_with_nothing_are_marked_everywhere(sweep: Path, tm
     fidelity = result["fidelity"] | {"preprocess": "release", "pooled": few}
     data = {"ors": {"count": 3, "samples": []}}
     spoiled(tmp_path / "then", 2, protocol=protocol, fidelity=fidelity, leaks=data)
-    write(tmp_path / "then", sweep.parents[2] / "store")
+    write(Sweep.read(tmp_path / "then", sweep.parents[2] / "store"))
     marked = Sweep.read(tmp_path / "then", tmp_path)
     notes = [one.text for one in writing.scores(marked) if one.kind == "note"]
     assert notes[0].startswith("! checkpoints chosen on the test set") and len(notes) == 6, (
@@ -493,7 +510,7 @@ def test_labels_by_thresholds_of_validation_images_are_said_so(sweep: Path, tmp_
     shutil.copytree(sweep, tmp_path / "then")
     protocol = json.loads((sweep / "2" / RESULT).read_text())["protocol"] | {"thresholds": "validation"}
     spoiled(tmp_path / "then", 2, protocol=protocol)
-    write(tmp_path / "then", sweep.parents[2] / "store")
+    write(Sweep.read(tmp_path / "then", sweep.parents[2] / "store"))
     table = next(one for one in writing.scores(Sweep.read(tmp_path / "then", tmp_path)) if one.kind == "table")
     assert ["thresholds of validation images" in row[0].detail for row in table.cells] == [False, False, True]
     with (tmp_path / "then/results.csv").open(newline="") as handle:
@@ -510,7 +527,7 @@ def test_without_the_store_what_is_in_it_is_said_to_be_missing(sweep: Path, tmp_
     alone = tmp_path / "then"
     shutil.copytree(sweep, alone)
     (alone / "significance.json").unlink()
-    write(alone, tmp_path / "nowhere")
+    write(Sweep.read(alone, tmp_path / "nowhere"))
     html = (alone / "report.html").read_text()
     assert "name the sweep&#39;s own with paths.store" in html
     assert "has no predictions" in html
@@ -615,9 +632,9 @@ def test_gains_are_those_of_the_rows_that_lie_there(sweep: Path, tmp_path: Path)
     assert macro[0] == macro[1] != first["rows"][2]["gains"]["macro_f1"]
     shutil.rmtree(here_now / "1")
     assert [row["job"] for row in found_again(here_now, store)["rows"]] == ["0", "2"]
-    write(here_now, store)
+    write(Sweep.read(here_now, store))
     shutil.copytree(sweep / "1", here_now / "3")
-    write(here_now, store)
+    write(Sweep.read(here_now, store))
     rows = [row["job"] for row in json.loads(file.read_text())["rows"]]
     assert rows == ["0", "3", "2"], "those without a generator first"
     for change in ({"baseline": None}, {"replicates": 150}):
@@ -773,7 +790,7 @@ def test_the_same_methods_on_two_data_sets_are_set_beside_each_other(sweep: Path
     }
     assert list(table.columns) == ["method", "sim", "harbour"]
     assert texts(table)[2][1] == "" and texts(table)[0][1] == texts(table)[0][2] != ""
-    page = writing.write_report(both)[0].read_text()
+    page = writing.write(both)[0].read_text()
     assert 'href="#across"' in page and "sim: Results" in page and "harbour: Gains" in page
     assert {file.name for file in (tmp_path / "both/plots").iterdir()} == {"set0", "set1"}
 

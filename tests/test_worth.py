@@ -220,7 +220,7 @@ def test_the_report_says_what_a_method_is_worth(tmp_path: Path, monkeypatch):
     assert (start, end) == (3, 6) and low == high, "from what it has to what it is worth, at its height"
     assert verdict(sweep.rows) == [note.text], "rows of more images are not ahead of rows of fewer"
     assert dose(sweep) == []
-    page = writing.write_report(sweep)[0].read_text()
+    page = writing.write(sweep)[0].read_text()
     assert 'id="worth"' in page and 'id="dose"' not in page
     assert (sweep.folder / "plots/learning_curve.png").exists()
 

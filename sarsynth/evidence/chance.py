@@ -10,6 +10,7 @@ differ between them, less the part that is due to the images at hand. Degrees of
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -55,10 +56,15 @@ class Scores:
         """The mean over all classifiers, (figures,)."""
         return self.grid.mean(axis=(0, 1, 2))
 
-    @property
+    @cached_property
     def drawn(self) -> np.ndarray:
         """The same on each replicate of the images, (replicates, figures)."""
         return self.resampled.mean(axis=(1, 2, 3))
+
+    @cached_property
+    def by_seeds(self) -> dict[Factors, tuple[np.ndarray, np.ndarray]]:
+        """What seeds add to the variance of the mean: by factors, alone and together with an image."""
+        return _split(self.grid, self.resampled)
 
 
 def _of_labels(predictions: Predictions, minor: Sequence[str], weights: np.ndarray) -> np.ndarray:
@@ -118,9 +124,8 @@ class Variance:
     def of(cls, *methods: Scores) -> Self:
         """Split the variance of a method's figures, or of its gains over another's on the same or on other images."""
         drawn = methods[0].drawn - (methods[1].drawn if len(methods) > 1 else 0.0)
-        arms = _alone_and_joint(methods[0]), *(_alone_and_joint(other) for other in methods[1:])
         counts: dict[int, Mapping[str, Any]] = {arm: scores.design.counts for arm, scores in enumerate(methods)}
-        found = {(chosen, arm): part for arm, of_arm in enumerate(arms) for chosen, part in of_arm.items()}
+        found = {(chosen, arm): part for arm, scores in enumerate(methods) for chosen, part in scores.by_seeds.items()}
         if len(methods) > 1 and methods[0].design.shares_images_with(methods[1].design):
             found = _paired(methods, found)
             counts[PAIRED] = {name: max(counts[0][name], counts[1][name]) for name in FACTORS}
@@ -265,11 +270,6 @@ class Variance:
             for part in self.parts
         ]
         return Variance(np.maximum(0.0, self.of_images) / images, parts, counts, self.images * images, self.alike)
-
-
-def _alone_and_joint(scores: Scores) -> dict[Factors, tuple[np.ndarray, np.ndarray]]:
-    """Split what seeds add to the variance of a method's means: by factors, alone and together with an image."""
-    return _split(scores.grid, scores.resampled)
 
 
 def _split(grid: np.ndarray, resampled: np.ndarray) -> dict[Factors, tuple[np.ndarray, np.ndarray]]:

@@ -88,6 +88,8 @@ def _mean_square(grid: np.ndarray, chosen: Factors, sizes: Mapping[str, int]) ->
     axes = {name: grid.ndim - 4 + place for place, name in enumerate(FACTORS)}
     effect = grid
     for name, axis in axes.items():
+        if sizes[name] == 1:  # its mean is itself
+            continue
         mean = effect.mean(axis=axis, keepdims=True)
         effect = effect - mean if name in chosen else mean
     repeated = np.prod([sizes[name] for name in FACTORS if name not in chosen])

@@ -145,10 +145,8 @@ def spread(sweep: Sweep) -> list[Piece]:
     another does not. One seed of a kind tells nothing of it: its part is then not known, and not in the intervals.
     """
     titles = {name.removeprefix("f1_"): title for name, title in rows.scored(sweep.rows).items()}
-    panels: dict[str, list[Cell]] = {}
     lines: list[list[Cell | str]] = []
-    names: list[str] = []
-    causes: list[str] = []
+    drawn: dict[str, dict[str, list[Cell]]] = {}  # by row and cause
     for place, row in enumerate(sweep.rows):
         if not (variance := row.entry.get("variance")):
             continue
@@ -157,15 +155,25 @@ def spread(sweep: Sweep) -> list[Piece]:
             if all(cell.value is None and not cell.missing for cell in cells):
                 continue  # the method has no seeds of this kind
             lines.append([Cell(row.name, detail=title), *cells])
-            if place >= MOST_ROWS or all(cell.value is None for cell in cells):
-                continue  # one row too many for a figure, or nothing to draw: of one seed
-            names.append(f"{row.name}: {title}")
-            causes.append(cause)
-            for heading, cell in zip(titles.values(), cells, strict=True):
-                panels.setdefault(heading, []).append(cell)
+            if place < MOST_ROWS:
+                drawn.setdefault(row.name, {})[title] = cells
     if not lines:
         return [sweep.absent]
-    figure = plots.estimates(panels, names, "points", scale=100, every=list(CAUSES), kinds=causes, bars=True)
+    known = {
+        title
+        for of_row in drawn.values()
+        for title, cells in of_row.items()
+        if any(one.value is not None for one in cells)
+    }
+    panels = {
+        heading: {
+            title: [of_row[title][place] if title in of_row else Cell() for of_row in drawn.values()]
+            for title in CAUSES.values()
+            if title in known
+        }
+        for place, heading in enumerate(titles.values())
+    }
+    figure = plots.grouped_bars(panels, list(drawn), "points", scale=100)
     plot = Plot("spread", figure, "Standard deviation of each figure by what it is due to, as in the table below")
     table = Table("Standard deviation by cause, in points", ["method", *titles.values()], lines)
     return [*(Note(line) for line in _next_hours(sweep)), plot, *_of_the_first(sweep), table]

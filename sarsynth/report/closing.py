@@ -33,7 +33,7 @@ def sum_up(folder: Path, store: Path, notice: str | None = None) -> bool:
     """
     jobs, last, problems = read_jobs(folder), list[str](), list[str]()
     if any(job.is_scored for job in jobs):
-        sweep = Sweep.read(folder, store)
+        sweep = Sweep.of(folder, store, jobs)
         console.rule("[bold]results", align="left")
         with _noting("results", problems), writing.blaming(sweep):
             show_scores(sweep.uncompared)
@@ -87,7 +87,7 @@ def show_scores(results: Sequence[Row], where: str = "the real test set") -> Non
 
 def report(sweep: Sweep) -> None:
     """Write the report of a sweep and print its gains."""
-    files = writing.write(sweep.folder, sweep.store)
+    files = writing.write(sweep)
     show_gains(sweep)
     for file in files:
         if file.name != REPORT:  # the last line names it

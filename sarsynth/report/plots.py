@@ -38,6 +38,8 @@ from sarsynth.report.style import (
     write_plain_numbers,
 )
 
+TICKS = 5  # steps of a panel's values at most, so that long numbers have room
+
 
 @dataclass(frozen=True, eq=False)
 class Plot(Piece):
@@ -90,7 +92,6 @@ def estimates(
     *,
     scale: float = 1,
     every: Sequence[str] = (),
-    kinds: Sequence[str] = (),
     bars: bool = False,
     zero: bool = False,
     narrow: bool = False,
@@ -103,17 +104,17 @@ def estimates(
         label: What the horizontal axes show.
         scale: Of values: 100 for percent.
         every: Names of all rows of the page, which decide the colours; none if these are all.
-        kinds: What decides the colour of each row in place of its name; `every` then names all kinds.
         bars: From zero, for quantities of which zero is the best.
         zero: Draw a line there, for differences.
         narrow: Lay the panels out for a phone.
     """
     figure, axes = lay_out_panels(len(panels), 0.75 + 0.27 * len(rows), narrow, sharey=True, sharex=not bars)
-    looks = [look_of(list(every or rows).index(name)) for name in kinds or rows]
+    looks = [look_of(list(every or rows).index(name)) for name in rows]
     for place, (title, cells) in zip(axes, panels.items(), strict=True):
         _draw_cells(place, cells, looks, scale, bars)
         place.set_title(title)
         place.grid(visible=False, axis="y")
+        place.locator_params(axis="x", nbins=TICKS)
         place.margins(x=0.08)
         if bars:
             place.set_xlim(left=0)
@@ -144,6 +145,34 @@ def _draw_cells(place: Axes, cells: Sequence[Cell], looks: Sequence[tuple[str, s
         if cell.interval:  # a line, which takes matplotlib a fraction of the time of `hlines`
             ends = [scale * end for end in cell.interval]
             place.plot(ends, [row, row], color=INK if bars else colour, linewidth=1.6)
+
+
+@styled
+def grouped_bars(
+    panels: Mapping[str, Mapping[str, Sequence[Cell]]], rows: Sequence[str], label: str, *, scale: float = 1
+) -> Figure:
+    """Draw a panel for each quantity, in it for each row a bar a kind, from zero, in the colour of the kind.
+
+    `panels` hold for each quantity and kind its cells, one a row; in place of one without a value there is no bar.
+    """
+    kinds = list(next(iter(panels.values())))
+    figure, axes = lay_out_panels(len(panels), 0.75 + (0.12 + 0.09 * len(kinds)) * len(rows), False, sharey=True)
+    thick = 0.8 / len(kinds)
+    for place, (title, by_kind) in zip(axes, panels.items(), strict=True):
+        for index, cells in enumerate(by_kind.values()):
+            known = [(row, cell.value) for row, cell in enumerate(cells) if isinstance(cell.value, int | float)]
+            ups = [row - 0.4 + (index + 0.5) * thick for row, _ in known]
+            place.barh(ups, [scale * value for _, value in known], height=0.85 * thick, color=look_of(index)[0])
+        place.set_title(title)
+        place.grid(visible=False, axis="y")
+        place.locator_params(axis="x", nbins=TICKS)
+        place.margins(x=0.08)
+        place.set(xlabel=label)
+        place.set_xlim(left=0)
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    add_legend(figure, {kind: Rectangle((0, 0), 1, 1, color=look_of(index)[0]) for index, kind in enumerate(kinds)})
+    return figure
 
 
 @styled
@@ -185,8 +214,9 @@ def _matrix(
     squares = [Rectangle((column - 0.48, row - 0.48), 0.96, 0.96) for row, column in np.ndindex(shades.shape)]
     faces = [to_rgba(colour, 0.06 + 0.56 * shade) for colour, shade in zip(colours.flat, shades.flat, strict=True)]
     place.add_collection(PatchCollection(squares, facecolors=faces))
+    inside: dict[str, Any] = {"ha": "center", "va": "center", "in_layout": False}  # of its square, so none needs room
     for (row, column), text in np.ndenumerate(texts):
-        place.text(column, row, text, ha="center", va="center", fontsize=9, linespacing=1.4)
+        place.text(column, row, text, fontsize=9, linespacing=1.4, **inside)
     place.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), aspect="equal")
     place.grid(visible=False)
     place.spines[:].set_visible(False)

@@ -60,6 +60,12 @@ class Sweep:
             raise UserError(str(outdated[0].error))
         if not scored:
             raise UserError(f"report={folder} holds no {RESULT} of evaluate.py; give the folder of its sweep")
+        return cls.of(folder, store, jobs)
+
+    @classmethod
+    def of(cls, folder: Path, store: Path, jobs: Sequence[Job]) -> "Sweep":
+        """The sweep that jobs of a folder are."""
+        scored = [job for job in jobs if job.is_scored]
         return cls(folder, store, _ordered(scored), [job for job in jobs if job.error])
 
     @cached_property

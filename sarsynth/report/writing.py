@@ -63,19 +63,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sweep], list[Piece]]], ...] = (  # add
 ACROSS = ("across", "Across data sets", across)  # before them, where there is more than one data set
 
 
-def write(folder: Path, store: Path) -> list[Path]:
-    """Write the report of a sweep, or of a single run, its plots and its tables beside its jobs.
-
-    Returns:
-        report.html, results.csv and results.tex.
-
-    Raises:
-        UserError: The folder holds no results, or one that this version cannot read.
-    """
-    return write_report(Sweep.read(folder, store))
-
-
-def write_report(sweep: Sweep) -> list[Path]:
+def write(sweep: Sweep) -> list[Path]:
     """Write the report of a sweep into its folder; where it has several data sets, each has all the sections.
 
     Returns:
@@ -126,7 +114,7 @@ def run(folders: Sequence[Path], store: Path, own: Path) -> None:
     """
     one = len(folders) == 1
     sweep = Sweep.read(folders[0], store) if one else Sweep.read_several(folders, store, own)
-    for file in write_report(sweep):
+    for file in write(sweep):
         console.print(f"  {file}", markup=False)
     for job in sweep.failed:
         console.print(f"  not shown: {job.name}: {job.folder}/ {job.error}", markup=False)
