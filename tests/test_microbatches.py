@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 
 from sarsynth import processes
 from sarsynth.data.datamodules import ByRow, SeededDataModule
+from sarsynth.data.streams import Stream
 from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.diffusion.denoising import Denoiser
 from sarsynth.diffusion.pretraining import AutoencoderRecipe, Autoencoding
@@ -235,6 +236,18 @@ def test_a_gradient_is_that_of_all_samples_of_its_step():
 
 def test_on_a_cpu_with_memory_enough_a_step_is_whole(whole):
     assert whole[1].sizes == [4] * STEPS
+
+
+def test_auto_looks_at_several_adapters_in_half_precision():
+    """Of two samples each after one each, as of the same step: an example is of the number that was asked for."""
+    data = SeededDataModule(
+        samples(latents()), [Stream(torch.arange(12), STEPS, seed) for seed in range(4)], batch_size=4
+    )
+    for each in (1, 2, 1):
+        example = data.example(each)
+        assert {len(example[name]) for name in ("latents", "noise", "timesteps", "row", "text_index")} == {4 * each}
+    made = train(FEW[:2], fitting=Fitting(partial(Trainer, accelerator="cpu", precision="bf16-mixed")))
+    assert all(bool(flat_adapter(adapter).isfinite().all()) for adapter in made)
 
 
 def test_auto_is_what_fits(whole, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -79,7 +79,7 @@ class DenoisingSamples(Dataset[dict[str, Tensor]]):
         self.latents, self.text = latents, text
         self.num_train_timesteps, self.caption_dropout = num_train_timesteps, caption_dropout
         self.contours = contours
-        self._step, self._drawn = -1, dict[int, tuple[Tensor, ...]]()
+        self._of, self._drawn = (-1, 0), dict[int, tuple[Tensor, ...]]()
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -110,8 +110,8 @@ class DenoisingSamples(Dataset[dict[str, Tensor]]):
 
     def _draw(self, seed: int, step: int, total: int) -> tuple[Tensor, ...]:
         """View, normal numbers for latents and noise, time steps and dropout of one stream's whole step."""
-        if step != self._step:
-            self._step, self._drawn = step, {}  # kept while a step is done in parts
+        if (step, total) != self._of:
+            self._of, self._drawn = (step, total), {}  # kept while a step is done in parts
         if seed not in self._drawn:
             draw, shape = Draws(seed, step, total), self.latents.shape
             view = draw.integers(self.latents.views)
