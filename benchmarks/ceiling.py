@@ -1,9 +1,11 @@
 """What would perfect synthetic images be worth, and what is left of it after the base's autoencoder?
 
-    python benchmarks/ceiling.py [seeds]
+    python benchmarks/ceiling.py [seeds] [override ...]
 
-Unseen real images of the simulated world join its minor classes where synthetic ones would: as they are, after a way
-through the autoencoder of `sd-nano`, and with the speckle that they lack then (`generate.speckle=matched`).
+Unseen real images join the minor classes of the demo's world in the place of the synthetic ones, beside repeats, as the
+demo mixes: as they are, after a way through the autoencoder of `sd-nano`, and with the speckle that they lack then
+(`generate.speckle=matched`). The first row is what they have to beat, repeats alone. Another world, or mixture, by
+overrides (`data.seed=1`, `augment.share=1`).
 """
 
 import sys
@@ -13,14 +15,15 @@ from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.data.transforms import to_channels, to_float, to_uint8
 from sarsynth.evidence.speckle import Speckle, moments
-from sarsynth.stages.curate_images import joining
+from sarsynth.stages.copy_images import repeated_images
+from sarsynth.stages.curate_images import joining, planned
 from sarsynth.stages.load_base import base
 from sarsynth.stages.open_images import opened
 from sarsynth.stages.study import Study
 
 import numpy as np
 import torch
-from arms import LIKE_FU_SRS, compare, demo, labelled
+from arms import compare, demo, labelled
 
 SEED = 11  # a world of its own: ships that no training or test image shows
 
@@ -46,21 +49,24 @@ def speckled(images: LabelledImages, real: LabelledImages) -> LabelledImages:
     return replace(images, images=torch.from_numpy(np.stack(drawn)))
 
 
-def main(seeds: int) -> None:
+def main(seeds: int, overrides: list[str]) -> None:
     """Print the table."""
-    study = demo(LIKE_FU_SRS)
+    study = demo(overrides)
     source = opened(study)["sar"]
-    real = labelled(source, "train")
-    unseen = labelled(Simulated("sar", SEED, joining(study), 0, source.image_size), "train")
+    real, wanted = labelled(source, "train"), joining(study)
+    synthetic = {name: added.synthetic for name, added in planned(study).items()}
+    unseen = labelled(Simulated("sar", SEED, synthetic, 0, source.image_size), "train")
+    repeats = repeated_images(study, real, {name: wanted[name] - size for name, size in synthetic.items()})
     smooth = decoded(study, unseen)
     arms = {
-        "real images alone": (real, None),
-        "+ unseen real images": (real, unseen),
-        "+ the same, through the autoencoder": (real, smooth),
-        "+ the same, with the speckle that they lack": (real, speckled(smooth, real)),
+        "repeated": (real, repeated_images(study, real, wanted)),
+        "repeated, and unseen real images": (real, unseen + repeats),
+        "the same, these through the autoencoder": (real, smooth + repeats),
+        "the same, with the speckle that they lack": (real, speckled(smooth, real) + repeats),
     }
     compare(study, arms, seeds)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    numbers = [argument for argument in sys.argv[1:] if argument.isdigit()]
+    main(int(numbers[0]) if numbers else 3, [argument for argument in sys.argv[1:] if not argument.isdigit()])

@@ -13,7 +13,7 @@ from test_control import dataset as control_samples
 from test_control import training as control_training
 from test_denoising import STEPS, Kill, fit, group, latents
 from test_denoising import flat as flat_adapter
-from test_routing import CELLS, train
+from test_routing import CELLS, RELEASE, train, trained
 from tiny import samples, tiny_base
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -21,9 +21,11 @@ from torch.utils.data import TensorDataset
 from sarsynth import processes
 from sarsynth.data.datamodules import ByRow, SeededDataModule
 from sarsynth.data.streams import Stream
+from sarsynth.diffusion.adapters import AdapterSpec, fresh
 from sarsynth.diffusion.controlnet import new_controlnet
 from sarsynth.diffusion.denoising import Denoiser
 from sarsynth.diffusion.pretraining import AutoencoderRecipe, Autoencoding
+from sarsynth.diffusion.routing import routed
 from sarsynth.errors import UserError
 from sarsynth.training import microbatches
 from sarsynth.training.fitting import CHECKPOINT, Fitting, MovingAverage
@@ -248,6 +250,23 @@ def test_auto_looks_at_several_adapters_in_half_precision():
         assert {len(example[name]) for name in ("latents", "noise", "timesteps", "row", "text_index")} == {4 * each}
     made = train(FEW[:2], fitting=Fitting(partial(Trainer, accelerator="cpu", precision="bf16-mixed")))
     assert all(bool(flat_adapter(adapter).isfinite().all()) for adapter in made)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_auto_looks_at_adapters_that_each_stand_on_another(precision: str):
+    """As those of several generator seeds do; what they stand on is there already, and costs what passes through it."""
+    base, spec = tiny_base(), AdapterSpec(2, RELEASE)
+    below = [(trained(base, seed, spec), 0.5) for seed in range(2)]
+    data = SeededDataModule(samples(latents()), [Stream(torch.arange(12), 1, seed) for seed in range(2)], batch_size=4)
+    found = []
+    for stands_on in ((), below):
+        with routed(base.unet, [fresh(base.unet, spec, seed) for seed in range(2)], stands_on) as routing:
+            groups = [group(routing.parameters(index)) for index in range(2)]
+            module = Denoiser(base.unet, base.noise_scheduler, groups, route=routing.route)
+            found.append(microbatches.needs(module, data, StepOptions(), torch.device("cpu"), precision))
+    alone, standing = found
+    assert alone.per_sample <= standing.per_sample < 1.5 * alone.per_sample
+    assert standing.fixed < alone.fixed + 16 * sum(part.numel() for layer in below[0][0].values() for part in layer)
 
 
 def test_auto_is_what_fits(whole, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

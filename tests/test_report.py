@@ -363,6 +363,18 @@ def test_bars_of_kinds_stand_beside_the_name_of_their_row():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["seeds", "images"]
 
 
+def test_where_nothing_of_the_spread_is_known_there_is_no_figure_of_it(sweep: Path, tmp_path: Path):
+    """Of one seed each, as `missing` says; a figure without bars would be drawn otherwise."""
+    shutil.copytree(sweep, tmp_path / "then")
+    known = Sweep.read(tmp_path / "then", sweep.parents[2] / "store")
+    (figure,) = [one.figure for one in writing.spread(known) if one.kind == "picture"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == known.names
+    for entry in known.significance["rows"]:
+        for parts in entry["variance"].values():
+            parts |= dict.fromkeys(parts)
+    assert "picture" not in {one.kind for one in writing.spread(known)}
+
+
 def test_labels_of_a_scatter_are_inside_and_apart():
     """Numbers with a decimal, which take more room than without."""
     x, y = np.array([7.6, 5.9, 12.0]), np.array([28.7, 32.5, 36.6])

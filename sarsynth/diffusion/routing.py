@@ -49,11 +49,13 @@ class RoutedLayer(nn.Module):
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, route: Route, below: LowRank | None = None) -> None:
         super().__init__()
-        self.layer, self.route, self.below = layer, route, below
+        self.layer, self.route = layer, route
+        # Parameters, frozen like those of the layer: an estimate of memory looks for all that a network rests on.
+        self.below = nn.ParameterList(below or ()).requires_grad_(False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map inputs (B, …, in) or (B, in, H, W), B a multiple of the number of active adapters."""
-        updates = [] if self.below is None else [self._of_the_active(self.below)]
+        updates = [LowRank(*map(self._of_the_active, self.below))] if self.below else []
         updates += [] if self.update is None else [self.update]
         if not updates:
             return self.layer(inputs)
@@ -61,10 +63,9 @@ class RoutedLayer(nn.Module):
             return _linear(self.layer, inputs, updates)
         return _convolved(self.layer, inputs, updates)
 
-    def _of_the_active(self, stack: LowRank) -> LowRank:
+    def _of_the_active(self, stack: Tensor) -> Tensor:
         active = list(self.route.active)
-        which = active[0] if len(active) == 1 else active
-        return LowRank(stack.a[which], stack.b[which])
+        return stack[active[0] if len(active) == 1 else active]
 
 
 # A step of small tensors is calls more than arithmetic, and each view is one, forward and backward: as few as can be.

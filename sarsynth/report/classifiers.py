@@ -1,6 +1,6 @@
 """Sections on what the classifiers of each row reached, and whether a gain over the baseline is real."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -146,7 +146,7 @@ def spread(sweep: Sweep) -> list[Piece]:
     """
     titles = {name.removeprefix("f1_"): title for name, title in rows.scored(sweep.rows).items()}
     lines: list[list[Cell | str]] = []
-    drawn: dict[str, dict[str, list[Cell]]] = {}  # by row and cause
+    drawn: dict[str, dict[str, list[Cell]]] = {}  # by row and cause, of as many rows as a figure has room for
     for place, row in enumerate(sweep.rows):
         if not (variance := row.entry.get("variance")):
             continue
@@ -159,24 +159,26 @@ def spread(sweep: Sweep) -> list[Piece]:
                 drawn.setdefault(row.name, {})[title] = cells
     if not lines:
         return [sweep.absent]
-    known = {
-        title
-        for of_row in drawn.values()
-        for title, cells in of_row.items()
-        if any(one.value is not None for one in cells)
-    }
-    panels = {
-        heading: {
-            title: [of_row[title][place] if title in of_row else Cell() for of_row in drawn.values()]
-            for title in CAUSES.values()
-            if title in known
-        }
-        for place, heading in enumerate(titles.values())
-    }
-    figure = plots.grouped_bars(panels, list(drawn), "points", scale=100)
-    plot = Plot("spread", figure, "Standard deviation of each figure by what it is due to, as in the table below")
     table = Table("Standard deviation by cause, in points", ["method", *titles.values()], lines)
-    return [*(Note(line) for line in _next_hours(sweep)), plot, *_of_the_first(sweep), table]
+    hours = [Note(line) for line in _next_hours(sweep)]
+    return [*hours, *_spread_plot(drawn, list(titles.values())), *_of_the_first(sweep), table]
+
+
+def _spread_plot(deviations: Mapping[str, Mapping[str, Sequence[Cell]]], headings: Sequence[str]) -> list[Plot]:
+    """The same as a figure, of rows by name and causes; none where of no row anything is known."""
+    cells = [(cause, cell) for of_row in deviations.values() for cause, of_cause in of_row.items() for cell in of_cause]
+    known = [
+        cause for cause in CAUSES.values() if any(name == cause and cell.value is not None for name, cell in cells)
+    ]
+    if not known:
+        return []
+    nothing = [Cell()] * len(headings)
+    panels = {
+        heading: {cause: [of_row.get(cause, nothing)[place] for of_row in deviations.values()] for cause in known}
+        for place, heading in enumerate(headings)
+    }
+    figure = plots.grouped_bars(panels, list(deviations), "points", scale=100)
+    return [Plot("spread", figure, "Standard deviation of each figure by what it is due to, as in the table below")]
 
 
 def _deviation(row: Row, cause: str, parts: Mapping[str, float | None] | None) -> Cell:
