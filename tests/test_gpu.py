@@ -15,7 +15,7 @@ import processes
 import pytest
 import torch
 from test_classifier import RECIPE
-from test_pipeline import ROOT, TINY, Command, artifact, command  # noqa: F401
+from test_pipeline import OF_SEVERAL_SEEDS, ROOT, TINY, Command, artifact, command  # noqa: F401
 from test_resuming import run as run_killable
 
 from sarsynth import cli
@@ -73,6 +73,11 @@ def images(folder: Path) -> torch.Tensor:
 
 
 # --- What is computed is what a CPU computes --------------------------------------------------------------------------
+
+
+def test_adapters_of_several_generator_seeds_learn_by_the_defaults_of_a_card(run):
+    done = run("train", *OF_SEVERAL_SEEDS, *ON_CARD)
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("precision", APART)

@@ -1,5 +1,6 @@
 """A step that is done in parts is the step: same weights, logs, checkpoints and defects, up to rounding."""
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from test_control import dataset as control_samples
 from test_control import training as control_training
 from test_denoising import STEPS, Kill, fit, group, latents
 from test_denoising import flat as flat_adapter
+from test_pipeline import OF_SEVERAL_SEEDS, Command, command  # noqa: F401
 from test_routing import CELLS, RELEASE, train, trained
 from tiny import samples, tiny_base
 from torch import Tensor, nn
@@ -34,6 +36,12 @@ from sarsynth.training.tasks import StepOptions
 
 DDP = partial(Trainer, accelerator="cpu", devices=2, strategy="ddp")
 FEW = [replace(cell, steps=min(cell.steps, 50) // 10 + 1) for cell in CELLS]  # of 6, 6, 4 and 6 steps
+
+
+@pytest.fixture
+def run(command: Command) -> Command:  # noqa: F811  # a fixture of another file is a name of this one
+    """Run a script, see test_pipeline."""
+    return command
 
 
 def at_once(samples: int, **more) -> Fitting:
@@ -267,6 +275,13 @@ def test_auto_looks_at_adapters_that_each_stand_on_another(precision: str):
     alone, standing = found
     assert alone.per_sample <= standing.per_sample < 1.5 * alone.per_sample
     assert standing.fixed < alone.fixed + 16 * sum(part.numel() for layer in below[0][0].values() for part in layer)
+
+
+def test_adapters_of_a_study_as_on_a_card(run: Command):
+    """In half precision, several generator seeds, memory estimated, which tests of studies elsewhere leave out."""
+    made = run("train", *OF_SEVERAL_SEEDS, "trainer=cpu", "trainer.precision=bf16-mixed")
+    assert made.code == 0, made.err
+    assert len(re.findall(r"^made   adapter/prototype_\d", made.out, flags=re.MULTILINE)) == 4
 
 
 def test_auto_is_what_fits(whole, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -60,6 +60,8 @@ SIZES = [
 ]
 WORLD = ["data.train={" + ", ".join(f"{k}: {v}" for k, v in COUNTS.items()) + "}", "data.test=4", "ors.train=3"]
 TINY = [*SIZES, *WORLD]
+# Prototype adapters of two generators, each on an ORS adapter of its own, as many in a pass as memory holds.
+OF_SEVERAL_SEEDS = ("stage=sar", "method=plora", *TINY, "generator_seeds=[0,1]", "train.micro_batch=auto")
 
 Command = Callable[..., SimpleNamespace]
 
