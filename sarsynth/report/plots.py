@@ -122,8 +122,7 @@ def estimates(
             place.axvline(0, color=MUTED, linewidth=1)
         place.tick_params(labelbottom=True)
     figure.supxlabel(label, color=MUTED, fontsize=9)
-    axes[0].set_yticks(range(len(rows)), rows)
-    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    _name_lines(axes, rows)
     return figure
 
 
@@ -145,6 +144,15 @@ def _draw_cells(place: Axes, cells: Sequence[Cell], looks: Sequence[tuple[str, s
         if cell.interval:  # a line, which takes matplotlib a fraction of the time of `hlines`
             ends = [scale * end for end in cell.interval]
             place.plot(ends, [row, row], color=INK if bars else colour, linewidth=1.6)
+
+
+def _name_lines(axes: Sequence[Axes], rows: Sequence[str]) -> None:
+    """Name the lines of panels that share their vertical axis, which is drawn in the first column alone."""
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    for place in axes:
+        spec = place.get_subplotspec()
+        place.yaxis.set_visible(spec is not None and spec.is_first_col())
 
 
 @styled
@@ -169,8 +177,7 @@ def grouped_bars(
         place.margins(x=0.08)
         place.set(xlabel=label)
         place.set_xlim(left=0)
-    axes[0].set_yticks(range(len(rows)), rows)
-    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    _name_lines(axes, rows)
     add_legend(figure, {kind: Rectangle((0, 0), 1, 1, color=look_of(index)[0]) for index, kind in enumerate(kinds)})
     return figure
 
