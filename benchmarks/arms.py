@@ -1,5 +1,6 @@
 """Training sets against each other: one classifier and one number of steps, the test set of the study's world."""
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from sarsynth.classifier.learning import fit_classifier
@@ -32,6 +33,12 @@ def demo(overrides: Sequence[str] = ()) -> Study:
     """The demo's study, with other settings where overrides say so."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return Study(check(hydra.compose("evaluate", ["experiment=demo", *overrides])), Tracker(None))
+
+
+def said(seeds: int = 3) -> tuple[int, list[str]]:
+    """What stands on the command line: a number of seeds, and overrides."""
+    numbers = [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
+    return next(iter(numbers), seeds), [argument for argument in sys.argv[1:] if not argument.isdigit()]
 
 
 def labelled(source: Simulated, split: str) -> LabelledImages:

@@ -8,7 +8,6 @@ demo mixes: as they are, after a way through the autoencoder of `sd-nano`, and w
 overrides (`data.seed=1`, `augment.share=1`).
 """
 
-import sys
 from dataclasses import replace
 
 from sarsynth.data.labelled_images import LabelledImages
@@ -23,7 +22,7 @@ from sarsynth.stages.study import Study
 
 import numpy as np
 import torch
-from arms import compare, demo, labelled
+from arms import compare, demo, labelled, said
 
 SEED = 11  # a world of its own: ships that no training or test image shows
 
@@ -68,5 +67,4 @@ def main(seeds: int, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    numbers = [argument for argument in sys.argv[1:] if argument.isdigit()]
-    main(int(numbers[0]) if numbers else 3, [argument for argument in sys.argv[1:] if not argument.isdigit()])
+    main(*said())

@@ -7,15 +7,13 @@ The demo's world, or another by overrides (`data=sim`, `data.seed=1`): minor cla
 steps; the last row is what a perfect generator would reach.
 """
 
-import sys
-
 from sarsynth.data.labelled_images import LabelledImages
 from sarsynth.data.simulated import Simulated
 from sarsynth.stages.copy_images import repeated_images
 from sarsynth.stages.curate_images import joining, planned
 from sarsynth.stages.open_images import opened
 
-from arms import compare, demo, labelled
+from arms import compare, demo, labelled, said
 
 UNSEEN = 11  # seed of a world of its own
 
@@ -41,5 +39,4 @@ def main(seeds: int, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    numbers = [argument for argument in sys.argv[1:] if argument.isdigit()]
-    main(int(numbers[0]) if numbers else 3, [argument for argument in sys.argv[1:] if not argument.isdigit()])
+    main(*said())

@@ -166,15 +166,17 @@ def spread(sweep: Sweep) -> list[Piece]:
 
 def _spread_plot(deviations: Mapping[str, Mapping[str, Sequence[Cell]]], headings: Sequence[str]) -> list[Plot]:
     """The same as a figure, of rows by name and causes; none where of no row anything is known."""
-    cells = [(cause, cell) for of_row in deviations.values() for cause, of_cause in of_row.items() for cell in of_cause]
+    rows_of = deviations.values()
     known = [
-        cause for cause in CAUSES.values() if any(name == cause and cell.value is not None for name, cell in cells)
+        cause
+        for cause in CAUSES.values()
+        if any(cell.value is not None for of_row in rows_of for cell in of_row.get(cause, ()))
     ]
     if not known:
         return []
     nothing = [Cell()] * len(headings)
     panels = {
-        heading: {cause: [of_row.get(cause, nothing)[place] for of_row in deviations.values()] for cause in known}
+        heading: {cause: [of_row.get(cause, nothing)[place] for of_row in rows_of] for cause in known}
         for place, heading in enumerate(headings)
     }
     figure = plots.grouped_bars(panels, list(deviations), "points", scale=100)
